@@ -1,0 +1,53 @@
+"""The interface of a backend: one way to get the gradient through an ODE solve."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from nodebench.frameworks.base import AbstractGradientStep, AbstractFramework
+from nodebench.problem import Array, Field, Gradients, Problem, SolverSpec, State, StepGrid
+
+
+class AbstractBackend(ABC):
+    """One way to get the gradient through an ODE solve.
+
+    A final subclass is a frozen dataclass whose fields are its options. It holds no state: the same call gives the same
+    answer. Because `solve` is differentiable in its framework, a model uses it as a layer and trains with any optimiser.
+    """
+
+    framework: ClassVar[str]
+    """`"torch"`, `"jax"`, or `module:Class` of a framework of its own."""
+
+    @abstractmethod
+    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
+        """One sentence why this cannot be solved or differentiated here, or None. Decided before anything is timed."""
+
+    @abstractmethod
+    def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
+        """Solve dy/dt = field(t, y) from `y0` at `times[0]`.
+
+        Args:
+            field: The vector field, a module of the framework.
+            y0: Initial state, an array or a tuple of arrays.
+            times: Output times, shape `(n,)`, strictly increasing or strictly decreasing.
+            spec: Solver, tolerances, first step and limits.
+
+        Returns:
+            The states at each of `times`, shape `(n, *y0.shape)`, or a tuple of such arrays. Differentiable with respect
+            to `y0`, the field's parameters and, where supported, `times`; the derivative is the method under test.
+
+        Raises:
+            StepLimitError: If `spec.max_steps` do not suffice.
+            DivergedError: If the state leaves the finite numbers.
+        """
+
+    @abstractmethod
+    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
+        """The steps that the forward solve takes, from a solve of its own; None where the library does not tell."""
+
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
+        """Prepare the gradient step that is measured, the same way for every backend of a framework."""
+        return framework.gradient_step(self.solve, problem, spec)
+
+    def grad(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> Gradients:
+        """Loss, d/dy0, d/dparams, and d/dtimes where `problem` asks for it."""
+        return self.gradient_step(problem, spec, framework).step()

@@ -1,0 +1,93 @@
+"""Every exception of nodebench. This module imports nothing.
+
+NodebenchError
+├── UserError             what was asked for cannot be done: the command line prints it and exits with 2
+│   ├── UnknownNameError  a name that does not exist, with the near ones
+│   ├── PluginError       a plugin that cannot be imported or breaks its contract
+│   ├── DataError         a data set that is missing, cut short or altered
+│   └── StoreError        a results store that cannot be read or written
+└── CellError             a cell cannot be measured: it ends with this status and the rest of the matrix goes on
+    ├── NotInstalledError `not_installed`
+    ├── UnsupportedError  `unsupported`
+    ├── DivergedError     `diverged`
+    ├── OutOfMemoryError  `oom`
+    └── StepLimitError    `failed`
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class NodebenchError(Exception):
+    """Root of the tree."""
+
+
+class UserError(NodebenchError):
+    """The request is wrong. The message says what was wanted, what came, and what to do."""
+
+
+class UnknownNameError(UserError):
+    """A name that does not exist.
+
+    Args:
+        kind: What the name should have been, for example `"backend"`.
+        name: The name that came.
+        known: The names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = (
+            f"did you mean {' or '.join(repr(n) for n in near)}?"
+            if near
+            else f"there are: {', '.join(names) or 'none'}."
+        )
+        Exception.__init__(self, f"unknown {kind} {name!r}; {hint}")
+
+
+class PluginError(UserError):
+    """A plugin cannot be imported or breaks its contract."""
+
+
+class DataError(UserError):
+    """A data set is missing, cut short or altered."""
+
+
+class StoreError(UserError):
+    """A results store cannot be read or written."""
+
+
+class CellError(NodebenchError):
+    """A cell cannot be measured."""
+
+    status: ClassVar[str] = "failed"
+
+
+class NotInstalledError(CellError):
+    """A framework or library is missing; the message names the pip command that mends it."""
+
+    status = "not_installed"
+
+
+class UnsupportedError(CellError):
+    """A backend cannot do what the cell asks, for the reason given."""
+
+    status = "unsupported"
+
+
+class DivergedError(CellError):
+    """A state, loss or gradient left the finite numbers."""
+
+    status = "diverged"
+
+
+class OutOfMemoryError(CellError):
+    """An allocation was refused."""
+
+    status = "oom"
+
+
+class StepLimitError(CellError):
+    """A solve needed more steps than its limit."""

@@ -1,0 +1,1 @@
+"""Everything that is true of an array framework, once."""

@@ -1,0 +1,191 @@
+"""The interface of an array framework.
+
+A framework knows how arrays go in and out, how a model of a task is built, how one gradient step is prepared, counted
+and awaited, and how a model is trained. It knows no gradient method: it is handed a backend's `solve`.
+"""
+
+import importlib
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nodebench.errors import NotInstalledError, UnknownNameError
+from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State
+
+Batch = Mapping[str, np.ndarray]
+"""Named NumPy arrays whose first axis is the example (all but the names in `Split.shared`)."""
+
+Weights = Mapping[str, np.ndarray]
+"""NumPy weights by dotted name, the same names in every framework."""
+
+Solve = Callable[[Field, State, Array, SolverSpec], State]
+"""`AbstractBackend.solve`."""
+
+FRAMEWORKS: Mapping[str, str] = {
+    "torch": "nodebench.frameworks.torch:Torch",
+    "jax": "nodebench.frameworks.jax:Jax",
+}
+"""Where each framework lives. A backend may also name one of its own as `module:Class`."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optimiser and its schedule, mapped onto `torch.optim` and `optax`.
+
+    Attributes:
+        name: `"sgd"`, `"adam"` or `"rmsprop"`.
+        learning_rate: Peak learning rate.
+        momentum: Momentum of `sgd` and `rmsprop`.
+        weight_decay: Decoupled weight decay of `adam` (then AdamW); L2 penalty of `sgd`.
+        schedule: `"constant"`, `"cosine"` (to zero over all steps), `"one-cycle"` (warm-up over the first 30 % from a
+            25th of the peak, then cosine to a 10,000th of the start) or `"piecewise"` (times 0.1 at each milestone).
+        milestones: Fractions of the training at which `"piecewise"` drops.
+        clip_norm: Largest global gradient norm, or None.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-3
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    milestones: tuple[float, ...] = ()
+    clip_norm: float | None = None
+
+
+class AbstractGradientStep(ABC):
+    """One gradient step of a problem, moved, built and compiled.
+
+    `step` is the timed call: the work and nothing else. `forward` and `backward` are the same work in two calls, for the
+    split of the time between them; a framework that fuses the two may be slower here than in `step`.
+    """
+
+    @abstractmethod
+    def step(self) -> Gradients:
+        """Loss and all gradients; returns when the device has finished."""
+
+    @abstractmethod
+    def forward(self) -> Any:
+        """Solve and loss, with all that `backward` needs; returns when the device has finished."""
+
+    @abstractmethod
+    def backward(self, state: Any) -> Gradients:
+        """Gradients from what `forward` returned; returns when the device has finished."""
+
+    @abstractmethod
+    def evaluations(self) -> Evaluations:
+        """Count evaluations in an instrumented run of forward and backward; never part of a timed pass."""
+
+    @abstractmethod
+    def saved_bytes(self) -> int | None:
+        """Bytes kept for the backward pass: torch's saved tensors, or XLA's temporary and output buffers."""
+
+
+class AbstractTrainer(ABC):
+    """A model in training: its weights, optimiser state and step count."""
+
+    @abstractmethod
+    def step(self, batch: Batch) -> float:
+        """One optimiser step on a batch; returns the loss before the step."""
+
+    @abstractmethod
+    def metric(self, batch: Batch) -> np.ndarray:
+        """The model's metric for each example of a batch, shape `(n,)`, without gradients."""
+
+    @abstractmethod
+    def problem(self, batch: Batch) -> Problem:
+        """The gradient problem at the present weights."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Write everything that training needs to go on."""
+
+    @abstractmethod
+    def restore(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+
+
+class AbstractFramework(ABC):
+    """An array framework, configured for one process.
+
+    Args of every implementation: `device` (`"cpu"` or `"cuda"`), `dtype` (`"float32"` or `"float64"`) and `threads`.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __init__(self, device: str, dtype: str, threads: int) -> None:
+        """Configure the process; raises `UserError` for a device that is not there."""
+
+    @abstractmethod
+    def arrays(self, batch: Batch) -> Mapping[str, Array]:
+        """Move a batch to the device: floating-point arrays in the configured dtype, except `times`, kept in float64."""
+
+    @abstractmethod
+    def build(
+        self, target: str, options: Mapping[str, Any], weights: Weights, solve: Callable[..., State] | None
+    ) -> Any:
+        """Make the model `module:Class(**options)` with these weights.
+
+        Args:
+            target: Where the model's class lives.
+            options: Keyword arguments of the class.
+            weights: Every parameter by dotted name.
+            solve: `solve(field, y0, times)`, or None for a model that solves no ODE.
+
+        Raises:
+            PluginError: If names or shapes of the weights are not those of the model.
+        """
+
+    @abstractmethod
+    def n_params(self, model: Any) -> int:
+        """Number of trainable parameters."""
+
+    @abstractmethod
+    def problem(self, model: Any, batch: Batch) -> Problem:
+        """The model's gradient problem on a batch: `model.problem(arrays)`."""
+
+    @abstractmethod
+    def evaluate(self, problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
+        """The problem's field on flat NumPy states, for what is decided outside any framework."""
+
+    @abstractmethod
+    def flat_state(self, state: State) -> np.ndarray:
+        """A state as one flat float64 NumPy array."""
+
+    @abstractmethod
+    def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> AbstractGradientStep:
+        """Prepare one gradient step. May compile; the first call of `step` may still do so."""
+
+    @abstractmethod
+    def trainer(self, model: Any, optimizer: Optimizer, total_steps: int) -> AbstractTrainer:
+        """A trainer of the model's `loss(arrays)` for a schedule of `total_steps` steps."""
+
+    @abstractmethod
+    def to_numpy(self, gradients: Gradients) -> Gradients:
+        """The same gradients as NumPy arrays."""
+
+    @abstractmethod
+    def peak_device_bytes(self, call: Callable[[], object]) -> int | None:
+        """Peak of the device allocator above what is held before the call; None on a CPU, where it is not the device's."""
+
+
+def load_framework(name: str) -> type[AbstractFramework]:
+    """Import a framework's class.
+
+    Raises:
+        NotInstalledError: If the framework itself is not installed, with the command that mends it.
+        UnknownNameError: If there is no such framework.
+    """
+    target = FRAMEWORKS.get(name, name)
+    if ":" not in target:
+        raise UnknownNameError("framework", name, FRAMEWORKS)
+    if name in FRAMEWORKS and importlib.util.find_spec(name) is None:
+        raise NotInstalledError(f"{name} is not installed; mend it with: pip install 'nodebench[{name}]'")
+    module_name, _, attribute = target.partition(":")
+    cls: type[AbstractFramework] = vars(importlib.import_module(module_name))[attribute]
+    return cls

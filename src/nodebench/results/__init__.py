@@ -1,0 +1,1 @@
+"""What a run leaves behind: records and the store that keeps them."""

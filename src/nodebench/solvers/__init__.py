@@ -1,0 +1,1 @@
+"""Our own explicit Runge-Kutta methods."""

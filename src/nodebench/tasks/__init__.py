@@ -1,0 +1,1 @@
+"""Learning problems, one file or folder each."""

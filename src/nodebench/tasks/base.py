@@ -1,0 +1,143 @@
+"""The interface of a task: data, models, a metric and a training recipe, all of it without any framework."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from nodebench.frameworks.base import Batch, Optimizer, Weights
+from nodebench.problem import Gradients, SolverSpec
+
+Preset = Literal["smoke", "quick", "paper"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a trained model is judged by.
+
+    Attributes:
+        name: For example `"test error"`.
+        unit: For example `"%"` or `"nats"`.
+        direction: Which way is better.
+        reduction: How the values of the examples become one figure.
+    """
+
+    name: str
+    unit: str
+    direction: Literal["lower", "higher"]
+    reduction: Literal["mean", "root-mean-square"] = "mean"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One network of a task.
+
+    Attributes:
+        targets: Framework name to `module:Class` of the model in it.
+        uses_backend: Whether the model solves an ODE; only then it takes a backend.
+        summary: One sentence.
+    """
+
+    targets: Mapping[str, str]
+    uses_backend: bool = True
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Data of a task, the three parts disjoint.
+
+    Attributes:
+        name: The data set that it really is, for example `"mnist"` or `"digits-upsampled"`.
+        train: Training examples.
+        validation: Examples of the training data held out for the history of a training.
+        test: Held-out examples for the metric, looked at once.
+        note: What a reader must know of the data, for example that it is a stand-in; empty where there is nothing.
+    """
+
+    name: str
+    train: Batch
+    validation: Batch
+    test: Batch
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained.
+
+    Attributes:
+        optimizer: Optimiser and schedule.
+        batch_size: Examples in a step; the gradient measurement takes the same number.
+        epochs: Passes, each ending with a validation and an entry in the history.
+        steps_per_epoch: Steps in a pass; None for as many full batches as the training data has.
+        evaluation_batch: Examples evaluated at once.
+        augment: Changes a training batch with a generator of its own, for example by random crops.
+    """
+
+    optimizer: Optimizer
+    batch_size: int
+    epochs: int
+    steps_per_epoch: int | None = None
+    evaluation_batch: int = 500
+    augment: Callable[[Batch, np.random.Generator], Batch] | None = None
+
+
+@dataclass(frozen=True)
+class GradientInputs:
+    """What the gradient measurement differentiates, in NumPy: the fixed weights and the fixed batch.
+
+    Attributes:
+        weights: Every parameter of the model by dotted name.
+        batch: The fixed batch, handed to the model's `problem`.
+        closed_form: The exact gradients as float64 NumPy arrays (parameters of the field by their names in it), where the
+            problem has such.
+    """
+
+    weights: Weights
+    batch: Batch
+    closed_form: Callable[[], Gradients] | None = field(default=None)
+
+
+class AbstractTask(ABC):
+    """A learning problem. A final subclass is a frozen dataclass whose fields are its options.
+
+    A model's class, named in `models`, is written the way its framework's users write it. It is made with the task's
+    `model_options` and, where it uses a backend, `solve(field, y0, times)`, and has
+
+    - `loss(batch)`: the scalar training loss of a batch of arrays;
+    - `metric(batch)`: the metric's value for each example, shape `(n,)`;
+    - `problem(batch)`: its gradient problem, a `nodebench.problem.Problem` (ODE models only).
+    """
+
+    metric: ClassVar[Metric]
+    models: ClassVar[Mapping[str, ModelEntry]]
+    default_model: ClassVar[str]
+    spec: ClassVar[SolverSpec]
+    """Solver settings where the command line names none."""
+
+    @abstractmethod
+    def data(self, preset: Preset, seed: int) -> Splits:
+        """The data of a preset, as NumPy arrays.
+
+        Raises:
+            DataError: If a data set asked for by name is missing, cut short or altered.
+        """
+
+    @abstractmethod
+    def recipe(self, model: str, preset: Preset) -> Recipe:
+        """How a model is trained under a preset."""
+
+    @abstractmethod
+    def model_options(self, model: str) -> Mapping[str, Any]:
+        """Keyword arguments of the model's class, the same in every framework."""
+
+    @abstractmethod
+    def weights(self, model: str, seed: int) -> Weights:
+        """Initial weights drawn from the seed, float64, by dotted name."""
+
+    @abstractmethod
+    def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
+        """The fixed weights and batch of the gradient measurement."""

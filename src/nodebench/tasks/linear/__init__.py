@@ -1,0 +1,1 @@
+"""A linear ODE whose gradients are known in closed form."""
