@@ -109,14 +109,25 @@ class AbstractTask(ABC):
 
     - `loss(batch)`: the scalar training loss of a batch of arrays;
     - `metric(batch)`: the metric's value for each example, shape `(n,)`;
-    - `problem(batch)`: its gradient problem, a `nodebench.problem.Problem` (ODE models only).
+    - `problem(batch)`: its gradient problem, a `nodebench.problem.Problem` (ODE models only);
+    - `diagnostics(batch)`: for each name in the task's `diagnostics`, its value for each example, shape `(n,)` (only
+      where the task names any).
     """
 
-    metric: ClassVar[Metric]
     models: ClassVar[Mapping[str, ModelEntry]]
     default_model: ClassVar[str]
     spec: ClassVar[SolverSpec]
     """Solver settings where the command line names none."""
+
+    @property
+    @abstractmethod
+    def metric(self) -> Metric:
+        """What a trained model is judged by; a class attribute where it is the same under every option."""
+
+    @property
+    def diagnostics(self) -> tuple[str, ...]:
+        """Further figures reported beside the metric, each the mean over the held-out examples."""
+        return ()
 
     @abstractmethod
     def data(self, preset: Preset, seed: int) -> Splits:

@@ -1,0 +1,1 @@
+"""Continuous normalising flows on two-dimensional densities, against planar flows."""
