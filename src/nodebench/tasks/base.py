@@ -10,7 +10,7 @@ import numpy as np
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.problem import Gradients, SolverSpec
 
-Preset = Literal["smoke", "quick", "paper"]
+Preset = Literal["smoke", "quick", "standard", "paper"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,172 @@
+"""MNIST digits: an ODE in the place of a ResNet's residual blocks, beside the networks that it is judged against."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from nodebench.errors import UnknownNameError, UserError
+from nodebench.frameworks.base import Batch, Optimizer, Weights
+from nodebench.problem import SolverSpec
+from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
+from nodebench.tasks.mnist.data import load
+from nodebench.tasks.mnist.weights import WeightDraw
+
+_TORCH = "nodebench.tasks.mnist.torch_models"
+
+BLOCKS: Mapping[str, int] = {"resnet": 6, "resnet-small": 2, "one-block": 1, "no-block": 0}
+"""Residual blocks of the networks without an ODE. Two make 0.28 M parameters."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of the data a preset uses: the last training images validate, the first ones train; None is all."""
+
+    train: int | None
+    validation: int
+    test: int | None
+
+
+SIZES: Mapping[Preset, Size] = {
+    "smoke": Size(train=512, validation=128, test=256),
+    "quick": Size(train=None, validation=1000, test=None),
+    "standard": Size(train=None, validation=5000, test=None),
+    "paper": Size(train=None, validation=5000, test=None),
+}
+
+_ONE_CYCLE = Optimizer(name="adam", learning_rate=3e-3, schedule="one-cycle")
+
+RECIPES: Mapping[Preset, Recipe] = {
+    "smoke": Recipe(_ONE_CYCLE, batch_size=32, epochs=2, steps_per_epoch=4),
+    "quick": Recipe(_ONE_CYCLE, batch_size=64, epochs=5, steps_per_epoch=60),
+    "standard": Recipe(_ONE_CYCLE, batch_size=64, epochs=4),
+    "paper": Recipe(
+        Optimizer("sgd", 0.1, momentum=0.9, schedule="piecewise", milestones=(60 / 160, 100 / 160, 140 / 160)),
+        batch_size=128,
+        epochs=160,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Mnist(AbstractTask):
+    """Handwritten digits, classified (section 3 and table 1 of the paper).
+
+    "Neural Ordinary Differential Equations", Chen, Rubanova, Bettencourt and Duvenaud, 2018,
+    https://arxiv.org/abs/1806.07366. Architecture and recipe are those of the authors' published example.
+
+    Attributes:
+        dataset: `"mnist"`; `"digits"`, a stand-in of 1,797 images; or `"auto"`, MNIST where it is to be had.
+        downsampling: What makes feature maps of the image: `"conv"`, or `"res"` for two strided residual blocks.
+    """
+
+    dataset: Literal["auto", "mnist", "digits"] = "auto"
+    downsampling: Literal["conv", "res"] = "conv"
+
+    metric: ClassVar[Metric] = Metric("test error", "%", "lower")
+    default_model: ClassVar[str] = "odenet"
+    spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-3, atol=1e-3)
+    models: ClassVar[Mapping[str, ModelEntry]] = {
+        "odenet": ModelEntry(
+            {"torch": f"{_TORCH}:ODENet", "jax": "nodebench.tasks.mnist.jax_models:ODENet"},
+            summary="An ODE over feature maps between downsampling and head.",
+        ),
+        "resnet": ModelEntry({"torch": f"{_TORCH}:ResNet"}, uses_backend=False, summary="Six residual blocks."),
+        "resnet-small": ModelEntry(
+            {"torch": f"{_TORCH}:ResNet"},
+            uses_backend=False,
+            summary="Two residual blocks: about as many parameters as the ODE.",
+        ),
+        "one-block": ModelEntry({"torch": f"{_TORCH}:ResNet"}, uses_backend=False, summary="One residual block."),
+        "no-block": ModelEntry(
+            {"torch": f"{_TORCH}:ResNet"}, uses_backend=False, summary="Downsampling and head with nothing between."
+        ),
+        "mlp": ModelEntry({"torch": f"{_TORCH}:MLP"}, uses_backend=False, summary="One hidden layer of 300 units."),
+    }
+
+    def data(self, preset: Preset, seed: int) -> Splits:  # noqa: ARG002  the same split for every seed
+        """Training, validation (the last images of the training data) and test images, in [0, 1].
+
+        Raises:
+            DataError: If MNIST was asked for and is missing, or one of its files is cut short or altered.
+        """
+        size = SIZES[preset]
+        train, test = load(self.dataset, "train"), load(self.dataset, "test")
+        # The stand-in is too small to spare as much for validation as MNIST is.
+        n_validation = min(size.validation, len(train.labels) // 5)
+        split = len(train.labels) - n_validation
+        n_train, n_test = min(size.train or split, split), min(size.test or len(test.labels), len(test.labels))
+        note = train.note
+        if size.train is not None:
+            note = f"{note} Only {n_train} training and {n_test} test images: these test errors say little.".strip()
+        return Splits(
+            train.name,
+            train=_batch(train.images[:n_train], train.labels[:n_train]),
+            validation=_batch(train.images[split:], train.labels[split:]),
+            test=_batch(test.images[:n_test], test.labels[:n_test]),
+            note=note,
+        )
+
+    def recipe(self, model: str, preset: Preset) -> Recipe:
+        """The recipe of a preset, the same for every network; `paper` is the published one."""
+        self._check(model)
+        recipe = RECIPES[preset]
+        return replace(recipe, augment=random_crop) if preset == "paper" else recipe
+
+    def model_options(self, model: str) -> Mapping[str, Any]:
+        """Keyword arguments of the model's class."""
+        self._check(model)
+        if model == "mlp":
+            return {}
+        options: dict[str, Any] = {"downsampling": self.downsampling}
+        return options | {"blocks": BLOCKS[model]} if model in BLOCKS else options
+
+    def weights(self, model: str, seed: int) -> Weights:
+        """Initial weights with the distributions of `torch.nn`, drawn from the seed, float64."""
+        self._check(model)
+        draw = WeightDraw(seed)
+        if model == "mlp":
+            draw.mlp()
+            return draw.weights
+        draw.downsampling(self.downsampling)
+        if model == "odenet":
+            draw.field()
+        for index in range(BLOCKS.get(model, 0)):
+            draw.res_block(f"blocks.{index}")
+        draw.head()
+        return draw.weights
+
+    def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
+        """Weights drawn from the seed and the first training images.
+
+        Raises:
+            UserError: If the batch is larger than the data.
+            DataError: As in `data`.
+        """
+        train = load(self.dataset, "train")
+        if not 1 <= batch_size <= len(train.labels):
+            raise UserError(
+                f"a batch of {batch_size} cannot be taken from {train.name}: it has {len(train.labels)} training images."
+            )
+        return GradientInputs(self.weights(model, seed), _batch(train.images[:batch_size], train.labels[:batch_size]))
+
+    def _check(self, model: str) -> None:
+        if model not in self.models:
+            raise UnknownNameError("model of task 'mnist'", model, self.models)
+
+
+def random_crop(batch: Batch, generator: np.random.Generator) -> Batch:
+    """Shift each image by up to four pixels either way, with zeros moving in: a random crop of the padded image."""
+    images = batch["images"]
+    padded = np.pad(images, ((0, 0), (0, 0), (4, 4), (4, 4)))
+    crops = sliding_window_view(padded[:, 0], images.shape[2:], axis=(1, 2))
+    rows, columns = generator.integers(0, 9, (2, len(images)))
+    return {**batch, "images": crops[np.arange(len(images)), rows, columns][:, None]}
+
+
+def _batch(images: np.ndarray, labels: np.ndarray) -> Batch:
+    scaled = images.astype(np.float32)[:, None]
+    scaled /= 255
+    return {"images": scaled, "labels": labels}
