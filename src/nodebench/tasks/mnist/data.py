@@ -90,15 +90,18 @@ def load(dataset: Dataset, part: Part) -> Digits:
     return Digits("mnist", images, labels.astype(np.int64))
 
 
-def where() -> str:
-    """Say where MNIST would come from, in one sentence, without a download and without reading a file."""
+def where(dataset: Dataset) -> str:
+    """Where a data set would come from, in a few words, without a download and without reading a file."""
+    if dataset == "digits":
+        return "scikit-learn's bundled digits"
     folder = _local_folder()
     if folder is not None:
-        return f"MNIST is read from {folder}."
+        return f"MNIST in {folder}"
     recent = _recent_failure(cache_folder())
-    if recent:
-        return f"No MNIST here ({_looked_in()}); {recent}. Until then scikit-learn's digits stand in."
-    return f"No MNIST here ({_looked_in()}); it would be downloaded to {cache_folder()} from {MIRRORS[0]}."
+    if not recent:
+        return f"MNIST, to be downloaded to {cache_folder()} ({_looked_in()})"
+    here = "scikit-learn's bundled digits: no" if dataset == "auto" else "nowhere: no"
+    return f"{here} MNIST here ({_looked_in()}; {recent})"
 
 
 def cache_folder() -> Path:

@@ -11,7 +11,7 @@ from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
-from nodebench.tasks.mnist.data import load
+from nodebench.tasks.mnist.data import load, where
 from nodebench.tasks.mnist.weights import WeightDraw
 
 _TORCH = "nodebench.tasks.mnist.torch_models"
@@ -86,6 +86,10 @@ class Mnist(AbstractTask):
         "mlp": ModelEntry({"torch": f"{_TORCH}:MLP"}, uses_backend=False, summary="One hidden layer of 300 units."),
     }
 
+    def data_source(self) -> str:
+        """Where the images would come from on this machine, without fetching any."""
+        return where(self.dataset)
+
     def data(self, preset: Preset, seed: int) -> Splits:  # noqa: ARG002  the same split for every seed
         """Training, validation (the last images of the training data) and test images, in [0, 1].
 
@@ -148,9 +152,10 @@ class Mnist(AbstractTask):
         train = load(self.dataset, "train")
         if not 1 <= batch_size <= len(train.labels):
             raise UserError(
-                f"a batch of {batch_size} cannot be taken from {train.name}: it has {len(train.labels)} training images."
+                f"a batch of {batch_size} is more than the {len(train.labels)} training images of {train.name}."
             )
-        return GradientInputs(self.weights(model, seed), _batch(train.images[:batch_size], train.labels[:batch_size]))
+        batch = _batch(train.images[:batch_size], train.labels[:batch_size])
+        return GradientInputs(self.weights(model, seed), batch, dataset=train.name, note=train.note)
 
     def _check(self, model: str) -> None:
         if model not in self.models:
