@@ -1,0 +1,182 @@
+"""One solve with diffrax, shared by the backends that differ in its `adjoint` alone.
+
+It stands here because a backend imports no other backend: each hands its own `diffrax.AbstractAdjoint` to `solve`.
+
+Diffrax is run with `throw=False`, since raising from a compiled program needs a call back to the host, which would be
+part of what is timed. A solve that fails is not silent for that: its states and its gradient become NaN. `grid` finds
+out why.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nodebench.errors import DivergedError, StepLimitError, UserError
+from nodebench.problem import Array, Field, SolverSpec, State, StepGrid
+
+Scan = Literal["default", "bounded"]
+"""How diffrax loops over the stages of a step: `"bounded"` keeps them in the backward pass, `"default"` recomputes."""
+
+FIXED: Mapping[str, Callable[..., Any]] = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint}
+ADAPTIVE: Mapping[str, Callable[..., Any]] = {
+    "bosh3": diffrax.Bosh3,
+    "dopri5": diffrax.Dopri5,
+    "tsit5": diffrax.Tsit5,
+}
+
+
+def unsupported(spec: SolverSpec) -> str | None:
+    """One sentence why diffrax cannot solve this, or None."""
+    if spec.solver in ("rk4", "rk38"):
+        return (
+            f"diffrax has no `{spec.solver}`: its Runge-Kutta methods of order four and above all are embedded pairs."
+        )
+    if spec.solver not in FIXED and spec.solver not in ADAPTIVE:
+        return f"diffrax has no `{spec.solver}`; it has {', '.join([*FIXED, *ADAPTIVE])}."
+    if spec.first_step is None:
+        return "diffrax needs `first_step`: left to choose, version 0.7.2 starts every solve at 0.01 without looking."
+    return None
+
+
+def solve(
+    field: Field, y0: State, times: Array, spec: SolverSpec, adjoint: diffrax.AbstractAdjoint, scan: Scan = "default"
+) -> State:
+    """Solve dy/dt = field(t, y) at `times`, with diffrax as its users run it.
+
+    The first and last states are those at the ends of the first and last step; between them diffrax interpolates.
+
+    Args:
+        field: The vector field, a pytree, so that its parameters are seen by every adjoint.
+        y0: Initial state.
+        times: Output times, shape `(n,)`, increasing or decreasing; cast to the dtype of the state, which diffrax would
+            otherwise promote.
+        spec: Solver, tolerances, first step and limit.
+        adjoint: How diffrax differentiates the solve.
+        scan: How it loops over stages.
+
+    Returns:
+        The states at `times`; all of them NaN if the solve failed.
+
+    Raises:
+        UserError: If `unsupported` has a reason.
+    """
+    inner = _cast(times, y0)[1:-1]
+    saveat = diffrax.SaveAt(t0=True, t1=True, ts=inner if len(inner) else None)
+    solution = diffrax.diffeqsolve(**_arguments(field, y0, times, spec, scan), saveat=saveat, adjoint=adjoint)
+    return poisoned(solution.ys, solution.result)
+
+
+def poisoned(ys: State, result: Any) -> State:
+    """The states, times one where the solve succeeded, times NaN where it did not; NaN then in their gradient, too.
+
+    Without it, a solve that ran into its limit would hand out the state it came to as if it were the last.
+    """
+    succeeded = result == diffrax.RESULTS.successful
+    return jax.tree.map(lambda y: y * jnp.where(succeeded, 1.0, jnp.nan).astype(y.dtype), ys)
+
+
+def controller(spec: SolverSpec, norm: Callable[[Any], Any] | None = None) -> Any:
+    """The step size control of a solver: equal steps, or diffrax's default, which is an integral controller."""
+    if spec.solver in FIXED:
+        return diffrax.ConstantStepSize()
+    if norm is None:
+        return diffrax.PIDController(rtol=spec.rtol, atol=spec.atol)
+    return diffrax.PIDController(rtol=spec.rtol, atol=spec.atol, norm=norm)
+
+
+def grid(field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
+    """The steps of the forward solve, which no choice of adjoint changes.
+
+    Raises:
+        StepLimitError: If `spec.max_steps` do not suffice.
+        DivergedError: If a state or an error estimate left the finite numbers.
+    """
+    boundaries, n_rejected, finite, finished = _steps(field, y0, np.asarray(times), spec)
+    if not finite:
+        raise DivergedError(f"the state left the finite numbers after t = {boundaries[-1]:.6g}.")
+    if not finished:
+        raise StepLimitError(f"the limit of {spec.max_steps} steps was reached at t = {boundaries[-1]:.6g}.")
+    return StepGrid(tuple(boundaries.tolist()), n_rejected)
+
+
+def _steps(field: Field, y0: State, times: np.ndarray, spec: SolverSpec) -> tuple[np.ndarray, int, bool, bool]:
+    """Boundaries of accepted steps, number of rejected ones, whether all was finite, whether the end was reached."""
+    arrays, static = eqx.partition((field, y0), eqx.is_array)
+
+    def run(arrays: Any) -> tuple[Array, ...]:
+        field, y0 = eqx.combine(arrays, static)
+        arguments = _arguments(field, y0, times, spec, "default")
+        arguments["stepsize_controller"] = _Watched(arguments["stepsize_controller"])
+        saveat = diffrax.SaveAt(t0=True, steps=True, controller_state=True, fn=_is_finite)
+        solution = diffrax.diffeqsolve(**arguments, saveat=saveat)
+        finite = jnp.all(solution.ys | ~jnp.isfinite(solution.ts)) & ~solution.controller_state[1]
+        finished = solution.result == diffrax.RESULTS.successful
+        return solution.ts, solution.stats["num_rejected_steps"], finite, finished
+
+    ts, n_rejected, finite, finished = jax.jit(run)(arrays)
+    boundaries = np.asarray(ts, np.float64)
+    return boundaries[np.isfinite(boundaries)], int(n_rejected), bool(finite), bool(finished)
+
+
+def _is_finite(t: Array, y: State, args: None) -> Array:
+    del t, args
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(y)]).all()
+
+
+class _Watched(diffrax.AbstractStepSizeController[Any, Any]):
+    """A step size control that remembers whether an error estimate, and with it the next step, was not a number."""
+
+    control: Any
+
+    def wrap(self, direction: Any) -> "_Watched":
+        return _Watched(self.control.wrap(direction))
+
+    def init(self, *args: Any) -> tuple[Any, Any]:
+        tnext, state = self.control.init(*args)
+        return tnext, (state, jnp.array(False))  # noqa: FBT003  the signature is JAX's
+
+    def adapt_step_size(self, *args: Any) -> Any:
+        *others, (state, failed) = args
+        keep, next_t0, next_t1, jump, state, result = self.control.adapt_step_size(*others, state)
+        return keep, next_t0, next_t1, jump, (state, failed | jnp.isnan(next_t1)), result
+
+
+class _VectorField(eqx.Module):
+    """The field in the form that diffrax calls."""
+
+    field: Field
+
+    def __call__(self, t: Array, y: State, args: None) -> State:
+        del args
+        return self.field(t, y)
+
+
+def _arguments(field: Field, y0: State, times: Array, spec: SolverSpec, scan: Scan) -> dict[str, Any]:
+    reason = unsupported(spec)
+    if reason is not None or spec.first_step is None:
+        raise UserError(str(reason))
+    make = {**FIXED, **ADAPTIVE}[spec.solver]
+    times = _cast(times, y0)
+    xp = np if isinstance(times, np.ndarray) else jnp
+    return {
+        "terms": diffrax.ODETerm(_VectorField(field)),
+        "solver": make() if scan == "default" else make(scan_kind=scan),
+        "t0": times[0],
+        "t1": times[-1],
+        "dt0": xp.copysign(times.dtype.type(spec.first_step), times[-1] - times[0]),
+        "y0": y0,
+        "stepsize_controller": controller(spec),
+        "max_steps": spec.max_steps,
+        "throw": False,
+    }
+
+
+def _cast(times: Array, y0: State) -> Array:
+    # Known times stay NumPy arrays: constants of the compiled program.
+    dtype = jax.tree.leaves(y0)[0].dtype
+    return np.asarray(times, dtype) if isinstance(times, np.ndarray) else jnp.asarray(times, dtype)

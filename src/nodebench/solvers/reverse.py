@@ -1,0 +1,172 @@
+"""The exact derivative of a Runge-Kutta step: the field's own graphs, the recurrences between them written out.
+
+A step `k_i = f(t + c_i h, Y_i)`, `Y_i = y0 + h Σ_j a_ij k_j`, `y1 = y0 + h Σ_i b_i k_i` is differentiated backwards by
+
+    dk_i = h (b_i λ1 + Σ_{j>i} a_ji dY_j),    dY_i = dk_iᵀ ∂f/∂Y,    λ0 = λ1 + Σ_i dY_i,
+
+λ being the derivative of the loss with respect to the state. Only the field is taped, not the sums between its calls.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from nodebench.problem import Field
+from nodebench.solvers.stepping import Layout, Scheme
+from nodebench.solvers.tableau import Tableau
+
+
+@dataclass(frozen=True, slots=True)
+class StageGraph:
+    """The graph of one evaluation of the field.
+
+    Attributes:
+        outputs: Where the graph begins, for each part of the state; None for a part that depends on nothing.
+        inputs: The state, a leaf for each part, followed by the time where its derivative is wanted.
+        value: The flat derivative, kept only where the derivative with respect to time is wanted.
+    """
+
+    outputs: tuple[GradientEdge | None, ...]
+    inputs: tuple[Tensor, ...]
+    value: Tensor | None
+
+
+class Recorder:
+    """Evaluates a field and keeps its graph.
+
+    Made to be called with gradients enabled. Where a derivative with respect to time is wanted, the field is handed
+    its time as a tensor, else as a float.
+
+    Args:
+        field: The field.
+        layout: Layout of its state.
+        rows: Buffer that it writes.
+        timed: Whether derivatives with respect to time are wanted.
+    """
+
+    def __init__(self, field: Field, layout: Layout, rows: Tensor, *, timed: bool) -> None:
+        self._field, self._layout, self._timed = field, layout, timed
+        self._flat, self._rows = rows, [layout.parts(row) for row in rows]
+        self._graphs: list[StageGraph | None] = [None] * len(rows)
+
+    def __call__(self, stage: int, t: float, y: Tensor) -> None:
+        """Write the derivative at `y` into row `stage` and keep its graph in place of the last one."""
+        self._graphs[stage] = None  # freed before the next one is built
+        leaves = [part.detach().requires_grad_() for part in self._layout.parts(y)]
+        time: Any = t
+        inputs = tuple(leaves)
+        if self._timed:
+            time = torch.tensor(t, dtype=y.dtype, device=y.device, requires_grad=True)
+            inputs = (*inputs, time)
+        result = self._field(time, tuple(leaves) if self._layout.is_tuple else leaves[0])
+        parts = self._layout.derivative(result)
+        for row, part in zip(self._rows[stage], parts, strict=True):
+            row.copy_(part.detach())
+        # An edge instead of the output itself, whose values nobody needs again.
+        edges = tuple(get_gradient_edge(part) if part.requires_grad else None for part in parts)
+        self._graphs[stage] = StageGraph(edges, inputs, self._flat[stage].clone() if self._timed else None)
+
+    def take(self, method: Tableau) -> list[StageGraph]:
+        """Hand over the graphs of an accepted step; a closing stage becomes the first of the next step."""
+        graphs = self._graphs
+        taken = [graph for graph in graphs[: method.n_own] if graph is not None]
+        self._graphs = [graphs[-1] if method.fsal else None, *([None] * (len(graphs) - 1))]
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class TimeShare:
+    """Derivatives of the loss with respect to where a step begins and how long it is, as scalar tensors."""
+
+    start: Tensor
+    length: Tensor
+
+
+class Transpose:
+    """Pulls the derivative of a loss back through steps, last step first, and gathers the parameters' on the way.
+
+    Args:
+        scheme: The scheme of the steps.
+        layout: Layout of the state.
+        params: Parameters of the field.
+
+    Attributes:
+        state: Derivative of the loss with respect to the present state, flat; add to it where the loss looks.
+        params: Derivatives with respect to the parameters.
+    """
+
+    def __init__(self, scheme: Scheme, layout: Layout, params: Sequence[Tensor]) -> None:
+        method, rows = scheme.tableau, scheme.rows
+        s = method.n_own
+        # Rows 0 to s-1 hold dY, row s holds λ, so that dk_i is one product with the rows below i.
+        self._buffer = rows.new_zeros(s + 1, rows.shape[1])
+        self._dk = rows.new_empty(rows.shape[1])
+        self._dk_parts = layout.parts(self._dk)
+        self._parts = [layout.parts(row) for row in self._buffer[:s]]
+        self._columns = [self._buffer[i + 1 :].t() for i in range(s)]
+        self._weights = [rows.new_tensor([*(method.a[j][i] for j in range(i + 1, s)), method.b[i]]) for i in range(s)]
+        self._c = method.c
+        self._inputs = tuple(params)
+        self.state = self._buffer[s]
+        self.params = [torch.zeros_like(p) for p in params]
+
+    def pull(self, h: float, graphs: list[StageGraph]) -> TimeShare | None:
+        """Go back through one step, freeing its graphs.
+
+        Returns:
+            What the step's place and length contribute, where its graphs know their times.
+        """
+        timed = graphs[0].value is not None
+        start, length = self.state.new_zeros(()), self.state.new_zeros(())
+        for i in reversed(range(len(graphs))):
+            torch.addmv(self._dk, self._columns[i], self._weights[i], beta=0, alpha=h, out=self._dk)
+            graph = graphs.pop()
+            by_time = self._vjp(i, graph)
+            if graph.value is not None:
+                # Σ_i <dk_i, k_i> / h is the derivative with respect to the h that is written in the recurrences.
+                length += torch.dot(self._dk, graph.value) / h + self._c[i] * by_time
+                start += by_time
+        self.state.copy_(self._buffer.sum(0))
+        return TimeShare(start, length) if timed else None
+
+    def _vjp(self, i: int, graph: StageGraph) -> Tensor | float:
+        """dY_i into its row, the parameters' share added; returns the share of the time."""
+        n_parts = len(self._dk_parts)
+        edges = [edge for edge in graph.outputs if edge is not None]
+        if not edges:
+            self._buffer[i].zero_()
+            return 0.0
+        covectors = [dk for dk, edge in zip(self._dk_parts, graph.outputs, strict=True) if edge is not None]
+        found = torch.autograd.grad(edges, (*graph.inputs, *self._inputs), covectors, allow_unused=True)
+        for row, part in zip(self._parts[i], found[:n_parts], strict=True):
+            row.zero_() if part is None else row.copy_(part)
+        accumulate(self.params, found[len(graph.inputs) :])
+        by_time = found[n_parts] if len(graph.inputs) > n_parts else None
+        return 0.0 if by_time is None else by_time
+
+
+def accumulate(totals: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+    """Add what was found to the totals; a parameter that was not used has None."""
+    if not totals:
+        return
+    if not any(part is None for part in found):
+        torch._foreach_add_(totals, found)  # noqa: SLF001  one dispatch for all; torch.optim relies on it as well
+        return
+    for total, part in zip(totals, found, strict=True):
+        if part is not None:
+            total.add_(part)
+
+
+def time_gradient(share: TimeShare, fractions: tuple[float, float], begin: Tensor, end: Tensor) -> None:
+    """Add a step's share to the derivatives with respect to the two ends of its output interval.
+
+    Inside an output interval [ta, tb] the steps stay at the same fractions: a step begins at ta + s (tb - ta) and is
+    d (tb - ta) long. This is the exact derivative of the discretisation whose fractions are frozen.
+    """
+    s, d = fractions[0], fractions[1] - fractions[0]
+    begin += share.start * (1 - s) - share.length * d
+    end += share.start * s + share.length * d
