@@ -1,8 +1,8 @@
 """Two-dimensional data sets of the maximum-likelihood task, drawn afresh in any number.
 
-Shapes and scales follow the toy data of "FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models",
-Grathwohl et al., 2019, https://arxiv.org/abs/1810.01367. A negative log-likelihood depends on them, so each function states
-its own. Points are independent: parameters along a curve are drawn, never spaced evenly.
+Shapes and scales follow the toy data of "FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative
+Models", Grathwohl et al., 2019, https://arxiv.org/abs/1810.01367. A negative log-likelihood depends on them, so each
+function states its own. Points are independent: parameters along a curve are drawn, never spaced evenly.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,21 +17,23 @@ def moons(n: int, rng: np.random.Generator) -> np.ndarray:
     x = np.where(lower, 1 - np.cos(angle), np.cos(angle))
     y = np.where(lower, 0.5 - np.sin(angle), np.sin(angle))
     unit = np.stack([x, y], axis=1) + rng.normal(0, 0.1, (n, 2))
-    return 2 * unit + np.array([-1.0, -0.2])
+    points: np.ndarray = 2 * unit + np.array([-1.0, -0.2])
+    return points
 
 
 def circles(n: int, rng: np.random.Generator) -> np.ndarray:
     """Two concentric circles of radii 3 and 1.5 with normal noise of standard deviation 0.24, shape `(n, 2)`."""
     angle = rng.uniform(0, 2 * np.pi, n)
     radius = np.where(rng.integers(0, 2, n) == 1, 0.5, 1.0)
-    unit = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1) + rng.normal(0, 0.08, (n, 2))
-    return 3 * unit
+    circle = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    points: np.ndarray = 3 * (circle + rng.normal(0, 0.08, (n, 2)))
+    return points
 
 
 def pinwheel(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Five arms, each a normal of 0.6 along and 0.2 across at radius 2, twisted by exp(radius / 2) / 4 radians, `(n, 2)`.
+    """Five arms at radius 2, normal with 0.6 along and 0.2 across, twisted by exp(r / 2) / 4 radians, shape `(n, 2)`.
 
-    The radius in the twist is that along the arm, 2 at its middle.
+    The radius r in the twist is that along the arm, 2 at its middle.
     """
     along = 1 + rng.normal(0, 0.3, n)
     across = rng.normal(0, 0.1, n)
@@ -52,7 +54,8 @@ def eight_gaussians(n: int, rng: np.random.Generator) -> np.ndarray:
     """Eight normals of standard deviation 0.5 / sqrt(2), evenly on a circle of radius 4 / sqrt(2), shape `(n, 2)`."""
     angle = np.pi / 4 * rng.integers(0, 8, n)
     centre = 4 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return (centre + rng.normal(0, 0.5, (n, 2))) / np.sqrt(2)
+    points: np.ndarray = (centre + rng.normal(0, 0.5, (n, 2))) / np.sqrt(2)
+    return points
 
 
 SAMPLERS: Mapping[str, Callable[[int, np.random.Generator], np.ndarray]] = {

@@ -15,8 +15,8 @@ from nodebench.errors import UnknownNameError
 from nodebench.problem import Array
 
 WINDOW = 4.0
-"""Targets live on the square [-WINDOW, WINDOW]^2. `u2` to `u4` are constant along z1 but for a period of 4, and so have no
-finite mass on the whole plane."""
+"""Targets live on the square [-WINDOW, WINDOW]^2. `u2` to `u4` go on along z1 without end, and so have no finite mass
+on the whole plane."""
 
 WALL_WIDTH = 0.1
 """Standard deviation of the Gaussian tail that `wall` puts on a density outside the window."""
@@ -52,9 +52,9 @@ def potential(name: str, z: Array, xp: Any) -> Array:
 
 
 def wall(z: Array, xp: Any) -> Array:
-    """Energy that a training adds outside the window: half the squared distance to it, in units of `WALL_WIDTH` squared.
+    """Energy that a training adds outside the window: half the square of the distance to it in units of `WALL_WIDTH`.
 
-    Zero inside. Without it a flow lowers its loss without end by spreading along z1, where `u2` to `u4` repeat.
+    Zero inside. Without it a flow lowers its loss without end by spreading along z1, where `u2` to `u4` go on.
     """
     beyond = xp.clip(xp.abs(z) - WINDOW, 0, None) / WALL_WIDTH
     return 0.5 * (beyond * beyond).sum(-1)
@@ -69,8 +69,8 @@ def outside(z: Array, xp: Any) -> Array:
 def log_normaliser(name: str) -> float:
     """Log of the integral of exp(-U) over the window, in nats.
 
-    Gauss-Legendre quadrature with 200 nodes along each axis. The integrand is smooth but for the kink of `u1` at the origin,
-    where it is e^-18: 400 nodes change the result by less than 1e-9.
+    Gauss-Legendre quadrature with 200 nodes along each axis. The integrand is smooth but for the kink of `u1` at the
+    origin, where it is below e^-17; 800 nodes change no result by more than 1e-12.
     """
     nodes, node_weights = np.polynomial.legendre.leggauss(200)
     axis, axis_weights = WINDOW * nodes, WINDOW * node_weights

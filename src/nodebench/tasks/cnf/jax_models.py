@@ -1,0 +1,156 @@
+"""The continuous normalising flow of the `cnf` task in JAX."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from nodebench.problem import Field, Problem
+from nodebench.tasks.cnf.objectives import Objective, objective
+from nodebench.tasks.cnf.weights import HYPER_WIDTH
+
+JaxBatch = Mapping[str, jax.Array]
+"""`data` or `base`, shape `(n, 2)`; for Hutchinson's estimate of the trace also `noise`, shape `(n, 2)`, of int8."""
+
+Densities = tuple[jax.Array, jax.Array]
+"""Points, shape `(n, 2)`, with a log-density, shape `(n,)`."""
+
+JaxSolve = Callable[[Field, Densities, jax.Array], Densities]
+"""`solve(field, y0, times)`: the states at `times`, shapes `(n_times, n, 2)` and `(n_times, n)`."""
+
+
+class GatedPlanarField(eqx.Module):
+    """Sum of M gated planar functions of the state with weights from a hypernetwork of time, and its exact trace.
+
+    dz/dt = f(z, t) = sum_n sigmoid(g_n) u_n tanh(w_n . z + b_n) and d log p/dt = -tr(df/dz), with u, w, b and g
+    functions of t ("Neural Ordinary Differential Equations", Chen et al., 2018, section 4,
+    https://arxiv.org/abs/1806.07366). The trace of a sum is the sum of the traces sigmoid(g_n) u_n . w_n (1 - tanh^2):
+    exact, at a cost linear in M.
+
+    Args:
+        hidden: Number M of planar functions.
+    """
+
+    input: eqx.nn.Linear
+    middle: eqx.nn.Linear
+    output: eqx.nn.Linear
+    hidden: int = eqx.field(static=True)
+
+    def __init__(self, hidden: int) -> None:
+        key = jax.random.key(0)  # the task's weights replace what is drawn here
+        self.hidden = hidden
+        self.input = eqx.nn.Linear(1, HYPER_WIDTH, key=key)
+        self.middle = eqx.nn.Linear(HYPER_WIDTH, HYPER_WIDTH, key=key)
+        self.output = eqx.nn.Linear(HYPER_WIDTH, 6 * hidden, key=key)
+
+    def at(self, t: jax.Array | float) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Directions w, shape `(2, M)`, gated u, shape `(M, 2)`, and offsets b, shape `(M,)`, at time `t`."""
+        size = self.hidden
+        features = jnp.tanh(self.input(jnp.asarray(t, self.input.weight.dtype)[None]))
+        out = self.output(jnp.tanh(self.middle(features)))
+        w, u, gate, b = jnp.split(out, [2 * size, 4 * size, 5 * size])
+        return w.reshape(2, size), u.reshape(size, 2) * jax.nn.sigmoid(gate)[:, None], b
+
+    def __call__(self, t: jax.Array | float, state: Densities) -> Densities:
+        """Rates of the points and of the log-density at time `t`."""
+        w, u, b = self.at(t)
+        activation = jnp.tanh(state[0] @ w + b)
+        slopes = (w.T * u).sum(1)
+        return activation @ u, (activation * activation) @ slopes - slopes.sum()
+
+
+class HutchinsonField(eqx.Module):
+    """The same dynamics with Hutchinson's estimate e . (df/dz) e of the trace; the noise e is fixed through a solve.
+
+    Args:
+        dynamics: The field.
+        noise: Plus and minus ones, shape `(n, 2)`. Integers, since it is no parameter.
+    """
+
+    dynamics: GatedPlanarField
+    noise: jax.Array
+
+    def __call__(self, t: jax.Array | float, state: Densities) -> Densities:
+        """Rates of the points and of the log-density at time `t`."""
+        z = state[0]
+        w, u, b = self.dynamics.at(t)
+        activation = jnp.tanh(z @ w + b)
+        noise = self.noise.astype(z.dtype)
+        projected = (noise @ w) * (noise @ u.T)
+        return activation @ u, (projected * (activation * activation - 1)).sum(1)
+
+
+class EndLoss(eqx.Module):
+    """Loss of an objective at the last of the solved states."""
+
+    objective: Objective = eqx.field(static=True)
+
+    def __call__(self, states: Densities) -> jax.Array:
+        """Mean loss in nats."""
+        loss: jax.Array = self.objective.loss(states[0][-1], states[1][-1])
+        return loss
+
+
+class Cnf(eqx.Module):
+    """Continuous normalising flow from the base at time 0 to the data at time 1.
+
+    Args:
+        solve: `solve(field, y0, times)`, differentiable.
+        dataset: What is fitted.
+        hidden: Number M of gated planar functions.
+        trace: `"exact"`, or `"hutchinson"` for an unbiased estimate in the loss; the metric is exact under both.
+    """
+
+    field: GatedPlanarField
+    solve: JaxSolve = eqx.field(static=True)
+    objective: Objective = eqx.field(static=True)
+    trace: Literal["exact", "hutchinson"] = eqx.field(static=True)
+
+    def __init__(
+        self, solve: JaxSolve, dataset: str, hidden: int, trace: Literal["exact", "hutchinson"] = "exact"
+    ) -> None:
+        self.solve = solve
+        self.objective = objective(dataset, jnp)
+        self.trace = trace
+        self.field = GatedPlanarField(hidden)
+
+    def problem(self, batch: JaxBatch) -> Problem:
+        """Gradient of the training loss through the flow."""
+        y0 = self.objective.start(batch)
+        field = self.field if self.trace == "exact" else HutchinsonField(self.field, batch["noise"])
+        return Problem(field, y0, _times(y0[0], from_base=self.objective.from_base), EndLoss(self.objective))
+
+    def loss(self, batch: JaxBatch) -> jax.Array:
+        """Mean loss of a batch in nats."""
+        problem = self.problem(batch)
+        loss: jax.Array = problem.loss(self.solve(problem.field, problem.y0, problem.times))
+        return loss
+
+    def metric(self, batch: JaxBatch) -> jax.Array:
+        """The objective's metric for each example in nats, shape `(n,)`, by the exact trace."""
+        end = self._flow(self.objective.start(batch), from_base=self.objective.from_base)
+        metric: jax.Array = self.objective.metric(*end)
+        return metric
+
+    def diagnostics(self, batch: JaxBatch) -> dict[str, jax.Array]:
+        """Further figures of the objective for each example, each of shape `(n,)`."""
+        end = self._flow(self.objective.start(batch), from_base=self.objective.from_base)
+        return self.objective.diagnostics(end[0])
+
+    def push(self, z: jax.Array, log_p: jax.Array) -> Densities:
+        """Carry points and their log-density from the base to the data: samples with their log-density."""
+        return self._flow((z, log_p), from_base=True)
+
+    def pull(self, z: jax.Array, log_p: jax.Array) -> Densities:
+        """Carry points and their log-density from the data back to the base."""
+        return self._flow((z, log_p), from_base=False)
+
+    def _flow(self, start: Densities, *, from_base: bool) -> Densities:
+        z, log_p = self.solve(self.field, start, _times(start[0], from_base=from_base))
+        return z[-1], log_p[-1]
+
+
+def _times(z: jax.Array, *, from_base: bool) -> jax.Array:
+    return jnp.array([0.0, 1.0] if from_base else [1.0, 0.0], z.dtype)

@@ -1,0 +1,198 @@
+"""The flows of the `cnf` task in torch."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nodebench.problem import Field, Problem
+from nodebench.tasks.cnf.objectives import Objective, objective
+from nodebench.tasks.cnf.weights import HYPER_WIDTH
+
+TorchBatch = Mapping[str, Tensor]
+"""`data` or `base`, shape `(n, 2)`; for Hutchinson's estimate of the trace also `noise`, shape `(n, 2)`, of int8."""
+
+Densities = tuple[Tensor, Tensor]
+"""Points, shape `(n, 2)`, with a log-density, shape `(n,)`."""
+
+TorchSolve = Callable[[Field, Densities, Tensor], Densities]
+"""`solve(field, y0, times)`: the states at `times`, shapes `(n_times, n, 2)` and `(n_times, n)`."""
+
+
+class GatedPlanarField(nn.Module):
+    """Sum of M gated planar functions of the state with weights from a hypernetwork of time, and its exact trace.
+
+    dz/dt = f(z, t) = sum_n sigmoid(g_n) u_n tanh(w_n . z + b_n) and d log p/dt = -tr(df/dz), with u, w, b and g
+    functions of t ("Neural Ordinary Differential Equations", Chen et al., 2018, section 4,
+    https://arxiv.org/abs/1806.07366). The trace of a sum is the sum of the traces sigmoid(g_n) u_n . w_n (1 - tanh^2):
+    exact, at a cost linear in M.
+
+    Args:
+        hidden: Number M of planar functions.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.input = nn.Linear(1, HYPER_WIDTH)
+        self.middle = nn.Linear(HYPER_WIDTH, HYPER_WIDTH)
+        self.output = nn.Linear(HYPER_WIDTH, 6 * hidden)
+
+    def at(self, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """Directions w, shape `(2, M)`, gated u, shape `(M, 2)`, and offsets b, shape `(M,)`, at time `t`."""
+        size = self.hidden
+        features = torch.tanh(self.input.weight[:, 0] * t + self.input.bias)
+        features = torch.tanh(torch.addmv(self.middle.bias, self.middle.weight, features))
+        out = torch.addmv(self.output.bias, self.output.weight, features)
+        w, u, gate, b = torch.split_with_sizes(out, [2 * size, 2 * size, size, size])
+        return w.view(2, size), u.view(size, 2) * torch.sigmoid(gate)[:, None], b
+
+    def forward(self, t: Tensor | float, state: Densities) -> Densities:
+        """Rates of the points and of the log-density at time `t`."""
+        w, u, b = self.at(t)
+        activation = torch.tanh(torch.addmm(b, state[0], w))
+        slopes = (w.t() * u).sum(1)
+        return activation @ u, (activation * activation) @ slopes - slopes.sum()
+
+
+class HutchinsonField(nn.Module):
+    """The same dynamics with Hutchinson's estimate e . (df/dz) e of the trace; the noise e is fixed through a solve.
+
+    The Jacobian of this field times e has a closed form too, so that nothing is differentiated inside the solve. For
+    planar functions the estimate costs more than the exact trace: it is here to show what it does to the gradient.
+
+    Args:
+        dynamics: The field.
+        noise: Plus and minus ones, shape `(n, 2)`. Integers, since it is no parameter.
+    """
+
+    noise: Tensor
+
+    def __init__(self, dynamics: GatedPlanarField, noise: Tensor) -> None:
+        super().__init__()
+        self.dynamics = dynamics
+        self.register_buffer("noise", noise)
+
+    def forward(self, t: Tensor | float, state: Densities) -> Densities:
+        """Rates of the points and of the log-density at time `t`."""
+        z = state[0]
+        w, u, b = self.dynamics.at(t)
+        activation = torch.tanh(torch.addmm(b, z, w))
+        noise = self.noise.to(z.dtype)
+        projected = (noise @ w) * (noise @ u.t())
+        return activation @ u, (projected * (activation * activation - 1)).sum(1)
+
+
+class Cnf(nn.Module):
+    """Continuous normalising flow from the base at time 0 to the data at time 1.
+
+    Args:
+        solve: `solve(field, y0, times)`, differentiable.
+        dataset: What is fitted.
+        hidden: Number M of gated planar functions.
+        trace: `"exact"`, or `"hutchinson"` for an unbiased estimate in the loss; the metric is exact under both.
+    """
+
+    def __init__(
+        self, solve: TorchSolve, dataset: str, hidden: int, trace: Literal["exact", "hutchinson"] = "exact"
+    ) -> None:
+        super().__init__()
+        self.solve = solve
+        self.objective: Objective = objective(dataset, torch)
+        self.trace = trace
+        self.field = GatedPlanarField(hidden)
+
+    def problem(self, batch: TorchBatch) -> Problem:
+        """Gradient of the training loss through the flow."""
+        y0 = self.objective.start(batch)
+        field = self.field if self.trace == "exact" else HutchinsonField(self.field, batch["noise"])
+        return Problem(field, y0, _times(y0[0], from_base=self.objective.from_base), partial(_loss, self.objective))
+
+    def loss(self, batch: TorchBatch) -> Tensor:
+        """Mean loss of a batch in nats."""
+        problem = self.problem(batch)
+        loss: Tensor = problem.loss(self.solve(problem.field, problem.y0, problem.times))
+        return loss
+
+    def metric(self, batch: TorchBatch) -> Tensor:
+        """The objective's metric for each example in nats, shape `(n,)`, by the exact trace."""
+        end = self._flow(self.objective.start(batch), from_base=self.objective.from_base)
+        metric: Tensor = self.objective.metric(*end)
+        return metric
+
+    def diagnostics(self, batch: TorchBatch) -> dict[str, Tensor]:
+        """Further figures of the objective for each example, each of shape `(n,)`."""
+        end = self._flow(self.objective.start(batch), from_base=self.objective.from_base)
+        return self.objective.diagnostics(end[0])
+
+    def push(self, z: Tensor, log_p: Tensor) -> Densities:
+        """Carry points and their log-density from the base to the data: samples with their log-density."""
+        return self._flow((z, log_p), from_base=True)
+
+    def pull(self, z: Tensor, log_p: Tensor) -> Densities:
+        """Carry points and their log-density from the data back to the base."""
+        return self._flow((z, log_p), from_base=False)
+
+    def _flow(self, start: Densities, *, from_base: bool) -> Densities:
+        z, log_p = self.solve(self.field, start, _times(start[0], from_base=from_base))
+        return z[-1], log_p[-1]
+
+
+class Planar(nn.Module):
+    """Normalising flow of K planar layers z + u tanh(w . z + b).
+
+    "Variational Inference with Normalizing Flows", Rezende and Mohamed, 2015, https://arxiv.org/abs/1505.05770, with u
+    changed as in its appendix so that w . u > -1 and each layer is invertible. For maximum likelihood the layers map
+    data to the base, since their inverse has no closed form.
+
+    Args:
+        dataset: What is fitted.
+        layers: Number K of layers.
+    """
+
+    def __init__(self, dataset: str, layers: int) -> None:
+        super().__init__()
+        self.objective: Objective = objective(dataset, torch)
+        self.u = nn.Parameter(torch.empty(layers, 2))
+        self.w = nn.Parameter(torch.empty(layers, 2))
+        self.b = nn.Parameter(torch.empty(layers))
+
+    def forward(self, z: Tensor, log_p: Tensor) -> Densities:
+        """Points, shape `(n, 2)`, and their log-density, shape `(n,)`, behind all layers."""
+        product = (self.w * self.u).sum(1)
+        inner = functional.softplus(product) - 1
+        u_hat = self.u + ((inner - product) / (self.w * self.w).sum(1))[:, None] * self.w
+        activations = []
+        for u, w, b in zip(u_hat.unbind(), self.w.unbind(), self.b.unbind(), strict=True):
+            activation = torch.tanh(z @ w + b)
+            z = torch.addr(z, activation, u)
+            activations.append(activation)
+        # All determinants at once: 64 layers of small operations are bound by their number.
+        slopes = 1 - torch.stack(activations, dim=1).square()
+        return z, log_p - torch.log1p(slopes * inner).sum(1)
+
+    def loss(self, batch: TorchBatch) -> Tensor:
+        """Mean loss of a batch in nats."""
+        loss: Tensor = self.objective.loss(*self(*self.objective.start(batch)))
+        return loss
+
+    def metric(self, batch: TorchBatch) -> Tensor:
+        """The objective's metric for each example in nats, shape `(n,)`."""
+        metric: Tensor = self.objective.metric(*self(*self.objective.start(batch)))
+        return metric
+
+    def diagnostics(self, batch: TorchBatch) -> dict[str, Tensor]:
+        """Further figures of the objective for each example, each of shape `(n,)`."""
+        return self.objective.diagnostics(self(*self.objective.start(batch))[0])
+
+
+def _loss(target: Objective, states: Densities) -> Tensor:
+    loss: Tensor = target.loss(states[0][-1], states[1][-1])
+    return loss
+
+
+def _times(z: Tensor, *, from_base: bool) -> Tensor:
+    return torch.tensor([0.0, 1.0] if from_base else [1.0, 0.0], dtype=torch.float64, device=z.device)
