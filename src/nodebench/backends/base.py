@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from nodebench.frameworks.base import AbstractGradientStep, AbstractFramework
+from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep
 from nodebench.problem import Array, Field, Gradients, Problem, SolverSpec, State, StepGrid
 
 
@@ -11,7 +11,8 @@ class AbstractBackend(ABC):
     """One way to get the gradient through an ODE solve.
 
     A final subclass is a frozen dataclass whose fields are its options. It holds no state: the same call gives the same
-    answer. Because `solve` is differentiable in its framework, a model uses it as a layer and trains with any optimiser.
+    answer. Because `solve` is differentiable in its framework, a model uses it as a layer and trains with any
+    optimiser.
     """
 
     framework: ClassVar[str]
@@ -32,8 +33,9 @@ class AbstractBackend(ABC):
             spec: Solver, tolerances, first step and limits.
 
         Returns:
-            The states at each of `times`, shape `(n, *y0.shape)`, or a tuple of such arrays. Differentiable with respect
-            to `y0`, the field's parameters and, where supported, `times`; the derivative is the method under test.
+            The states at each of `times`, shape `(n, *y0.shape)`, or a tuple of such arrays. Differentiable with
+            respect to `y0`, the field's parameters and, where supported, `times`; the derivative is the method under
+            test.
 
         Raises:
             StepLimitError: If `spec.max_steps` do not suffice.

@@ -18,7 +18,7 @@ from nodebench.errors import NotInstalledError, UnknownNameError
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State
 
 Batch = Mapping[str, np.ndarray]
-"""Named NumPy arrays whose first axis is the example (all but the names in `Split.shared`)."""
+"""Named NumPy arrays. In the splits of a task the first axis of each is the example."""
 
 Weights = Mapping[str, np.ndarray]
 """NumPy weights by dotted name, the same names in every framework."""
@@ -60,8 +60,8 @@ class Optimizer:
 class AbstractGradientStep(ABC):
     """One gradient step of a problem, moved, built and compiled.
 
-    `step` is the timed call: the work and nothing else. `forward` and `backward` are the same work in two calls, for the
-    split of the time between them; a framework that fuses the two may be slower here than in `step`.
+    `step` is the timed call: the work and nothing else. `forward` and `backward` are the same work in two calls, for
+    the split of the time between them; a framework that fuses the two may be slower here than in `step`.
     """
 
     @abstractmethod
@@ -123,7 +123,7 @@ class AbstractFramework(ABC):
 
     @abstractmethod
     def arrays(self, batch: Batch) -> Mapping[str, Array]:
-        """Move a batch to the device: floating-point arrays in the configured dtype, except `times`, kept in float64."""
+        """Move a batch to the device: floating-point arrays in the configured dtype, but `times` in float64."""
 
     @abstractmethod
     def build(
@@ -171,7 +171,7 @@ class AbstractFramework(ABC):
 
     @abstractmethod
     def peak_device_bytes(self, call: Callable[[], object]) -> int | None:
-        """Peak of the device allocator above what is held before the call; None on a CPU, where it is not the device's."""
+        """Peak of the device allocator above what is held before the call; None on a CPU."""
 
 
 def load_framework(name: str) -> type[AbstractFramework]:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -92,13 +92,18 @@ class GradientInputs:
     Attributes:
         weights: Every parameter of the model by dotted name.
         batch: The fixed batch, handed to the model's `problem`.
-        closed_form: The exact gradients as float64 NumPy arrays (parameters of the field by their names in it), where the
+        closed_form: The exact gradients as float64 NumPy arrays (parameters of the field by their names in it), where
+        the
             problem has such.
+        dataset: The data set that the batch is really from, as in `Splits.name`.
+        note: What a reader must know of it, as in `Splits.note`.
     """
 
     weights: Weights
     batch: Batch
-    closed_form: Callable[[], Gradients] | None = field(default=None)
+    closed_form: Callable[[], Gradients] | None = None
+    dataset: str = ""
+    note: str = ""
 
 
 class AbstractTask(ABC):
@@ -128,6 +133,10 @@ class AbstractTask(ABC):
     def diagnostics(self) -> tuple[str, ...]:
         """Further figures reported beside the metric, each the mean over the held-out examples."""
         return ()
+
+    @abstractmethod
+    def data_source(self) -> str:
+        """Where the data would come from on this machine, in a few words and without fetching any."""
 
     @abstractmethod
     def data(self, preset: Preset, seed: int) -> Splits:

@@ -1,0 +1,186 @@
+"""From what was asked for to a plan: every name is checked before anything is started."""
+
+import os
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, get_args
+
+from nodebench import registry
+from nodebench.bench.plan import Cell, Plan, unique
+from nodebench.errors import PluginError, UnknownNameError, UserError
+from nodebench.problem import SolverSpec
+from nodebench.solvers.tableau import TABLEAUS
+from nodebench.tasks.base import AbstractTask, Preset
+
+MEASURES = ("gradient", "training", "both")
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks to be measured; a tuple left empty means the default.
+
+    Attributes:
+        backends: Backends with options; `all` stands for every installed one.
+        tasks: Tasks with options; `all` stands for every installed one.
+        models: Models of the tasks; `all` stands for all of them.
+        solvers: Runge-Kutta methods.
+        rtols: Relative tolerances.
+        atol: Absolute tolerance; None for one equal to the relative tolerance.
+        first_step: First step (every step, for a fixed-step method); None lets the harness choose.
+        max_steps: Step limit of a solve; None for the task's.
+        dtype: Floating-point type.
+        device: `cpu` or `cuda`.
+        seeds: Seeds.
+        threads: Threads of a worker; None for all cores.
+        preset: Training budget.
+        batch_size: Examples in a step; None for the recipe's.
+        dataset: Data set, handed to the tasks as their option `dataset`.
+        measure: `gradient`, `training` or `both`.
+    """
+
+    backends: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    solvers: tuple[str, ...] = ()
+    rtols: tuple[float, ...] = ()
+    atol: float | None = None
+    first_step: float | None = None
+    max_steps: int | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    seeds: tuple[int, ...] = (0,)
+    threads: int | None = None
+    preset: Preset = "quick"
+    batch_size: int | None = None
+    dataset: str | None = None
+    measure: str = "both"
+
+
+def plan(request: Request) -> Plan:
+    """Check a request and expand it into cells.
+
+    Raises:
+        UserError: If a name, option or number in it is wrong, or nothing is left to measure.
+    """
+    _check_choices(request)
+    cells = [cell for name in _expand("task", request.tasks) for cell in _task_cells(name, request)]
+    if request.measure == "gradient":
+        cells = [cell for cell in cells if cell.backend is not None]
+    if not cells:
+        raise UserError(
+            "nothing to measure: a model without an ODE has no gradient method to compare; train it instead."
+        )
+    return Plan(unique(cells), request.measure)
+
+
+def _check_choices(request: Request) -> None:
+    for kind, value, known in (
+        ("preset", request.preset, get_args(Preset)),
+        ("measure", request.measure, MEASURES),
+        ("device", request.device, DEVICES),
+        *(("solver", solver, TABLEAUS) for solver in request.solvers),
+    ):
+        if value not in known:
+            raise UnknownNameError(kind, value, known)
+    for name, number in (("--threads", request.threads), ("--batch-size", request.batch_size)):
+        if number is not None and number < 1:
+            raise UserError(f"`{name}` must be at least 1; got {number}.")
+    if any(seed < 0 for seed in request.seeds):
+        raise UserError(f"`--seed` must not be negative; got {min(request.seeds)}.")
+    if not request.tasks:
+        raise UserError("name a task with --task, or `--task all`; see `nodebench list tasks`.")
+
+
+def _expand(kind: registry.Kind, names: tuple[str, ...]) -> list[str]:
+    expanded = []
+    for name in names:
+        expanded += registry.names(kind) if name == "all" else [registry.canonical(name)]
+    return expanded
+
+
+def _with_dataset(name: str, dataset: str | None) -> str:
+    if dataset is None:
+        return name
+    base, options = registry.parse(name)
+    inner = ",".join(f"{key}={value}" for key, value in {**options, "dataset": dataset}.items())
+    return registry.canonical(f"{base}[{inner}]")
+
+
+def _task_cells(name: str, request: Request) -> list[Cell]:
+    name = _with_dataset(name, request.dataset)
+    registry.describe("task", name)
+    task: AbstractTask = registry.load("task", name, AbstractTask)
+    models = _models(name, task, request.models)
+    with_ode = [model for model in models if task.models[model].uses_backend]
+    _check_backends_wanted(name, models, with_ode, request)
+    backends = [(backend, _framework(backend)) for backend in _expand("backend", request.backends)]
+    specs = _specs(task, request)
+    cells = []
+    for model, seed in product(models, request.seeds):
+        batch_size = request.batch_size or task.recipe(model, request.preset).batch_size
+        common: dict[str, Any] = {
+            "task": name,
+            "model": model,
+            "device": request.device,
+            "threads": request.threads or os.cpu_count() or 1,
+            "seed": seed,
+            "preset": request.preset,
+            "batch_size": batch_size,
+        }
+        if model in with_ode:
+            cells += [
+                Cell(**common, backend=backend, framework=framework, spec=spec)
+                for spec, (backend, framework) in product(specs, backends)
+            ]
+        else:
+            framework = next(iter(task.models[model].targets))
+            cells.append(
+                Cell(**common, backend=None, framework=framework, spec=replace(task.spec, dtype=request.dtype))
+            )
+    return cells
+
+
+def _models(task_name: str, task: AbstractTask, wanted: tuple[str, ...]) -> list[str]:
+    if "all" in wanted:
+        return list(task.models)
+    for model in wanted:
+        if model not in task.models:
+            raise UnknownNameError(f"model of task '{task_name}'", model, task.models)
+    return list(wanted) or [task.default_model]
+
+
+def _check_backends_wanted(name: str, models: list[str], with_ode: list[str], request: Request) -> None:
+    if request.backends and not with_ode:
+        raise UserError(
+            f"{', '.join(models)} of task `{name}` solves no ODE and takes no backend; leave --backend out."
+        )
+    if with_ode and not request.backends:
+        raise UserError(
+            f"{', '.join(with_ode)} of task `{name}` needs a gradient method: --backend NAME, or `--backend all`; "
+            "see `nodebench list backends`."
+        )
+
+
+def _framework(backend: str) -> str:
+    info = registry.describe("backend", backend)
+    if info.framework is None:
+        raise PluginError(f"backend `{backend}` does not declare its `framework` as a plain string in its class body.")
+    return info.framework
+
+
+def _specs(task: AbstractTask, request: Request) -> list[SolverSpec]:
+    specs = []
+    for solver, rtol in product(request.solvers or (task.spec.solver,), request.rtols or (task.spec.rtol,)):
+        default_atol = rtol if request.rtols else task.spec.atol
+        spec = replace(
+            task.spec,
+            solver=solver,
+            rtol=rtol,
+            atol=default_atol if request.atol is None else request.atol,
+            first_step=request.first_step,
+            max_steps=task.spec.max_steps if request.max_steps is None else request.max_steps,
+            dtype=request.dtype,
+        )
+        specs.append(spec)
+    return specs

@@ -1,0 +1,51 @@
+"""Peak memory of one call above the idle process.
+
+On a CPU memray counts every allocation of Python, torch and XLA alike and repeats to the byte, where the resident set
+moves by several per cent and counts pages that the allocator merely keeps.
+"""
+
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+
+def peak_bytes(call: Callable[[], object]) -> int | None:
+    """Highest number of bytes allocated at once during a call and not before it, or None where memray does not run.
+
+    The call must have run once before, so that caches and thread pools are not counted.
+    """
+    if sys.platform == "win32":
+        return None
+    from memray import FileReader, Tracker  # noqa: PLC0415  memray exists on Linux and macOS only
+
+    gc.collect()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "allocations"
+        with Tracker(file):
+            call()
+        return int(FileReader(file).metadata.peak_memory)
+
+
+def peak_resident_bytes() -> int | None:
+    """Highest resident set of this process since it began, or None where `/proc` does not tell.
+
+    `VmHWM` begins anew with the process; `ru_maxrss` would inherit the parent's.
+    """
+    return _status_bytes("VmHWM")
+
+
+def data_bytes() -> int | None:
+    """Private writable memory of this process, which `RLIMIT_DATA` limits, or None where `/proc` does not tell."""
+    return _status_bytes("VmData")
+
+
+def _status_bytes(name: str) -> int | None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    for line in status.read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,97 @@
+"""Cells, their stable ids, and the groups in which they are compared."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from nodebench.problem import SolverSpec
+from nodebench.tasks.base import Preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One measurement: task x model x backend x solver spec x device x seed.
+
+    Attributes:
+        task: Task in its canonical spelling, options included.
+        model: Network of the task.
+        backend: Gradient method in its canonical spelling; None for a model that solves no ODE.
+        framework: Framework the cell runs in.
+        spec: Solver spec; its `first_step` is None where the harness chooses it.
+        device: `cpu` or `cuda`.
+        threads: Threads of the worker.
+        seed: Seed of weights, data order and noise.
+        preset: Training budget.
+        batch_size: Examples in a step.
+    """
+
+    task: str
+    model: str
+    backend: str | None
+    framework: str
+    spec: SolverSpec
+    device: str
+    threads: int
+    seed: int
+    preset: Preset
+    batch_size: int
+
+    @property
+    def cell_id(self) -> str:
+        """Hash of the settings, 12 hexadecimal digits; the same on every machine."""
+        return _digest(asdict(self))
+
+    @property
+    def label(self) -> str:
+        """What a person calls it: task/model/backend, with the tolerance."""
+        parts = [self.task, self.model, self.backend or "no backend"]
+        return "/".join(parts) + (f" rtol {self.spec.rtol:g}" if self.backend else "")
+
+    @property
+    def comparison(self) -> str:
+        """Key of the group it is compared in: all that must be equal for a comparison to mean something."""
+        settings = asdict(self)
+        del settings["backend"], settings["framework"]
+        return _digest(settings)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run sets out to measure.
+
+    Attributes:
+        cells: The cells in the order in which they are measured.
+        measure: `gradient`, `training` or `both`.
+    """
+
+    cells: tuple[Cell, ...]
+    measure: str
+
+    @property
+    def plan_id(self) -> str:
+        """Hash by which `--resume` finds an interrupted run of the same plan."""
+        return _digest([self.measure, [cell.cell_id for cell in self.cells]])
+
+    @property
+    def groups(self) -> list[tuple[Cell, ...]]:
+        """The cells that are compared with each other, in order."""
+        return group(self.cells)
+
+
+def group(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
+    """Collect cells that differ in nothing but the gradient method, keeping their order."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.comparison, []).append(cell)
+    return [tuple(members) for members in groups.values()]
+
+
+def _digest(settings: object) -> str:
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def unique(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Cells without repetitions, in order."""
+    return tuple({cell.cell_id: cell for cell in cells}.values())

@@ -1,0 +1,148 @@
+"""The runner's end of a worker: start it, ask it, and know how it died."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure
+
+STDERR_LINES = 20
+"""How much of a dead worker's standard error is kept."""
+
+
+class WorkerError(Exception):
+    """A worker's command failed, or the worker died or was killed for taking too long.
+
+    Args:
+        failure: The status and reason for the record.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        Exception.__init__(self, failure.reason)
+        self.failure = failure
+
+
+class WorkerProcess:
+    """A live worker. It runs in a session of its own, so that it and all it started can be killed together.
+
+    Args:
+        assignment: The cell it measures.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        ours, theirs = socket.socketpair()
+        self._output = TemporaryFile()  # noqa: SIM115  lives as long as the worker
+        self._oom_kills = _oom_kills()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "nodebench.bench.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            start_new_session=True,
+            env=_environment(assignment),
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        self._connection.send(assignment)
+
+    def ask(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+        on_progress: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Send a command and wait for its answer.
+
+        Args:
+            command: Name of a method in `Worker.commands`.
+            arguments: Its keyword arguments.
+            timeout_s: Seconds after which the worker is killed; None to wait for ever.
+            on_progress: Called with what the worker reports on the way.
+
+        Raises:
+            WorkerError: If the command fails, the worker dies, or the time is over.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            self._connection.send((command, arguments or {}))
+            while True:
+                remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not self._connection.poll(remaining):
+                    self.kill()
+                    reason = f"{command} took longer than {timeout_s:g} s; raise --timeout-s to let it."
+                    raise WorkerError(Failure("timeout", reason, self._last_output()))
+                kind, content = self._connection.recv()
+                if kind == "answer":
+                    return content
+                if kind == "failure":
+                    raise WorkerError(content)
+                if on_progress is not None:
+                    on_progress(content)
+        except (EOFError, ConnectionError) as error:
+            raise WorkerError(self._death(command)) from error
+
+    def stop(self) -> None:
+        """End the worker and everything it started, at once: it holds nothing that is worth waiting for."""
+        self.kill()
+        self._connection.close()
+        self._output.close()
+
+    def kill(self) -> None:
+        """Kill the worker and everything it started; its last output can still be read."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return  # it has already ended, which is what was wanted
+        self._process.wait()
+
+    def _death(self, command: str) -> Failure:
+        code = self._process.wait()
+        output = self._last_output()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        if _oom_kills() > self._oom_kills:
+            return Failure("oom", f"the worker {how} during {command}: the machine ran out of memory.", output)
+        if OUT_OF_MEMORY.search(output):
+            return Failure("oom", f"the worker {how} during {command}: {_matching_line(output)}", output)
+        last = output.strip().splitlines()[-1:] or ["it printed nothing"]
+        return Failure("failed", f"the worker {how} during {command}; last output: {last[0]}", output)
+
+    def _last_output(self) -> str:
+        self._output.seek(0)
+        text = self._output.read().decode(errors="replace")
+        return "\n".join(text.splitlines()[-STDERR_LINES:])
+
+
+def _environment(assignment: Assignment) -> dict[str, str]:
+    """Thread counts and allocators must be set before a framework is imported."""
+    threads = str(assignment.cell.threads)
+    environment = dict(os.environ)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
+        environment[name] = threads
+    flags = f"--xla_cpu_multi_thread_eigen={str(assignment.cell.threads > 1).lower()}"
+    environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}".strip()
+    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    # A plugin in the user's folder is importable there as it is for the user.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(Path.cwd())]))
+    return environment
+
+
+def _oom_kills() -> int:
+    counters = Path("/proc/vmstat")
+    if not counters.exists():
+        return 0
+    return sum(int(line.split()[1]) for line in counters.read_text().splitlines() if line.startswith("oom_kill "))
+
+
+def _matching_line(output: str) -> str:
+    return next(line.strip() for line in reversed(output.splitlines()) if OUT_OF_MEMORY.search(line))

@@ -1,0 +1,200 @@
+"""The runner: drives workers through the measurements of a plan and writes a record per cell.
+
+It prints nothing; what a person may want to see goes to `notify` as events.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nodebench import __version__, registry
+from nodebench.bench.gradient import Event, Figures, GradientGroup, Measured, Settings
+from nodebench.bench.messages import Assignment, ReferenceFile
+from nodebench.bench.plan import Cell, Plan
+from nodebench.bench.process import WorkerError, WorkerProcess
+from nodebench.errors import UserError
+from nodebench.results.record import Record
+from nodebench.results.store import Store, now
+from nodebench.tasks.base import AbstractTask
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Measures a plan into a store.
+
+    Attributes:
+        store: Where records go, one the moment its cell ends.
+        settings: How the plan is measured.
+        notify: Told what happens.
+    """
+
+    store: Store
+    settings: Settings
+    notify: Callable[[Event], None]
+
+    def run(self, plan: Plan, command: str, environment: Mapping[str, Any], *, resume: bool) -> str:
+        """Measure a plan.
+
+        Args:
+            plan: What to measure.
+            command: The command line, for the store.
+            environment: Fingerprint of the machine.
+            resume: Whether to go on with the newest interrupted run of the same plan, where there is one.
+
+        Returns:
+            The id of the run. A `KeyboardInterrupt` leaves a store from which it can be resumed.
+
+        Raises:
+            UserError: If a worker finds the request itself to be wrong.
+        """
+        run_id = (self.store.unfinished(plan.plan_id) if resume else None) or self._begin(plan, command, environment)
+        done = {record.cell_id for record in self.store.records([run_id])}
+        self.notify(Event("run", f"run {run_id}", done=len(done), total=len(plan.cells)))
+        for group in plan.groups:
+            missing = tuple(cell for cell in group if cell.cell_id not in done)
+            if missing:
+                self._group(run_id, group, missing, plan.measure)
+        self.store.finish_run(run_id)
+        return run_id
+
+    def _begin(self, plan: Plan, command: str, environment: Mapping[str, Any]) -> str:
+        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.store.start_run(run_id, command, plan.plan_id, environment, len(plan.cells))
+        return run_id
+
+    def _group(self, run_id: str, group: tuple[Cell, ...], missing: tuple[Cell, ...], measure: str) -> None:
+        kept = self.store.measurements(run_id)
+        cells = [Measured(cell) for cell in missing]
+        gradient = measure != "training" and group[0].backend is not None
+        first_step: float | None = None
+        for measured in cells:
+            measured.figures |= kept.get(measured.cell.cell_id, {})
+        if group[0].backend is not None:
+            first_step = self._first_step_and_gradients(cells, kept, run_id, gradient=gradient)
+        for measured in cells:
+            if measure != "gradient" and measured.ok:
+                self._train(measured, first_step, run_id)
+            self._finish(measured, run_id)
+
+    def _first_step_and_gradients(
+        self, cells: list[Measured], kept: Mapping[str, Any], run_id: str, *, gradient: bool
+    ) -> float | None:
+        reference = self._reference(cells)
+        if reference is None:
+            return None
+        for measured in cells:
+            measured.figures["first_step"] = reference.first_step
+        fresh = [measured for measured in cells if measured.cell.cell_id not in kept]
+        if gradient and fresh:
+            GradientGroup(fresh, reference, self.settings, self.notify).measure()
+            for measured in fresh:
+                self.store.save_measurement(run_id, measured.cell.cell_id, measured.figures)
+        return reference.first_step
+
+    def _reference(self, cells: list[Measured]) -> ReferenceFile | None:
+        """First step and reference gradients from a framework that is installed; the group fails where none is."""
+        failure = None
+        for measured in _one_per_framework(cells):
+            self.notify(Event("cell", "reference gradient", measured.cell))
+            worker = WorkerProcess(Assignment(measured.cell))
+            try:
+                arguments = {"folder": self.store.path.parent / "references", "version": __version__}
+                found: ReferenceFile = worker.ask(
+                    "reference", arguments, timeout_s=self.settings.timeout(measured.cell)
+                )
+            except WorkerError as error:
+                failure = failure or error.failure
+                if error.failure.status is None:
+                    raise UserError(error.failure.reason) from error
+            else:
+                return found
+            finally:
+                worker.stop()
+        assert failure is not None, "a group has at least one cell"
+        for measured in cells:
+            measured.fail(failure)
+        return None
+
+    def _train(self, measured: Measured, first_step: float | None, run_id: str) -> None:
+        cell = measured.cell
+        self.notify(Event("training", "training", cell, 0, 1))
+        folder = self.store.path.parent / "checkpoints" / run_id / cell.cell_id
+        worker = WorkerProcess(Assignment(cell, self.settings.memory_limit_bytes))
+        start = time.monotonic()
+
+        def progress(content: tuple[int, int, float]) -> None:
+            done, total, loss = content
+            self.notify(Event("training", f"training, loss {loss:.4g}", cell, done, total))
+
+        try:
+            trained = worker.ask(
+                "train",
+                {"first_step": first_step, "folder": folder},
+                timeout_s=self.settings.timeout(cell),
+                on_progress=progress,
+            )
+        except WorkerError as error:
+            measured.fail(error.failure)
+        else:
+            notes = measured.figures.get("notes", []) + trained.pop("notes")
+            measured.figures |= {**trained, "notes": notes}
+            _remove(folder)
+        finally:
+            worker.stop()
+            measured.measured_s += time.monotonic() - start
+
+    def _finish(self, measured: Measured, run_id: str) -> None:
+        cell = measured.cell
+        metric = registry.load("task", cell.task, AbstractTask).metric
+        has_metric = measured.figures.get("metric_value") is not None
+        record = Record(
+            run_id=run_id,
+            cell_id=cell.cell_id,
+            created_at=now(),
+            nodebench_version=__version__,
+            task=cell.task,
+            model=cell.model,
+            backend=cell.backend,
+            framework=cell.framework,
+            **(_spec_fields(cell) if cell.backend else {"dtype": cell.spec.dtype}),
+            device=cell.device,
+            threads=cell.threads,
+            batch_size=cell.batch_size,
+            seed=cell.seed,
+            preset=cell.preset,
+            **({"metric_name": metric.name, "metric_unit": metric.unit} if has_metric else {}),
+            metric_direction=metric.direction if has_metric else None,
+            overhead_s=max(0.0, time.monotonic() - measured.began - measured.measured_s),
+            **measured.figures,
+        )
+        self.store.append(record)
+        self.notify(Event("record", record.status, cell, record=record))
+
+
+def _one_per_framework(cells: Sequence[Measured]) -> list[Measured]:
+    # torch first: on a CPU its reference is the faster one.
+    chosen: dict[str, Measured] = {}
+    for measured in cells:
+        chosen.setdefault(measured.cell.framework, measured)
+    return sorted(chosen.values(), key=lambda measured: measured.cell.framework != "torch")
+
+
+def _spec_fields(cell: Cell) -> Figures:
+    spec = cell.spec
+    return {
+        "solver": spec.solver,
+        "rtol": spec.rtol,
+        "atol": spec.atol,
+        "max_steps": spec.max_steps,
+        "dtype": spec.dtype,
+    }
+
+
+def _remove(folder: Path) -> None:
+    for file in folder.glob("*"):
+        file.unlink()
+    folder.rmdir()

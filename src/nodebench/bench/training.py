@@ -1,0 +1,178 @@
+"""Training of a model: epochs, validation, NFE per epoch, and checkpoints from which it goes on exactly.
+
+The order of the data and its augmentation are drawn from (seed, epoch, step) alone, so that a training resumed at any
+step sees what an uninterrupted one would have seen.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nodebench.errors import DivergedError
+from nodebench.frameworks.base import AbstractTrainer, Batch
+from nodebench.problem import Evaluations
+from nodebench.tasks.base import Metric, Recipe, Splits
+
+CHECKPOINT_S = 20.0
+"""Longest time between two checkpoints: what a killed training loses at most, beside the step it was in."""
+
+PROGRESS_S = 0.5
+
+
+@dataclass
+class Progress:
+    """Where a training stands; written beside each checkpoint.
+
+    Attributes:
+        epoch: Epoch at work.
+        step: Steps done in it.
+        loss_sum: Sum of the losses of those steps.
+        train_s: Wall time of all training steps so far, in seconds.
+        history: A mapping per finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    train_s: float = 0.0
+    history: list[dict[str, float | None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that a training needs.
+
+    Attributes:
+        trainer: The model and its optimiser.
+        recipe: How it is trained.
+        splits: The data.
+        metric: What it is judged by.
+        seed: Seed of the data order.
+        folder: Where checkpoints go.
+        count: Counts the evaluations of a gradient step at the present weights; None for a model without an ODE.
+        report: Told now and then how far the training is: done steps, all steps, last loss.
+    """
+
+    trainer: AbstractTrainer
+    recipe: Recipe
+    splits: Splits
+    metric: Metric
+    seed: int
+    folder: Path
+    count: Callable[[], Evaluations] | None
+    report: Callable[[int, int, float], None]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one epoch."""
+        return steps_per_epoch(self.recipe, self.splits.train)
+
+    def run(self) -> Progress:
+        """Train to the end, from the last checkpoint where there is one.
+
+        Raises:
+            DivergedError: If a loss leaves the finite numbers.
+        """
+        progress = _restore(self.trainer, self.folder)
+        while progress.epoch < self.recipe.epochs:
+            self._epoch(progress)
+            self._finish_epoch(progress)
+            _checkpoint(self.trainer, progress, self.folder)
+        return progress
+
+    def evaluate(self, batch: Batch) -> float:
+        """The metric over all examples of a split."""
+        size = self.recipe.evaluation_batch
+        values = np.concatenate([self.trainer.metric(part) for part in _slices(batch, size)]).astype(np.float64)
+        if self.metric.reduction == "root-mean-square":
+            return float(np.sqrt(np.mean(values**2)))
+        return float(np.mean(values))
+
+    def _epoch(self, progress: Progress) -> None:
+        saved = reported = time.perf_counter()
+        total = self.recipe.epochs * self.steps_per_epoch
+        for batch in self._batches(progress.epoch, progress.step):
+            start = time.perf_counter()
+            loss = self.trainer.step(batch)
+            end = time.perf_counter()
+            progress.train_s += end - start
+            progress.step += 1
+            done = progress.epoch * self.steps_per_epoch + progress.step
+            if not math.isfinite(loss):
+                raise DivergedError(f"the training loss became {loss} in step {done} of {total}.")
+            progress.loss_sum += loss
+            if end - reported > PROGRESS_S:
+                self.report(done, total, loss)
+                reported = end
+            if end - saved > CHECKPOINT_S:
+                _checkpoint(self.trainer, progress, self.folder)
+                saved = time.perf_counter()
+
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        examples = _length(self.splits.train)
+        order = np.random.default_rng([self.seed, epoch]).permutation(examples)
+        size = self.recipe.batch_size
+        per_pass = examples // size
+        for step in range(first, self.steps_per_epoch):
+            start = (step % per_pass) * size
+            chosen = order[start : start + size]
+            batch = {name: array[chosen] for name, array in self.splits.train.items()}
+            if self.recipe.augment is not None:
+                batch = dict(self.recipe.augment(batch, np.random.default_rng([self.seed, epoch, step])))
+            yield batch
+
+    def _finish_epoch(self, progress: Progress) -> None:
+        evaluations = self.count() if self.count else None
+        progress.history.append(
+            {
+                "epoch": progress.epoch + 1,
+                "train_loss": progress.loss_sum / progress.step,
+                "validation": self.evaluate(self.splits.validation),
+                "nfe_forward": evaluations.nfe_forward if evaluations else None,
+                "nfe_backward": evaluations.nfe_backward if evaluations else None,
+                "train_s": progress.train_s,
+            }
+        )
+        progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+
+
+def steps_per_epoch(recipe: Recipe, train: Batch) -> int:
+    """Steps in one epoch: the recipe's number, else the full batches of the training data."""
+    return recipe.steps_per_epoch or _length(train) // recipe.batch_size
+
+
+def _length(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _slices(batch: Batch, size: int) -> Iterator[dict[str, np.ndarray]]:
+    for start in range(0, _length(batch), size):
+        yield {name: array[start : start + size] for name, array in batch.items()}
+
+
+def _checkpoint(trainer: AbstractTrainer, progress: Progress, folder: Path) -> None:
+    # The pointer moves last and at once: a kill at any moment leaves a complete older or newer checkpoint.
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"weights-{progress.epoch}-{progress.step}"
+    trainer.save(folder / name)
+    half = folder / "progress.half"
+    half.write_text(json.dumps({"weights": name, "progress": asdict(progress)}))
+    half.replace(folder / "progress.json")
+    for old in folder.glob("weights-*"):
+        if old.name != name:
+            old.unlink()
+
+
+def _restore(trainer: AbstractTrainer, folder: Path) -> Progress:
+    pointer = folder / "progress.json"
+    if not pointer.exists():
+        return Progress()
+    saved: dict[str, Any] = json.loads(pointer.read_text())
+    trainer.restore(folder / saved["weights"])
+    return Progress(**saved["progress"])

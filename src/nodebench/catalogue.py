@@ -1,0 +1,82 @@
+"""What there is to choose from, as rows of text: backends, tasks, models and solvers. Imports no framework."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from nodebench import registry
+from nodebench.solvers.tableau import TABLEAUS
+from nodebench.tasks.base import AbstractTask
+
+Row = dict[str, str]
+"""Text by column name."""
+
+
+def backends() -> list[Row]:
+    """All installed backends."""
+    return [
+        {
+            "name": info.name,
+            "framework": info.framework or "-",
+            "state": info.error or _installed(info.framework),
+            "options": " ".join(f"{key}={value}" for key, value in info.options.items()),
+            "summary": info.summary,
+        }
+        for info in (registry.probe("backend", name) for name in registry.names("backend"))
+    ]
+
+
+def _installed(framework: str | None) -> str:
+    if framework not in ("torch", "jax"):
+        return "ready"
+    return "ready" if find_spec(framework) else f"not installed: pip install 'nodebench[{framework}]'"
+
+
+def _loaded_tasks() -> Iterator[tuple[registry.PluginInfo, AbstractTask | None]]:
+    for name in registry.names("task"):
+        info = registry.probe("task", name)
+        yield info, None if info.error else registry.load("task", name, AbstractTask)
+
+
+def tasks() -> list[Row]:
+    """All installed tasks."""
+    rows = []
+    for info, task in _loaded_tasks():
+        row = {"name": info.name, "state": info.error or "ready"}
+        if task is not None:
+            row |= {
+                "default model": task.default_model,
+                "metric": f"{task.metric.name} [{task.metric.unit}]",
+                "options": " ".join(f"{key}={value}" for key, value in info.options.items()),
+                "data": task.data_source(),
+            }
+        rows.append({**row, "summary": info.summary})
+    return rows
+
+
+def models() -> list[Row]:
+    """All models of the installed tasks."""
+    return [
+        {
+            "name": model,
+            "task": info.name,
+            "frameworks": ", ".join(entry.targets),
+            "backend": "needs one" if entry.uses_backend else "takes none",
+            "summary": entry.summary,
+        }
+        for info, task in _loaded_tasks()
+        if task is not None
+        for model, entry in task.models.items()
+    ]
+
+
+def solvers() -> list[Row]:
+    """All Runge-Kutta methods of our own solver."""
+    return [
+        {
+            "name": method.name,
+            "order": str(method.order),
+            "stages": str(method.n_stages),
+            "steps": "adaptive" if method.adaptive else "fixed",
+        }
+        for method in TABLEAUS.values()
+    ]

@@ -1,0 +1,326 @@
+"""The command line: parse, call, print. Only this module prints, and only it catches `UserError`."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nodebench import __version__, registry
+from nodebench.errors import UnknownNameError, UserError
+
+app = typer.Typer(
+    help="Which gradient method for a neural ODE, and what it costs in error, memory, function evaluations and time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DEFAULT_STORE = Path(".nodebench/results.db")
+
+Many = list[str] | None
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="NODEBENCH_STORE", help="Results store, an SQLite file.", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Records as one JSON array on stdout, all else on stderr.")]
+
+
+def main() -> None:
+    """Entry point: 0 all cells ok, 1 a cell failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {_escape(str(error))}")
+        sys.exit(2)
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        print(f"nodebench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=lambda value: _version(wanted=value), is_eager=True, help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def run(
+    backend: Annotated[
+        Many, typer.Option("--backend", "-b", help="Gradient method, name[option=value]; or `all`.")
+    ] = None,
+    task: Annotated[Many, typer.Option("--task", "-t", help="Task, name[option=value]; or `all`.")] = None,
+    model: Annotated[Many, typer.Option("--model", help="Model of the task; or `all`.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set of the task.")] = None,
+    measure: Annotated[str, typer.Option(help="gradient, training or both.")] = "both",
+    preset: Annotated[str, typer.Option(help="Budget: smoke, quick, standard or paper.")] = "quick",
+    solver: Annotated[Many, typer.Option(help="Runge-Kutta method.")] = None,
+    rtol: Annotated[Many, typer.Option(help="Relative tolerance.")] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute tolerance; equal to --rtol where only that is given.")
+    ] = None,
+    first_step: Annotated[
+        float | None, typer.Option(help="First step; every step of a fixed-step solver (default: 20 in all).")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Step limit of one solve.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a step; the recipe's by default.")] = None,
+    seed: Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of a worker; all cores by default.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")
+    ] = None,
+    budget_s: Annotated[float | None, typer.Option(help="Timing budget of a cell, in seconds.")] = None,
+    precision: Annotated[
+        float, typer.Option(help="Relative half width of a ratio's interval at which timing ends.")
+    ] = 0.05,
+    timeout_s: Annotated[float | None, typer.Option(help="Longest pass of a cell, in seconds.")] = None,
+    memory_limit_gib: Annotated[
+        float | None, typer.Option(help="What a worker may allocate beyond its idle size, in GiB.")
+    ] = None,
+    max_grad_error: Annotated[
+        float, typer.Option(help="Relative gradient error above which a cell is `wrong_gradient`.")
+    ] = 0.1,
+    resume: Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured and stop.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure backends on tasks: the gradient step, the training, or both."""
+    # Imported here: `--help` and `list` must answer at once.
+    from nodebench.bench.gradient import Settings  # noqa: PLC0415
+    from nodebench.bench.matrix import Request, plan  # noqa: PLC0415
+    from nodebench.tasks.base import Preset  # noqa: PLC0415
+
+    request = Request(
+        backends=_split(backend),
+        tasks=_split(task),
+        models=_split(model),
+        solvers=_split(solver),
+        rtols=tuple(_number("--rtol", text) for text in _split(rtol)),
+        atol=atol,
+        first_step=first_step,
+        max_steps=max_steps,
+        dtype=dtype,
+        device=device,
+        seeds=tuple(int(_number("--seed", text, whole=True)) for text in _split(seed)) or (0,),
+        threads=threads,
+        preset=cast(Preset, preset),  # checked by `plan`, which knows the near names
+        batch_size=batch_size,
+        dataset=dataset,
+        measure=measure,
+    )
+    settings = Settings(
+        rounds=rounds,
+        budget_s=budget_s,
+        timeout_s=timeout_s,
+        precision=precision,
+        max_grad_error=max_grad_error,
+        memory_limit_bytes=None if memory_limit_gib is None else int(memory_limit_gib * 2**30),
+    )
+    planned = plan(request)
+    if dry_run:
+        _print_plan(planned, as_json=as_json)
+        return
+    records = _measure(planned, settings, store, resume=resume, as_json=as_json)
+    _print_records(records, as_json=as_json)
+    raise typer.Exit(0 if all(record.status == "ok" for record in records) else 1)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str | None, typer.Argument(help="backends, tasks, models, solvers or runs; all but runs by default.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what there is to choose from, and the runs in the store."""
+    from nodebench import catalogue  # noqa: PLC0415
+
+    listings: dict[str, Callable[[], list[dict[str, str]]]] = {
+        "backends": catalogue.backends,
+        "tasks": catalogue.tasks,
+        "models": catalogue.models,
+        "solvers": catalogue.solvers,
+        "runs": lambda: _runs(store),
+    }
+    if what is not None and what not in listings:
+        raise UnknownNameError("list", what, listings)
+    chosen = [what] if what else [name for name in listings if name != "runs"]
+    rows = {name: listings[name]() for name in chosen}
+    if as_json:
+        print(json.dumps(rows[what] if what else rows, indent=2))
+        return
+    for name in chosen:
+        _console().print(_listing(name, rows[name]))
+
+
+@app.command()
+def show(
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or `latest`.")
+    ] = "latest",
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the records of a run and the machine they were taken on."""
+    opened = _open(store)
+    found = opened.run(run_id)
+    records = opened.records([found.run_id])
+    if not as_json:
+        state = found.finished_at or "not finished: go on with --resume"
+        _console().print(f"run {found.run_id}: {_escape(found.command)}\nbegan {found.created_at}, ended {state}")
+        _print_environment(found.environment)
+    _print_records(records, as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Show versions, devices and where the data would come from, and how to mend what is missing."""
+    from nodebench import catalogue  # noqa: PLC0415
+    from nodebench.bench.machine import fingerprint, frameworks  # noqa: PLC0415
+
+    environment = fingerprint()
+    found = frameworks()
+    sources = {row["name"]: row["data"] for row in catalogue.tasks() if "data" in row}
+    if as_json:
+        print(json.dumps({"environment": environment, "frameworks": found, "data": sources}, indent=2))
+        return
+    _print_environment(environment)
+    for name, state in found.items():
+        _console().print(f"{name}: {_escape(state)}")
+    for name, source in sources.items():
+        _console().print(f"data of {name}: {_escape(source)}")
+
+
+def _split(values: Many) -> tuple[str, ...]:
+    return tuple(item for value in values or [] for item in registry.split_list(value))
+
+
+def _number(option: str, text: str, *, whole: bool = False) -> float:
+    try:
+        return int(text) if whole else float(text)
+    except ValueError:
+        raise UserError(f"`{option}` must be a {'whole ' if whole else ''}number; got {text!r}.") from None
+
+
+def _measure(planned: Any, settings: Any, path: Path, *, resume: bool, as_json: bool) -> list[Any]:
+    from nodebench.bench.machine import fingerprint  # noqa: PLC0415
+    from nodebench.bench.runner import Runner  # noqa: PLC0415
+    from nodebench.progress import display  # noqa: PLC0415
+    from nodebench.results.store import Store  # noqa: PLC0415
+
+    opened = Store(path)
+    command = shlex.join(["nodebench", *sys.argv[1:]])
+    with display(_console(err=as_json), len(planned.cells)) as notify:
+        try:
+            run_id = Runner(opened, settings, notify).run(planned, command, fingerprint(), resume=resume)
+        except KeyboardInterrupt:
+            notify.interrupted()
+            raise typer.Exit(130) from None
+    return opened.records([run_id])
+
+
+def _open(path: Path) -> Any:
+    from nodebench.results.store import Store  # noqa: PLC0415
+
+    if not path.is_file():
+        raise UserError(f"there is no store at `{path}`; `nodebench run` makes one, or name another with --store.")
+    return Store(path)
+
+
+def _console(*, err: bool = False) -> Console:
+    # A pipe has no width; a table must not be folded to 80 columns for want of one.
+    console = Console(stderr=err, highlight=False)
+    return console if console.is_terminal else Console(stderr=err, highlight=False, width=200)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape  # noqa: PLC0415
+
+    return escape(text)
+
+
+def _print_plan(planned: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{"cell_id": cell.cell_id, **_plain(cell)} for cell in planned.cells], indent=2))
+        return
+    table = Table(
+        title=f"{len(planned.cells)} cells, {len(planned.groups)} groups timed in turns; measure: {planned.measure}"
+    )
+    for name in ("cell", "task", "model", "backend", "solver", "rtol", "batch", "seed", "preset"):
+        table.add_column(name)
+    for cell in planned.cells:
+        numbers = (f"{cell.spec.rtol:g}", str(cell.batch_size), str(cell.seed))
+        table.add_row(cell.cell_id, cell.task, cell.model, cell.backend or "-", cell.spec.solver, *numbers, cell.preset)
+    _console().print(table)
+
+
+def _plain(cell: Any) -> dict[str, Any]:
+    from dataclasses import asdict  # noqa: PLC0415
+
+    return asdict(cell)
+
+
+def _print_records(records: list[Any], *, as_json: bool) -> None:
+    from nodebench.reports.tables import failure_table, gradient_tables, training_table  # noqa: PLC0415
+
+    if as_json:
+        print(json.dumps([record.to_dict() for record in records], indent=2))
+        return
+    console = _console()
+    for table in [*gradient_tables(records), training_table(records), failure_table(records)]:
+        if table is not None:
+            console.print(table)
+    for note in sorted({note for record in records for note in record.notes}):
+        console.print(f"note: {_escape(note)}")
+
+
+def _print_environment(environment: Any) -> None:
+    console = _console()
+    memory = environment["memory_bytes"]
+    size = "" if memory is None else f", {memory / 2**30:.3g} GiB"
+    console.print(f"{environment['cpu']}, {environment['cores']} cores{size}; GPU: {environment['gpu'] or 'none'}")
+    console.print(f"{environment['system']}, Python {environment['python']}")
+    console.print(
+        ", ".join(f"{name} {version or 'not installed'}" for name, version in environment["libraries"].items())
+    )
+
+
+def _listing(title: str, rows: list[dict[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        table.add_column(name, no_wrap=name == "name", overflow="fold")
+    for row in rows:
+        table.add_row(*(_escape(row.get(name, "")) for name in names))
+    return table
+
+
+def _runs(store: Path) -> list[dict[str, str]]:
+    return [
+        {
+            "name": found.run_id,
+            "began": found.created_at,
+            "state": "finished" if found.finished_at else "interrupted or running",
+            "records": f"{found.n_records} of {found.n_cells}",
+            "command": found.command,
+        }
+        for found in _open(store).runs()
+    ]

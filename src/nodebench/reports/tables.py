@@ -1,0 +1,132 @@
+"""Tables of records for a terminal."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.table import Table
+
+from nodebench.results.record import Record
+
+ABSENT = "-"
+"""What stands where a figure was not measured."""
+
+Column = tuple[str, Callable[[Record], str]]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits, or `ABSENT`."""
+    return ABSENT if value is None else f"{value:.{digits}g}"
+
+
+def count(value: int | None) -> str:
+    """A whole number, or `ABSENT`."""
+    return ABSENT if value is None else str(value)
+
+
+def mebibytes(value: int | None) -> str:
+    """Bytes as MiB, or `ABSENT`."""
+    return ABSENT if value is None else f"{value / 2**20:.4g}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Seconds as ms, or `ABSENT`."""
+    return ABSENT if value is None else f"{1000 * value:.4g}"
+
+
+def interval(low: float | None, high: float | None, scale: float = 1.0) -> str:
+    """An interval in brackets, or `ABSENT`."""
+    return ABSENT if low is None or high is None else f"[{scale * low:.3g}, {scale * high:.3g}]"
+
+
+def gradient_tables(records: Iterable[Record]) -> list[Table]:
+    """One table for each group of records whose gradients were compared with each other."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        if record.backend is not None and _has_gradient(record):
+            groups.setdefault(_comparison(record), []).append(record)
+    return [_table(_gradient_title(group[0]), GRADIENT_COLUMNS, group) for group in groups.values()]
+
+
+def training_table(records: Iterable[Record]) -> Table | None:
+    """One table of all trained models, or None where none was trained."""
+    trained = [record for record in records if record.metric_value is not None]
+    return _table("training", TRAINING_COLUMNS, trained) if trained else None
+
+
+def failure_table(records: Iterable[Record]) -> Table | None:
+    """One table of all cells that did not end well, with the reasons, or None where there is none."""
+    failed = [record for record in records if record.status != "ok"]
+    return _table("not ok", FAILURE_COLUMNS, failed) if failed else None
+
+
+def _nfe_history(record: Record) -> str:
+    if not record.history or record.history[0]["nfe_forward"] is None:
+        return ABSENT
+    return " ".join(f"{entry['nfe_forward']}+{entry['nfe_backward']}" for entry in record.history[-8:])
+
+
+GRADIENT_COLUMNS: Sequence[Column] = (
+    ("backend", lambda r: r.backend or ABSENT),
+    ("status", lambda r: r.status),
+    ("err dparams", lambda r: number(r.grad_error_params, 2)),
+    ("err dy0", lambda r: number(r.grad_error_y0, 2)),
+    ("NFE f+b", lambda r: ABSENT if r.nfe_forward is None else f"{r.nfe_forward}+{r.nfe_backward}"),
+    ("VJPs", lambda r: count(r.n_vjps)),
+    ("steps", lambda r: ABSENT if r.n_accepted is None else f"{r.n_accepted}+{r.n_rejected}r"),
+    ("peak MiB", lambda r: mebibytes(r.peak_memory_bytes)),
+    ("step ms", lambda r: milliseconds(r.step_s)),
+    ("95 % ms", lambda r: interval(r.step_s_low, r.step_s_high, 1000)),
+    ("ratio", lambda r: number(r.ratio)),
+    ("95 %", lambda r: interval(r.ratio_low, r.ratio_high)),
+    ("first s", lambda r: number(r.first_step_s)),
+)
+
+TRAINING_COLUMNS: Sequence[Column] = (
+    ("task", lambda r: r.task),
+    ("model", lambda r: r.model),
+    ("backend", lambda r: r.backend or ABSENT),
+    ("data", lambda r: r.dataset or ABSENT),
+    ("metric", lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {r.metric_unit}"),
+    ("params", lambda r: count(r.n_params)),
+    ("steps", lambda r: count(r.train_steps)),
+    ("train s", lambda r: number(r.train_s)),
+    ("peak RSS MiB", lambda r: mebibytes(r.train_peak_bytes)),
+    ("NFE f+b by epoch", _nfe_history),
+)
+
+FAILURE_COLUMNS: Sequence[Column] = (
+    ("task", lambda r: r.task),
+    ("model", lambda r: r.model),
+    ("backend", lambda r: r.backend or ABSENT),
+    ("status", lambda r: r.status),
+    ("reason", lambda r: r.reason or ABSENT),
+)
+
+
+def _table(title: str, columns: Sequence[Column], records: Sequence[Record]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name, _ in columns:
+        # A long name folds rather than losing its end.
+        table.add_column(name, overflow="fold", no_wrap=name in ("backend", "status", "task", "model"))
+    for record in records:
+        table.add_row(*(text(record) for _, text in columns), style=None if record.status == "ok" else "red")
+    return table
+
+
+def _has_gradient(record: Record) -> bool:
+    return record.first_step_s is not None or record.status != "ok"
+
+
+def _comparison(record: Record) -> tuple[object, ...]:
+    return (
+        record.run_id, record.task, record.model, record.solver, record.rtol, record.atol, record.dtype, record.device,
+        record.threads, record.batch_size, record.seed, record.preset,
+    )  # fmt: skip
+
+
+def _gradient_title(record: Record) -> str:
+    return (
+        f"{record.task} {record.model}: one gradient step; batch {record.batch_size}, {record.solver}, "
+        f"rtol {number(record.rtol)}, atol {number(record.atol)}, first step {number(record.first_step)}, "
+        f"{record.dtype}, {record.device}, "
+        f"{record.threads} threads, seed {record.seed}"
+    )

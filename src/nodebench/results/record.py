@@ -1,0 +1,168 @@
+"""The immutable row a cell leaves behind, failures included.
+
+Schema history (the number is kept in the store's `PRAGMA user_version`):
+1  first release.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from types import UnionType
+from typing import Any, Literal, get_args, get_type_hints
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "failed", "timeout", "oom", "diverged", "wrong_gradient", "unsupported", "not_installed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One measured cell. A field that was not measured is None, never zero; units are in the names.
+
+    Attributes:
+        run_id: The run it belongs to.
+        cell_id: Hash of the cell's settings; equal settings have equal ids in every run and on every machine.
+        created_at: When the row was written, UTC, ISO 8601.
+        nodebench_version: Version that measured it.
+        task: Task with its options.
+        model: Network of the task.
+        dataset: The data set that was really used.
+        backend: Gradient method with its options; None for a model that solves no ODE.
+        framework: `torch` or `jax`.
+        solver: Runge-Kutta method.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        first_step: Length of the first step handed to every backend (of every step, for a fixed-step method).
+        max_steps: Limit of steps in one solve; diffrax's memory follows it.
+        dtype: Floating-point type.
+        device: `cpu` or `cuda`.
+        threads: Threads of the worker.
+        batch_size: Examples in a step.
+        seed: Seed of weights, data order and noise.
+        preset: The training budget.
+        status: How the cell ended.
+        reason: Why, in one sentence; None when `ok`.
+        notes: What a reader must know of the figures, for example that a data set is a stand-in.
+        n_params: Trainable parameters of the model.
+        loss: Loss of the gradient measurement.
+        grad_error_params: Relative L2 error of d/dparams against the reference.
+        grad_error_y0: Relative L2 error of d/dy0 against the reference.
+        reference: What the reference is and how accurate it says it is.
+        nfe_forward: Field evaluations of the forward solve.
+        nfe_backward: Field evaluations of the backward pass.
+        n_vjps: Vector-Jacobian products of the field.
+        n_accepted: Accepted steps of the forward solve.
+        n_rejected: Rejected steps of the forward solve.
+        peak_memory_bytes: Peak of one gradient step above the idle process.
+        saved_bytes: Bytes kept for the backward pass (torch: saved tensors; JAX: XLA's temporary and output buffers).
+        first_step_s: The first gradient step, compilation and warm-up included, in seconds.
+        forward_s: Median time of the forward solve and loss.
+        backward_s: Median time of the backward pass.
+        step_s: Median time of a gradient step.
+        step_s_low: Lower end of its 95 % interval.
+        step_s_high: Upper end of its 95 % interval.
+        cpu_s: Median CPU time of a gradient step, all threads together.
+        n_rounds: Rounds that were timed.
+        stopped_by: What ended the rounds: `precision`, `rounds` or `budget`.
+        ratio: Median over the rounds of `step_s` relative to the control's in the same round.
+        ratio_low: Lower end of its 95 % interval.
+        ratio_high: Upper end of its 95 % interval.
+        control: `backend` of the control cell.
+        metric_name: Name of the task's metric.
+        metric_value: Its value on held-out data.
+        metric_unit: Its unit.
+        metric_direction: `lower` or `higher` is better.
+        diagnostics: Further figures of the trained model by name.
+        train_s: Wall time of training steps, in seconds.
+        train_steps: Optimiser steps.
+        train_peak_bytes: Highest resident set of the training process, in bytes.
+        epochs: Finished epochs.
+        history: A mapping per epoch: `epoch`, `train_loss`, `validation`, `nfe_forward`, `nfe_backward`, `train_s`.
+        overhead_s: Wall time of the cell outside measured work, in seconds.
+    """
+
+    run_id: str
+    cell_id: str
+    created_at: str
+    nodebench_version: str
+    task: str
+    model: str
+    dataset: str | None = None
+    backend: str | None = None
+    framework: str | None = None
+    solver: str | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    first_step: float | None = None
+    max_steps: int | None = None
+    dtype: str
+    device: str
+    threads: int
+    batch_size: int | None = None
+    seed: int
+    preset: str
+    status: Status
+    reason: str | None = None
+    notes: list[str] = field(default_factory=list)
+    n_params: int | None = None
+    loss: float | None = None
+    grad_error_params: float | None = None
+    grad_error_y0: float | None = None
+    reference: str | None = None
+    nfe_forward: int | None = None
+    nfe_backward: int | None = None
+    n_vjps: int | None = None
+    n_accepted: int | None = None
+    n_rejected: int | None = None
+    peak_memory_bytes: int | None = None
+    saved_bytes: int | None = None
+    first_step_s: float | None = None
+    forward_s: float | None = None
+    backward_s: float | None = None
+    step_s: float | None = None
+    step_s_low: float | None = None
+    step_s_high: float | None = None
+    cpu_s: float | None = None
+    n_rounds: int | None = None
+    stopped_by: str | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    control: str | None = None
+    metric_name: str | None = None
+    metric_value: float | None = None
+    metric_unit: str | None = None
+    metric_direction: str | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    train_s: float | None = None
+    train_steps: int | None = None
+    train_peak_bytes: int | None = None
+    epochs: int | None = None
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    overhead_s: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON knows it."""
+        return asdict(self)
+
+    def to_row(self) -> dict[str, Any]:
+        """The record as SQLite knows it: lists and mappings as JSON text."""
+        return {name: json.dumps(value) if name in _STRUCTURED else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Record":
+        """The inverse of `to_row`."""
+        return cls(**{f.name: json.loads(row[f.name]) if f.name in _STRUCTURED else row[f.name] for f in fields(cls)})
+
+
+def columns() -> dict[str, str]:
+    """Column names of the records table with their SQLite types."""
+    return {name: _sql_type(hint) for name, hint in get_type_hints(Record).items()}
+
+
+def _sql_type(hint: Any) -> str:
+    alternatives = [a for a in get_args(hint) if a is not type(None)] if isinstance(hint, UnionType) else [hint]
+    return {int: "INTEGER", float: "REAL"}.get(alternatives[0], "TEXT")
+
+
+_STRUCTURED = frozenset({"notes", "diagnostics", "history"})

@@ -1,0 +1,180 @@
+"""The results store: one SQLite file in WAL mode, written a row at a time, safe for several runs at once."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nodebench.errors import StoreError, UnknownNameError
+from nodebench.results.record import SCHEMA_VERSION, Record, columns
+
+BUSY_TIMEOUT_S = 60.0
+"""How long a writer waits for another one."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One invocation.
+
+    Attributes:
+        run_id: Its name, made of its start time and a random part.
+        created_at: When it began, UTC, ISO 8601.
+        finished_at: When it ended; None for a run that was interrupted or still goes on.
+        command: The command line.
+        plan: Hash of what it set out to measure; `--resume` looks for it.
+        environment: Fingerprint of the machine and its software.
+        n_cells: Cells it set out to measure.
+        n_records: Cells it has measured.
+    """
+
+    run_id: str
+    created_at: str
+    finished_at: str | None
+    command: str
+    plan: str
+    environment: Mapping[str, Any]
+    n_cells: int
+    n_records: int
+
+
+class Store:
+    """A results store.
+
+    Args:
+        path: The SQLite file; made, with its folder, when it does not exist.
+
+    Raises:
+        StoreError: If the file cannot be made, read or written, or has the schema of a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._connection() as db:
+                self._create_or_check(db)
+        except OSError as error:
+            raise StoreError(f"the store `{path}` cannot be made: {error.strerror or error}.") from error
+
+    def start_run(self, run_id: str, command: str, plan: str, environment: Mapping[str, Any], n_cells: int) -> None:
+        """Enter a run that has begun."""
+        values = (run_id, now(), command, plan, json.dumps(environment), n_cells)
+        with self._connection() as db:
+            db.execute(
+                "INSERT INTO runs (run_id, created_at, command, plan, environment, n_cells) VALUES (?, ?, ?, ?, ?, ?)",
+                values,
+            )
+
+    def finish_run(self, run_id: str) -> None:
+        """Mark a run as complete and drop what only a resumption would need."""
+        with self._connection() as db:
+            db.execute("UPDATE runs SET finished_at = ? WHERE run_id = ?", (now(), run_id))
+            db.execute("DELETE FROM measurements WHERE run_id = ?", (run_id,))
+
+    def unfinished(self, plan: str) -> str | None:
+        """The newest interrupted run of a plan."""
+        with self._connection() as db:
+            row = db.execute(
+                "SELECT run_id FROM runs WHERE plan = ? AND finished_at IS NULL ORDER BY created_at DESC LIMIT 1",
+                (plan,),
+            ).fetchone()
+        return row["run_id"] if row else None
+
+    def append(self, record: Record) -> None:
+        """Write one record, durable when this returns. A cell has one row in a run."""
+        row = record.to_row()
+        names = ", ".join(row)
+        marks = ", ".join(f":{name}" for name in row)
+        with self._connection() as db:
+            db.execute(f"INSERT INTO records ({names}) VALUES ({marks})", row)
+
+    def save_measurement(self, run_id: str, cell_id: str, payload: Mapping[str, Any]) -> None:
+        """Keep a gradient measurement whose cell still has to train, for a resumption."""
+        with self._connection() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO measurements (run_id, cell_id, payload) VALUES (?, ?, ?)",
+                (run_id, cell_id, json.dumps(payload)),
+            )
+
+    def measurements(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """The kept gradient measurements of a run by cell."""
+        with self._connection() as db:
+            rows = db.execute("SELECT cell_id, payload FROM measurements WHERE run_id = ?", (run_id,)).fetchall()
+        return {row["cell_id"]: json.loads(row["payload"]) for row in rows}
+
+    def records(self, run_ids: Sequence[str] | None = None) -> list[Record]:
+        """Records of the named runs, or of all, in the order they were written."""
+        where, values = "", list(run_ids or ())
+        if run_ids is not None:
+            where = f"WHERE run_id IN ({', '.join('?' * len(values))})"
+        with self._connection() as db:
+            rows = db.execute(f"SELECT * FROM records {where} ORDER BY rowid", values).fetchall()
+        return [Record.from_row(row) for row in rows]
+
+    def runs(self) -> list[Run]:
+        """All runs, oldest first."""
+        with self._connection() as db:
+            rows = db.execute(
+                "SELECT runs.*, (SELECT COUNT(*) FROM records WHERE records.run_id = runs.run_id) AS n_records "
+                "FROM runs ORDER BY created_at, rowid"
+            ).fetchall()
+        return [Run(**{**dict(row), "environment": json.loads(row["environment"])}) for row in rows]
+
+    def run(self, name: str) -> Run:
+        """A run by its id, the beginning of it, or `latest`.
+
+        Raises:
+            UnknownNameError: If no run, or more than one, answers to the name.
+        """
+        runs = self.runs()
+        if name == "latest" and runs:
+            return runs[-1]
+        found = [run for run in runs if run.run_id.startswith(name)]
+        exact = [run for run in found if run.run_id == name]
+        if len(exact or found) != 1:
+            raise UnknownNameError("run", name, [run.run_id for run in runs])
+        return (exact or found)[0]
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        # A connection a call: cheap beside a measurement, and nothing to leave open when a run is interrupted.
+        try:
+            with closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)) as db:
+                db.row_factory = sqlite3.Row
+                db.execute("PRAGMA journal_mode = WAL")
+                with db:
+                    yield db
+        except sqlite3.Error as error:
+            raise StoreError(f"the store `{self.path}` cannot be used: {error}.") from error
+
+    def _create_or_check(self, db: sqlite3.Connection) -> None:
+        db.execute("BEGIN IMMEDIATE")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"the store `{self.path}` has schema {version}, this nodebench knows {SCHEMA_VERSION}; "
+                "use a newer nodebench, or another store with --store."
+            )
+        if version == 0:
+            for statement in _schema():
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def now() -> str:
+    """The present moment, UTC, ISO 8601 to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _schema() -> Iterator[str]:
+    record_columns = ", ".join(f"{name} {kind}" for name, kind in columns().items())
+    yield f"CREATE TABLE records ({record_columns}, PRIMARY KEY (run_id, cell_id))"
+    yield (
+        "CREATE TABLE runs (run_id TEXT PRIMARY KEY, created_at TEXT, finished_at TEXT, command TEXT, plan TEXT, "
+        "environment TEXT, n_cells INTEGER)"
+    )
+    yield "CREATE TABLE measurements (run_id TEXT, cell_id TEXT, payload TEXT, PRIMARY KEY (run_id, cell_id))"

@@ -1,0 +1,301 @@
+"""Fakes for tests of the harness: a framework, a task and a backend that need no torch and no JAX.
+
+They fail on demand, and enter by the same door as any plugin: `nodebench run -b nodebench.testing:FakeBackend -t
+nodebench.testing:FakeTask`.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from nodebench.backends.base import AbstractBackend
+from nodebench.errors import DivergedError, NotInstalledError
+from nodebench.frameworks.base import (
+    AbstractFramework,
+    AbstractGradientStep,
+    AbstractTrainer,
+    Batch,
+    Optimizer,
+    Solve,
+    Weights,
+)
+from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
+from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
+
+Behaviour = Literal["ok", "raise", "crash", "hang", "memory", "nan", "missing", "unsupported", "wrong"]
+
+
+@dataclass(frozen=True)
+class FakeBackend(AbstractBackend):
+    """Solves dy/dt = a y exactly, and misbehaves as told.
+
+    Attributes:
+        behaviour: `raise`, `crash` (SIGKILL), `hang`, `memory` (asks for far too much), `nan`, `missing` (a library
+        that is
+            not there), `unsupported`, `wrong` (a gradient 50 % off) or `ok`.
+        sleep_s: Duration of one solve, in seconds.
+    """
+
+    framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+    behaviour: Behaviour = "ok"
+    sleep_s: float = 0.0
+
+    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
+        """Whatever its behaviour says."""
+        del problem, spec
+        return "this fake supports nothing." if self.behaviour == "unsupported" else None
+
+    def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
+        """The exact solution, after the misbehaviour."""
+        del spec
+        time.sleep(self.sleep_s)
+        _MISBEHAVIOURS.get(self.behaviour, lambda: None)()
+        growth = field.rate * (1.5 if self.behaviour == "wrong" else 1.0)  # type: ignore[attr-defined]  # a FakeField
+        return np.exp(growth * (times - times[0]))[:, None] * y0
+
+    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
+        """One step per output time."""
+        del field, y0, spec
+        return StepGrid(tuple(float(t) for t in times), 0)
+
+
+def _raise() -> None:
+    raise ValueError("the fake raises as told")
+
+
+def _crash() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang() -> None:
+    time.sleep(3600)
+
+
+def _memory() -> None:
+    np.ones(2**62, dtype=np.uint8)
+
+
+def _nan() -> None:
+    raise DivergedError("the state left the finite numbers at t = 0.5, in step 3.")
+
+
+def _missing() -> None:
+    raise NotInstalledError("nosuchlibrary is not installed; mend it with: pip install nosuchlibrary")
+
+
+_MISBEHAVIOURS: Mapping[str, Callable[[], None]] = {
+    "raise": _raise,
+    "crash": _crash,
+    "hang": _hang,
+    "memory": _memory,
+    "nan": _nan,
+    "missing": _missing,
+}
+
+
+@dataclass(frozen=True)
+class FakeField:
+    """dy/dt = rate * y."""
+
+    rate: float
+
+    def __call__(self, t: Any, y: State) -> State:
+        """The derivative."""
+        del t
+        return self.rate * y  # type: ignore[operator]  # a fake's state is one array
+
+
+@dataclass
+class FakeModel:
+    """One number, the rate; its loss is the sum of the final state."""
+
+    solve: Callable[[Field, State, Array], State] | None = None
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class FakeStep(AbstractGradientStep):
+    """The gradient step of a `FakeModel`, from the solution alone."""
+
+    solve: Solve
+    problem: Problem
+    spec: SolverSpec
+
+    def step(self) -> Gradients:
+        """The gradient of the sum of the final state."""
+        return self.backward(self.forward())
+
+    def forward(self) -> Any:
+        """The solution."""
+        return self.solve(self.problem.field, self.problem.y0, self.problem.times, self.spec)
+
+    def backward(self, state: Any) -> Gradients:
+        """Derivatives read off the solution: of the initial state, and of the rate."""
+        times, y0 = self.problem.times, self.problem.y0
+        loss = float(state[-1].sum())
+        return Gradients(loss, state[-1] / y0, {"rate": np.array((times[-1] - times[0]) * loss)})
+
+    def evaluations(self) -> Evaluations:
+        """Figures that a test can expect."""
+        return Evaluations(7, 5, 3)
+
+    def saved_bytes(self) -> int | None:
+        """A figure that a test can expect."""
+        return 64
+
+
+@dataclass
+class FakeTrainer(AbstractTrainer):
+    """Moves the rate towards the mean of the data; slow, diverging or dying on demand through the batch."""
+
+    model: FakeModel
+    learning_rate: float
+
+    def step(self, batch: Batch) -> float:
+        """One step of gradient descent on (rate - x)^2."""
+        time.sleep(float(batch["sleep_s"][0]))
+        difference = self.model.rate - float(batch["x"].mean())
+        self.model.rate -= 2 * self.learning_rate * difference
+        return difference**2
+
+    def metric(self, batch: Batch) -> np.ndarray:
+        """Distance of the rate from each example."""
+        return np.abs(self.model.rate - batch["x"])
+
+    def problem(self, batch: Batch) -> Problem:
+        """The gradient problem at the present rate."""
+        return FakeFramework("cpu", "float64", 1).problem(self.model, batch)
+
+    def save(self, path: Path) -> None:
+        """Write the rate, exactly."""
+        path.write_text(json.dumps(self.model.rate))
+
+    def restore(self, path: Path) -> None:
+        """Read the rate."""
+        self.model.rate = json.loads(path.read_text())
+
+
+class FakeFramework(AbstractFramework):
+    """NumPy, as far as the fakes need it."""
+
+    name: ClassVar[str] = "fake"
+
+    def __init__(self, device: str, dtype: str, threads: int) -> None:
+        del device, threads
+        self.dtype = dtype
+
+    def arrays(self, batch: Batch) -> Mapping[str, Array]:
+        """The batch itself."""
+        return batch
+
+    def build(
+        self, target: str, options: Mapping[str, Any], weights: Weights, solve: Callable[..., State] | None
+    ) -> Any:
+        """A `FakeModel`."""
+        del target, options
+        return FakeModel(solve, float(weights["rate"]))
+
+    def n_params(self, model: Any) -> int:
+        """One."""
+        del model
+        return 1
+
+    def problem(self, model: Any, batch: Batch) -> Problem:
+        """Growth over one unit of time."""
+        return Problem(FakeField(model.rate), batch["x"][:3].astype(self.dtype), np.array([0.0, 1.0]), np.sum)
+
+    def evaluate(self, problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
+        """The field itself."""
+        return problem.field  # type: ignore[return-value]  # a fake's state is a NumPy array
+
+    def flat_state(self, state: State) -> np.ndarray:
+        """The state itself."""
+        return np.ravel(np.asarray(state, dtype=np.float64))
+
+    def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> AbstractGradientStep:
+        """A `FakeStep`."""
+        return FakeStep(solve, problem, spec)
+
+    def trainer(self, model: Any, optimizer: Optimizer, total_steps: int) -> AbstractTrainer:
+        """A `FakeTrainer`."""
+        del total_steps
+        return FakeTrainer(model, optimizer.learning_rate)
+
+    def to_numpy(self, gradients: Gradients) -> Gradients:
+        """The gradients themselves."""
+        return gradients
+
+    def peak_device_bytes(self, call: Callable[[], object]) -> int | None:
+        """None: there is no device."""
+        del call
+        return None
+
+
+@dataclass(frozen=True)
+class FakeTask(AbstractTask):
+    """Growth at a rate that is to be learnt.
+
+    Attributes:
+        train_sleep_s: Duration of a training step, in seconds.
+        diverges: Whether the data make the training diverge.
+    """
+
+    models: ClassVar[Mapping[str, ModelEntry]] = {
+        "growth": ModelEntry({"nodebench.testing:FakeFramework": "nodebench.testing:FakeModel"}, summary="one number"),
+        "constant": ModelEntry(
+            {"nodebench.testing:FakeFramework": "nodebench.testing:FakeModel"}, uses_backend=False, summary="no ODE"
+        ),
+    }
+    default_model: ClassVar[str] = "growth"
+    spec: ClassVar[SolverSpec] = SolverSpec(rtol=1e-3, atol=1e-3)
+    metric: ClassVar[Metric] = Metric("distance", "1", "lower")
+    train_sleep_s: float = 0.0
+    diverges: bool = False
+
+    def data_source(self) -> str:
+        """Drawn from the seed."""
+        return "drawn from the seed"
+
+    def data(self, preset: Preset, seed: int) -> Splits:
+        """Sixty numbers around 0.7."""
+        del preset
+        x = 0.7 + 0.1 * np.random.default_rng(seed).standard_normal(60)
+        train, validation, test = (
+            {"x": part * (np.inf if self.diverges else 1.0), "sleep_s": np.full(len(part), self.train_sleep_s)}
+            for part in np.split(x, [40, 50])
+        )
+        return Splits("fake", train, validation, test)
+
+    def recipe(self, model: str, preset: Preset) -> Recipe:
+        """Three epochs of ten steps."""
+        del model, preset
+        return Recipe(Optimizer("sgd", 0.1), batch_size=4, epochs=3)
+
+    def model_options(self, model: str) -> Mapping[str, Any]:
+        """None."""
+        del model
+        return {}
+
+    def weights(self, model: str, seed: int) -> Weights:
+        """A rate drawn from the seed."""
+        del model
+        return {"rate": np.asarray(np.random.default_rng(seed).uniform(0.1, 1.0))}
+
+    def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
+        """Three numbers that grow for one unit of time."""
+        del batch_size
+        weights = self.weights(model, seed)
+        x = np.array([1.0, 2.0, 3.0])
+
+        def closed_form() -> Gradients:
+            growth = np.exp(weights["rate"])
+            return Gradients(growth * x.sum(), growth * np.ones(3), {"rate": growth * x.sum()})
+
+        return GradientInputs(weights, {"x": x}, closed_form, dataset="fake")
