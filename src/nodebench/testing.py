@@ -169,6 +169,10 @@ class FakeTrainer(AbstractTrainer):
         """Distance of the rate from each example."""
         return np.abs(self.model.rate - batch["x"])
 
+    def diagnostics(self, batch: Batch) -> Mapping[str, np.ndarray]:
+        """The examples themselves."""
+        return {"value": batch["x"]}
+
     def problem(self, batch: Batch) -> Problem:
         """The gradient problem at the present rate."""
         return FakeFramework("cpu", "float64", 1).problem(self.model, batch)
@@ -258,6 +262,11 @@ class FakeTask(AbstractTask):
     metric: ClassVar[Metric] = Metric("distance", "1", "lower")
     train_sleep_s: float = 0.0
     diverges: bool = False
+
+    @property
+    def diagnostics(self) -> tuple[Metric, ...]:
+        """The mean of the examples."""
+        return (Metric("value", "1", "lower"),)
 
     def data_source(self) -> str:
         """Drawn from the seed."""

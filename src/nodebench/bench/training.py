@@ -7,7 +7,7 @@ step sees what an uninterrupted one would have seen.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,19 @@ class Training:
 
     def evaluate(self, batch: Batch) -> float:
         """The metric over all examples of a split."""
+        return _reduced(self.metric, [self.trainer.metric(part) for part in self._parts(batch)])
+
+    def diagnose(self, batch: Batch, diagnostics: Sequence[Metric]) -> dict[str, float]:
+        """Further figures over all examples of a split, by name."""
+        if not diagnostics:
+            return {}
+        values = [self.trainer.diagnostics(part) for part in self._parts(batch)]
+        return {metric.name: _reduced(metric, [value[metric.name] for value in values]) for metric in diagnostics}
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
         size = self.recipe.evaluation_batch
-        values = np.concatenate([self.trainer.metric(part) for part in _slices(batch, size)]).astype(np.float64)
-        if self.metric.reduction == "root-mean-square":
-            return float(np.sqrt(np.mean(values**2)))
-        return float(np.mean(values))
+        for start in range(0, _length(batch), size):
+            yield {name: array[start : start + size] for name, array in batch.items()}
 
     def _epoch(self, progress: Progress) -> None:
         saved = reported = time.perf_counter()
@@ -151,9 +159,11 @@ def _length(batch: Batch) -> int:
     return len(next(iter(batch.values())))
 
 
-def _slices(batch: Batch, size: int) -> Iterator[dict[str, np.ndarray]]:
-    for start in range(0, _length(batch), size):
-        yield {name: array[start : start + size] for name, array in batch.items()}
+def _reduced(metric: Metric, parts: Sequence[np.ndarray]) -> float:
+    values = np.concatenate(parts).astype(np.float64)
+    if metric.reduction == "root-mean-square":
+        return float(np.sqrt(np.mean(values**2)))
+    return float(np.mean(values))
 
 
 def _checkpoint(trainer: AbstractTrainer, progress: Progress, folder: Path) -> None:

@@ -196,6 +196,7 @@ class Worker:
             "notes": [splits.note] if splits.note else [],
             "n_params": framework.n_params(model),
             "metric_value": _finite(training.evaluate(splits.test), self.task.metric.name),
+            "diagnostics": training.diagnose(splits.test, self.task.diagnostics),
             "train_s": progress.train_s,
             "train_steps": total,
             "train_peak_bytes": memory.peak_resident_bytes(),

@@ -97,6 +97,10 @@ class AbstractTrainer(ABC):
         """The model's metric for each example of a batch, shape `(n,)`, without gradients."""
 
     @abstractmethod
+    def diagnostics(self, batch: Batch) -> Mapping[str, np.ndarray]:
+        """The model's diagnostics for each example of a batch by name, shape `(n,)`, without gradients."""
+
+    @abstractmethod
     def problem(self, batch: Batch) -> Problem:
         """The gradient problem at the present weights."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from nodebench.results.record import Record
@@ -86,6 +87,7 @@ TRAINING_COLUMNS: Sequence[Column] = (
     ("backend", lambda r: r.backend or ABSENT),
     ("data", lambda r: r.dataset or ABSENT),
     ("metric", lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {r.metric_unit}"),
+    ("also", lambda r: ", ".join(f"{name} {number(value, 4)}" for name, value in r.diagnostics.items()) or ABSENT),
     ("params", lambda r: count(r.n_params)),
     ("steps", lambda r: count(r.train_steps)),
     ("train s", lambda r: number(r.train_s)),
@@ -103,12 +105,12 @@ FAILURE_COLUMNS: Sequence[Column] = (
 
 
 def _table(title: str, columns: Sequence[Column], records: Sequence[Record]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for name, _ in columns:
         # A long name folds rather than losing its end.
         table.add_column(name, overflow="fold", no_wrap=name in ("backend", "status", "task", "model"))
     for record in records:
-        table.add_row(*(text(record) for _, text in columns), style=None if record.status == "ok" else "red")
+        table.add_row(*(escape(text(record)) for _, text in columns), style=None if record.status == "ok" else "red")
     return table
 
 

@@ -115,8 +115,8 @@ class AbstractTask(ABC):
     - `loss(batch)`: the scalar training loss of a batch of arrays;
     - `metric(batch)`: the metric's value for each example, shape `(n,)`;
     - `problem(batch)`: its gradient problem, a `nodebench.problem.Problem` (ODE models only);
-    - `diagnostics(batch)`: for each name in the task's `diagnostics`, its value for each example, shape `(n,)` (only
-      where the task names any).
+    - `diagnostics(batch)`: for each of the task's `diagnostics` by name, its value for each example, shape `(n,)` (only
+      where the task has any).
     """
 
     models: ClassVar[Mapping[str, ModelEntry]]
@@ -130,8 +130,8 @@ class AbstractTask(ABC):
         """What a trained model is judged by; a class attribute where it is the same under every option."""
 
     @property
-    def diagnostics(self) -> tuple[str, ...]:
-        """Further figures reported beside the metric, each the mean over the held-out examples."""
+    def diagnostics(self) -> tuple[Metric, ...]:
+        """Further figures reported beside the metric, each over the held-out examples by its own reduction."""
         return ()
 
     @abstractmethod
