@@ -21,6 +21,12 @@ on the whole plane."""
 WALL_WIDTH = 0.1
 """Standard deviation of the Gaussian tail that `wall` puts on a density outside the window."""
 
+IMPROPER = ("u2", "u3", "u4")
+"""Targets without a finite mass on the whole plane."""
+
+MASS_OUTSIDE = "mass outside"
+"""Name of the figure that tells how much of a flow has left the window."""
+
 LOG_TWO_PI = log(2 * pi)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nodebench.problem import Array
-from nodebench.tasks.cnf.densities import POTENTIALS, log_base, log_normaliser, outside, potential, wall
+from nodebench.tasks.cnf.densities import MASS_OUTSIDE, POTENTIALS, log_base, log_normaliser, outside, potential, wall
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class DensityMatching:
         return (self.metric(z, log_q) + wall(z, self.xp)).mean()
 
     def diagnostics(self, z: Array) -> dict[str, Array]:
-        """`mass_outside`: 1 for each sample outside the window, 0 for the others, shape `(n,)`."""
-        return {"mass_outside": self.xp.where(outside(z, self.xp), 1.0, 0.0)}
+        """Mass outside the window in percent: 100 for each sample there, 0 for the others, shape `(n,)`."""
+        return {MASS_OUTSIDE: self.xp.where(outside(z, self.xp), 100.0, 0.0)}
 
 
 Objective = MaximumLikelihood | DensityMatching

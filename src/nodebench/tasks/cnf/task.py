@@ -1,0 +1,187 @@
+"""Flows on two-dimensional densities: a continuous one, judged against a stack of planar layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from nodebench.errors import UnknownNameError, UserError
+from nodebench.frameworks.base import Batch, Optimizer, Weights
+from nodebench.problem import SolverSpec
+from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
+from nodebench.tasks.cnf import weights
+from nodebench.tasks.cnf.datasets import SAMPLERS
+from nodebench.tasks.cnf.densities import IMPROPER, MASS_OUTSIDE, POTENTIALS
+
+
+@dataclass(frozen=True)
+class Size:
+    """Numbers of examples in the three parts of the data."""
+
+    train: int
+    validation: int
+    test: int
+
+
+SMOKE = Size(train=2_048, validation=256, test=512)
+FULL = Size(train=50_000, validation=2_000, test=10_000)
+
+STREAMS: Mapping[str, int] = {"train": 0, "validation": 1, "test": 2}
+"""Each part has a random stream of its own, so that its examples do not depend on the size of another."""
+
+_ONE_CYCLE = Optimizer("adam", 1e-2, schedule="one-cycle")
+_PAPER_PLANAR = Optimizer("rmsprop", 1e-5, momentum=0.9)
+
+CNF_RECIPES: Mapping[Preset, Recipe] = {
+    "smoke": Recipe(_ONE_CYCLE, batch_size=64, epochs=2, steps_per_epoch=4),
+    "quick": Recipe(_ONE_CYCLE, batch_size=512, epochs=10, steps_per_epoch=150),
+    "standard": Recipe(_ONE_CYCLE, batch_size=512, epochs=20, steps_per_epoch=500),
+    "paper": Recipe(Optimizer("adam", 1e-3), batch_size=512, epochs=20, steps_per_epoch=500),
+}
+"""The paper names Adam and 10,000 iterations for density matching and nothing else; batch and learning rate are those of
+the authors' published example, and the same serves maximum likelihood."""
+
+PLANAR_RECIPES: Mapping[Preset, Recipe] = {
+    "smoke": Recipe(_ONE_CYCLE, batch_size=64, epochs=2, steps_per_epoch=4),
+    "quick": Recipe(_ONE_CYCLE, batch_size=512, epochs=10, steps_per_epoch=800),
+    "standard": Recipe(_ONE_CYCLE, batch_size=512, epochs=20, steps_per_epoch=2_500),
+    "paper": Recipe(_PAPER_PLANAR, batch_size=100, epochs=50, steps_per_epoch=10_000),
+}
+"""The paper names RMSprop and 500,000 iterations for density matching; rate, momentum and batch are those of Rezende and
+Mohamed (2015), and the same serves maximum likelihood."""
+
+
+@dataclass(frozen=True)
+class Cnf(AbstractTask):
+    """Normalising flows on two-dimensional densities (section 4 of the paper).
+
+    "Neural Ordinary Differential Equations", Chen, Rubanova, Bettencourt and Duvenaud, 2018,
+    https://arxiv.org/abs/1806.07366. A flow is matched to an unnormalised target `u1` to `u4` by its own samples, or
+    fitted to the samples of a data set by maximum likelihood. The base is the standard normal.
+
+    Attributes:
+        dataset: A target density, `"u1"` to `"u4"`, or a data set: `"moons"`, `"circles"`, `"pinwheel"`,
+            `"checkerboard"`, `"8gaussians"`.
+        hidden: Number M of gated planar functions in the continuous flow; None is 32 for a target, 64 for a data set.
+        layers: Number K of layers of the planar flow, with the same defaults.
+        trace: How the continuous flow's loss gets the trace of the Jacobian; the metric always takes the exact one.
+
+    Raises:
+        UnknownNameError: If there is no such data set or trace.
+        UserError: If `hidden` or `layers` is below 1.
+    """
+
+    dataset: str = "moons"
+    hidden: int | None = None
+    layers: int | None = None
+    trace: Literal["exact", "hutchinson"] = "exact"
+
+    default_model: ClassVar[str] = "cnf"
+    spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-5, atol=1e-5, max_steps=256)
+    models: ClassVar[Mapping[str, ModelEntry]] = {
+        "cnf": ModelEntry(
+            {"torch": "nodebench.tasks.cnf.torch_models:Cnf", "jax": "nodebench.tasks.cnf.jax_models:Cnf"},
+            summary="An ODE whose field is a sum of gated planar functions with weights from a hypernetwork of time.",
+        ),
+        "planar": ModelEntry(
+            {"torch": "nodebench.tasks.cnf.torch_models:Planar"},
+            uses_backend=False,
+            summary="A stack of planar layers.",
+        ),
+    }
+
+    def __post_init__(self) -> None:
+        known = (*SAMPLERS, *POTENTIALS)
+        if self.dataset not in known:
+            raise UnknownNameError("data set of task 'cnf'", self.dataset, known)
+        if self.trace not in ("exact", "hutchinson"):
+            raise UnknownNameError("trace of task 'cnf'", self.trace, ("exact", "hutchinson"))
+        for name, meaning, value in (("hidden", "M", self.hidden), ("layers", "K", self.layers)):
+            if value is not None and value < 1:
+                raise UserError(f"`{name}` ({meaning}) must be at least 1; got {value}.")
+
+    @property
+    def matches_target(self) -> bool:
+        """Whether a target density is matched rather than a data set fitted."""
+        return self.dataset in POTENTIALS
+
+    @property
+    def metric(self) -> Metric:
+        """KL(q || p) to a target, negative log-likelihood of a data set."""
+        return Metric("KL" if self.matches_target else "NLL", "nats", "lower")
+
+    @property
+    def diagnostics(self) -> tuple[Metric, ...]:
+        """For a target, the share of the flow's mass outside its window."""
+        return (Metric(MASS_OUTSIDE, "%", "lower"),) if self.matches_target else ()
+
+    def data_source(self) -> str:
+        """Where the data come from."""
+        return "drawn from the seed"
+
+    def data(self, preset: Preset, seed: int) -> Splits:
+        """Samples of the data set, or of the base for a target, drawn from the seed."""
+        size = SMOKE if preset == "smoke" else FULL
+        return Splits(
+            self.dataset,
+            train=self._draw("train", size.train, seed),
+            validation=self._draw("validation", size.validation, seed),
+            test=self._draw("test", size.test, seed),
+            note=self._note,
+        )
+
+    def recipe(self, model: str, preset: Preset) -> Recipe:
+        """The recipe of a preset; base samples and trace noise are drawn afresh in every step."""
+        self._check(model)
+        recipe = (CNF_RECIPES if model == "cnf" else PLANAR_RECIPES)[preset]
+        redraws = self.matches_target or self.trace == "hutchinson"
+        return replace(recipe, evaluation_batch=2_000, augment=self._redraw if redraws else None)
+
+    def model_options(self, model: str) -> Mapping[str, Any]:
+        """Keyword arguments of the model's class."""
+        self._check(model)
+        if model == "planar":
+            return {"dataset": self.dataset, "layers": self._size(self.layers)}
+        return {"dataset": self.dataset, "hidden": self._size(self.hidden), "trace": self.trace}
+
+    def weights(self, model: str, seed: int) -> Weights:
+        """Initial weights drawn from the seed, float64."""
+        self._check(model)
+        if model == "planar":
+            return weights.planar(self._size(self.layers), seed)
+        return weights.cnf(self._size(self.hidden), seed)
+
+    def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
+        """Weights drawn from the seed and a batch of training examples."""
+        batch = self._draw("train", batch_size, seed)
+        return GradientInputs(self.weights(model, seed), batch, dataset=self.dataset, note=self._note)
+
+    @property
+    def _note(self) -> str:
+        if self.dataset not in IMPROPER:
+            return ""
+        return "The target is normalised on [-4, 4]^2 only: read the KL together with the mass outside."
+
+    def _size(self, given: int | None) -> int:
+        return given if given is not None else 32 if self.matches_target else 64
+
+    def _check(self, model: str) -> None:
+        if model not in self.models:
+            raise UnknownNameError("model of task 'cnf'", model, self.models)
+
+    def _draw(self, part: str, n: int, seed: int) -> Batch:
+        rng = np.random.default_rng([seed, STREAMS[part]])
+        if self.matches_target:
+            return self._redraw({"base": np.empty((n, 2))}, rng)
+        return self._redraw({"data": SAMPLERS[self.dataset](n, rng)}, rng)
+
+    def _redraw(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """The batch with all that is random in an evaluation of its loss drawn afresh: base samples and trace noise."""
+        new = dict(batch)
+        if self.matches_target:
+            new["base"] = rng.standard_normal(batch["base"].shape)
+        if self.trace == "hutchinson":
+            shape = next(iter(batch.values())).shape
+            new["noise"] = rng.choice(np.array([-1, 1], dtype=np.int8), shape)
+        return new
