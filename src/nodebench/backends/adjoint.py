@@ -10,19 +10,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
-from nodebench.frameworks.torch import parameters
+from nodebench.frameworks.torch_field import parameters
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.stepping import (
-    Dynamics,
-    Layout,
-    Scheme,
-    Stepper,
-    layout,
-    output_times,
-    reason_unsupported,
-    solve_plain,
-    step_grid,
-)
+from nodebench.solvers.forward import reason_unsupported, solve_plain, step_grid
+from nodebench.solvers.layout import Layout, layout, output_times
+from nodebench.solvers.scheme import Scheme
+from nodebench.solvers.stepping import Dynamics, Stepper
 from nodebench.solvers.tableau import tableau
 
 
@@ -58,7 +51,9 @@ class Adjoint(AbstractBackend):
             return solve_plain(field, y0, times, spec)
         shape = layout(y0)
         job = _Job(field, shape, spec, full=self.norm == "full")
-        ys: Tensor = _AdjointSolve.apply(job, shape.flatten(y0), times, *parameters(field))
+        ys: Tensor = _AdjointSolve.apply(  # type: ignore[no-untyped-call]
+            job, shape.flatten(y0), times, *parameters(field)
+        )
         return shape.state(ys)
 
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
@@ -83,7 +78,7 @@ class _AdjointSolve(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *params = ctx.saved_tensors
         sweep = _Sweep(ctx.job, params, ys, grad_ys)
@@ -142,7 +137,7 @@ class _Augmented:
         self._next: Tensor | None = None
 
     def _split(self, flat: Tensor) -> list[Tensor]:
-        pieces = flat.split([p.numel() for p in self._params]) if self._params else ()
+        pieces = torch.split(flat, [p.numel() for p in self._params]) if self._params else ()
         return [piece.view(p.shape) for piece, p in zip(pieces, self._params, strict=True)]
 
     def __call__(self, stage: int, t: float, z: Tensor) -> None:
@@ -159,8 +154,8 @@ class _Augmented:
         if taped:
             outputs, covectors = zip(*taped, strict=True)
             found = torch.autograd.grad(outputs, (*leaves, *self._params), covectors, allow_unused=True)
-        for row, part in zip(self._a_rows[stage], found[: len(leaves)], strict=True):
-            row.zero_() if part is None else torch.neg(part, out=row)
+        for row, by_part in zip(self._a_rows[stage], found[: len(leaves)], strict=True):
+            row.zero_() if by_part is None else torch.neg(by_part, out=row)
         _store(self._p_rows[stage], found[len(leaves) :])
 
     def ratio(self, h: float, z0: Tensor, z1: Tensor) -> float:
@@ -193,7 +188,7 @@ class _Norms:
         self._state, self._quadrature, self._rtol = state, quadrature, job.spec.rtol
         self._atol = rows.new_tensor(job.spec.atol)
         self._relative = rows.new_empty(sum(sizes))
-        self._parts = self._relative.split(sizes)
+        self._parts = torch.split(self._relative, sizes)
         self._weights = rows.new_tensor([1 / sqrt(max(size, 1)) for size in sizes])
 
     def ratio(self, h: float, z: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor] | None) -> float:
@@ -209,12 +204,11 @@ class _Norms:
         return torch.add(self._atol, torch.maximum(ends[0].abs(), ends[1].abs()), alpha=self._rtol)
 
 
-def _store(rows: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+def _store(rows: list[Tensor], found: Sequence[Tensor | None]) -> None:
     """Write gradients into their rows; a parameter that was not used has None."""
-    if not rows:
-        return
-    if not any(part is None for part in found):
-        torch._foreach_copy_(rows, found)  # noqa: SLF001  one dispatch for all
+    used = [part for part in found if part is not None]
+    if rows and len(used) == len(rows):
+        torch._foreach_copy_(rows, used)  # one dispatch for all; torch.optim relies on its kind as well
         return
     for row, part in zip(rows, found, strict=True):
         row.zero_() if part is None else row.copy_(part)

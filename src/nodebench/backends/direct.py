@@ -9,22 +9,13 @@ from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UserError
-from nodebench.frameworks.torch import parameters
+from nodebench.frameworks.torch_field import parameters
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench.solvers.forward import reason_unsupported, solve_plain, step_grid
+from nodebench.solvers.layout import Layout, layout, output_times
 from nodebench.solvers.reverse import Recorder, StageGraph, Transpose, time_gradient
-from nodebench.solvers.stepping import (
-    Dynamics,
-    Layout,
-    Scheme,
-    Step,
-    Stepper,
-    layout,
-    output_times,
-    reason_unsupported,
-    rms_ratio,
-    solve_plain,
-    step_grid,
-)
+from nodebench.solvers.scheme import Scheme, rms_ratio
+from nodebench.solvers.stepping import Dynamics, Step, Stepper
 from nodebench.solvers.tableau import tableau
 
 
@@ -53,7 +44,9 @@ class Direct(AbstractBackend):
             return solve_plain(field, y0, times, spec)
         shape = layout(y0)
         job = _Job(field, shape, spec)
-        ys: Tensor = _DirectSolve.apply(job, shape.flatten(y0), times, *parameters(field))
+        ys: Tensor = _DirectSolve.apply(  # type: ignore[no-untyped-call]
+            job, shape.flatten(y0), times, *parameters(field)
+        )
         return shape.state(ys)
 
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
@@ -96,7 +89,7 @@ class _DirectSolve(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         if not ctx.tape:
             raise UserError("`direct` frees its graphs as it reads them; solve again for a second backward pass.")

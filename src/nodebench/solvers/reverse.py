@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from nodebench.problem import Field
-from nodebench.solvers.stepping import Layout, Scheme
+from nodebench.solvers.layout import Layout
+from nodebench.solvers.scheme import Scheme
 from nodebench.solvers.tableau import Tableau
 
 
@@ -149,12 +150,11 @@ class Transpose:
         return 0.0 if by_time is None else by_time
 
 
-def accumulate(totals: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+def accumulate(totals: list[Tensor], found: Sequence[Tensor | None]) -> None:
     """Add what was found to the totals; a parameter that was not used has None."""
-    if not totals:
-        return
-    if not any(part is None for part in found):
-        torch._foreach_add_(totals, found)  # noqa: SLF001  one dispatch for all; torch.optim relies on it as well
+    used = [part for part in found if part is not None]
+    if totals and len(used) == len(totals):
+        torch._foreach_add_(totals, used)  # one dispatch for all; torch.optim relies on it as well
         return
     for total, part in zip(totals, found, strict=True):
         if part is not None:

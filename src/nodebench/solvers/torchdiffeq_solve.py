@@ -1,0 +1,139 @@
+"""One solve with torchdiffeq, shared by the backends that differ in how it is differentiated.
+
+It stands here because a backend imports no other backend.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from math import ceil
+from typing import Any
+
+import torch
+import torchdiffeq
+from torch import Tensor
+
+from nodebench.errors import DivergedError, StepLimitError
+from nodebench.frameworks.torch_field import impure_reason
+from nodebench.problem import Field, SolverSpec, State, StepGrid
+
+METHODS: Mapping[str, str] = {
+    "euler": "euler",
+    "midpoint": "midpoint",
+    "rk38": "rk4",
+    "bosh3": "bosh3",
+    "dopri5": "dopri5",
+}
+"""Our names of solvers to torchdiffeq's."""
+
+FIXED = ("euler", "midpoint", "rk38")
+
+
+def unsupported(field: Field, spec: SolverSpec) -> str | None:
+    """Why torchdiffeq cannot solve this, in one sentence, or None."""
+    if spec.solver == "rk4":
+        return "torchdiffeq's `rk4` is the 3/8 rule, another method than the classical one: ask for `rk38`."
+    if spec.solver not in METHODS:
+        return f"torchdiffeq has no `{spec.solver}`; of ours it has {', '.join(METHODS)}."
+    if spec.solver in FIXED and spec.first_step is None:
+        return f"`{spec.solver}` has no error estimate, so that it needs `first_step`."
+    return impure_reason(field)
+
+
+def options(y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> dict[str, Any]:
+    """Torchdiffeq's options for a solve, the same forward and backward.
+
+    Args:
+        y0: Initial state.
+        times: Output times.
+        spec: First step and limit.
+        land: Whether to step onto every output time instead of interpolating to it.
+    """
+    if spec.solver in FIXED:
+        return {"grid_constructor": _equal_steps(spec)} if land else {"step_size": spec.first_step}
+    chosen: dict[str, Any] = {"max_num_steps": spec.max_steps}
+    if spec.first_step is not None:
+        chosen["first_step"] = spec.first_step
+    if land:
+        chosen["step_t"] = times.detach()
+    if isinstance(y0, tuple):
+        # Its own norm of a tuple is the largest of the parts' norms; a comparison holds the norm equal for all.
+        chosen["norm"] = _rms
+    return chosen
+
+
+def _rms(parts: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([part.reshape(-1) for part in parts]).pow(2).mean().sqrt()
+
+
+def _equal_steps(spec: SolverSpec) -> Callable[..., Tensor]:
+    """A grid of equal steps in every output interval, as our own solver takes."""
+
+    def grid(func: Any, y0: Any, times: Tensor) -> Tensor:
+        del func, y0
+        pieces = [times[:1]]
+        for begin, end in pairwise(times):
+            n = max(1, ceil(abs((end - begin).item()) / (spec.first_step or 1.0) - 1e-9))
+            fractions = torch.arange(1, n, dtype=times.dtype, device=times.device) / n
+            pieces += [begin + (end - begin) * fractions, end.reshape(1)]
+        return torch.cat(pieces)
+
+    return grid
+
+
+@contextmanager
+def named_errors() -> Iterator[None]:
+    """Turn torchdiffeq's assertions into errors of ours.
+
+    Raises:
+        StepLimitError: For its limit of steps.
+        DivergedError: For a step that underflows or a state that is not finite.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        text = str(error).splitlines()[0] if str(error) else ""
+        if text.startswith("max_num_steps exceeded"):
+            raise StepLimitError(f"torchdiffeq: {text}; raise `max_steps` or loosen the tolerances.") from error
+        if text.startswith(("underflow in dt", "non-finite values")):
+            raise DivergedError(f"torchdiffeq: {text}.") from error
+        raise
+
+
+class _Watched:
+    """A field that tells torchdiffeq where to report its steps."""
+
+    def __init__(self, field: Field, times: Tensor, *, adaptive: bool) -> None:
+        self._field = field
+        # torchdiffeq runs decreasing times mirrored: it reports where a step begins as it is, and its length mirrored.
+        self._sign = 1.0 if times[-1] > times[0] else -1.0
+        self.boundaries = [times[0].item()]
+        self.n_rejected = 0
+        if adaptive:  # a method of fixed steps warns of callbacks that it does not know
+            self.callback_accept_step = self._accept
+            self.callback_reject_step = self._reject
+        else:
+            self.callback_step = self._accept
+
+    def __call__(self, t: Any, y: State) -> State:
+        return self._field(t, y)
+
+    def _accept(self, t0: Tensor, y0: State, dt: Tensor) -> None:
+        del y0
+        self.boundaries.append((t0 + self._sign * dt).item())
+
+    def _reject(self, t0: Tensor, y0: State, dt: Tensor) -> None:
+        del t0, y0, dt
+        self.n_rejected += 1
+
+
+def grid(field: Field, y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> StepGrid:
+    """The steps that torchdiffeq takes; without `land` the last one reaches past the last output time."""
+    times = times.detach()
+    watched = _Watched(field, times, adaptive=spec.solver not in FIXED)
+    chosen = options(y0, times, spec, land=land)
+    with torch.no_grad(), named_errors():
+        torchdiffeq.odeint(
+            watched, y0, times, rtol=spec.rtol, atol=spec.atol, method=METHODS[spec.solver], options=chosen
+        )
+    return StepGrid(tuple(watched.boundaries), watched.n_rejected)
