@@ -1,0 +1,52 @@
+"""Backpropagation through diffrax's steps, recomputed from checkpoints."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import diffrax
+
+from nodebench.backends.base import AbstractBackend
+from nodebench.errors import UserError
+from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench.solvers import diffrax_solve
+
+
+@dataclass(frozen=True)
+class Diffrax(AbstractBackend):
+    """diffrax's `RecursiveCheckpointAdjoint`, its default: exact for the steps taken, recomputed from checkpoints.
+
+    A failed solve gives states and gradients of NaN; `grid` says why. The number of checkpoints follows from the step
+    limit where none is given, about its square root times 1.4, so that `max_steps` changes memory and speed.
+
+    "On Neural Differential Equations", Kidger, 2021, https://arxiv.org/abs/2202.02435; checkpoints as in "New
+    Algorithms for Optimal Online Checkpointing", Stumm and Walther, 2010.
+
+    Attributes:
+        checkpoints: Number of states kept. With at least as many as steps are taken, each step is recomputed once.
+        scan: `"bounded"` keeps the stages of a step while it is differentiated; `"default"` recomputes each of them.
+
+    Raises:
+        UserError: If `checkpoints` is not positive.
+    """
+
+    framework: ClassVar[str] = "jax"
+    checkpoints: int | None = None
+    scan: diffrax_solve.Scan = "default"
+
+    def __post_init__(self) -> None:
+        if self.checkpoints is not None and self.checkpoints < 1:
+            raise UserError(f"`checkpoints` must be positive; got {self.checkpoints}.")
+
+    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
+        """See the base class."""
+        del problem
+        return diffrax_solve.unsupported(spec)
+
+    def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
+        """See the base class; a failure gives NaN, since compiled code cannot raise."""
+        adjoint = diffrax.RecursiveCheckpointAdjoint(self.checkpoints)
+        return diffrax_solve.solve(field, y0, times, spec, adjoint, self.scan)
+
+    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
+        """See the base class."""
+        return diffrax_solve.grid(field, y0, times, spec)
