@@ -1,0 +1,1 @@
+"""Spirals observed at irregular times: a latent ODE against a recurrent network."""
