@@ -1,0 +1,130 @@
+"""A linear ODE, whose gradients are known in closed form: the task on which a gradient method is proven right."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nodebench.errors import UnknownNameError, UserError
+from nodebench.frameworks.base import Batch, Optimizer, Weights
+from nodebench.problem import Gradients, SolverSpec
+from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
+from nodebench.tasks.linear.closed_form import Loss, gradients, states
+
+SIZES: Mapping[Preset, tuple[int, int]] = {
+    "smoke": (64, 32),
+    "quick": (512, 256),
+    "standard": (2048, 512),
+    "paper": (2048, 512),
+}
+"""Trajectories to train on, and as many to validate as to test on."""
+
+RECIPES: Mapping[Preset, Recipe] = {
+    "smoke": Recipe(Optimizer("adam", 3e-2), batch_size=16, epochs=2, steps_per_epoch=4),
+    "quick": Recipe(Optimizer("adam", 3e-2, schedule="cosine"), batch_size=64, epochs=10, steps_per_epoch=40),
+    "standard": Recipe(Optimizer("adam", 3e-2, schedule="cosine"), batch_size=64, epochs=20, steps_per_epoch=80),
+    "paper": Recipe(Optimizer("adam", 3e-2, schedule="cosine"), batch_size=64, epochs=20, steps_per_epoch=80),
+}
+
+
+@dataclass(frozen=True)
+class Linear(AbstractTask):
+    """dy/dt = A y, with exact gradients from the matrix exponential; trained on trajectories of a hidden A.
+
+    Attributes:
+        dimension: Components of the state.
+        horizon: Last output time; the first is 0.
+        n_times: Output times, equally spaced, the first one included.
+        loss: Loss of the gradient measurement, summed over the batch: `end`, the squared norm of the last state, or
+            `path`, the sum over all output times after the first.
+        differentiate_times: Whether the gradient measurement differentiates with respect to the output times as well.
+
+    Raises:
+        UserError: If a number is too small.
+    """
+
+    dimension: int = 4
+    horizon: float = 2.0
+    n_times: int = 5
+    loss: Loss = "end"
+    differentiate_times: bool = False
+
+    metric: ClassVar[Metric] = Metric("RMSE", "1", "lower", "root-mean-square")
+    default_model: ClassVar[str] = "linear"
+    spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-6, atol=1e-6)
+    models: ClassVar[Mapping[str, ModelEntry]] = {
+        "linear": ModelEntry(
+            {
+                "torch": "nodebench.tasks.linear.torch_models:LinearODE",
+                "jax": "nodebench.tasks.linear.jax_models:LinearODE",
+            },
+            summary="One matrix.",
+        )
+    }
+
+    def __post_init__(self) -> None:
+        if self.dimension < 1 or self.n_times < 2 or not self.horizon > 0:
+            raise UserError(
+                "`dimension` must be at least 1, `n_times` at least 2 and `horizon` positive; got "
+                f"{self.dimension}, {self.n_times} and {self.horizon}."
+            )
+
+    def data_source(self) -> str:
+        """Nothing is fetched."""
+        return "computed from the seed"
+
+    def data(self, preset: Preset, seed: int) -> Splits:
+        """Exact trajectories of a hidden matrix, from standard normal initial states."""
+        n_train, n_held_out = SIZES[preset]
+        rng = np.random.default_rng((seed, 1))
+        hidden = _rotation_with_damping(rng, self.dimension)
+        y0 = rng.standard_normal((n_train + 2 * n_held_out, self.dimension))
+        observed = np.moveaxis(states(hidden, y0, self._times()), 0, 1)
+        parts = np.split(np.arange(len(y0)), [n_train, n_train + n_held_out])
+        train, validation, test = ({"y0": y0[part], "observed": observed[part]} for part in parts)
+        return Splits("linear-trajectories", train, validation, test)
+
+    def recipe(self, model: str, preset: Preset) -> Recipe:
+        """Adam, with a cosine schedule but for `smoke`."""
+        self._check(model)
+        return RECIPES[preset]
+
+    def model_options(self, model: str) -> Mapping[str, Any]:
+        """Keyword arguments of the model's class."""
+        self._check(model)
+        return {
+            "dimension": self.dimension,
+            "times": tuple(float(t) for t in self._times()),
+            "loss": self.loss,
+            "differentiate_times": self.differentiate_times,
+        }
+
+    def weights(self, model: str, seed: int) -> Weights:
+        """A rotation with some damping, drawn from the seed."""
+        self._check(model)
+        return {"field.A": _rotation_with_damping(np.random.default_rng((seed, 0)), self.dimension)}
+
+    def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
+        """Weights and standard normal initial states drawn from the seed, and the closed form of their gradients."""
+        weights = self.weights(model, seed)
+        batch: Batch = {"y0": np.random.default_rng((seed, 2)).standard_normal((batch_size, self.dimension))}
+
+        def closed_form() -> Gradients:
+            return gradients(weights["field.A"], batch["y0"], self._times(), self.loss)
+
+        return GradientInputs(weights, batch, closed_form, dataset="linear-trajectories")
+
+    def _times(self) -> np.ndarray:
+        return np.linspace(0.0, self.horizon, self.n_times)
+
+    def _check(self, model: str) -> None:
+        if model not in self.models:
+            raise UnknownNameError("model of task 'linear'", model, self.models)
+
+
+def _rotation_with_damping(rng: np.random.Generator, dimension: int) -> np.ndarray:
+    """A skew-symmetric matrix less a tenth of the identity: trajectories that neither explode nor vanish."""
+    draw = rng.standard_normal((dimension, dimension))
+    skew: np.ndarray = (draw - draw.T) / 2
+    return skew - 0.1 * np.eye(dimension)
