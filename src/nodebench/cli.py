@@ -324,3 +324,7 @@ def _runs(store: Path) -> list[dict[str, str]]:
         }
         for found in _open(store).runs()
     ]
+
+
+if __name__ == "__main__":
+    main()

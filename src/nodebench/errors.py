@@ -19,6 +19,10 @@ from difflib import get_close_matches
 from typing import ClassVar
 
 
+FEW = 4
+"""So few names are all listed, near or not."""
+
+
 class NodebenchError(Exception):
     """Root of the tree."""
 
@@ -39,11 +43,9 @@ class UnknownNameError(UserError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         near = get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {' or '.join(repr(n) for n in near)}?"
-            if near
-            else f"there are: {', '.join(names) or 'none'}."
-        )
+        hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+        if not near or len(names) <= FEW:
+            hint = f"{hint} there are: {', '.join(names) or 'none'}.".strip()
         Exception.__init__(self, f"unknown {kind} {name!r}; {hint}")
 
 

@@ -35,6 +35,7 @@ class PlainDisplay:
         self.n_cells = n_cells
         self.n_done = 0
         self.told = 0.0
+        self.phase = ""
 
     def __call__(self, event: Event) -> None:
         """Print a line where the event deserves one."""
@@ -47,9 +48,15 @@ class PlainDisplay:
             self._line(f"[{self.n_done}/{self.n_cells}] {event.cell.label}: {event.text}{reason}")
         elif event.kind == "cell" and event.cell is not None:
             self._line(f"{event.cell.label}: {event.text}")
-        elif event.cell is not None and time.monotonic() - self.told > PLAIN_S:
-            self.told = time.monotonic()
-            self._line(f"{event.cell.label}: {event.text}, {event.done} of {event.total or '?'}")
+        elif event.cell is not None:
+            self._progress(event, event.cell.label)
+
+    def _progress(self, event: Event, label: str) -> None:
+        # A new phase is told at once, progress within it now and then.
+        phase = f"{event.kind} {label}"
+        if phase != self.phase or time.monotonic() - self.told > PLAIN_S:
+            self.phase, self.told = phase, time.monotonic()
+            self._line(f"{label}: {event.text}, {event.done} of {event.total or '?'}")
 
     def interrupted(self) -> None:
         """Say how to go on."""

@@ -51,9 +51,11 @@ class Runner:
         Raises:
             UserError: If a worker finds the request itself to be wrong.
         """
-        run_id = (self.store.unfinished(plan.plan_id) if resume else None) or self._begin(plan, command, environment)
+        found = self.store.unfinished(plan.plan_id) if resume else None
+        run_id = found or self._begin(plan, command, environment)
         done = {record.cell_id for record in self.store.records([run_id])}
-        self.notify(Event("run", f"run {run_id}", done=len(done), total=len(plan.cells)))
+        text = f"run {run_id}" if found or not resume else f"no interrupted run of this plan to resume; run {run_id}"
+        self.notify(Event("run", text, done=len(done), total=len(plan.cells)))
         for group in plan.groups:
             missing = tuple(cell for cell in group if cell.cell_id not in done)
             if missing:

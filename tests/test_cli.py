@@ -1,0 +1,149 @@
+"""The command line through its real entry point: exit codes, JSON, error texts."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
+FAKE = ("run", "-b", BACKEND, "-t", TASK, "--preset", "smoke", "--rounds", "5", "--measure", "gradient")
+
+
+def nodebench(*arguments, cwd=None, **environment):
+    """Call the installed script."""
+    script = shutil.which("nodebench", path=str(Path(sys.executable).parent))
+    return subprocess.run(
+        [script, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=300,
+        check=False,
+    )
+
+
+def test_help_and_list_import_no_framework():
+    """Neither torch nor JAX is imported for `--help` and `list`."""
+    code = (
+        "import sys\nfrom nodebench import cli\nfor argv in (['--help'], ['list']):\n"
+        "    sys.argv[1:] = argv\n    try: cli.main()\n    except SystemExit: pass\n"
+        "print(sorted({'torch', 'jax', 'sklearn', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_run_prints_a_table_and_exits_with_0(tmp_path):
+    """All cells ok: the table names backend, errors, evaluations, memory and time with their units."""
+    done = nodebench(*FAKE, "--store", str(tmp_path / "r.db"))
+    assert done.returncode == 0, done.stderr
+    for text in (BACKEND, "ok", "err dparams", "7+5", "peak MiB", "step ms"):
+        assert text in done.stdout
+
+
+def test_json_is_one_array_on_stdout(tmp_path):
+    """With --json stdout is records and nothing else; the same records are shown later."""
+    store = str(tmp_path / "r.db")
+    done = nodebench(*FAKE, "--store", store, "--json")
+    records = json.loads(done.stdout)
+    assert [record["status"] for record in records] == ["ok"]
+    assert BACKEND in done.stderr
+    shown = nodebench("show", "latest", "--json", NODEBENCH_STORE=store)
+    assert json.loads(shown.stdout) == records
+    runs = json.loads(nodebench("list", "runs", "--json", "--store", store).stdout)
+    assert runs[0]["records"] == "1 of 1"
+
+
+def test_a_failed_cell_exits_with_1(tmp_path):
+    """One cell that is not ok makes the exit code 1, and its reason is in the table."""
+    done = nodebench(*FAKE, "-b", f"{BACKEND}[behaviour=raise]", "--store", str(tmp_path / "r.db"))
+    assert done.returncode == 1
+    assert "the fake raises as told" in done.stdout
+
+
+def test_dry_run_starts_nothing(tmp_path):
+    """--dry-run shows the cells and makes no store."""
+    done = nodebench(*FAKE, "--dry-run", "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert len(json.loads(done.stdout)) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "-b", "adjont", "-t", "mnist"), "did you mean 'adjoint'"),
+        (("run", "-b", "adjoint", "-t", "mnits"), "did you mean 'mnist'"),
+        (("run", "-b", "adjoint", "-t", "mnist", "--model", "odnet"), "did you mean 'odenet'"),
+        (("run", "-b", "adjoint", "-t", "mnist", "--solver", "dopri55"), "did you mean 'dopri5'"),
+        (("run", "-b", "adjoint[nrm=full]", "-t", "mnist"), "did you mean 'norm'"),
+        (("run", "-b", "adjoint", "-t", "mnist", "--preset", "quik"), "did you mean 'quick'"),
+        (("run", "-b", "adjoint", "-t", "mnist", "--rtol", "-1"), "`rtol` must be positive"),
+        (("run", "-b", "adjoint", "-t", "mnist", "--rtol", "0"), "`rtol` must be positive"),
+        (("run", "-b", "adjoint", "-t", "mnist", "--rtol", "small"), "`--rtol` must be a number"),
+        (("run", "-b", "adjoint", "-t", "mnist", "--rounds", "0"), "`--rounds` must be positive"),
+        (("run", "-b", "adjoint", "-t", "mnist", "--model", "resnet"), "takes no backend"),
+        (("run", "-t", "mnist"), "needs a gradient method"),
+        (("run", "-b", "adjoint"), "--task"),
+        (("run", "--nosuchoption"), "No such option"),
+        (("list", "backend"), "did you mean 'backends'"),
+        (("show", "--store", "nosuchstore.db"), "there is no store"),
+        (("run", "-b", BACKEND, "-t", TASK, "--store", "/dev/null/r.db"), "cannot be made"),
+    ],
+)
+def test_wrong_usage_exits_with_2(tmp_path, arguments, message):
+    """Wrong usage is one clear message on stderr, exit code 2, and nothing is started."""
+    done = nodebench(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_newer_store_is_left_alone(tmp_path):
+    """A store of a newer schema is an error that says what to do."""
+    path = tmp_path / "r.db"
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    done = nodebench(*FAKE, "--store", str(path))
+    assert done.returncode == 2
+    assert "schema 99" in done.stderr
+
+
+def test_batch_larger_than_the_data(tmp_path):
+    """A worker that finds the request itself to be wrong ends the run with exit code 2."""
+    arguments = ("run", "-t", TASK, "--model", "constant", "--preset", "smoke", "--batch-size", "1000")
+    done = nodebench(*arguments, "--store", str(tmp_path / "r.db"))
+    assert done.returncode == 2
+    assert "larger than the training data, 40 examples" in " ".join(done.stderr.split())
+
+
+def test_missing_cuda_is_wrong_usage(tmp_path):
+    """`--device cuda` where there is none is an error, not a run on the CPU."""
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    done = nodebench("run", "-b", "direct", "-t", "linear", "--device", "cuda", "--store", str(tmp_path / "r.db"))
+    assert done.returncode == 2
+    assert "cuda" in done.stderr.lower()
+
+
+def test_doctor_tells_versions_devices_and_data(tmp_path):
+    """`doctor` names the machine, the libraries, the frameworks' devices and where MNIST would come from."""
+    found = json.loads(nodebench("doctor", "--json", cwd=tmp_path, NODEBENCH_DATA=str(tmp_path)).stdout)
+    assert found["environment"]["cores"] >= 1
+    assert found["environment"]["libraries"]["numpy"]
+    assert set(found["frameworks"]) == {"torch", "jax"}
+    assert "mnist" in found["data"]
+
+
+def test_version():
+    """--version prints the version and nothing else."""
+    done = nodebench("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("nodebench ")

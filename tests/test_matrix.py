@@ -1,0 +1,84 @@
+"""A request becomes cells only when every name and number in it is right."""
+
+import pytest
+
+from nodebench import registry
+from nodebench.bench.matrix import Request, plan
+from nodebench.errors import UnknownNameError, UserError
+
+BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
+
+
+def request(**changes):
+    return Request(**{"backends": (BACKEND,), "tasks": (TASK,), "preset": "smoke", **changes})
+
+
+def test_the_matrix_is_the_product():
+    """Backends x tolerances x seeds, each with an id of its own."""
+    planned = plan(request(backends=(BACKEND, f"{BACKEND}[behaviour=raise]"), rtols=(1e-3, 1e-5), seeds=(0, 1)))
+    assert len(planned.cells) == 8
+    assert len({cell.cell_id for cell in planned.cells}) == 8
+    assert [len(group) for group in planned.groups] == [2, 2, 2, 2]
+
+
+def test_equal_settings_have_equal_ids():
+    """An id depends on the settings alone, not on their spelling or repetition."""
+    once = plan(request(backends=(f"{BACKEND}[sleep_s=0,behaviour=ok]",)))
+    twice = plan(request(backends=(f"{BACKEND}[behaviour=ok, sleep_s=0]", f"{BACKEND}[sleep_s=0,behaviour=ok]")))
+    assert once == twice
+    assert once.plan_id == twice.plan_id
+
+
+def test_atol_follows_rtol():
+    """A tolerance given alone stands for both."""
+    spec = plan(request(rtols=(1e-6,))).cells[0].spec
+    assert (spec.rtol, spec.atol) == (1e-6, 1e-6)
+
+
+def test_model_without_an_ode_takes_no_backend():
+    """A baseline is one cell without a backend, however many backends there are."""
+    planned = plan(request(backends=(BACKEND, f"{BACKEND}[behaviour=raise]"), models=("all",)))
+    assert sorted((cell.model, cell.backend is None) for cell in planned.cells) == [
+        ("constant", True),
+        ("growth", False),
+        ("growth", False),
+    ]
+
+
+def test_all_backends_are_every_installed_one():
+    """`all` is the registry."""
+    planned = plan(Request(backends=("all",), tasks=("linear",)))
+    assert [cell.backend for cell in planned.cells] == registry.names("backend")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"backends": ("adjont",)}, UnknownNameError, "adjoint"),
+        ({"tasks": ("mnits",)}, UnknownNameError, "mnist"),
+        ({"models": ("grwth",)}, UnknownNameError, "growth"),
+        ({"solvers": ("dopri6",)}, UnknownNameError, "dopri5"),
+        ({"preset": "quik"}, UnknownNameError, "quick"),
+        ({"measure": "grad"}, UnknownNameError, "gradient"),
+        ({"device": "gpu"}, UnknownNameError, "cuda"),
+        ({"dtype": "float16"}, UserError, "float32"),
+        ({"rtols": (-1e-3,)}, UserError, "`rtol` must be positive"),
+        ({"rtols": (0.0,)}, UserError, "`rtol` must be positive"),
+        ({"rtols": (float("nan"),)}, UserError, "`rtol` must be positive"),
+        ({"atol": 0.0}, UserError, "`atol` must be positive"),
+        ({"first_step": -1.0}, UserError, "`first_step` must be positive"),
+        ({"max_steps": 0}, UserError, "`max_steps` must be positive"),
+        ({"threads": 0}, UserError, "--threads"),
+        ({"batch_size": 0}, UserError, "--batch-size"),
+        ({"seeds": (-1,)}, UserError, "--seed"),
+        ({"tasks": ()}, UserError, "--task"),
+        ({"backends": ()}, UserError, "needs a gradient method"),
+        ({"models": ("constant",)}, UserError, "takes no backend"),
+        ({"models": ("constant",), "backends": (), "measure": "gradient"}, UserError, "nothing to measure"),
+        ({"dataset": "x"}, UnknownNameError, "dataset"),
+    ],
+)
+def test_bad_requests_say_what_is_wrong(changes, error, message):
+    """Each mistake is an error that names it, before anything is started."""
+    with pytest.raises(error, match=message):
+        plan(request(**changes))

@@ -1,0 +1,173 @@
+"""The runner leaves a row for every cell, whatever becomes of its worker. Needs no torch and no JAX."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nodebench.bench.gradient import Settings
+from nodebench.bench.matrix import Request, plan
+from nodebench.bench.runner import Runner
+from nodebench.results.store import Store
+
+BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
+QUICK = Settings(rounds=5, timeout_s=60)
+
+
+def measure(tmp_path, settings=QUICK, *, resume=False, **changes):
+    """Run a request into a store and return its records by backend."""
+    request = Request(**{"backends": (BACKEND,), "tasks": (TASK,), "preset": "smoke", "threads": 1, **changes})
+    events = []
+    store = Store(tmp_path / "results.db")
+    run_id = Runner(store, settings, events.append).run(plan(request), "test", {}, resume=resume)
+    return {record.backend: record for record in store.records([run_id])}
+
+
+def test_a_cell_is_measured_whole(tmp_path):
+    """A cell that works has every figure of the gradient measurement and of the training."""
+    record = measure(tmp_path)[BACKEND]
+    assert record.status == "ok"
+    assert (record.nfe_forward, record.nfe_backward, record.n_vjps) == (7, 5, 3)
+    assert (record.n_accepted, record.n_rejected, record.saved_bytes) == (1, 0, 64)
+    assert record.grad_error_params < 1e-6
+    assert record.grad_error_y0 < 1e-6
+    assert record.reference == "closed form"
+    assert record.dataset == "fake"
+    assert record.step_s_low <= record.step_s <= record.step_s_high
+    assert record.n_rounds == 5
+    assert record.stopped_by == "rounds"
+    assert record.peak_memory_bytes > 0
+    assert (record.metric_name, record.metric_unit, record.metric_direction) == ("distance", "1", "lower")
+    assert record.metric_value < 0.2
+    assert record.diagnostics["value"] == pytest.approx(0.7, abs=0.1)
+    assert (record.epochs, record.train_steps) == (3, 30)
+    assert [entry["epoch"] for entry in record.history] == [1, 2, 3]
+
+
+def test_every_failure_is_a_row(tmp_path):
+    """Crash, exception, memory, NaN, missing library, unsupported, wrong gradient: each a status with its reason."""
+    expected = {
+        "ok": ("ok", None),
+        "raise": ("failed", "ValueError: the fake raises as told"),
+        "crash": ("failed", "killed by SIGKILL during prepare"),
+        "memory": ("oom", "Unable to allocate"),
+        "nan": ("diverged", "t = 0.5, in step 3"),
+        "missing": ("not_installed", "pip install nosuchlibrary"),
+        "unsupported": ("unsupported", "supports nothing"),
+        "wrong": ("wrong_gradient", "above the limit"),
+    }
+    names = {behaviour: f"{BACKEND}[behaviour={behaviour}]" for behaviour in expected}
+    records = measure(tmp_path, backends=tuple(names.values()), measure="gradient")
+    for behaviour, (status, reason) in expected.items():
+        record = records[names[behaviour]]
+        assert record.status == status
+        assert record.reason is None if reason is None else reason in record.reason
+
+
+def test_a_hanging_worker_is_killed(tmp_path):
+    """A worker that hangs past the time-out is killed; its row says so and the next cell is measured."""
+    hanging = f"{BACKEND}[behaviour=hang]"
+    start = time.monotonic()
+    records = measure(tmp_path, Settings(rounds=5, timeout_s=3), backends=(hanging, BACKEND), measure="gradient")
+    assert records[hanging].status == "timeout"
+    assert "prepare took longer than 3 s" in records[hanging].reason
+    assert records[BACKEND].status == "ok"
+    assert time.monotonic() - start < 50
+
+
+def test_memory_limit_ends_a_cell(tmp_path):
+    """A worker that asks for more than its limit is `oom`."""
+    big = "nodebench.testing:FakeBackend[behaviour=memory]"
+    records = measure(tmp_path, Settings(rounds=5, memory_limit_bytes=2**28), backends=(big,), measure="gradient")
+    assert records[big].status == "oom"
+
+
+def test_a_diverging_training_says_where(tmp_path):
+    """A loss that is not finite ends the cell as `diverged`, with the step; its gradient figures stay."""
+    record = measure(tmp_path, tasks=(f"{TASK}[diverges=true]",))[BACKEND]
+    assert record.status == "diverged"
+    assert "step 1 of 30" in record.reason
+    assert record.nfe_forward == 7
+    assert record.metric_value is None
+
+
+def test_a_model_without_an_ode_trains(tmp_path):
+    """A baseline has a metric and no gradient figures."""
+    record = measure(tmp_path, backends=(), models=("constant",))[None]
+    assert record.status == "ok"
+    assert record.metric_value is not None
+    assert record.nfe_forward is None
+    assert record.rtol is None
+
+
+def test_cells_of_a_group_are_compared_with_the_first(tmp_path):
+    """The slower of two cells has a ratio above 1 to the control, with an interval that excludes 1."""
+    slow = f"{BACKEND}[sleep_s=0.02]"
+    control = f"{BACKEND}[sleep_s=0.01]"
+    records = measure(tmp_path, backends=(control, slow), measure="gradient")
+    assert records[control].ratio is None
+    assert records[slow].control == control
+    assert 1.0 < records[slow].ratio_low < records[slow].ratio < records[slow].ratio_high
+
+
+COMMAND = [sys.executable, "-m", "nodebench.cli", "run", "-b", BACKEND, "--preset", "smoke", "--threads", "1"]
+
+
+def interrupted(tmp_path, task, wanted, number):
+    """Start a run, interrupt it when a line holds `wanted`, and return its exit code and output."""
+    process = subprocess.Popen(
+        [*COMMAND, "-t", task, "--rounds", "5", "--store", str(tmp_path / "results.db")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if wanted in line:
+            time.sleep(1.0)  # into the training, which takes some seconds
+            process.send_signal(number)
+            break
+    seen += process.stdout.readlines()
+    process.stdout.close()
+    return process.wait(30), "".join(seen)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on(tmp_path, number):
+    """A run that is interrupted or killed in its training goes on with --resume to the very same result."""
+    task = f"{TASK}[train_sleep_s=0.1]"
+    code, output = interrupted(tmp_path, task, "training, 0 of 1", number)
+    if number == signal.SIGINT:
+        assert code == 130
+        assert "--resume" in output
+    store = Store(tmp_path / "results.db")
+    assert store.records() == []
+    resumed = measure(tmp_path, resume=True, tasks=(task,))[BACKEND]
+    assert len(store.runs()) == 1
+    assert store.runs()[0].finished_at is not None
+    fresh = measure(tmp_path / "fresh", tasks=(task,))[BACKEND]
+    assert resumed.metric_value == fresh.metric_value
+    assert [e["train_loss"] for e in resumed.history] == [e["train_loss"] for e in fresh.history]
+    assert resumed.step_s is not None
+
+
+def test_resume_measures_only_what_is_missing(tmp_path):
+    """A finished run is not resumed: the same request is measured anew."""
+    measure(tmp_path, measure="gradient")
+    measure(tmp_path, measure="gradient", resume=True)
+    assert len(Store(tmp_path / "results.db").runs()) == 2
+
+
+def test_two_runs_into_one_store_lose_nothing(tmp_path):
+    """Two runs at once leave all records of both."""
+    command = [*COMMAND, "-t", TASK, "--rounds", "5", "--measure", "gradient", "--store", str(tmp_path / "results.db")]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(100) for process in both] == [0, 0]
+    store = Store(tmp_path / "results.db")
+    assert len(store.runs()) == 2
+    assert [record.status for record in store.records()] == ["ok", "ok"]

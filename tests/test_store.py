@@ -1,0 +1,124 @@
+"""The store keeps every row, refuses what it cannot read, and is safe for several writers."""
+
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from nodebench.errors import StoreError, UnknownNameError
+from nodebench.results.record import SCHEMA_VERSION, Record
+from nodebench.results.store import Store, now
+
+
+def make_record(**changes):
+    fields = {
+        "run_id": "r1",
+        "cell_id": "c1",
+        "created_at": now(),
+        "nodebench_version": "0",
+        "task": "t",
+        "model": "m",
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": 1,
+        "seed": 0,
+        "preset": "smoke",
+        "status": "ok",
+    }
+    return Record(**{**fields, **changes})
+
+
+def test_record_survives_the_store(tmp_path):
+    """What is read equals what was written, lists, mappings and nulls included."""
+    record = make_record(
+        notes=["a"], history=[{"epoch": 1, "validation": 0.5, "nfe_forward": None}], diagnostics={"x": 1.5}, step_s=0.25
+    )
+    store = Store(tmp_path / "results.db")
+    store.append(record)
+    assert store.records() == [record]
+    assert store.records(["r1"]) == [record]
+    assert store.records(["other"]) == []
+
+
+def test_unmeasured_is_null(tmp_path):
+    """A field that was not measured is null in SQL, never zero."""
+    store = Store(tmp_path / "results.db")
+    store.append(make_record())
+    with sqlite3.connect(store.path) as db:
+        assert db.execute("SELECT step_s, peak_memory_bytes FROM records").fetchone() == (None, None)
+
+
+def test_a_cell_has_one_row_in_a_run(tmp_path):
+    """A second row for the same cell of a run is refused."""
+    store = Store(tmp_path / "results.db")
+    store.append(make_record())
+    with pytest.raises(StoreError, match="UNIQUE"):
+        store.append(make_record())
+
+
+def test_newer_schema_is_refused(tmp_path):
+    """A store of a newer version is named with both schema numbers, and is left alone."""
+    path = tmp_path / "results.db"
+    Store(path)
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    with pytest.raises(StoreError, match=f"schema {SCHEMA_VERSION + 1}"):
+        Store(path)
+
+
+def test_file_that_is_no_store_is_refused(tmp_path):
+    """A file of something else is an error that names it."""
+    path = tmp_path / "notes.db"
+    path.write_text("not a database, but long enough to be taken for one " * 20)
+    with pytest.raises(StoreError, match=r"notes\.db"):
+        Store(path)
+
+
+def test_unwritable_store_is_refused(tmp_path):
+    """A path that cannot be made is an error that names it."""
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(StoreError, match="cannot be made"):
+        Store(blocker / "results.db")
+
+
+def test_runs_are_found_by_the_beginning_of_their_id(tmp_path):
+    """A run answers to its id, an unambiguous beginning of it, and `latest`."""
+    store = Store(tmp_path / "results.db")
+    store.start_run("20260101-a", "cmd", "p", {}, 2)
+    store.start_run("20260102-b", "cmd", "p", {}, 2)
+    assert store.run("20260101").run_id == "20260101-a"
+    assert store.run("latest").run_id == "20260102-b"
+    with pytest.raises(UnknownNameError, match="20260101-a"):
+        store.run("2026")
+
+
+def test_unfinished_run_of_a_plan_is_found(tmp_path):
+    """Only an unfinished run of the very plan can be resumed."""
+    store = Store(tmp_path / "results.db")
+    store.start_run("r1", "cmd", "plan", {}, 1)
+    assert store.unfinished("plan") == "r1"
+    assert store.unfinished("other") is None
+    store.finish_run("r1")
+    assert store.unfinished("plan") is None
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_store import make_record
+from nodebench.results.store import Store
+for i in range(50):
+    Store(Path({path!r})).append(make_record(run_id=sys.argv[1], cell_id=str(i)))
+"""
+
+
+def test_two_writers_lose_nothing(tmp_path, request):
+    """Two processes that write to one new store at once leave every row of both."""
+    path = tmp_path / "results.db"
+    code = WRITER.format(tests=str(request.path.parent), path=str(path))
+    writers = [subprocess.Popen([sys.executable, "-c", code, name]) for name in ("a", "b")]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert len(Store(path).records()) == 100

@@ -1,0 +1,92 @@
+"""Training goes on from a checkpoint exactly, and sees data drawn from the seed alone."""
+
+import numpy as np
+import pytest
+
+from nodebench.bench import training as module
+from nodebench.bench.training import Training
+from nodebench.frameworks.base import Optimizer
+from nodebench.tasks.base import Metric, Recipe, Splits
+from nodebench.testing import FakeModel, FakeTrainer
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+class MortalTrainer(FakeTrainer):
+    """Dies after so many steps."""
+
+    def __init__(self, model, learning_rate, life):
+        FakeTrainer.__init__(self, model, learning_rate)
+        self.life = life
+        self.seen = []
+
+    def step(self, batch):
+        if self.life == 0:
+            raise Killed
+        self.life -= 1
+        self.seen.append(batch["x"].copy())
+        return FakeTrainer.step(self, batch)
+
+
+def make_training(folder, life=10**6, **recipe):
+    x = np.random.default_rng(0).standard_normal(20)
+    part = {"x": x, "sleep_s": np.zeros(20)}
+    return Training(
+        trainer=MortalTrainer(FakeModel(rate=0.0), 0.1, life),
+        recipe=Recipe(Optimizer(), **{"batch_size": 4, "epochs": 3, **recipe}),
+        splits=Splits("x", part, part, part),
+        metric=Metric("distance", "1", "lower"),
+        seed=1,
+        folder=folder,
+        count=None,
+        report=lambda *_: None,
+    )
+
+
+def jitter(batch, rng):
+    return {**batch, "x": batch["x"] + rng.standard_normal(batch["x"].shape)}
+
+
+@pytest.mark.parametrize("life", [1, 5, 7, 14])
+def test_a_killed_training_ends_the_same(tmp_path, monkeypatch, life):
+    """Killed after any number of steps, with a checkpoint after each, the result is that of an undisturbed training."""
+    monkeypatch.setattr(module, "CHECKPOINT_S", 0.0)
+    undisturbed = make_training(tmp_path / "a", augment=jitter)
+    expected = undisturbed.run()
+    with pytest.raises(Killed):
+        make_training(tmp_path / "b", life, augment=jitter).run()
+    resumed = make_training(tmp_path / "b", augment=jitter)
+    found = resumed.run()
+    assert resumed.trainer.model.rate == undisturbed.trainer.model.rate
+    assert [e["train_loss"] for e in found.history] == [e["train_loss"] for e in expected.history]
+    assert np.array_equal(resumed.trainer.seen, undisturbed.trainer.seen[life:])
+
+
+def test_an_epoch_sees_every_example_once(tmp_path):
+    """Batches of an epoch are a permutation of the data; two epochs have two orders."""
+    training = make_training(tmp_path, epochs=2)
+    training.run()
+    epochs = np.concatenate(training.trainer.seen).reshape(2, 20)
+    data = np.sort(training.splits.train["x"])
+    assert np.array_equal(np.sort(epochs[0]), data)
+    assert np.array_equal(np.sort(epochs[1]), data)
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_only_one_checkpoint_is_kept(tmp_path):
+    """An older checkpoint goes when a newer one is complete."""
+    make_training(tmp_path).run()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["progress.json", "weights-3-0"]
+
+
+def test_root_mean_square_is_over_all_examples(tmp_path):
+    """The root-mean-square of a split does not depend on how it is cut into batches."""
+    values = []
+    for size in (3, 20):
+        training = make_training(tmp_path, evaluation_batch=size)
+        metric = Metric("rmse", "1", "lower", "root-mean-square")
+        values.append(Training(**{**vars(training), "metric": metric}).evaluate(training.splits.test))
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+    assert values[0] == pytest.approx(np.sqrt(np.mean(training.splits.test["x"] ** 2)), rel=1e-12)
