@@ -1,0 +1,159 @@
+"""Every backend against the closed form of the linear task, through the registry and whatever its framework."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nodebench import registry
+from nodebench.backends.base import AbstractBackend
+from nodebench.frameworks.base import load_framework
+from nodebench.problem import SolverSpec
+from nodebench.tasks.linear.closed_form import gradients
+from nodebench.tasks.linear.task import Linear
+
+FRAMEWORKS = ("torch",)
+
+VARIANTS = (
+    "adjoint[norm=seminorm]",
+    "checkpoint[checkpoints=1]",
+    "checkpoint[checkpoints=3]",
+    "torchdiffeq[land=true]",
+    "torchdiffeq-adjoint[norm=seminorm]",
+    "torchdiffeq-adjoint[land=true]",
+)
+
+
+def _framework_of(text):
+    return registry.describe("backend", text).framework
+
+
+BACKENDS = [text for text in (*registry.names("backend"), *VARIANTS) if _framework_of(text) in FRAMEWORKS]
+FIXED_ORDERS = {"euler": 1, "midpoint": 2, "rk4": 4, "rk38": 4}
+
+MATRIX = np.array([[-0.3, 1.2, 0.1], [-1.0, -0.2, 0.4], [0.2, -0.5, 0.1]])
+STATES = np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -1.1]])
+
+
+def _load(text):
+    return registry.load("backend", text, AbstractBackend)
+
+
+def _measure(text, spec, *, times=(0.0, 0.7, 2.0), matrix=MATRIX, y0=STATES, timed=False, loss="path"):
+    """Gradients of a backend, and the exact ones; None for the former where the backend says it cannot."""
+    backend = _load(text)
+    framework = load_framework(backend.framework)("cpu", "float64", 1)
+    target = Linear.models["linear"].targets[backend.framework]
+    options = {"dimension": y0.shape[1], "times": tuple(times), "loss": loss, "differentiate_times": timed}
+    model = framework.build(target, options, {"field.A": matrix}, lambda f, y, t: backend.solve(f, y, t, spec))
+    problem = framework.problem(model, {"y0": y0})
+    exact = gradients(matrix, y0, np.array(times), loss)
+    if backend.unsupported(problem, spec) is not None:
+        return None, exact
+    return framework.to_numpy(backend.grad(problem, spec, framework)), exact
+
+
+def _errors(found, exact):
+    pairs = [(found.y0, exact.y0), (found.params["A"], exact.params["A"])]
+    if found.times is not None:
+        pairs.append((found.times, exact.times))
+    return [np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-12) for a, b in pairs]
+
+
+def _spec(**changes):
+    return SolverSpec(**{"first_step": 0.05, "max_steps": 20_000, "dtype": "float64", **changes})
+
+
+def test_every_own_backend_is_under_test():
+    """The registry is the list: no installed backend of these frameworks is left out."""
+    own = {name for name in registry.names("backend") if _framework_of(name) in FRAMEWORKS}
+    assert own <= set(BACKENDS)
+    assert {"adjoint", "checkpoint", "direct", "torchdiffeq", "torchdiffeq-adjoint"} <= own
+
+
+@pytest.mark.parametrize("timed", [False, True], ids=["", "times"])
+@pytest.mark.parametrize("loss", ["end", "path"])
+@pytest.mark.parametrize("text", BACKENDS)
+def test_gradients_are_the_closed_form(text, loss, timed):
+    """y0, parameters and (where supported) times agree with the matrix exponential at a tight tolerance."""
+    found, exact = _measure(text, _spec(rtol=1e-9, atol=1e-9), timed=timed, loss=loss)
+    if found is None:
+        pytest.skip("the backend says that it does not support this")
+    assert (found.times is not None) == timed
+    assert max(_errors(found, exact)) < 1e-6
+    np.testing.assert_allclose(found.loss, exact.loss, rtol=1e-8)
+
+
+@pytest.mark.parametrize("text", BACKENDS)
+def test_gradients_are_right_backwards_in_time(text):
+    """Decreasing output times give the gradients of the solve in that direction."""
+    found, exact = _measure(text, _spec(rtol=1e-10, atol=1e-10), times=(1.0, 0.4, -0.5), timed=True)
+    if found is None:
+        found, exact = _measure(text, _spec(rtol=1e-10, atol=1e-10), times=(1.0, 0.4, -0.5))
+    assert max(_errors(found, exact)) < 1e-7
+
+
+@pytest.mark.parametrize("text", BACKENDS)
+def test_the_error_falls_with_the_tolerance(text):
+    """Over four decades of tolerance the gradient error falls by at least three."""
+    tolerances = (1e-4, 1e-8)
+    worst = []
+    for tolerance in tolerances:
+        found, exact = _measure(text, _spec(rtol=tolerance, atol=tolerance))
+        worst.append(max(_errors(found, exact)))
+    assert worst[0] < 1e-2
+    assert worst[1] < worst[0] * 1e-3
+
+
+@pytest.mark.parametrize("solver", FIXED_ORDERS)
+@pytest.mark.parametrize("text", BACKENDS)
+def test_a_fixed_method_gives_gradients_of_its_order(text, solver):
+    """Halving the step divides the error of the gradients by two to the order."""
+    worst = []
+    for h in (0.05, 0.025):
+        found, exact = _measure(text, _spec(solver=solver, first_step=h), times=(0.0, 1.0, 2.0))
+        if found is None:
+            pytest.skip("the backend says that it does not support this")
+        worst.append(max(_errors(found, exact)))
+    assert np.log2(worst[0] / worst[1]) == pytest.approx(FIXED_ORDERS[solver], abs=0.4)
+
+
+@st.composite
+def _linear_problems(draw):
+    d = draw(st.integers(1, 3))
+    unit = st.floats(-1, 1, width=32)
+    matrix = np.array(draw(st.lists(unit, min_size=d * d, max_size=d * d))).reshape(d, d)
+    y0 = np.array(draw(st.lists(unit, min_size=d, max_size=d))).reshape(1, d)
+    gaps = draw(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=4))
+    direction = draw(st.sampled_from([1.0, -1.0]))
+    times = draw(st.floats(-2, 2)) + direction * np.cumsum([0.0, *gaps])
+    return matrix, y0, tuple(times.tolist())
+
+
+@pytest.mark.parametrize("text", [text for text in BACKENDS if _framework_of(text) == "torch"])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@given(problem=_linear_problems())
+def test_gradients_are_right_for_any_linear_problem(text, problem):
+    """Whatever the matrix, the state, and the number and order of output times: absolute error below 1e-6."""
+    matrix, y0, times = problem
+    found, exact = _measure(text, _spec(rtol=1e-8, atol=1e-8), times=times, matrix=matrix, y0=y0, timed=True)
+    for a, b in ((found.y0, exact.y0), (found.params["A"], exact.params["A"]), (found.times, exact.times)):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", BACKENDS)
+def test_the_grid_reaches_from_the_first_to_the_last_time(text):
+    """A backend that tells its steps tells them in order, from the first time to the last or past it."""
+    backend = _load(text)
+    framework = load_framework(backend.framework)("cpu", "float64", 1)
+    task = Linear()
+    inputs = task.problem("linear", 0, 2)
+    target = task.models["linear"].targets[backend.framework]
+    model = framework.build(target, task.model_options("linear"), inputs.weights, lambda *_: None)
+    problem = framework.problem(model, inputs.batch)
+    grid = backend.grid(problem.field, problem.y0, problem.times, _spec(rtol=1e-6, atol=1e-6))
+    if grid is None:
+        pytest.skip("the library does not tell")
+    assert grid.times[0] == 0.0
+    assert grid.times[-1] >= 2.0 - 1e-12
+    assert list(grid.times) == sorted(set(grid.times))

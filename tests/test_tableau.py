@@ -1,0 +1,109 @@
+"""The Runge-Kutta methods are what they say, by the conditions of their order."""
+
+import subprocess
+import sys
+from math import prod
+
+import numpy as np
+import pytest
+
+from nodebench.errors import UnknownNameError
+from nodebench.solvers.tableau import TABLEAUS, Tableau, tableau
+
+ALL = sorted(TABLEAUS)
+
+# Rooted trees by order: a tree is the tuple of its subtrees, so that () is the single node.
+TREES = {
+    1: [()],
+    2: [((),)],
+    3: [((), ()), (((),),)],
+    4: [((), (), ()), ((), ((),)), (((), ()),), ((((),),),)],
+}
+TREES[5] = [
+    ((), (), (), ()),
+    ((), (), ((),)),
+    ((), ((), ())),
+    ((), (((),),)),
+    (((),), ((),)),
+    (((), (), ()),),
+    (((), ((),)),),
+    ((((), ()),),),
+    (((((),),),),),
+]
+
+
+def _size(tree):
+    return 1 + sum(map(_size, tree))
+
+
+def _density(tree):
+    return _size(tree) * prod(map(_density, tree))
+
+
+def _stage_weights(tree, a):
+    ones = np.ones(len(a))
+    return prod((a @ _stage_weights(child, a) for child in tree), start=ones)
+
+
+def _dense(method: Tableau):
+    return np.array([[*row, *[0.0] * (method.n_stages - len(row))] for row in method.a])
+
+
+def _worst_residual(method: Tableau, weights, order):
+    a = _dense(method)
+    trees = [tree for n in range(1, order + 1) for tree in TREES[n]]
+    return max(abs(weights @ _stage_weights(tree, a) - 1 / _density(tree)) for tree in trees)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nodes_are_the_sums_of_their_rows(name):
+    """Each c_i is the sum of row i of a."""
+    method = tableau(name)
+    np.testing.assert_allclose(method.c, _dense(method).sum(axis=1), atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_weights_meet_every_condition_of_their_order(name):
+    """All rooted trees up to the order give 1 / density."""
+    method = tableau(name)
+    assert _worst_residual(method, np.array(method.b), method.order) < 1e-13
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if TABLEAUS[name].order < 5])
+def test_the_order_is_no_higher_than_stated(name):
+    """Some condition of the next order fails."""
+    method = tableau(name)
+    assert _worst_residual(method, np.array(method.b), method.order + 1) > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if TABLEAUS[name].adaptive])
+def test_the_embedded_weights_are_one_order_lower(name):
+    """B minus b_error meets the conditions of the order below, and not those of the order itself."""
+    method = tableau(name)
+    embedded = np.array(method.b) - np.array(method.b_error)
+    assert _worst_residual(method, embedded, method.order - 1) < 1e-13
+    assert _worst_residual(method, embedded, method.order) > 1e-5
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_closing_stage_is_the_derivative_at_the_end(name):
+    """Where fsal is stated, the last row of a is b, c is 1 and b gives it no weight; every adaptive method has it."""
+    method = tableau(name)
+    closing = method.a[-1] == method.b[:-1] and method.c[-1] == 1.0 and method.b[-1] == 0.0
+    assert method.fsal == (closing and method.n_stages > 1)
+    assert method.fsal == method.adaptive
+
+
+def test_an_unknown_solver_is_answered_with_a_near_name():
+    """A mistyped name raises, and names the near one."""
+    with pytest.raises(UnknownNameError, match="dopri5"):
+        tableau("dorpi5")
+
+
+def test_listing_solvers_imports_no_array_library():
+    """The tableaus are read without numpy, torch or JAX."""
+    code = (
+        "import sys, nodebench.solvers.tableau;"
+        "assert not {'torch', 'jax', 'numpy'} & sys.modules.keys(), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
