@@ -36,18 +36,26 @@ SIZES: Mapping[Preset, Size] = {
     "paper": Size(train=None, validation=5000, test=None),
 }
 
-_ONE_CYCLE = Optimizer(name="adam", learning_rate=3e-3, schedule="one-cycle")
+_ONE_CYCLE = Optimizer(name="adam", learning_rate=1e-2, schedule="one-cycle")
 
+# Batches of 100 are evaluated in half the time of batches of 500: the first feature maps then stay in a CPU's cache.
 RECIPES: Mapping[Preset, Recipe] = {
-    "smoke": Recipe(_ONE_CYCLE, batch_size=32, epochs=2, steps_per_epoch=4),
-    "quick": Recipe(_ONE_CYCLE, batch_size=64, epochs=5, steps_per_epoch=60),
-    "standard": Recipe(_ONE_CYCLE, batch_size=64, epochs=4),
+    "smoke": Recipe(_ONE_CYCLE, batch_size=32, epochs=2, steps_per_epoch=4, evaluation_batch=64),
+    "quick": Recipe(_ONE_CYCLE, batch_size=32, epochs=4, steps_per_epoch=100, evaluation_batch=100),
+    "standard": Recipe(_ONE_CYCLE, batch_size=64, epochs=4, evaluation_batch=100),
     "paper": Recipe(
         Optimizer("sgd", 0.1, momentum=0.9, schedule="piecewise", milestones=(60 / 160, 100 / 160, 140 / 160)),
         batch_size=128,
         epochs=160,
+        evaluation_batch=1000,
     ),
 }
+
+MLP_RECIPES: Mapping[Preset, Recipe] = {
+    "quick": Recipe(replace(_ONE_CYCLE, learning_rate=3e-3), batch_size=128, epochs=4),
+    "standard": Recipe(replace(_ONE_CYCLE, learning_rate=3e-3), batch_size=128, epochs=12),
+}
+"""Where the multilayer perceptron differs: a step of it costs so little that the same time holds whole epochs."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +122,9 @@ class Mnist(AbstractTask):
         )
 
     def recipe(self, model: str, preset: Preset) -> Recipe:
-        """The recipe of a preset, the same for every network; `paper` is the published one."""
+        """The recipe of a preset, one for all convolutional networks; `paper` is the published one."""
         self._check(model)
-        recipe = RECIPES[preset]
+        recipe = MLP_RECIPES.get(preset, RECIPES[preset]) if model == "mlp" else RECIPES[preset]
         return replace(recipe, augment=random_crop) if preset == "paper" else recipe
 
     def model_options(self, model: str) -> Mapping[str, Any]:
