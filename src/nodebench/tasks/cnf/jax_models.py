@@ -83,13 +83,13 @@ class HutchinsonField(eqx.Module):
 
 
 class EndLoss(eqx.Module):
-    """Loss of an objective at the last of the solved states."""
+    """Mean metric of an objective at the last of the solved states."""
 
     objective: Objective = eqx.field(static=True)
 
     def __call__(self, states: Densities) -> jax.Array:
         """Mean loss in nats."""
-        loss: jax.Array = self.objective.loss(states[0][-1], states[1][-1])
+        loss: jax.Array = self.objective.metric(states[0][-1], states[1][-1]).mean()
         return loss
 
 
@@ -137,7 +137,7 @@ class Cnf(eqx.Module):
     def diagnostics(self, batch: JaxBatch) -> dict[str, jax.Array]:
         """Further figures of the objective for each example, each of shape `(n,)`."""
         end = self._flow(self.objective.start(batch), from_base=self.objective.from_base)
-        return self.objective.diagnostics(end[0])
+        return self.objective.diagnostics(*end)
 
     def push(self, z: jax.Array, log_p: jax.Array) -> Densities:
         """Carry points and their log-density from the base to the data: samples with their log-density."""

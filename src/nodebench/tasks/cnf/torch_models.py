@@ -126,7 +126,7 @@ class Cnf(nn.Module):
     def diagnostics(self, batch: TorchBatch) -> dict[str, Tensor]:
         """Further figures of the objective for each example, each of shape `(n,)`."""
         end = self._flow(self.objective.start(batch), from_base=self.objective.from_base)
-        return self.objective.diagnostics(end[0])
+        return self.objective.diagnostics(*end)
 
     def push(self, z: Tensor, log_p: Tensor) -> Densities:
         """Carry points and their log-density from the base to the data: samples with their log-density."""
@@ -176,8 +176,7 @@ class Planar(nn.Module):
 
     def loss(self, batch: TorchBatch) -> Tensor:
         """Mean loss of a batch in nats."""
-        loss: Tensor = self.objective.loss(*self(*self.objective.start(batch)))
-        return loss
+        return self.metric(batch).mean()
 
     def metric(self, batch: TorchBatch) -> Tensor:
         """The objective's metric for each example in nats, shape `(n,)`."""
@@ -186,11 +185,11 @@ class Planar(nn.Module):
 
     def diagnostics(self, batch: TorchBatch) -> dict[str, Tensor]:
         """Further figures of the objective for each example, each of shape `(n,)`."""
-        return self.objective.diagnostics(self(*self.objective.start(batch))[0])
+        return self.objective.diagnostics(*self(*self.objective.start(batch)))
 
 
 def _loss(target: Objective, states: Densities) -> Tensor:
-    loss: Tensor = target.loss(states[0][-1], states[1][-1])
+    loss: Tensor = target.metric(states[0][-1], states[1][-1]).mean()
     return loss
 
 

@@ -1,0 +1,70 @@
+"""What the change of log-density costs against the number M of hidden units: linear for a trace, cubic for a determinant.
+
+Run with `pytest -o addopts="" -s benchmarks/test_trace_cost.py`. One continuous layer of M units needs the trace of its
+Jacobian, one discrete layer z + U tanh(W z + b) of M units the determinant, which the matrix determinant lemma gives at the
+cost of an M by M factorisation ("Neural Ordinary Differential Equations", Chen et al., 2018, section 4,
+https://arxiv.org/abs/1806.07366). In two dimensions the determinant of the 2 by 2 Jacobian would be cheaper still; what is
+compared here is how either grows with M where M is not larger than the dimension.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nodebench.tasks.cnf import weights
+from nodebench.tasks.cnf.torch_models import GatedPlanarField
+
+POINTS = 256
+TRACE_SIZES = (128, 256, 512, 1024, 2048, 4096)
+DETERMINANT_SIZES = (64, 128, 256, 512)
+DETERMINANT_POINTS = 4
+
+
+@pytest.fixture(scope="module", name="seconds")
+def seconds_fixture():
+    """Median seconds by kind and size; the exponents are printed when all have been measured."""
+    measured = {}
+    torch.set_num_threads(1)
+    yield measured
+    for kind in ("exact trace", "determinant"):
+        sizes = sorted(size for name, size in measured if name == kind)
+        for low, high in zip(sizes, sizes[1:], strict=False):
+            exponent = math.log(measured[kind, high] / measured[kind, low]) / math.log(high / low)
+            per_step = f"{measured[kind, low] * 1e6:10.1f} to {measured[kind, high] * 1e6:10.1f} us"
+            print(f"\n{kind}: M {low:5d} to {high:5d}, {per_step}, exponent {exponent:.2f}", end="")
+
+
+@pytest.mark.parametrize("size", TRACE_SIZES)
+def test_exact_trace(benchmark, seconds, size):
+    """Rates of 256 points and their log-densities by a sum of M gated planar functions."""
+    field = GatedPlanarField(size)
+    named = weights.cnf(size, 0)
+    field.load_state_dict({name.removeprefix("field."): torch.tensor(array) for name, array in named.items()})
+    field.double()
+    state = (torch.tensor(np.random.default_rng(0).normal(size=(POINTS, 2))), torch.zeros(POINTS, dtype=torch.float64))
+    benchmark.group = "exact trace"
+    with torch.no_grad():
+        rates = benchmark(field, 0.5, state)
+    seconds["exact trace", size] = benchmark.stats.stats.median
+    assert torch.isfinite(rates[1]).all()
+
+
+@pytest.mark.parametrize("size", DETERMINANT_SIZES)
+def test_determinant(benchmark, seconds, size):
+    """Log-determinants of a residual layer of M units at 4 points, by the matrix determinant lemma."""
+    rng = np.random.default_rng(0)
+    u, w = (torch.tensor(rng.normal(0, 1 / size, (size, size))) for _ in range(2))
+    slopes = torch.tensor(rng.uniform(0, 1, (DETERMINANT_POINTS, size)))
+    product = w.t() @ u
+    identity = torch.eye(size, dtype=torch.float64)
+
+    def log_determinants():
+        return torch.linalg.slogdet(identity + slopes[:, :, None] * product).logabsdet
+
+    benchmark.group = "determinant"
+    with torch.no_grad():
+        values = benchmark(log_determinants)
+    seconds["determinant", size] = benchmark.stats.stats.median
+    assert torch.isfinite(values).all()
