@@ -1,13 +1,14 @@
-"""What the change of log-density costs against the number M of hidden units: linear for a trace, cubic for a determinant.
+"""Cost of the change of log-density against the number M of hidden units: linear by a trace, cubic by a determinant.
 
 Run with `pytest -o addopts="" -s benchmarks/test_trace_cost.py`. One continuous layer of M units needs the trace of its
-Jacobian, one discrete layer z + U tanh(W z + b) of M units the determinant, which the matrix determinant lemma gives at the
-cost of an M by M factorisation ("Neural Ordinary Differential Equations", Chen et al., 2018, section 4,
-https://arxiv.org/abs/1806.07366). In two dimensions the determinant of the 2 by 2 Jacobian would be cheaper still; what is
-compared here is how either grows with M where M is not larger than the dimension.
+Jacobian, one discrete layer z + U tanh(W z + b) of M units the determinant, which the matrix determinant lemma gives at
+the cost of an M by M factorisation ("Neural Ordinary Differential Equations", Chen et al., 2018, section 4,
+https://arxiv.org/abs/1806.07366). In two dimensions the determinant of the 2 by 2 Jacobian would be cheaper still; what
+is compared here is how either grows with M where M does not exceed the dimension.
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,13 +25,13 @@ DETERMINANT_POINTS = 4
 
 @pytest.fixture(scope="module", name="seconds")
 def seconds_fixture():
-    """Median seconds by kind and size; the exponents are printed when all have been measured."""
+    """Least seconds by kind and size, which other processes disturb least; exponents are printed at the end."""
     measured = {}
     torch.set_num_threads(1)
     yield measured
     for kind in ("exact trace", "determinant"):
         sizes = sorted(size for name, size in measured if name == kind)
-        for low, high in zip(sizes, sizes[1:], strict=False):
+        for low, high in pairwise(sizes):
             exponent = math.log(measured[kind, high] / measured[kind, low]) / math.log(high / low)
             per_step = f"{measured[kind, low] * 1e6:10.1f} to {measured[kind, high] * 1e6:10.1f} us"
             print(f"\n{kind}: M {low:5d} to {high:5d}, {per_step}, exponent {exponent:.2f}", end="")
@@ -47,7 +48,7 @@ def test_exact_trace(benchmark, seconds, size):
     benchmark.group = "exact trace"
     with torch.no_grad():
         rates = benchmark(field, 0.5, state)
-    seconds["exact trace", size] = benchmark.stats.stats.median
+    seconds["exact trace", size] = benchmark.stats.stats.min
     assert torch.isfinite(rates[1]).all()
 
 
@@ -66,5 +67,5 @@ def test_determinant(benchmark, seconds, size):
     benchmark.group = "determinant"
     with torch.no_grad():
         values = benchmark(log_determinants)
-    seconds["determinant", size] = benchmark.stats.stats.median
+    seconds["determinant", size] = benchmark.stats.stats.min
     assert torch.isfinite(values).all()
