@@ -1,0 +1,368 @@
+"""What is promised of the torch backends beyond right gradients: counts, memory, exactness, errors."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nodebench import registry
+from nodebench.backends.base import AbstractBackend
+from nodebench.errors import DivergedError, StepLimitError, UserError
+from nodebench.frameworks.torch import Torch
+from nodebench.problem import Problem, SolverSpec
+from nodebench.solvers.tableau import TABLEAUS
+
+OWN = ("direct", "adjoint", "adjoint[norm=seminorm]", "checkpoint", "checkpoint[checkpoints=2]")
+EXACT = ("direct", "checkpoint", "checkpoint[checkpoints=1]", "checkpoint[checkpoints=2]")
+ALL = (*OWN, "torchdiffeq", "torchdiffeq-adjoint")
+FIXED = {"euler": 1, "midpoint": 2, "rk4": 4, "rk38": 4}
+OWN_STAGES = {"bosh3": 3, "dopri5": 6, "tsit5": 6}
+
+
+class Net(nn.Module):
+    """A small field that depends on time and has a parameter that it does not use."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, t, y):
+        time = torch.ones_like(y[:, :1]) * t
+        return self.second(torch.tanh(self.first(torch.cat([y, time], dim=1))))
+
+
+class Pair(nn.Module):
+    """A field of two parts of different shapes, the second of which takes a gradient within."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.net = nn.Linear(2, 2)
+
+    def forward(self, t, y):
+        del t
+        z, _ = y
+        taped = torch.is_grad_enabled()
+        with torch.enable_grad():
+            z = z.requires_grad_() if taped else z.detach().requires_grad_()
+            dz = torch.tanh(self.net(z))
+            trace = sum(torch.autograd.grad(dz[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(2))
+        return dz, -trace[:, None]
+
+
+@pytest.fixture
+def framework():
+    return Torch("cpu", "float64", 1)
+
+
+def _load(text):
+    return registry.load("backend", text, AbstractBackend)
+
+
+def _spec(**changes):
+    return SolverSpec(**{"rtol": 1e-5, "atol": 1e-5, "first_step": 0.1, "dtype": "float64", **changes})
+
+
+def _sum_of_squares(ys):
+    parts = ys if isinstance(ys, tuple) else (ys,)
+    return sum(part[1:].pow(2).sum() for part in parts)
+
+
+def _problem(field=None, times=(0.0, 0.8, 2.0), *, timed=False):
+    field = (field or Net()).double()
+    torch.manual_seed(0)
+    y0 = torch.randn(4, 2, dtype=torch.float64)
+    if isinstance(field, Pair):
+        y0 = (y0, torch.zeros(4, 1, dtype=torch.float64))
+    return Problem(field, y0, torch.tensor(times, dtype=torch.float64), _sum_of_squares, timed)
+
+
+def _flat(gradients):
+    y0 = gradients.y0 if isinstance(gradients.y0, tuple) else (gradients.y0,)
+    extra = [] if gradients.times is None else [gradients.times]
+    return torch.cat([g.reshape(-1) for g in (*y0, *gradients.params.values(), *extra)])
+
+
+def _gradient(text, problem, spec, framework):
+    return _flat(_load(text).grad(problem, spec, framework))
+
+
+@pytest.mark.parametrize("solver", sorted(TABLEAUS))
+@pytest.mark.parametrize("text", EXACT[1:])
+def test_checkpointing_changes_nothing(text, solver, framework):
+    """Recomputed gradients equal those of `direct` on the same grid to rounding, times included."""
+    problem, spec = _problem(timed=True), _spec(solver=solver)
+    expected = _gradient("direct", problem, spec, framework)
+    torch.testing.assert_close(_gradient(text, problem, spec, framework), expected, rtol=1e-12, atol=1e-12)
+
+
+def _discretised_loss(problem, spec, fractions):
+    """The loss of the same Runge-Kutta steps at frozen fractions of each output interval, taped by torch throughout."""
+    method = TABLEAUS[spec.solver]
+    y, ys = problem.y0, [problem.y0]
+    for (begin, end), marks in zip(pairwise(problem.times), fractions, strict=True):
+        for low, high in pairwise(marks):
+            t, h = begin + (end - begin) * low, (end - begin) * (high - low)
+            k = []
+            for c, row in zip(method.c, method.a, strict=True):
+                stage = y + h * sum((a * kj for a, kj in zip(row, k, strict=True)), start=torch.zeros_like(y))
+                k.append(problem.field(t + c * h, stage))
+            y = y + h * sum(b * ki for b, ki in zip(method.b, k, strict=True))
+        ys.append(y)
+    return problem.loss(torch.stack(ys))
+
+
+@pytest.mark.parametrize("solver", sorted(TABLEAUS))
+def test_direct_is_the_derivative_of_its_discretisation(solver, framework):
+    """It equals autograd through the same steps, written out plainly, for y0, parameters and times."""
+    problem, spec = _problem(timed=True), _spec(solver=solver)
+    grid = np.array(_load("direct").grid(problem.field, problem.y0, problem.times, spec).times)
+    fractions = []
+    for a, b in ((0.0, 0.8), (0.8, 2.0)):
+        inside = grid[(grid >= a) & (grid <= b)]
+        fractions.append([float((t - a) / (b - a)) for t in inside])
+    y0, times = problem.y0.clone().requires_grad_(), problem.times.clone().requires_grad_()
+    taped = Problem(problem.field, y0, times, problem.loss)
+    params = tuple(problem.field.parameters())
+    found = torch.autograd.grad(_discretised_loss(taped, spec, fractions), (y0, *params, times), allow_unused=True)
+    pairs = zip((y0, *params, times), found, strict=True)
+    expected = torch.cat([(torch.zeros_like(x) if g is None else g).reshape(-1) for x, g in pairs])
+    torch.testing.assert_close(_gradient("direct", problem, spec, framework), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("text", EXACT)
+def test_finite_differences_agree(text, framework):
+    """Along random directions of y0, parameters and times the gradient is the central difference of the solve."""
+    problem, spec = _problem(times=(0.0, 0.5, 1.0), timed=True), _spec(solver="rk4", first_step=0.3)
+    gradients = _load(text).grad(problem, spec, framework)
+    generator = torch.Generator().manual_seed(3)
+    params = dict(problem.field.named_parameters())
+    variables = [problem.y0, problem.times, *params.values()]
+    found = [gradients.y0, gradients.times, *(gradients.params[name] for name in params)]
+    for variable, gradient in zip(variables, found, strict=True):
+        direction = torch.randn(variable.shape, generator=generator, dtype=torch.float64)
+        values = []
+        for shift in (1e-5, -2e-5):  # first to the one side of where it was, then as far to the other
+            with torch.no_grad():
+                variable.add_(direction, alpha=shift)
+                ys = _load(text).solve(problem.field, problem.y0, problem.times, spec)
+            values.append(problem.loss(ys).item())
+        with torch.no_grad():
+            variable.add_(direction, alpha=1e-5)
+        difference = (values[0] - values[1]) / 2e-5
+        assert (gradient * direction).sum().item() == pytest.approx(difference, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("solver", sorted(TABLEAUS))
+@pytest.mark.parametrize("text", [*OWN, "torchdiffeq", "torchdiffeq-adjoint"])
+def test_counts_equal_their_closed_forms(text, solver, framework):
+    """Evaluations and VJPs follow from the steps, for every solver and backend."""
+    backend, problem, spec = _load(text), _problem(), _spec(solver=solver)
+    if backend.unsupported(problem, spec) is not None:
+        pytest.skip("the backend says that it does not support this")
+    grid = backend.grid(problem.field, problem.y0, problem.times, spec)
+    counted = backend.gradient_step(problem, spec, framework).evaluations()
+    adaptive = TABLEAUS[solver].adaptive
+    stages = OWN_STAGES[solver] if adaptive else FIXED[solver]
+    steps = grid.n_accepted + grid.n_rejected
+    assert counted.nfe_forward == stages * steps + adaptive
+    if text in ("direct", "torchdiffeq"):
+        assert counted.nfe_backward == 0
+        assert counted.n_vjps == stages * grid.n_accepted + (text == "torchdiffeq" and adaptive)
+    elif text == "checkpoint":
+        assert counted.nfe_backward == counted.n_vjps == stages * grid.n_accepted
+    elif text.startswith("checkpoint"):
+        assert counted.nfe_backward > counted.n_vjps == stages * grid.n_accepted
+    elif text.startswith("adjoint"):
+        # One evaluation where each of the two output times is left, and whole steps.
+        assert counted.nfe_backward == counted.n_vjps
+        assert (counted.nfe_backward - 2 * adaptive) % stages == 0
+
+
+def test_torchdiffeq_left_to_choose_its_first_step_pays_one_evaluation_more(framework):
+    """Its forward count is then 2 + 6 x steps for dopri5."""
+    backend, problem, spec = _load("torchdiffeq"), _problem(), _spec(first_step=None)
+    grid = backend.grid(problem.field, problem.y0, problem.times, spec)
+    counted = backend.gradient_step(problem, spec, framework).evaluations()
+    assert counted.nfe_forward == 2 + 6 * (grid.n_accepted + grid.n_rejected)
+
+
+def test_rejected_steps_are_counted_and_leave_no_vjps(framework):
+    """A first step far too long costs evaluations, and neither VJPs nor memory."""
+    backend, problem = _load("direct"), _problem(times=(0.0, 4.0))
+    long, short = (_spec(rtol=1e-9, atol=1e-9, first_step=h) for h in (4.0, 0.05))
+    grid = backend.grid(problem.field, problem.y0, problem.times, long)
+    step = backend.gradient_step(problem, long, framework)
+    counted = step.evaluations()
+    assert grid.n_rejected > 0
+    assert counted.nfe_forward == 1 + 6 * (grid.n_accepted + grid.n_rejected)
+    assert counted.n_vjps == 6 * grid.n_accepted
+    other = backend.grid(problem.field, problem.y0, problem.times, short)
+    kept = backend.gradient_step(problem, short, framework).saved_bytes() / other.n_accepted
+    assert step.saved_bytes() / grid.n_accepted == pytest.approx(kept, rel=0.05)
+
+
+def _saved(text, n_steps, framework):
+    spec = _spec(solver="rk4", first_step=1 / n_steps, max_steps=1000)
+    return _load(text).gradient_step(_problem(times=(0.0, 1.0)), spec, framework).saved_bytes()
+
+
+def test_saved_bytes_of_direct_are_proportional_to_the_steps(framework):
+    """Sixteen times the steps keep sixteen times the bytes, but for the output states."""
+    saved = [_saved("direct", n, framework) for n in (10, 40, 160)]
+    assert saved[1] - saved[0] == pytest.approx((saved[2] - saved[1]) / 4, rel=1e-3)
+    assert np.log(saved[2] / saved[0]) / np.log(16) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("text", ["adjoint", "checkpoint[checkpoints=2]"])
+def test_saved_bytes_of_the_adjoint_do_not_grow_with_the_steps(text, framework):
+    """The exponent over 10 to 160 steps is below 0.1."""
+    saved = [_saved(text, n, framework) for n in (10, 160)]
+    assert np.log(saved[1] / saved[0]) / np.log(16) < 0.1
+
+
+def test_saved_bytes_of_checkpoint_are_one_state_per_step(framework):
+    """Each further step keeps the state, 64 bytes here, and no graph."""
+    assert _saved("checkpoint", 20, framework) - _saved("checkpoint", 10, framework) == 10 * 4 * 2 * 8
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_a_tuple_state_with_a_gradient_inside_is_differentiated(text, framework):
+    """A field of two parts that calls autograd itself gets the gradients of a plain, tight solve."""
+    problem, spec = _problem(Pair()), _spec(rtol=1e-8, atol=1e-8, max_steps=2000)
+    expected = _gradient("torchdiffeq", problem, _spec(rtol=1e-10, atol=1e-10, max_steps=5000), framework)
+    torch.testing.assert_close(_gradient(text, problem, spec, framework), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_unused_parameters_have_gradients_of_zero(text, framework):
+    """They get zeros in their own shape, not None."""
+    gradients = _load(text).grad(_problem(), _spec(), framework)
+    assert torch.equal(gradients.params["unused"], torch.zeros(3, dtype=torch.float64))
+    assert gradients.params["first.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_a_plain_callable_is_a_field_without_parameters(text, framework):
+    """A function solves and differentiates with respect to its state."""
+    y0 = torch.ones(2, dtype=torch.float64)
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    problem = Problem(lambda _, y: -y, y0, times, _sum_of_squares)
+    gradients = _load(text).grad(problem, _spec(rtol=1e-9, atol=1e-9), framework)
+    assert gradients.params == {}
+    torch.testing.assert_close(gradients.y0, torch.full((2,), 2 * np.exp(-2.0), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_a_solve_is_a_layer(text):
+    """`loss.backward()` through what comes before and after fills the gradients of both."""
+    backend = _load(text)
+    before, field, after = nn.Linear(3, 2), Net(), nn.Linear(2, 1)
+    ys = backend.solve(field, before(torch.randn(5, 3)), torch.tensor([0.0, 1.0], dtype=torch.float64), _spec())
+    after(ys[-1]).sum().backward()
+    used = [*before.parameters(), *after.parameters(), field.first.weight, field.second.weight]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in used[:-3])
+    assert all(p.grad.isfinite().all() for p in used)
+
+
+@pytest.mark.parametrize("text", OWN)
+def test_without_gradients_nothing_is_kept(text):
+    """Under no_grad the states are the same and carry no graph."""
+    backend, problem = _load(text), _problem()
+    with torch.no_grad():
+        plain = backend.solve(problem.field, problem.y0, problem.times, _spec())
+    taped = backend.solve(problem.field, problem.y0, problem.times, _spec())
+    assert plain.grad_fn is None
+    assert torch.equal(plain, taped.detach())
+
+
+def test_a_second_backward_pass_through_direct_is_refused():
+    """The graphs are freed as they are read; reading them again is an error, not a gradient of zero."""
+    problem = _problem()
+    y0 = problem.y0.requires_grad_()
+    loss = _load("direct").solve(problem.field, y0, problem.times, _spec()).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(UserError, match="solve again"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("text", ["adjoint", "adjoint[norm=seminorm]"])
+def test_many_output_times_do_not_restart_the_adjoint(text, framework):
+    """Fifty output times cost about one step each, where a restart costs several."""
+    problem = _problem(times=tuple(np.linspace(0, 2, 51)))
+    counted = _load(text).gradient_step(problem, _spec(), framework).evaluations()
+    assert counted.nfe_backward <= 50 * 7 + 30
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_a_field_of_nan_is_diverged(text, framework):
+    """NaN raises `DivergedError` and no gradient of NaN."""
+    problem = _problem()
+    with torch.no_grad():
+        problem.field.first.weight.fill_(float("nan"))
+    with pytest.raises(DivergedError):
+        _load(text).grad(problem, _spec(), framework)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_too_few_steps_are_named(text, framework):
+    """The limit of steps raises `StepLimitError`, which says what to raise."""
+    with pytest.raises(StepLimitError, match="max_steps"):
+        _load(text).grad(_problem(), _spec(rtol=1e-12, atol=1e-12, max_steps=3), framework)
+
+
+@pytest.mark.parametrize("text", ["adjoint", "torchdiffeq-adjoint"])
+def test_too_few_steps_backward_are_named(text, framework):
+    """A backward solve that needs more steps than the forward one raises the same error."""
+    problem, spec = _problem(times=(0.0, 3.0)), _spec(rtol=1e-4, atol=1e-4)
+    backend = _load(text)
+    n = backend.grid(problem.field, problem.y0, problem.times, spec)
+    limited = _spec(rtol=1e-4, atol=1e-4, max_steps=n.n_accepted + n.n_rejected)
+    steep = Problem(problem.field, problem.y0, problem.times, lambda ys: 1e12 * ys[-1].pow(2).sum())
+    with pytest.raises(StepLimitError, match="max_steps"):
+        backend.grad(steep, limited, framework)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(2), nn.Dropout(0.5)], ids=["batch norm", "dropout"])
+@pytest.mark.parametrize("text", ALL)
+def test_layers_that_change_between_evaluations_are_unsupported(text, layer):
+    """Batch normalisation and dropout are refused with a reason."""
+
+    class Field(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, t, y):
+            del t
+            return self.layer(y)
+
+    assert type(layer).__name__ in _load(text).unsupported(_problem(Field()), _spec())
+
+
+def test_torchdiffeqs_rk4_is_another_method():
+    """`rk4` is unsupported with the reason, `rk38` is its partner and agrees with ours."""
+    problem, spec = _problem(), _spec(solver="rk38", first_step=0.2)
+    assert "3/8" in _load("torchdiffeq").unsupported(problem, _spec(solver="rk4"))
+    theirs = _load("torchdiffeq").solve(problem.field, problem.y0, problem.times, spec)
+    ours = _load("direct").solve(problem.field, problem.y0, problem.times, spec)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_torchdiffeq_landing_takes_our_steps():
+    """With `land` its adaptive grid is ours, to rounding."""
+    problem, spec = _problem(), _spec()
+    ours = _load("direct").grid(problem.field, problem.y0, problem.times, spec)
+    theirs = _load("torchdiffeq[land=true]").grid(problem.field, problem.y0, problem.times, spec)
+    np.testing.assert_allclose(theirs.times[:4], ours.times[:4], rtol=1e-6)
+
+
+def test_checkpoints_must_be_positive():
+    """`checkpoints=0` is an error, and so is a word."""
+    for value in ("0", "-1", "few"):
+        with pytest.raises(UserError, match="checkpoint"):
+            _load(f"checkpoint[checkpoints={value}]")

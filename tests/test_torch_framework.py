@@ -1,0 +1,224 @@
+"""torch as a framework: arrays, weights, counters, saved bytes, optimisers, and training that goes on to the bit."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nodebench import registry
+from nodebench.backends.base import AbstractBackend
+from nodebench.errors import PluginError, UnsupportedError, UserError
+from nodebench.frameworks.base import Optimizer, load_framework
+from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.torch_training import make_optimizer, make_schedule
+from nodebench.problem import Problem, SolverSpec
+from nodebench.tasks.linear.task import Linear
+
+TARGET = Linear.models["linear"].targets["torch"]
+
+
+def _model(framework, *, weights=None, solver="dopri5"):
+    backend = registry.load("backend", "direct", AbstractBackend)
+    task = Linear(n_times=3)
+    spec = SolverSpec(solver=solver, rtol=1e-4, atol=1e-4, first_step=0.5)
+    given = task.weights("linear", 0) if weights is None else weights
+    solve = lambda f, y, t: backend.solve(f, y, t, spec)  # noqa: E731  a model is handed a closure
+    return framework.build(TARGET, task.model_options("linear"), given, solve)
+
+
+def test_torch_is_loaded_by_name():
+    """`torch` names this class."""
+    assert load_framework("torch") is Torch
+
+
+def test_arrays_keep_integers_and_times():
+    """Floats take the dtype, `times` stays float64, integers stay integers."""
+    batch = {"x": np.ones(2), "times": np.ones(2, dtype=np.float32), "labels": np.array([1, 2])}
+    arrays = Torch("cpu", "float32", 1).arrays(batch)
+    assert [arrays[name].dtype for name in batch] == [torch.float32, torch.float64, torch.int64]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "match"),
+    [("tpu", "float32", "device"), ("cpu", "float16", "dtype")],
+)
+def test_unknown_devices_and_dtypes_are_refused(device, dtype, match):
+    """They are errors of the user."""
+    with pytest.raises(UserError, match=match):
+        Torch(device, dtype, 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_device_is_refused():
+    """It says so, and what to use instead."""
+    with pytest.raises(UserError, match="no CUDA device"):
+        Torch("cuda", "float32", 1)
+
+
+def test_threads_are_set():
+    """The number of threads is that asked for."""
+    Torch("cpu", "float32", 2)
+    assert torch.get_num_threads() == 2
+    Torch("cpu", "float32", 1)
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{}, {"field.A": np.zeros((3, 3))}, {"field.A": np.zeros((4, 4)), "field.b": np.zeros(4)}],
+    ids=["missing", "shape", "unknown"],
+)
+def test_weights_must_fit(weights):
+    """Missing, unknown or ill-shaped weights break the contract of a plugin."""
+    with pytest.raises(PluginError, match=r"field\.[Ab]"):
+        _model(Torch("cpu", "float32", 1), weights=weights)
+
+
+def test_weights_are_loaded_in_the_dtype():
+    """The model has the weights that were given, in the configured dtype."""
+    model = _model(Torch("cpu", "float32", 1))
+    expected = Linear().weights("linear", 0)["field.A"]
+    assert model.field.A.dtype == torch.float32
+    np.testing.assert_array_equal(model.field.A.detach().numpy(), expected.astype(np.float32))
+    assert Torch("cpu", "float32", 1).n_params(model) == 16
+
+
+def test_the_field_is_evaluated_on_flat_numpy_states():
+    """`evaluate` gives the field of the problem, flat and in float64."""
+    framework = Torch("cpu", "float64", 1)
+    problem = framework.problem(_model(framework), {"y0": np.arange(8.0).reshape(2, 4)})
+    flat = framework.flat_state(problem.y0)
+    expected = np.arange(8.0).reshape(2, 4) @ Linear().weights("linear", 0)["field.A"].T
+    np.testing.assert_allclose(framework.evaluate(problem)(0.0, flat), expected.ravel())
+
+
+class ConvField(nn.Module):
+    """The dynamics of the MNIST network of the paper, written with a concatenated time channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList([nn.GroupNorm(32, 64) for _ in range(3)])
+        self.convs = nn.ModuleList([nn.Conv2d(65, 64, 3, padding=1) for _ in range(2)])
+
+    def forward(self, t, y):
+        for norm, conv in zip(self.norms[:2], self.convs, strict=True):
+            y = torch.relu(norm(y))
+            y = conv(torch.cat([torch.ones_like(y[:, :1]) * t, y], dim=1))
+        return self.norms[2](y)
+
+
+def _euler(field, y0, times, spec):
+    del times, spec
+    return torch.stack([y0, y0 + field(0.0, y0)])
+
+
+def test_saved_bytes_are_those_counted_by_hand():
+    """One convolutional evaluation at 128x64x6x6 keeps 8,392,704 bytes: five activations, two with a time channel."""
+    y0 = torch.zeros(128, 64, 6, 6).normal_(generator=torch.Generator().manual_seed(0))
+    problem = Problem(ConvField(), y0, torch.tensor([0.0, 1.0], dtype=torch.float64), lambda ys: ys[-1].sum())
+    step = Torch("cpu", "float32", 2).gradient_step(_euler, problem, SolverSpec())
+    assert step.saved_bytes() == 8_392_704
+
+
+def test_forward_and_backward_make_the_step():
+    """The step in two calls gives the gradients of the step in one."""
+    framework = Torch("cpu", "float64", 1)
+    problem = framework.problem(_model(framework), {"y0": np.ones((2, 4))})
+    backend = registry.load("backend", "direct", AbstractBackend)
+    step = backend.gradient_step(problem, SolverSpec(rtol=1e-5, atol=1e-5, first_step=0.1), framework)
+    whole, halves = framework.to_numpy(step.step()), framework.to_numpy(step.backward(step.forward()))
+    np.testing.assert_array_equal(whole.y0, halves.y0)
+    np.testing.assert_array_equal(whole.params["A"], halves.params["A"])
+    assert whole.times is None
+
+
+def test_a_field_with_batch_normalisation_is_refused():
+    """The gradient step is not even prepared."""
+    problem = Problem(nn.BatchNorm1d(2), torch.ones(3, 2), torch.tensor([0.0, 1.0]), torch.sum)
+    with pytest.raises(UnsupportedError, match="BatchNorm1d"):
+        Torch("cpu", "float32", 1).gradient_step(_euler, problem, SolverSpec())
+
+
+def test_no_device_memory_is_read_on_a_cpu():
+    """The figure is None there, not zero, and the call is not made."""
+    assert Torch("cpu", "float32", 1).peak_device_bytes(lambda: pytest.fail("called")) is None
+
+
+OPTIMIZERS = [
+    Optimizer("sgd", 0.01, momentum=0.9, weight_decay=1e-4, schedule="piecewise", milestones=(0.25, 0.5)),
+    Optimizer("adam", 0.01, weight_decay=1e-2, schedule="one-cycle", clip_norm=0.5),
+    Optimizer("adam", 0.01, schedule="cosine"),
+    Optimizer("rmsprop", 0.001, momentum=0.5),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: f"{o.name}-{o.schedule}")
+def test_training_goes_on_to_the_bit(optimizer, tmp_path):
+    """Ten steps in one go and five, saved and restored into a fresh model, five give the same losses and weights."""
+    framework, data = Torch("cpu", "float32", 1), Linear(n_times=3).data("smoke", 0).train
+    batches = [{name: value[i : i + 8] for name, value in data.items()} for i in range(10)]
+    straight = framework.trainer(_model(framework), optimizer, 10)
+    expected = [straight.step(batch) for batch in batches]
+    first = framework.trainer(_model(framework), optimizer, 10)
+    losses = [first.step(batch) for batch in batches[:5]]
+    first.save(tmp_path / "half")
+    second = framework.trainer(_model(framework), optimizer, 10)
+    second.restore(tmp_path / "half")
+    losses += [second.step(batch) for batch in batches[5:]]
+    assert losses == expected
+    np.testing.assert_array_equal(second.metric(batches[0]), straight.metric(batches[0]))
+    fresh = framework.trainer(_model(framework), optimizer, 10)
+    assert not np.array_equal(straight.metric(batches[0]), fresh.metric(batches[0]))
+
+
+def test_a_loss_that_is_not_finite_changes_nothing():
+    """It is returned as it is, and the weights stay."""
+    framework = Torch("cpu", "float32", 1)
+    model = _model(framework)
+    trainer = framework.trainer(model, Optimizer("sgd", 0.1), 10)
+    before = model.field.A.detach().clone()
+    data = Linear(n_times=3).data("smoke", 0).train
+    assert np.isnan(trainer.step({"y0": data["y0"], "observed": data["observed"] * np.nan}))
+    assert torch.equal(model.field.A, before)
+
+
+def _rates(optimizer, n):
+    parameter = nn.Parameter(torch.zeros(1))
+    made = make_optimizer([parameter], optimizer)
+    schedule, rates = make_schedule(made, optimizer, n), []
+    for _ in range(n):
+        rates.append(made.param_groups[0]["lr"])
+        parameter.grad = torch.zeros(1)
+        made.step()
+        schedule.step()
+    return np.array(rates)
+
+
+def test_schedules_are_what_their_names_say():
+    """Constant, cosine to zero, one cycle with its peak at 30 %, and drops by ten at the milestones."""
+    n = 100
+    np.testing.assert_allclose(_rates(Optimizer(learning_rate=0.1), n), 0.1)
+    cosine = _rates(Optimizer(learning_rate=0.1, schedule="cosine"), n)
+    np.testing.assert_allclose(cosine, 0.05 * (1 + np.cos(np.pi * np.arange(n) / n)), rtol=1e-6)
+    cycle = _rates(Optimizer(learning_rate=0.1, schedule="one-cycle"), n)
+    assert cycle[0] == pytest.approx(0.1 / 25)
+    assert cycle.max() == pytest.approx(0.1, rel=1e-3)
+    assert abs(int(cycle.argmax()) - 30) <= 1
+    drops = _rates(Optimizer("sgd", 0.1, schedule="piecewise", milestones=(0.5, 0.75)), n)
+    np.testing.assert_allclose(drops, [0.1] * 50 + [0.01] * 25 + [0.001] * 25)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Optimizer("lion"), Optimizer("rmsprop", weight_decay=0.1)], ids=["name", "decay"]
+)
+def test_unknown_optimisers_are_refused(optimizer):
+    """A name or setting that is not known is an error."""
+    with pytest.raises(UserError, match="optimiser"):
+        make_optimizer([nn.Parameter(torch.zeros(1))], optimizer)
+
+
+def test_unknown_schedules_are_refused():
+    """So is a schedule."""
+    settings = Optimizer(schedule="step")
+    with pytest.raises(UserError, match="schedule"):
+        make_schedule(make_optimizer([nn.Parameter(torch.zeros(1))], settings), settings, 10)
