@@ -31,12 +31,12 @@ FULL = Size(train=50_000, validation=2_000, test=10_000)
 STREAMS: Mapping[str, int] = {"train": 0, "validation": 1, "test": 2}
 """Each part has a random stream of its own, so that its examples do not depend on the size of another."""
 
-_ONE_CYCLE = Optimizer("adam", 1e-2, schedule="one-cycle")
+_ONE_CYCLE = Optimizer("adam", 2e-2, schedule="one-cycle")
 _PAPER_PLANAR = Optimizer("rmsprop", 1e-5, momentum=0.9)
 
 CNF_RECIPES: Mapping[Preset, Recipe] = {
     "smoke": Recipe(_ONE_CYCLE, batch_size=64, epochs=2, steps_per_epoch=4),
-    "quick": Recipe(_ONE_CYCLE, batch_size=512, epochs=10, steps_per_epoch=150),
+    "quick": Recipe(_ONE_CYCLE, batch_size=512, epochs=10, steps_per_epoch=120),
     "standard": Recipe(_ONE_CYCLE, batch_size=512, epochs=20, steps_per_epoch=500),
     "paper": Recipe(Optimizer("adam", 1e-3), batch_size=512, epochs=20, steps_per_epoch=500),
 }
@@ -45,7 +45,7 @@ of the authors' published example, and the same serves maximum likelihood."""
 
 PLANAR_RECIPES: Mapping[Preset, Recipe] = {
     "smoke": Recipe(_ONE_CYCLE, batch_size=64, epochs=2, steps_per_epoch=4),
-    "quick": Recipe(_ONE_CYCLE, batch_size=512, epochs=10, steps_per_epoch=800),
+    "quick": Recipe(_ONE_CYCLE, batch_size=512, epochs=10, steps_per_epoch=1_000),
     "standard": Recipe(_ONE_CYCLE, batch_size=512, epochs=20, steps_per_epoch=2_500),
     "paper": Recipe(_PAPER_PLANAR, batch_size=100, epochs=50, steps_per_epoch=10_000),
 }
