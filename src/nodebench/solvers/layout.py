@@ -36,7 +36,7 @@ class Layout:
         """Views of a flat tensor `(*leading, n)`, each of shape `(*leading, *shape)`."""
         lead = flat.shape[:-1]
         if not self.is_tuple:
-            return [flat.view(*lead, *self.shapes[0])]
+            return [flat.view(lead + self.shapes[0])]
         pieces = torch.split(flat, [shape.numel() for shape in self.shapes], dim=-1)
         return [piece.reshape(*lead, *shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 

@@ -9,6 +9,7 @@ A step `k_i = f(t + c_i h, Y_i)`, `Y_i = y0 + h Σ_j a_ij k_j`, `y1 = y0 + h Σ_
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from nodebench.problem import Field
 from nodebench.solvers.layout import Layout
 from nodebench.solvers.scheme import Scheme
-from nodebench.solvers.tableau import Tableau
+from nodebench.solvers.tableau import Tableau, tableau
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,15 @@ class TimeShare:
     length: Tensor
 
 
+@cache
+def _weights(name: str, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """For each stage the weights of the later stages' dY, then that of λ."""
+    method = tableau(name)
+    stages = range(method.n_own)
+    columns = [[*(method.a[j][i] for j in stages if j > i), method.b[i]] for i in stages]
+    return [torch.tensor(column, dtype=dtype, device=device) for column in columns]
+
+
 class Transpose:
     """Pulls the derivative of a loss back through steps, last step first, and gathers the parameters' on the way.
 
@@ -109,7 +119,7 @@ class Transpose:
         self._dk_parts = layout.parts(self._dk)
         self._parts = [layout.parts(row) for row in self._buffer[:s]]
         self._columns = [self._buffer[i + 1 :].t() for i in range(s)]
-        self._weights = [rows.new_tensor([*(method.a[j][i] for j in range(i + 1, s)), method.b[i]]) for i in range(s)]
+        self._weights = _weights(method.name, rows.dtype, rows.device)
         self._c = method.c
         self._inputs = tuple(params)
         self.state = self._buffer[s]
