@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
-
 FEW = 4
 """So few names are all listed, near or not."""
 

@@ -39,7 +39,7 @@ class FakeBackend(AbstractBackend):
     Attributes:
         behaviour: `raise`, `crash` (SIGKILL), `hang`, `memory` (asks for far too much), `nan`, `missing` (a library
         that is
-            not there), `unsupported`, `wrong` (a gradient 50 % off) or `ok`.
+            not there), `unsupported`, `wrong` (a gradient of shrinking instead of growth) or `ok`.
         sleep_s: Duration of one solve, in seconds.
     """
 
@@ -57,7 +57,7 @@ class FakeBackend(AbstractBackend):
         del spec
         time.sleep(self.sleep_s)
         _MISBEHAVIOURS.get(self.behaviour, lambda: None)()
-        growth = field.rate * (1.5 if self.behaviour == "wrong" else 1.0)  # type: ignore[attr-defined]  # a FakeField
+        growth = field.rate * (-1.0 if self.behaviour == "wrong" else 1.0)  # type: ignore[attr-defined]  # a FakeField
         return np.exp(growth * (times - times[0]))[:, None] * y0
 
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:

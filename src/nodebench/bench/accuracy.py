@@ -1,14 +1,14 @@
 """The gradient error: a reference in float64, and the relative L2 distance of a gradient from it.
 
 The reference is the gradient of the continuous problem: in closed form where the task has one, else from an exact
-discrete gradient at a tolerance far below the cell's, checkpointed so that it fits in memory. It is solved at two
-tolerances, one order apart, and states their difference as its own accuracy.
+discrete gradient with far finer steps, checkpointed so that it fits in memory. It is solved twice, with steps twice as
+long or tolerances ten times as large the first time, and states the difference as its own accuracy.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,11 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.base import AbstractFramework
 from nodebench.problem import Gradients, Problem, SolverSpec
+from nodebench.solvers.tableau import tableau
 from nodebench.tasks.base import GradientInputs
 
 REFERENCE_BACKENDS: Mapping[str, str] = {"torch": "checkpoint", "jax": "diffrax"}
 """The backend that computes the reference, by framework."""
-
-TIGHTENING = 1e-4
-"""Tolerance of the reference relative to the cell's."""
-
-SMALLEST_TOLERANCE = 1e-12
-MAX_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -68,16 +63,15 @@ def rounded(inputs: GradientInputs, dtype: str) -> GradientInputs:
 
 
 def compute_reference(
-    framework: AbstractFramework, model: Any, inputs: GradientInputs, problem: Problem, spec: SolverSpec
+    framework: AbstractFramework, inputs: GradientInputs, problem: Problem, spec: SolverSpec
 ) -> Reference:
     """The reference gradients of a problem.
 
     Args:
         framework: Framework configured for float64.
-        model: The model, for error messages.
         inputs: The problem in NumPy; its closed form is used where it has one.
         problem: The problem in the framework, in float64.
-        spec: The cell's solver spec.
+        spec: How the reference is solved, with a first step.
 
     Raises:
         UnsupportedError: If the framework has no method to compute a reference with.
@@ -86,19 +80,19 @@ def compute_reference(
         exact = inputs.closed_form()
         return Reference(np.ravel(exact.y0), exact.params, "closed form")
     if framework.name not in REFERENCE_BACKENDS:
-        raise UnsupportedError(f"{framework.name} has no reference method, and the problem of {model} no closed form.")
+        raise UnsupportedError(f"{framework.name} has no reference method, and the problem no closed form.")
     name = REFERENCE_BACKENDS[framework.name]
     backend: AbstractBackend = registry.load("backend", name, AbstractBackend)
-    tolerance = max(min(spec.rtol, spec.atol) * TIGHTENING, SMALLEST_TOLERANCE)
-    coarse, fine = (_solve(backend, framework, problem, spec, t) for t in (10 * tolerance, tolerance))
+    coarse, fine = (_solve(backend, framework, problem, s) for s in (_coarser(spec), spec))
     own = max(relative_error(coarse.params, fine.params), relative_error(coarse.y0, fine.y0))
-    text = f"{name}, dopri5, float64, tolerance {tolerance:.0e}, within {own:.0e} of the one at {10 * tolerance:.0e}"
-    return Reference(fine.y0, fine.params, text)
+    return Reference(
+        fine.y0, fine.params, f"{name}, {_described(spec)}, within {own:.1e} of {_described(_coarser(spec))}"
+    )
 
 
 def cache_name(inputs: GradientInputs, spec: SolverSpec, model_target: str, version: str) -> str:
-    """Name that changes with anything the reference depends on: the arrays themselves, the model, the tolerance."""
-    digest = hashlib.sha256(json.dumps([model_target, version, spec.rtol, spec.atol]).encode())
+    """Name that changes with anything the reference depends on: the arrays themselves, the model, the solver."""
+    digest = hashlib.sha256(json.dumps([model_target, version, asdict(spec)]).encode())
     for group in (inputs.weights, inputs.batch):
         for name in sorted(group):
             digest.update(name.encode())
@@ -115,13 +109,19 @@ def relative_error(value: Any, reference: Any) -> float:
     return distance / norm if norm else distance
 
 
-def _solve(
-    backend: AbstractBackend, framework: AbstractFramework, problem: Problem, spec: SolverSpec, tolerance: float
-) -> Reference:
-    tight = replace(
-        spec, solver="dopri5", rtol=tolerance, atol=tolerance, first_step=None, max_steps=MAX_STEPS, dtype="float64"
-    )
-    gradients: Gradients = backend.grad(problem, tight, framework)
+def _coarser(spec: SolverSpec) -> SolverSpec:
+    if tableau(spec.solver).adaptive or spec.first_step is None:
+        return replace(spec, rtol=10 * spec.rtol, atol=10 * spec.atol)
+    return replace(spec, first_step=2 * spec.first_step)
+
+
+def _described(spec: SolverSpec) -> str:
+    how = f"rtol {spec.rtol:.0e}" if tableau(spec.solver).adaptive else f"step {spec.first_step:.3g}"
+    return f"{spec.solver} {how}"
+
+
+def _solve(backend: AbstractBackend, framework: AbstractFramework, problem: Problem, spec: SolverSpec) -> Reference:
+    gradients: Gradients = backend.grad(problem, spec, framework)
     found = framework.to_numpy(gradients)
     return Reference(framework.flat_state(gradients.y0), found.params, "")
 

@@ -38,7 +38,7 @@ class Settings:
     budget_s: float | None = None
     timeout_s: float | None = None
     precision: float = 0.05
-    max_grad_error: float = 0.1
+    max_grad_error: float = 0.5
     memory_limit_bytes: int | None = None
 
     def timeout(self, cell: Cell) -> float | None:

@@ -14,9 +14,7 @@ LIBRARIES = (
 )  # fmt: skip
 
 DEVICE_QUESTIONS = {
-    "torch": (
-        "import torch; print('cpu', *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())), sep=', ')"
-    ),
+    "torch": "import torch as t; print('cpu', *map(t.cuda.get_device_name, range(t.cuda.device_count())), sep=', ')",
     "jax": "import jax; print(*(f'{d.platform} {d.device_kind}' for d in jax.devices()), sep=', ')",
 }
 """Programs that print the devices of a framework."""

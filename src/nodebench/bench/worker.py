@@ -82,10 +82,12 @@ class Worker:
         model = self._build(framework, inputs)
         problem = framework.problem(model, inputs.batch)
         chosen = _choose_first_step(framework, problem, self.cell.spec)
-        path = folder / accuracy.cache_name(inputs, self.cell.spec, self._target(), version)
+        spec = self.task.reference
+        spec = replace(spec, first_step=spec.first_step or chosen)
+        path = folder / accuracy.cache_name(inputs, spec, self._target(), version)
         if not path.exists():
             try:
-                found = accuracy.compute_reference(framework, self.cell.model, inputs, problem, self.cell.spec)
+                found = accuracy.compute_reference(framework, inputs, problem, spec)
             except CellError as error:
                 return ReferenceFile(chosen, None, str(error))
             found.save(path)
