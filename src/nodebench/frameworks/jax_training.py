@@ -28,7 +28,7 @@ def schedule(optimizer: Optimizer, total_steps: int) -> Schedule:
         "cosine": lambda: optax.cosine_decay_schedule(peak, total_steps),
         "one-cycle": lambda: _one_cycle(peak, total_steps),
         "piecewise": lambda: optax.piecewise_constant_schedule(
-            peak, {int(milestone * total_steps): 0.1 for milestone in optimizer.milestones}
+            peak, {round(milestone * total_steps): 0.1 for milestone in optimizer.milestones}
         ),
     }
     if optimizer.schedule not in schedules:
@@ -37,17 +37,16 @@ def schedule(optimizer: Optimizer, total_steps: int) -> Schedule:
 
 
 def _one_cycle(peak: float, total_steps: int) -> Schedule:
-    """The one-cycle policy as `torch.optim.lr_scheduler.OneCycleLR` has it.
+    """The one-cycle policy as `torch.optim.lr_scheduler.OneCycleLR` has it for one step more than are taken.
 
-    Optax's own puts the turning point and the end one step later.
+    Optax's own has its turning point at another step.
     """
     start, end = peak / 25.0, peak / 25.0 / 1e4
-    last = max(total_steps - 1.0, 1.0)
-    turn = max(0.3 * total_steps - 1.0, 0.0)
+    turn = 0.3 * (total_steps + 1) - 1.0
 
     def learning_rate(step: Array) -> Array:
-        rising = jnp.clip(step / max(turn, 1e-9), 0.0, 1.0)
-        falling = jnp.clip((step - turn) / (last - turn), 0.0, 1.0)
+        rising = jnp.clip(step / turn if turn > 0 else 1.0, 0.0, 1.0)
+        falling = jnp.clip((step - turn) / (total_steps - turn), 0.0, 1.0)
         return jnp.where(step <= turn, _anneal(start, peak, rising), _anneal(peak, end, falling))
 
     return learning_rate
@@ -88,8 +87,10 @@ def _adam(optimizer: Optimizer) -> list[optax.GradientTransformation]:
 
 
 def _rmsprop(optimizer: Optimizer) -> list[optax.GradientTransformation]:
+    if optimizer.weight_decay:
+        raise UserError("`rmsprop` takes no weight decay; use sgd or adam.")
     # `optax.rmsprop` scales by the learning rate before the momentum and adds epsilon under the root, unlike torch.
-    return [*_decay(optimizer), optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False), *_momentum(optimizer)]
+    return [optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False), *_momentum(optimizer)]
 
 
 def _loss(model: Any, batch: Mapping[str, Array]) -> Array:
@@ -115,7 +116,8 @@ def _metric(model: Any, batch: Mapping[str, Array]) -> Array:
 
 @eqx.filter_jit
 def _diagnostics(model: Any, batch: Mapping[str, Array]) -> Mapping[str, Array]:
-    return model.diagnostics(batch)
+    found: Mapping[str, Array] = model.diagnostics(batch)
+    return found
 
 
 class JaxTrainer(AbstractTrainer):
@@ -147,7 +149,7 @@ class JaxTrainer(AbstractTrainer):
 
     def diagnostics(self, batch: Batch) -> Mapping[str, np.ndarray]:
         """The model's diagnostics for each example by name, shape `(n,)`."""
-        found = _diagnostics(self._model, self._arrays(batch))
+        found: Mapping[str, Array] = _diagnostics(self._model, self._arrays(batch))
         return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
     def problem(self, batch: Batch) -> Problem:

@@ -94,7 +94,8 @@ def grid(field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
 
     Raises:
         StepLimitError: If `spec.max_steps` do not suffice.
-        DivergedError: If a state or an error estimate left the finite numbers.
+        DivergedError: If a state left the finite numbers: that of an accepted step, or, where the steps did not suffice,
+            that which the last rejected step tried.
     """
     boundaries, n_rejected, finite, finished = _steps(field, y0, np.asarray(times), spec)
     if not finite:
@@ -112,10 +113,10 @@ def _steps(field: Field, y0: State, times: np.ndarray, spec: SolverSpec) -> tupl
         field, y0 = eqx.combine(arrays, static)
         arguments = _arguments(field, y0, times, spec, "default")
         arguments["stepsize_controller"] = _Watched(arguments["stepsize_controller"])
-        saveat = diffrax.SaveAt(t0=True, steps=True, controller_state=True, fn=_is_finite)
+        saveat = diffrax.SaveAt(t0=True, steps=True, controller_state=True, fn=lambda t, y, args: _is_finite(y))
         solution = diffrax.diffeqsolve(**arguments, saveat=saveat)
-        finite = jnp.all(solution.ys | ~jnp.isfinite(solution.ts)) & ~solution.controller_state[1]
         finished = solution.result == diffrax.RESULTS.successful
+        finite = jnp.all(solution.ys | ~jnp.isfinite(solution.ts)) & (finished | solution.controller_state[1])
         return solution.ts, solution.stats["num_rejected_steps"], finite, finished
 
     ts, n_rejected, finite, finished = jax.jit(run)(arrays)
@@ -123,13 +124,15 @@ def _steps(field: Field, y0: State, times: np.ndarray, spec: SolverSpec) -> tupl
     return boundaries[np.isfinite(boundaries)], int(n_rejected), bool(finite), bool(finished)
 
 
-def _is_finite(t: Array, y: State, args: None) -> Array:
-    del t, args
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(y)]).all()
+def _is_finite(y: State | None) -> Array:
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(y)]))
 
 
 class _Watched(diffrax.AbstractStepSizeController[Any, Any]):
-    """A step size control that remembers whether an error estimate, and with it the next step, was not a number."""
+    """A step size control that remembers whether the error estimate of the last rejected step was finite.
+
+    Diffrax takes one that is not a number for infinite, and goes on with a smaller step until its limit.
+    """
 
     control: Any
 
@@ -138,12 +141,14 @@ class _Watched(diffrax.AbstractStepSizeController[Any, Any]):
 
     def init(self, *args: Any) -> tuple[Any, Any]:
         tnext, state = self.control.init(*args)
-        return tnext, (state, jnp.array(False))  # noqa: FBT003  the signature is JAX's
+        return tnext, (state, jnp.array(True))  # noqa: FBT003  the signature is JAX's
 
     def adapt_step_size(self, *args: Any) -> Any:
-        *others, (state, failed) = args
+        *others, (state, finite) = args
         keep, next_t0, next_t1, jump, state, result = self.control.adapt_step_size(*others, state)
-        return keep, next_t0, next_t1, jump, (state, failed | jnp.isnan(next_t1)), result
+        _, _, _, _, _, y_error, _ = others
+        finite = jnp.where(keep, finite, _is_finite(y_error))
+        return keep, next_t0, next_t1, jump, (state, finite), result
 
 
 class _VectorField(eqx.Module):

@@ -1,0 +1,237 @@
+"""The diffrax backends against the closed form of the linear task, their counts against formulas, their failures."""
+
+from functools import cache
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from scipy.linalg import expm
+
+from nodebench import registry
+from nodebench.backends.base import AbstractBackend
+from nodebench.errors import DivergedError, StepLimitError, UserError
+from nodebench.frameworks.jax import Jax
+from nodebench.problem import Problem, SolverSpec
+from nodebench.solvers import diffrax_solve
+from nodebench.tasks.linear.closed_form import gradients
+from nodebench.tasks.linear.jax_models import LinearField, end_loss, path_loss
+
+OWN = [name for name in registry.names("backend") if registry.describe("backend", name).framework == "jax"]
+BACKENDS = [*OWN, "diffrax[checkpoints=2]", "diffrax[scan=bounded]", "diffrax-backsolve[norm=seminorm]"]
+
+MATRIX = np.array([[-0.3, 1.2, 0.1], [-1.0, -0.2, 0.4], [0.2, -0.5, 0.1]])
+STATES = np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -1.1]])
+
+
+@cache  # one object, so that tests of the same backend and spec share its compiled programs
+def _load(text):
+    return registry.load("backend", text, AbstractBackend)
+
+
+def _linear(times, *, matrix=MATRIX, y0=STATES, timed=False):
+    field = eqx.tree_at(lambda at: at.A, LinearField(len(matrix)), jnp.asarray(matrix))
+    return Problem(field, jnp.asarray(y0), np.asarray(times), Partial(path_loss), timed)
+
+
+def _errors(found, exact):
+    pairs = [(found.y0, exact.y0), (found.params["A"], exact.params["A"])]
+    if found.times is not None:
+        pairs.append((found.times, exact.times))
+    return [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs]
+
+
+def _spec(**changes):
+    return SolverSpec(**{"first_step": 0.05, "max_steps": 256, "dtype": "float64", **changes})
+
+
+def _error(text, times, spec):
+    framework, backend = Jax("cpu", "float64", 1), _load(text)
+    problem = _linear(times, timed="backsolve" not in text)
+    assert backend.unsupported(problem, spec) is None
+    found = framework.to_numpy(backend.grad(problem, spec, framework))
+    assert (found.times is not None) == problem.differentiate_times
+    return max(_errors(found, gradients(MATRIX, STATES, np.array(times), "path")))
+
+
+def test_all_three_diffrax_backends_are_installed():
+    """The registry lists them, so that the other tests here cover them."""
+    assert {"diffrax", "diffrax-direct", "diffrax-backsolve"} <= set(OWN)
+
+
+@pytest.mark.parametrize("times", [(0.0, 0.7, 2.0), (1.0, 0.4, -0.5)], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("text", BACKENDS)
+def test_gradients_are_the_closed_form(text, times):
+    """State, parameters and (where supported) times agree with the matrix exponential, in both directions of time."""
+    assert _error(text, times, _spec(rtol=1e-9, atol=1e-9)) < 1e-6
+
+
+@pytest.mark.parametrize("text", ["diffrax", "diffrax-backsolve"])
+def test_the_error_falls_with_the_tolerance(text):
+    """Over four decades of tolerance the gradient error falls by at least three."""
+    loose, tight = (_error(text, (0.0, 0.7, 2.0), _spec(rtol=tol, atol=tol)) for tol in (1e-5, 1e-9))
+    assert loose < 1e-3
+    assert tight < 1e-3 * loose
+
+
+def test_a_fixed_method_gives_gradients_of_its_order():
+    """Halving the step divides the error of the midpoint rule's gradients by four."""
+    errors = [_error("diffrax", (0.0, 2.0), _spec(solver="midpoint", first_step=h)) for h in (0.05, 0.025)]
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.4)
+
+
+@pytest.mark.parametrize("solver", ["bosh3", "tsit5"])
+def test_the_other_embedded_pairs_are_right_too(solver):
+    """States of bosh3 and tsit5 agree with the matrix exponential."""
+    Jax("cpu", "float64", 1)
+    problem, spec = _linear((0.0, 1.0)), _spec(solver=solver, rtol=1e-6, atol=1e-6)
+    found = _load("diffrax").solve(problem.field, problem.y0, problem.times, spec)
+    np.testing.assert_allclose(found[-1], STATES @ expm(MATRIX).T, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "recomputed"),
+    [("diffrax", 2), ("diffrax[scan=bounded]", 1), ("diffrax-direct", 1), ("diffrax-backsolve", 0)],
+)
+def test_evaluations_follow_the_closed_forms(text, recomputed):
+    """With n = 1 + 6 x steps evaluations forward, an exact method has n VJPs and a whole multiple of n backward."""
+    framework, backend, spec = Jax("cpu", "float64", 1), _load(text), _spec(rtol=1e-5, atol=1e-5, max_steps=32)
+    problem = _linear((0.0, 2.0))
+    grid = backend.grid(problem.field, problem.y0, problem.times, spec)
+    n = 1 + 6 * (grid.n_accepted + grid.n_rejected)
+    counted = backend.gradient_step(problem, spec, framework).evaluations()
+    assert counted.nfe_forward == n
+    if recomputed:
+        assert (counted.nfe_backward, counted.n_vjps) == (recomputed * n, n)
+    else:
+        assert counted.nfe_backward == counted.n_vjps
+        assert counted.n_vjps % 6 == 1
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint"])
+def test_fixed_methods_take_the_steps_they_are_told(solver):
+    """Twenty steps of a tenth over [0, 2]."""
+    Jax("cpu", "float64", 1)
+    problem = _linear((0.0, 2.0))
+    grid = _load("diffrax").grid(problem.field, problem.y0, problem.times, _spec(solver=solver, first_step=0.1))
+    np.testing.assert_allclose(grid.times, np.linspace(0.0, 2.0, 21), atol=1e-12)
+
+
+def test_rejected_steps_are_counted():
+    """A first step as long as the interval is rejected, and the grid says so."""
+    Jax("cpu", "float64", 1)
+    problem = _linear((0.0, 2.0), matrix=10 * MATRIX)
+    grid = _load("diffrax").grid(problem.field, problem.y0, problem.times, _spec(first_step=2.0))
+    assert grid.n_rejected > 0
+    assert (grid.times[0], grid.times[-1]) == (0.0, 2.0)
+
+
+def test_a_tuple_is_a_state_like_an_array():
+    """A state in two parts gives the closed form of the same state in one."""
+    framework, backend, spec = Jax("cpu", "float64", 1), _load("diffrax"), _spec(rtol=1e-6, atol=1e-6, max_steps=64)
+    whole = _linear((0.0, 1.0))
+    parts = Problem(_InParts(whole.field), (whole.y0[:, :1], whole.y0[:, 1:]), whole.times, Partial(_joined_loss))
+    found = framework.to_numpy(backend.grad(parts, spec, framework))
+    exact = gradients(MATRIX, STATES, whole.times, "path")
+    np.testing.assert_allclose(np.concatenate(found.y0, 1), exact.y0, rtol=1e-4)
+    np.testing.assert_allclose(found.params["field.A"], exact.params["A"], rtol=1e-4)
+
+
+class _InParts(eqx.Module):
+    field: LinearField
+
+    def __call__(self, t, y):
+        rate = self.field(t, jnp.concatenate(y, 1))
+        return rate[:, :1], rate[:, 1:]
+
+
+def _joined_loss(ys):
+    return path_loss(jnp.concatenate(ys, 2))
+
+
+@pytest.mark.parametrize("text", ["diffrax", "diffrax-backsolve"])
+def test_a_solve_beyond_its_limit_gives_no_figures(text):
+    """Loss and gradients are NaN, not those of the part of the interval that was reached."""
+    framework, backend, spec = Jax("cpu", "float64", 1), _load(text), _spec(max_steps=3)
+    found = framework.to_numpy(backend.grad(_linear((0.0, 2.0)), spec, framework))
+    assert np.isnan(found.loss)
+    assert np.isnan(found.y0).all()
+    assert np.isnan(found.params["A"]).all()
+
+
+def test_the_grid_names_the_step_limit():
+    """A solve that needs more steps than its limit is a `StepLimitError`."""
+    Jax("cpu", "float64", 1)
+    problem = _linear((0.0, 2.0))
+    with pytest.raises(StepLimitError, match="limit of 3 steps was reached at t = "):
+        _load("diffrax").grid(problem.field, problem.y0, problem.times, _spec(max_steps=3))
+
+
+@pytest.mark.parametrize("solver", ["dopri5", "euler"])
+def test_the_grid_names_a_state_that_left_the_finite_numbers(solver):
+    """A field that is not a number from t = 2 on is a `DivergedError`, whether or not the method looks at its error."""
+    Jax("cpu", "float64", 1)
+    problem = Problem(_Draining(), jnp.array([1.0]), np.array([0.0, 9.0]), Partial(end_loss))
+    with pytest.raises(DivergedError, match=r"left the finite numbers after t = [12]\."):
+        _load("diffrax").grid(problem.field, problem.y0, problem.times, _spec(solver=solver, max_steps=200))
+
+
+class _Draining(eqx.Module):
+    def __call__(self, t, y):
+        del t
+        return -jnp.sqrt(y)  # empty at t = 2
+
+
+def test_a_backward_solve_beyond_its_limit_gives_no_gradient():
+    """Where the forward ODE contracts, its backward solve takes more steps; out of steps, its gradient is NaN."""
+    framework, backend = Jax("cpu", "float64", 1), _load("diffrax-backsolve")
+    problem = _linear((0.0, 1.0), matrix=np.array([[-20.0]]), y0=np.array([[1.0]]))
+    found = framework.to_numpy(backend.grad(problem, _spec(max_steps=12), framework))
+    assert np.isfinite(found.loss)
+    assert np.isnan(found.y0).all()
+    assert np.isnan(found.params["A"]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"solver": "rk4"}, "no `rk4`"),
+        ({"solver": "heun9"}, "it has euler"),
+        ({"first_step": None}, "needs `first_step`"),
+    ],
+)
+def test_what_diffrax_cannot_do_has_a_reason(changes, reason):
+    """A solver that it lacks, or a first step that is not given: a sentence beforehand, an error from `solve`."""
+    problem, spec = _linear((0.0, 1.0)), _spec(**changes)
+    for text in OWN:
+        assert reason in _load(text).unsupported(problem, spec)
+        with pytest.raises(UserError, match=reason):
+            _load(text).solve(problem.field, problem.y0, problem.times, spec)
+
+
+def test_backsolve_says_that_it_has_no_gradient_of_times():
+    """`unsupported` gives the reason before anything is compiled."""
+    assert "times" in _load("diffrax-backsolve").unsupported(_linear((0.0, 1.0), timed=True), _spec())
+
+
+def test_checkpoints_must_be_positive():
+    """An option that makes no sense is refused when the backend is made."""
+    with pytest.raises(UserError, match="`checkpoints` must be positive"):
+        _load("diffrax[checkpoints=0]")
+
+
+def test_a_step_size_control_is_diffrax_default():
+    """Safety 0.9 and factors from 0.2 to 10 with an integral controller, the same as the other libraries' here."""
+    control = diffrax_solve.controller(_spec())
+    values = (control.safety, control.factormin, control.factormax, control.pcoeff, control.icoeff, control.dcoeff)
+    assert values == (0.9, 0.2, 10.0, 0, 1, 0)
+
+
+def test_float32_states_stay_float32_in_a_process_of_64_bits():
+    """Times are cast to the state, so that diffrax does not promote the state to the times."""
+    Jax("cpu", "float64", 1)
+    problem = _linear((0.0, 1.0))
+    small = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (problem.field, problem.y0))
+    assert _load("diffrax").solve(*small, problem.times, _spec(max_steps=16)).dtype == jnp.float32
