@@ -173,8 +173,15 @@ def test_stand_in_is_named_and_announced():
     splits = Mnist().data("quick", 0)
     assert splits.name == "digits-upsampled"
     assert "Not MNIST" in splits.note
-    assert "ConnectionError" in splits.note
+    assert f"{data.FOLDER_VARIABLE} is not set" in splits.note
     assert splits.train["images"].shape[1:] == (1, 28, 28)
+
+
+def test_stand_in_says_which_folder_held_no_mnist(monkeypatch, tmp_path, offline):
+    """A folder named in vain is told, for it may be mistyped."""
+    monkeypatch.setenv(data.FOLDER_VARIABLE, str(tmp_path / "mistyped"))
+    assert str(tmp_path / "mistyped") in Mnist().data("quick", 0).note
+    assert len(offline) == len(data.MIRRORS)
 
 
 @pytest.mark.usefixtures("offline")
@@ -198,11 +205,12 @@ def test_stand_in_keeps_the_range_and_the_mean_of_the_digits():
 
 
 def test_a_failed_download_is_not_tried_again_at_once(offline):
-    """The second process of a matrix asks no mirror, and says so."""
+    """The second process of a matrix asks no mirror, and an error says so."""
     data.load("auto", "train")
     n_attempts = len(offline)
     assert n_attempts == len(data.MIRRORS)
-    assert "failed" in data.load("auto", "train").note
+    with pytest.raises(DataError, match="a download failed"):
+        data.load("mnist", "train")
     assert len(offline) == n_attempts
 
 

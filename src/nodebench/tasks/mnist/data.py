@@ -79,13 +79,13 @@ def load(dataset: Dataset, part: Part) -> Digits:
         DataError: If a file of MNIST is cut short or altered, or `"mnist"` is nowhere to be had.
     """
     if dataset == "digits":
-        return _stand_in(part, "the stand-in was asked for")
+        return _stand_in(part, "as asked for")
     try:
         folder = _folder()
-    except MissingDataError as error:
+    except MissingDataError:
         if dataset == "mnist":
             raise
-        return _stand_in(part, str(error))
+        return _stand_in(part, f"because MNIST was neither found ({_looked_in()}) nor downloaded")
     images, labels = (_read(folder / name) for name in FILES[part])
     return Digits("mnist", images, labels.astype(np.int64))
 
@@ -124,7 +124,7 @@ def _named_folders() -> list[Path]:
 
 def _looked_in() -> str:
     named = os.environ.get(FOLDER_VARIABLE)
-    return f"{FOLDER_VARIABLE}={named}" if named else f"{FOLDER_VARIABLE} is not set"
+    return f"none in {FOLDER_VARIABLE}={named}" if named else f"{FOLDER_VARIABLE} is not set"
 
 
 def _folder() -> Path:
@@ -147,7 +147,7 @@ def _download_missing(folder: Path) -> None:
                 break
     if reason:
         raise MissingDataError(
-            f"MNIST is not to be had ({_looked_in()}, none in {folder}; {reason}). Put the four files "
+            f"MNIST is not to be had ({_looked_in()}; none in {folder}; {reason}). Put its four files "
             f"{', '.join(CHECKSUMS)} into a folder and name it in {FOLDER_VARIABLE}."
         )
 
@@ -246,7 +246,7 @@ def _stand_in(part: Part, reason: str) -> Digits:
     weights = _interpolation(8, 28)
     images = 255.0 / 16.0 * weights @ digits.images[chosen] @ weights.T
     note = (
-        f"Not MNIST: scikit-learn's bundled digits (1,797 images of 8x8) upsampled to 28x28, since {reason}. "
+        f"Not MNIST but scikit-learn's bundled digits (1,797 images of 8x8, upsampled to 28x28), {reason}. "
         "Costs keep MNIST's shapes; test errors do not compare."
     )
     return Digits("digits-upsampled", images, digits.target[chosen].astype(np.int64), note)
