@@ -33,7 +33,7 @@ def test_help_and_list_import_no_framework():
     code = (
         "import sys\nfrom nodebench import cli\nfor argv in (['--help'], ['list']):\n"
         "    sys.argv[1:] = argv\n    try: cli.main()\n    except SystemExit: pass\n"
-        "print(sorted({'torch', 'jax', 'sklearn', 'scipy'} & set(sys.modules)))"
+        "print(sorted({'torch', 'jax', 'sklearn', 'scipy.linalg'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -131,6 +131,26 @@ def test_missing_cuda_is_wrong_usage(tmp_path):
     done = nodebench("run", "-b", "direct", "-t", "linear", "--device", "cuda", "--store", str(tmp_path / "r.db"))
     assert done.returncode == 2
     assert "cuda" in done.stderr.lower()
+
+
+WITHOUT_JAX = """
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] in ("jax", "diffrax") else find(name, *more)
+"""
+
+
+def test_a_missing_framework_is_a_status(tmp_path):
+    """Where JAX is not installed its cells say so, with the command that mends it; torch's are measured."""
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_JAX)
+    arguments = ("-b", "diffrax,direct", "-t", "linear", "--preset", "smoke", "--measure", "gradient", "--json")
+    done = nodebench("run", *arguments, "--store", str(tmp_path / "r.db"), PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    records = {record["backend"]: record for record in json.loads(done.stdout)}
+    assert records["direct"]["status"] == "ok"
+    assert records["diffrax"]["status"] == "not_installed"
+    assert "pip install 'nodebench[jax]'" in records["diffrax"]["reason"]
 
 
 def test_doctor_tells_versions_devices_and_data(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.errors import PluginError, UnknownNameError, UserError
+from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
 from nodebench.tasks.base import AbstractTask
 
 FAKE = "nodebench.testing:FakeBackend"
@@ -64,6 +64,14 @@ def test_bad_names_say_what_is_wrong(text, error, message):
     """A wrong name, option or value is an error that names it."""
     with pytest.raises(error, match=message):
         registry.load("backend", text, AbstractBackend)
+
+
+def test_a_missing_library_is_named(tmp_path):
+    """A plugin that imports what is not there is told from one that is broken."""
+    file = tmp_path / "mine.py"
+    file.write_text("import nosuchlibrary\n\n\nclass Mine:\n    pass\n")
+    with pytest.raises(NotInstalledError, match="pip install nosuchlibrary"):
+        registry.load("backend", f"{file}:Mine", AbstractBackend)
 
 
 def test_canonical_spelling_sorts_options():

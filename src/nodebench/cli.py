@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Only this module prints, and only it catches `UserError`."""
+"""The command line: parse, call, print. This module prints, and it alone catches `NodebenchError`."""
 
 import json
 import shlex
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nodebench import __version__, registry
-from nodebench.errors import UnknownNameError, UserError
+from nodebench.errors import NodebenchError, UnknownNameError, UserError
 
 app = typer.Typer(
     help="Which gradient method for a neural ODE, and what it costs in error, memory, function evaluations and time.",
@@ -34,7 +34,7 @@ def main() -> None:
     """Entry point: 0 all cells ok, 1 a cell failed, 2 wrong usage, 130 interrupted."""
     try:
         app()
-    except UserError as error:
+    except NodebenchError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {_escape(str(error))}")
         sys.exit(2)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from nodebench.errors import PluginError, UnknownNameError, UserError
+from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
 
 Kind = Literal["backend", "task"]
 
@@ -133,6 +133,7 @@ def load(kind: Kind, text: str, base: type) -> Any:
 
     Raises:
         UnknownNameError: If the name or an option does not exist.
+        NotInstalledError: If a library that it imports is missing.
         PluginError: If the plugin cannot be imported, or is no frozen dataclass derived from `base`.
         UserError: If an option has a value of the wrong type.
     """
@@ -151,11 +152,17 @@ def load_class(target: str) -> Any:
     """Import the object that `module:Class` or `path.py:Class` names.
 
     Raises:
+        NotInstalledError: If a library that it imports is missing.
         PluginError: If it cannot be imported or does not exist.
     """
     module_name, _, attribute = target.partition(":")
     try:
         module = _module_from_path(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(missing + "."):
+            raise PluginError(f"`{target}` cannot be found: there is no module `{missing}`.") from error
+        raise NotInstalledError(f"{missing} is not installed; mend it with: pip install {missing}") from error
     except Exception as error:  # a foreign module may raise anything on import; the cause is kept and shown
         raise PluginError(f"`{target}` cannot be imported: {type(error).__name__}: {error}") from error
     if attribute not in vars(module):
@@ -164,6 +171,8 @@ def load_class(target: str) -> Any:
 
 
 def _construct(cls: type, name: str, options: Mapping[str, str]) -> Any:
+    if not options:
+        return cls()
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  imported late: listing must stay fast
 
     try:

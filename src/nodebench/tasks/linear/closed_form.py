@@ -3,7 +3,7 @@
 from typing import Literal
 
 import numpy as np
-from scipy.linalg import expm, expm_frechet
+import scipy  # whose submodules load on first use: `nodebench list` imports this module
 
 from nodebench.problem import Gradients
 
@@ -13,7 +13,7 @@ Loss = Literal["end", "path"]
 
 def states(matrix: np.ndarray, y0: np.ndarray, times: np.ndarray) -> np.ndarray:
     """The solution at each time, shape `(n, batch, d)`, of initial states `(batch, d)` at `times[0]`."""
-    return np.stack([y0 @ expm(matrix * (t - times[0])).T for t in times])
+    return np.stack([y0 @ scipy.linalg.expm(matrix * (t - times[0])).T for t in times])
 
 
 def gradients(matrix: np.ndarray, y0: np.ndarray, times: np.ndarray, loss: Loss) -> Gradients:
@@ -41,8 +41,8 @@ def gradients(matrix: np.ndarray, y0: np.ndarray, times: np.ndarray, loss: Loss)
     for k in range(1, len(times)) if loss == "path" else [len(times) - 1]:
         span, y = times[k] - times[0], solution[k]
         value += float(np.sum(y**2))
-        by_y0 += 2 * y @ expm(matrix * span)
-        by_matrix += span * expm_frechet(matrix.T * span, 2 * y.T @ y0, compute_expm=False)
+        by_y0 += 2 * y @ scipy.linalg.expm(matrix * span)
+        by_matrix += span * scipy.linalg.expm_frechet(matrix.T * span, 2 * y.T @ y0, compute_expm=False)
         by_times[k] = 2 * np.sum(y * (y @ matrix.T))
     # Moving the first time alone shifts every other one against it.
     by_times[0] = -np.sum(by_times[1:])
