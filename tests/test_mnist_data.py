@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 
 from nodebench.errors import DataError
@@ -58,7 +59,7 @@ def offline(monkeypatch, cache):  # noqa: ARG001  without its fixture the real c
         raise ConnectionError("refused")
 
     monkeypatch.delenv(data.FOLDER_VARIABLE, raising=False)
-    monkeypatch.setattr(data.pooch, "HTTPDownloader", lambda **_: refuse)
+    monkeypatch.setattr(pooch, "HTTPDownloader", lambda **_: refuse)
     return attempts
 
 
@@ -233,7 +234,7 @@ def test_download_goes_to_the_cache_and_is_used(monkeypatch, cache, contents):
             raise ConnectionError("refused")
         Path(output_file).write_bytes(gzip.compress(contents[url.rpartition("/")[2]]))
 
-    monkeypatch.setattr(data.pooch, "HTTPDownloader", lambda **_: serve)
+    monkeypatch.setattr(pooch, "HTTPDownloader", lambda **_: serve)
     assert data.load("auto", "train").labels.tolist() == list(contents[TRAIN_LABELS][8:])
     assert sorted(path.name for path in cache.iterdir()) == sorted(NAMES)
 
@@ -245,7 +246,7 @@ def test_an_altered_download_is_an_error_and_is_not_kept(monkeypatch, cache, con
     def serve(url, output_file, _caller):
         Path(output_file).write_bytes(gzip.compress(contents[url.rpartition("/")[2]][:-1]))
 
-    monkeypatch.setattr(data.pooch, "HTTPDownloader", lambda **_: serve)
+    monkeypatch.setattr(pooch, "HTTPDownloader", lambda **_: serve)
     with pytest.raises(DataError, match=published[TRAIN_IMAGES]):
         data.load("auto", "train")
     assert list(cache.iterdir()) == []

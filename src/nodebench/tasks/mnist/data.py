@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 import platformdirs
-import pooch
 
 from nodebench.errors import DataError
 
@@ -154,6 +153,8 @@ def _download_missing(folder: Path) -> None:
 
 def _download(name: str, folder: Path) -> str:
     """Fetch one file from the first mirror that answers; returns why none did, or an empty text."""
+    import pooch  # noqa: PLC0415  slow to import, and `nodebench list` imports this module
+
     pooch.get_logger().setLevel("WARNING")
     reasons = []
     for mirror in MIRRORS:
@@ -168,6 +169,8 @@ def _download(name: str, folder: Path) -> str:
 
 def _fetch(url: str, output_file: str, caller: object) -> None:
     """Download and verify before the file gets its name, so that the cache never holds a bad one."""
+    import pooch  # noqa: PLC0415  as above
+
     pooch.HTTPDownloader(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))(url, output_file, caller)
     _verified(Path(output_file), url)
 
