@@ -34,10 +34,14 @@ STREAMS: Mapping[str, int] = {"train": 0, "validation": 1, "test": 2}
 _ONE_CYCLE = Optimizer("adam", 2e-2, schedule="one-cycle")
 _PAPER_PLANAR = Optimizer("rmsprop", 1e-5, momentum=0.9)
 
+_MATCHING = Optimizer("adam", 5e-3, schedule="one-cycle")
+"""Density matching takes a smaller rate outside the paper's preset: at 2e-2 the flow may drop one of the lobes of `u1`,
+from which KL(q || p) never recovers."""
+
 CNF_RECIPES: Mapping[Preset, Recipe] = {
     "smoke": Recipe(_ONE_CYCLE, batch_size=64, epochs=2, steps_per_epoch=4),
     "quick": Recipe(_ONE_CYCLE, batch_size=512, epochs=10, steps_per_epoch=120),
-    "standard": Recipe(_ONE_CYCLE, batch_size=512, epochs=20, steps_per_epoch=500),
+    "standard": Recipe(_ONE_CYCLE, batch_size=512, epochs=20, steps_per_epoch=200),
     "paper": Recipe(Optimizer("adam", 1e-3), batch_size=512, epochs=20, steps_per_epoch=500),
 }
 """The paper names Adam and 10,000 iterations for density matching and nothing else; batch and learning rate are those
@@ -136,6 +140,8 @@ class Cnf(AbstractTask):
         """The recipe of a preset; base samples and trace noise are drawn afresh in every step."""
         self._check(model)
         recipe = (CNF_RECIPES if model == "cnf" else PLANAR_RECIPES)[preset]
+        if self.matches_target and preset != "paper":
+            recipe = replace(recipe, optimizer=_MATCHING)
         redraws = self.matches_target or self.trace == "hutchinson"
         return replace(recipe, evaluation_batch=2_000, augment=self._redraw if redraws else None)
 
