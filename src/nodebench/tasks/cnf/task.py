@@ -35,8 +35,9 @@ _ONE_CYCLE = Optimizer("adam", 2e-2, schedule="one-cycle")
 _PAPER_PLANAR = Optimizer("rmsprop", 1e-5, momentum=0.9)
 
 _MATCHING = Optimizer("adam", 5e-3, schedule="one-cycle")
-"""Density matching takes a smaller rate outside the paper's preset: at 2e-2 the flow may drop one of the lobes of `u1`,
-from which KL(q || p) never recovers."""
+"""The continuous flow matches a density at a smaller rate, outside the paper's preset: at 2e-2 it may drop one of the
+lobes of `u1`, from which KL(q || p) never recovers. The planar flow keeps the larger rate: of 1e-3, 5e-3 and 2e-2 only
+the last found both lobes."""
 
 CNF_RECIPES: Mapping[Preset, Recipe] = {
     "smoke": Recipe(_ONE_CYCLE, batch_size=64, epochs=2, steps_per_epoch=4),
@@ -140,7 +141,7 @@ class Cnf(AbstractTask):
         """The recipe of a preset; base samples and trace noise are drawn afresh in every step."""
         self._check(model)
         recipe = (CNF_RECIPES if model == "cnf" else PLANAR_RECIPES)[preset]
-        if self.matches_target and preset != "paper":
+        if model == "cnf" and self.matches_target and preset != "paper":
             recipe = replace(recipe, optimizer=_MATCHING)
         redraws = self.matches_target or self.trace == "hutchinson"
         return replace(recipe, evaluation_batch=2_000, augment=self._redraw if redraws else None)
