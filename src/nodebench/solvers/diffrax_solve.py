@@ -94,34 +94,42 @@ def grid(field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
 
     Raises:
         StepLimitError: If `spec.max_steps` do not suffice.
-        DivergedError: If a state left the finite numbers: that of an accepted step, or, where the steps did not suffice,
-            that which the last rejected step tried.
+        DivergedError: If a state left the finite numbers: that of an accepted step, or, where the steps did not
+            suffice, that which the last rejected step tried.
     """
-    boundaries, n_rejected, finite, finished = _steps(field, y0, np.asarray(times), spec)
-    if not finite:
-        raise DivergedError(f"the state left the finite numbers after t = {boundaries[-1]:.6g}.")
-    if not finished:
+    boundaries, finite, n_rejected, result = _steps(field, y0, np.asarray(times), spec)
+    if result == "diverged" or not finite.all():
+        raise DivergedError(f"the state left the finite numbers after t = {boundaries[finite][-1]:.6g}.")
+    if result == "limit":
         raise StepLimitError(f"the limit of {spec.max_steps} steps was reached at t = {boundaries[-1]:.6g}.")
     return StepGrid(tuple(boundaries.tolist()), n_rejected)
 
 
-def _steps(field: Field, y0: State, times: np.ndarray, spec: SolverSpec) -> tuple[np.ndarray, int, bool, bool]:
-    """Boundaries of accepted steps, number of rejected ones, whether all was finite, whether the end was reached."""
+def _steps(
+    field: Field, y0: State, times: np.ndarray, spec: SolverSpec
+) -> tuple[np.ndarray, np.ndarray, int, Literal["finished", "limit", "diverged"]]:
+    """Boundaries of accepted steps, whether the state is finite at each, number of rejected steps, how it ended."""
     arrays, static = eqx.partition((field, y0), eqx.is_array)
 
     def run(arrays: Any) -> tuple[Array, ...]:
         field, y0 = eqx.combine(arrays, static)
         arguments = _arguments(field, y0, times, spec, "default")
         arguments["stepsize_controller"] = _Watched(arguments["stepsize_controller"])
-        saveat = diffrax.SaveAt(t0=True, steps=True, controller_state=True, fn=lambda t, y, args: _is_finite(y))
+        # Of the states only that they are finite is saved: memory for all of them would be that of the step limit.
+        saveat = diffrax.SaveAt(t0=True, steps=True, controller_state=True, fn=_state_is_finite)
         solution = diffrax.diffeqsolve(**arguments, saveat=saveat)
         finished = solution.result == diffrax.RESULTS.successful
-        finite = jnp.all(solution.ys | ~jnp.isfinite(solution.ts)) & (finished | solution.controller_state[1])
-        return solution.ts, solution.stats["num_rejected_steps"], finite, finished
+        return solution.ts, solution.ys, solution.stats["num_rejected_steps"], finished, solution.controller_state[1]
 
-    ts, n_rejected, finite, finished = jax.jit(run)(arrays)
-    boundaries = np.asarray(ts, np.float64)
-    return boundaries[np.isfinite(boundaries)], int(n_rejected), bool(finite), bool(finished)
+    ts, finite, n_rejected, finished, last_is_finite = (np.asarray(part) for part in jax.jit(run)(arrays))
+    saved = np.isfinite(ts)
+    end: Literal["limit", "diverged"] = "limit" if last_is_finite else "diverged"
+    return ts[saved].astype(np.float64), finite[saved], int(n_rejected), "finished" if finished else end
+
+
+def _state_is_finite(t: Array, y: State, args: None) -> Array:
+    del t, args
+    return _is_finite(y)
 
 
 def _is_finite(y: State | None) -> Array:
