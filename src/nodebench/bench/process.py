@@ -132,6 +132,7 @@ def _environment(assignment: Assignment) -> dict[str, str]:
     flags = f"--xla_cpu_multi_thread_eigen={str(assignment.cell.threads > 1).lower()}"
     environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}".strip()
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    environment["EQX_ON_ERROR"] = "off"  # diffrax's checks would call back to the host from the timed program
     # A plugin in the user's folder is importable there as it is for the user.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(Path.cwd())]))
     return environment
