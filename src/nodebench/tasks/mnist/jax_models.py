@@ -29,6 +29,7 @@ JaxSolve = Callable[[eqx.Module, jax.Array, np.ndarray], jax.Array]
 CHANNELS = 64
 GROUPS = 32
 CLASSES = 10
+EPSILON = 1e-5
 
 
 class GroupNorm(eqx.Module):
@@ -50,15 +51,23 @@ class GroupNorm(eqx.Module):
         """Normalise `(n, 64, h, w)`, or `(n, h, w, 64)` for the channel axis -1."""
         if self.channel_axis == 1:
             grouped = x.reshape(len(x), GROUPS, -1)
-            normal = _standardized(grouped, axes=(2,)).reshape(x.shape)
-            return normal * self.weight[:, None, None] + self.bias[:, None, None]
-        grouped = x.reshape(len(x), -1, GROUPS, CHANNELS // GROUPS)
-        return _standardized(grouped, axes=(1, 3)).reshape(x.shape) * self.weight + self.bias
+            centred = grouped - grouped.mean(2, keepdims=True)
+            normal = centred * lax.rsqrt((centred**2).mean(2, keepdims=True) + EPSILON)
+            return normal.reshape(x.shape) * self.weight[:, None, None] + self.bias[:, None, None]
+        centred = x - _group_mean(x)
+        return centred * (lax.rsqrt(_group_mean(centred**2) + EPSILON) * self.weight) + self.bias
 
 
-def _standardized(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    centred = x - x.mean(axes, keepdims=True)
-    return centred * lax.rsqrt((centred**2).mean(axes, keepdims=True) + 1e-5)
+def _group_mean(x: jax.Array) -> jax.Array:
+    """Mean of `(n, h, w, 64)` over the pixels and the channels of a group, shape `(n, 1, 1, 64)`.
+
+    The sum over the pixels runs along whole rows of channels, and a product with a matrix of ones and zeros adds what
+    belongs to a group. XLA on a CPU takes longer for a sum over two of four axes, the last of which has two elements:
+    with it an evaluation of the field takes 1.8 times as long.
+    """
+    same_group = np.kron(np.eye(GROUPS), np.ones((CHANNELS // GROUPS, CHANNELS // GROUPS)))
+    n_pixels = x.shape[1] * x.shape[2]
+    return x.sum((1, 2), keepdims=True) @ jnp.asarray(same_group / (n_pixels * CHANNELS / GROUPS), x.dtype)
 
 
 class Conv(eqx.Module):
