@@ -41,7 +41,7 @@ the last found both lobes."""
 
 CNF_RECIPES: Mapping[Preset, Recipe] = {
     "smoke": Recipe(_ONE_CYCLE, batch_size=64, epochs=2, steps_per_epoch=4),
-    "quick": Recipe(_ONE_CYCLE, batch_size=512, epochs=10, steps_per_epoch=120),
+    "quick": Recipe(_ONE_CYCLE, batch_size=512, epochs=10, steps_per_epoch=140),
     "standard": Recipe(_ONE_CYCLE, batch_size=512, epochs=20, steps_per_epoch=200),
     "paper": Recipe(Optimizer("adam", 1e-3), batch_size=512, epochs=20, steps_per_epoch=500),
 }
