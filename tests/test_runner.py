@@ -34,6 +34,8 @@ def test_a_cell_is_measured_whole(tmp_path):
     assert (record.n_accepted, record.n_rejected, record.saved_bytes) == (1, 0, 64)
     assert record.grad_error_params < 1e-6
     assert record.grad_error_y0 < 1e-6
+    assert record.method_error_params < 1e-6
+    assert record.method_error_y0 < 1e-6
     assert record.reference == "closed form"
     assert record.dataset == "fake"
     assert record.step_s_low <= record.step_s <= record.step_s_high

@@ -40,6 +40,7 @@ def make_training(folder, life=10**6, **recipe):
         metric=Metric("distance", "1", "lower"),
         seed=1,
         folder=folder,
+        n_params=1,
         count=None,
         report=lambda *_: None,
     )

@@ -60,6 +60,10 @@ class FakeBackend(AbstractBackend):
         growth = field.rate * (-1.0 if self.behaviour == "wrong" else 1.0)  # type: ignore[attr-defined]  # a FakeField
         return np.exp(growth * (times - times[0]))[:, None] * y0
 
+    def exact_counterpart(self) -> str | None:
+        """A fake that behaves."""
+        return "nodebench.testing:FakeBackend"
+
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """One step per output time."""
         del field, y0, spec

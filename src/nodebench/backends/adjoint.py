@@ -56,6 +56,10 @@ class Adjoint(AbstractBackend):
         )
         return shape.state(ys)
 
+    def exact_counterpart(self) -> str | None:
+        """`direct`, which takes the same forward steps."""
+        return "direct"
+
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """The steps of the forward solve."""
         return step_grid(field, y0, times, spec)

@@ -46,6 +46,14 @@ class AbstractBackend(ABC):
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """The steps that the forward solve takes, from a solve of its own; None where the library does not tell."""
 
+    @abstractmethod
+    def exact_counterpart(self) -> str | None:
+        """The backend that takes the very same forward steps and gives the exact gradient of that discretisation.
+
+        It may be this one, with its options: what it gives in float64 is then what rounding is judged by. None where
+        there is no such backend.
+        """
+
     def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
         """Prepare the gradient step that is measured, the same way for every backend of a framework."""
         return framework.gradient_step(self.solve, problem, spec)

@@ -47,6 +47,10 @@ class Diffrax(AbstractBackend):
         adjoint = diffrax.RecursiveCheckpointAdjoint(self.checkpoints)
         return diffrax_solve.solve(field, y0, times, spec, adjoint, self.scan)
 
+    def exact_counterpart(self) -> str | None:
+        """The default, whatever is kept and recomputed here."""
+        return "diffrax"
+
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
         """See the base class."""
         return diffrax_solve.grid(field, y0, times, spec)

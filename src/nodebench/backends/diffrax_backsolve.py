@@ -58,6 +58,10 @@ class DiffraxBacksolve(AbstractBackend):
         )
         return diffrax_solve.solve(field, y0, times, spec, adjoint)
 
+    def exact_counterpart(self) -> str | None:
+        """`diffrax`, which takes the same forward steps."""
+        return "diffrax"
+
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
         """See the base class."""
         return diffrax_solve.grid(field, y0, times, spec)

@@ -30,6 +30,10 @@ class DiffraxDirect(AbstractBackend):
         """See the base class; a failure gives NaN, since compiled code cannot raise."""
         return diffrax_solve.solve(field, y0, times, spec, diffrax.DirectAdjoint())
 
+    def exact_counterpart(self) -> str | None:
+        """`diffrax`, which takes the same steps."""
+        return "diffrax"
+
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
         """See the base class."""
         return diffrax_solve.grid(field, y0, times, spec)

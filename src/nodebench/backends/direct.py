@@ -49,6 +49,10 @@ class Direct(AbstractBackend):
         )
         return shape.state(ys)
 
+    def exact_counterpart(self) -> str | None:
+        """Itself."""
+        return "direct"
+
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """The steps of the forward solve."""
         return step_grid(field, y0, times, spec)

@@ -45,6 +45,10 @@ class Torchdiffeq(AbstractBackend):
             )
         return ys
 
+    def exact_counterpart(self) -> str | None:
+        """Itself."""
+        return f"torchdiffeq[land={str(self.land).lower()}]"
+
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """The steps of the forward solve, as its callbacks report them."""
         return torchdiffeq_solve.grid(field, y0, times, spec, land=self.land)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nodebench import registry
+from nodebench import __version__, registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.base import AbstractFramework
@@ -90,9 +90,14 @@ def compute_reference(
     )
 
 
-def cache_name(inputs: GradientInputs, spec: SolverSpec, model_target: str, version: str) -> str:
-    """Name that changes with anything the reference depends on: the arrays themselves, the model, the solver."""
-    digest = hashlib.sha256(json.dumps([model_target, version, asdict(spec)]).encode())
+def reference_from(framework: AbstractFramework, gradients: Gradients, description: str) -> Reference:
+    """Gradients of a framework as a reference."""
+    return Reference(framework.flat_state(gradients.y0), framework.to_numpy(gradients).params, description)
+
+
+def cache_name(inputs: GradientInputs, spec: SolverSpec, method: str) -> str:
+    """Name that changes with anything a reference depends on: the arrays, the solver, the method, this version."""
+    digest = hashlib.sha256(json.dumps([method, __version__, asdict(spec)]).encode())
     for group in (inputs.weights, inputs.batch):
         for name in sorted(group):
             digest.update(name.encode())
@@ -121,9 +126,7 @@ def _described(spec: SolverSpec) -> str:
 
 
 def _solve(backend: AbstractBackend, framework: AbstractFramework, problem: Problem, spec: SolverSpec) -> Reference:
-    gradients: Gradients = backend.grad(problem, spec, framework)
-    found = framework.to_numpy(gradients)
-    return Reference(framework.flat_state(gradients.y0), found.params, "")
+    return reference_from(framework, backend.grad(problem, spec, framework), "")
 
 
 def _flat(value: Any, names: list[str] | None) -> np.ndarray:

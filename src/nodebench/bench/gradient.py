@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
-from nodebench.bench.messages import Assignment, Counts, Failure, Preparation, ReferenceFile, Turn
+from nodebench.bench.messages import Assignment, Counts, DiscreteReference, Failure, Preparation, ReferenceFile, Turn
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import WorkerError, WorkerProcess
 from nodebench.bench.timing import median_interval, narrow_enough, paired_ratio
@@ -125,14 +126,18 @@ class GradientGroup:
     Attributes:
         cells: The cells; their figures are filled in.
         reference: Reference gradients and first step, the same for all.
+        folder: Where reference gradients are kept.
         settings: How they are measured.
         notify: Told what happens.
+        discrete: Exact gradients of the discretisations met so far, by the backend that gave them.
     """
 
     cells: list[Measured]
     reference: ReferenceFile
+    folder: Path
     settings: Settings
     notify: Callable[[Event], None]
+    discrete: dict[str, DiscreteReference | Failure] = field(default_factory=dict, init=False)
 
     def measure(self) -> None:
         """All passes of all cells: one by one first, then the timing in turns."""
@@ -163,15 +168,41 @@ class GradientGroup:
                 "nfe_forward": counts.evaluations.nfe_forward,
                 "nfe_backward": counts.evaluations.nfe_backward,
                 "n_vjps": counts.evaluations.n_vjps,
-                "n_accepted": counts.n_accepted,
-                "n_rejected": counts.n_rejected,
             }
-            if self.reference.path is not None:
-                measured.figures |= self._ask(measured, "accuracy", {"path": self.reference.path})
-            else:
-                measured.figures["notes"] = [*prepared.notes, f"no gradient error: {self.reference.reason}"]
+            if counts.steps is not None:
+                measured.figures |= {"n_accepted": counts.steps[0], "n_rejected": counts.steps[1]}
+            if self.reference.path is None:
+                measured.figures["notes"].append(f"no grad_error: {self.reference.reason}")
+            discrete = self._discrete(measured, prepared.exact_counterpart, counts)
+            references = {"continuous": self.reference.path, "discrete": discrete}
+            measured.figures |= self._ask(measured, "accuracy", references)
             measured.figures |= self._ask(measured, "memory")
             self._ask(measured, "turn", {"warm_up": True})
+
+    def _discrete(self, measured: Measured, counterpart: str | None, counts: Counts) -> Path | None:
+        """The exact gradients of the cell's own discretisation, where a backend can tell them on the same steps."""
+        if counterpart is None:
+            return None
+        if counterpart not in self.discrete:
+            self.notify(Event("cell", f"exact gradient of its discretisation, by {counterpart}", measured.cell))
+            worker = WorkerProcess(Assignment(replace(measured.cell, backend=counterpart)))
+            try:
+                arguments = {"first_step": self.reference.first_step, "folder": self.folder}
+                timeout_s = self.settings.timeout(measured.cell)
+                self.discrete[counterpart] = worker.ask("discrete", arguments, timeout_s=timeout_s)
+            except WorkerError as error:
+                self.discrete[counterpart] = error.failure
+            finally:
+                worker.stop()
+        found = self.discrete[counterpart]
+        if isinstance(found, Failure):
+            measured.figures["notes"].append(f"no method_error: {counterpart} in float64: {found.reason}")
+            return None
+        if found.steps != counts.steps:
+            reason = f"it takes {counts.steps} steps (accepted, rejected), {counterpart} in float64 {found.steps}"
+            measured.figures["notes"].append(f"no method_error of {measured.cell.backend}: {reason}")
+            return None
+        return found.path
 
     def _take_turns(self, cells: list[Measured]) -> None:
         budget_s = self.settings.budget_s or BUDGETS_S[cells[0].cell.preset]

@@ -50,6 +50,7 @@ class Preparation:
     loss: float
     dataset: str
     notes: list[str]
+    exact_counterpart: str | None
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Counts:
     """Answer to `count`."""
 
     evaluations: Evaluations
-    n_accepted: int | None
-    n_rejected: int | None
+    steps: tuple[int, int] | None
+    """Accepted and rejected steps of the forward solve, where the library tells."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,14 @@ class ReferenceFile:
     first_step: float
     path: Path | None
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class DiscreteReference:
+    """Answer to `discrete`: where the exact gradients of a discretisation lie, and the steps that it takes."""
+
+    path: Path
+    steps: tuple[int, int] | None
 
 
 @dataclass(frozen=True)

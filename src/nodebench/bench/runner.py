@@ -63,6 +63,10 @@ class Runner:
         self.store.finish_run(run_id)
         return run_id
 
+    @property
+    def _references(self) -> Path:
+        return self.store.path.parent / "references"
+
     def _begin(self, plan: Plan, command: str, environment: Mapping[str, Any]) -> str:
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.store.start_run(run_id, command, plan.plan_id, environment, len(plan.cells))
@@ -92,7 +96,7 @@ class Runner:
             measured.figures["first_step"] = reference.first_step
         fresh = [measured for measured in cells if measured.cell.cell_id not in kept]
         if gradient and fresh:
-            GradientGroup(fresh, reference, self.settings, self.notify).measure()
+            GradientGroup(fresh, reference, self._references, self.settings, self.notify).measure()
             for measured in fresh:
                 self.store.save_measurement(run_id, measured.cell.cell_id, measured.figures)
         return reference.first_step
@@ -104,10 +108,8 @@ class Runner:
             self.notify(Event("cell", "reference gradient", measured.cell))
             worker = WorkerProcess(Assignment(measured.cell))
             try:
-                arguments = {"folder": self.store.path.parent / "references", "version": __version__}
-                found: ReferenceFile = worker.ask(
-                    "reference", arguments, timeout_s=self.settings.timeout(measured.cell)
-                )
+                timeout_s = self.settings.timeout(measured.cell)
+                found: ReferenceFile = worker.ask("reference", {"folder": self._references}, timeout_s=timeout_s)
             except WorkerError as error:
                 failure = failure or error.failure
                 if error.failure.status is None:

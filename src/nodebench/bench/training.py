@@ -55,6 +55,7 @@ class Training:
         metric: What it is judged by.
         seed: Seed of the data order.
         folder: Where checkpoints go.
+        n_params: Trainable parameters of the model.
         count: Counts the evaluations of a gradient step at the present weights; None for a model without an ODE.
         report: Told now and then how far the training is: done steps, all steps, last loss.
     """
@@ -65,6 +66,7 @@ class Training:
     metric: Metric
     seed: int
     folder: Path
+    n_params: int
     count: Callable[[], Evaluations] | None
     report: Callable[[int, int, float], None]
 
@@ -72,6 +74,11 @@ class Training:
     def steps_per_epoch(self) -> int:
         """Steps in one epoch."""
         return steps_per_epoch(self.recipe, self.splits.train)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.recipe.epochs * self.steps_per_epoch
 
     def run(self) -> Progress:
         """Train to the end, from the last checkpoint where there is one.
@@ -104,7 +111,7 @@ class Training:
 
     def _epoch(self, progress: Progress) -> None:
         saved = reported = time.perf_counter()
-        total = self.recipe.epochs * self.steps_per_epoch
+        total = self.total_steps
         for batch in self._batches(progress.epoch, progress.step):
             start = time.perf_counter()
             loss = self.trainer.step(batch)

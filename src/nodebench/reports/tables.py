@@ -70,6 +70,7 @@ GRADIENT_COLUMNS: Sequence[Column] = (
     ("status", lambda r: r.status),
     ("err dparams", lambda r: number(r.grad_error_params, 2)),
     ("err dy0", lambda r: number(r.grad_error_y0, 2)),
+    ("method err", lambda r: number(r.method_error_params, 2)),
     ("NFE f+b", lambda r: ABSENT if r.nfe_forward is None else f"{r.nfe_forward}+{r.nfe_backward}"),
     ("VJPs", lambda r: count(r.n_vjps)),
     ("steps", lambda r: ABSENT if r.n_accepted is None else f"{r.n_accepted}+{r.n_rejected}r"),

@@ -47,6 +47,8 @@ class Record:
         loss: Loss of the gradient measurement.
         grad_error_params: Relative L2 error of d/dparams against the reference.
         grad_error_y0: Relative L2 error of d/dy0 against the reference.
+        method_error_params: The same against the exact gradient of the backend's own discretisation, in float64.
+        method_error_y0: The same for d/dy0.
         reference: What the reference is and how accurate it says it is.
         nfe_forward: Field evaluations of the forward solve.
         nfe_backward: Field evaluations of the backward pass.
@@ -108,6 +110,8 @@ class Record:
     loss: float | None = None
     grad_error_params: float | None = None
     grad_error_y0: float | None = None
+    method_error_params: float | None = None
+    method_error_y0: float | None = None
     reference: str | None = None
     nfe_forward: int | None = None
     nfe_backward: int | None = None

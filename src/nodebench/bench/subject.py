@@ -1,0 +1,106 @@
+"""The subject of a measurement: a cell's task, model and backend, made in the worker's process."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from nodebench import registry
+from nodebench.backends.base import AbstractBackend
+from nodebench.bench.plan import Cell
+from nodebench.errors import UnsupportedError
+from nodebench.frameworks.base import AbstractFramework, load_framework
+from nodebench.problem import Problem, SolverSpec
+from nodebench.tasks.base import AbstractTask, GradientInputs
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a cell measures.
+
+    Attributes:
+        cell: The cell.
+        task: Its task.
+        backend: Its gradient method; None for a model that solves no ODE.
+        framework: Its framework, configured.
+        spec: Its solver spec, in the framework's dtype and with the first step where that is known.
+    """
+
+    cell: Cell
+    task: AbstractTask
+    backend: AbstractBackend | None
+    framework: AbstractFramework
+    spec: SolverSpec
+
+    @property
+    def target(self) -> str:
+        """Where the model's class lives."""
+        return self.task.models[self.cell.model].targets[self.cell.framework]
+
+    def inputs(self) -> GradientInputs:
+        """Weights and batch of the gradient measurement."""
+        return self.task.problem(self.cell.model, self.cell.seed, self.cell.batch_size)
+
+    def model(self, weights: Any) -> Any:
+        """The model with these weights, its solves bound to the backend and the spec."""
+        solve = None if self.backend is None else partial(self.backend.solve, spec=self.spec)
+        return self.framework.build(self.target, self.task.model_options(self.cell.model), weights, solve)
+
+    def gradient_backend(self) -> AbstractBackend:
+        """The backend of a cell that has one."""
+        assert self.backend is not None, "only a model with an ODE has a gradient to measure"
+        return self.backend
+
+
+def make_subject(cell: Cell, dtype: str, first_step: float | None = None) -> Subject:
+    """Import and configure all that a cell needs.
+
+    Args:
+        cell: The cell.
+        dtype: Floating-point type; float64 for a reference, else the cell's.
+        first_step: First step of every solve, where it has been chosen.
+
+    Raises:
+        NotInstalledError: If a framework or library is missing.
+        UnsupportedError: If the model does not exist in the cell's framework.
+    """
+    task: AbstractTask = registry.load("task", cell.task, AbstractTask)
+    framework_class = load_framework(cell.framework)
+    targets = task.models[cell.model].targets
+    if cell.framework not in targets:
+        raise UnsupportedError(
+            f"model {cell.model} of task {cell.task} is written for {', '.join(targets)}, not for {cell.framework}."
+        )
+    backend = None if cell.backend is None else registry.load("backend", cell.backend, AbstractBackend)
+    spec = replace(cell.spec, dtype=dtype, first_step=first_step or cell.spec.first_step)
+    return Subject(cell, task, backend, framework_class(cell.device, dtype, cell.threads), spec)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A subject with its gradient problem.
+
+    Attributes:
+        subject: The subject.
+        inputs: Weights and batch in NumPy.
+        model: The model.
+        problem: Its gradient problem.
+    """
+
+    subject: Subject
+    inputs: GradientInputs
+    model: Any
+    problem: Problem
+
+
+def prepare_problem(subject: Subject, inputs: GradientInputs) -> Prepared:
+    """Build the model and its gradient problem.
+
+    Raises:
+        UnsupportedError: If the backend cannot solve or differentiate it, for the reason that it gives.
+    """
+    model = subject.model(inputs.weights)
+    problem = subject.framework.problem(model, inputs.batch)
+    reason = None if subject.spec.first_step is None else subject.gradient_backend().unsupported(problem, subject.spec)
+    if reason is not None:
+        raise UnsupportedError(reason)
+    return Prepared(subject, inputs, model, problem)
