@@ -64,7 +64,7 @@ class Spiral(AbstractTask):
     diagnostics: ClassVar[tuple[Metric, ...]] = (Metric("interpolation RMSE", "", "lower", "root-mean-square"),)
     default_model: ClassVar[str] = "latent-ode"
     # Solvers that land on all 100 times take steps so short that third order is exact to 1e-6: a higher one would only
-    # evaluate more often. Those that interpolate keep the tolerance. The paper's 1.5e-8 is below the rounding of float32.
+    # evaluate more often. Those that interpolate keep the tolerance. The paper's 1.5e-8 is out of float32's reach.
     spec: ClassVar[SolverSpec] = SolverSpec(solver="bosh3", rtol=1e-4, atol=1e-4, max_steps=512)
     models: ClassVar[Mapping[str, ModelEntry]] = {
         "latent-ode": ModelEntry(
