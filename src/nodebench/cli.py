@@ -95,7 +95,7 @@ def run(
     ] = None,
     max_grad_error: Annotated[
         float, typer.Option(help="Relative gradient error above which a cell is `wrong_gradient`.")
-    ] = 0.5,
+    ] = 1.0,
     resume: Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured and stop.")] = False,
     store: StoreOption = DEFAULT_STORE,

@@ -39,7 +39,7 @@ class FakeBackend(AbstractBackend):
     Attributes:
         behaviour: `raise`, `crash` (SIGKILL), `hang`, `memory` (asks for far too much), `nan`, `missing` (a library
         that is
-            not there), `unsupported`, `wrong` (a gradient of shrinking instead of growth) or `ok`.
+            not there), `unsupported`, `wrong` (a gradient of the wrong sign) or `ok`.
         sleep_s: Duration of one solve, in seconds.
     """
 
@@ -57,8 +57,8 @@ class FakeBackend(AbstractBackend):
         del spec
         time.sleep(self.sleep_s)
         _MISBEHAVIOURS.get(self.behaviour, lambda: None)()
-        growth = field.rate * (-1.0 if self.behaviour == "wrong" else 1.0)  # type: ignore[attr-defined]  # a FakeField
-        return np.exp(growth * (times - times[0]))[:, None] * y0
+        growth = np.exp(field.rate * (times - times[0]))[:, None]  # type: ignore[attr-defined]  # a FakeField
+        return (-growth if self.behaviour == "wrong" else growth) * y0
 
     def exact_counterpart(self) -> str | None:
         """A fake that behaves."""

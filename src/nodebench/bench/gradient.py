@@ -31,7 +31,7 @@ class Settings:
         budget_s: Timing budget of a cell, in seconds; None for the preset's.
         timeout_s: Longest pass of a cell, in seconds; None for the preset's.
         precision: Half width of a ratio's 95 % interval, relative to it, at which timing ends.
-        max_grad_error: Relative gradient error above which a cell is `wrong_gradient`.
+        max_grad_error: Relative gradient error above which a cell is `wrong_gradient`; 1 is that of a zero gradient.
         memory_limit_bytes: What a worker may allocate beyond its idle size, or None.
     """
 
@@ -39,7 +39,7 @@ class Settings:
     budget_s: float | None = None
     timeout_s: float | None = None
     precision: float = 0.05
-    max_grad_error: float = 0.5
+    max_grad_error: float = 1.0
     memory_limit_bytes: int | None = None
 
     def timeout(self, cell: Cell) -> float | None:
@@ -120,21 +120,34 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What is the same for all cells that are compared.
+
+    Attributes:
+        first_step: First step of every solve.
+        reference: Gradients of the continuous problem.
+        folder: Where reference gradients are kept.
+    """
+
+    first_step: float
+    reference: ReferenceFile
+    folder: Path
+
+
+@dataclass(frozen=True)
 class GradientGroup:
     """The gradient measurement of cells that are compared with each other, the first being the control.
 
     Attributes:
         cells: The cells; their figures are filled in.
-        reference: Reference gradients and first step, the same for all.
-        folder: Where reference gradients are kept.
+        comparison: What is the same for all.
         settings: How they are measured.
         notify: Told what happens.
         discrete: Exact gradients of the discretisations met so far, by the backend that gave them.
     """
 
     cells: list[Measured]
-    reference: ReferenceFile
-    folder: Path
+    comparison: Comparison
     settings: Settings
     notify: Callable[[Event], None]
     discrete: dict[str, DiscreteReference | Failure] = field(default_factory=dict, init=False)
@@ -155,7 +168,7 @@ class GradientGroup:
         cell = measured.cell
         measured.worker = WorkerProcess(Assignment(cell, self.settings.memory_limit_bytes))
         with self._failures_of(measured):
-            prepared: Preparation = self._ask(measured, "prepare", {"first_step": self.reference.first_step})
+            prepared: Preparation = self._ask(measured, "prepare", {"first_step": self.comparison.first_step})
             measured.figures |= {
                 "first_step_s": prepared.first_step_s,
                 "n_params": prepared.n_params,
@@ -171,10 +184,10 @@ class GradientGroup:
             }
             if counts.steps is not None:
                 measured.figures |= {"n_accepted": counts.steps[0], "n_rejected": counts.steps[1]}
-            if self.reference.path is None:
-                measured.figures["notes"].append(f"no grad_error: {self.reference.reason}")
+            if self.comparison.reference.path is None:
+                measured.figures["notes"].append(f"no grad_error: {self.comparison.reference.reason}")
             discrete = self._discrete(measured, prepared.exact_counterpart, counts)
-            references = {"continuous": self.reference.path, "discrete": discrete}
+            references = {"continuous": self.comparison.reference.path, "discrete": discrete}
             measured.figures |= self._ask(measured, "accuracy", references)
             measured.figures |= self._ask(measured, "memory")
             self._ask(measured, "turn", {"warm_up": True})
@@ -187,7 +200,7 @@ class GradientGroup:
             self.notify(Event("cell", f"exact gradient of its discretisation, by {counterpart}", measured.cell))
             worker = WorkerProcess(Assignment(replace(measured.cell, backend=counterpart)))
             try:
-                arguments = {"first_step": self.reference.first_step, "folder": self.folder}
+                arguments = {"first_step": self.comparison.first_step, "folder": self.comparison.folder}
                 timeout_s = self.settings.timeout(measured.cell)
                 self.discrete[counterpart] = worker.ask("discrete", arguments, timeout_s=timeout_s)
             except WorkerError as error:

@@ -64,9 +64,8 @@ class Counts:
 
 @dataclass(frozen=True)
 class ReferenceFile:
-    """Answer to `reference`: where the reference lies and the first step handed to all; or why there is none."""
+    """Answer to `reference`: where the reference lies, or why there is none."""
 
-    first_step: float
     path: Path | None
     reason: str | None = None
 

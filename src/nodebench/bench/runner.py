@@ -3,16 +3,18 @@
 It prints nothing; what a person may want to see goes to `notify` as events.
 """
 
+import math
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nodebench import __version__, registry
-from nodebench.bench.gradient import Event, Figures, GradientGroup, Measured, Settings
+from nodebench.bench.gradient import Comparison, Event, Figures, GradientGroup, Measured, Settings
 from nodebench.bench.messages import Assignment, ReferenceFile
 from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.process import WorkerError, WorkerProcess
@@ -89,39 +91,51 @@ class Runner:
     def _first_step_and_gradients(
         self, cells: list[Measured], kept: Mapping[str, Any], run_id: str, *, gradient: bool
     ) -> float | None:
-        reference = self._reference(cells)
-        if reference is None:
-            return None
-        for measured in cells:
-            measured.figures["first_step"] = reference.first_step
         fresh = [measured for measured in cells if measured.cell.cell_id not in kept]
-        if gradient and fresh:
-            GradientGroup(fresh, reference, self._references, self.settings, self.notify).measure()
-            for measured in fresh:
-                self.store.save_measurement(run_id, measured.cell.cell_id, measured.figures)
-        return reference.first_step
+        with self._reference_worker(cells) as (worker, first_step):
+            if worker is None:
+                return None
+            for measured in cells:
+                measured.figures["first_step"] = first_step
+            if not (gradient and fresh):
+                return first_step
+            cell = fresh[0].cell
+            self.notify(Event("cell", "reference gradient", cell))
+            arguments = {"first_step": first_step, "folder": self._references}
+            try:
+                found: ReferenceFile = worker.ask("reference", arguments, timeout_s=self.settings.timeout(cell))
+            except WorkerError as error:
+                found = ReferenceFile(None, error.failure.reason)
+        comparison = Comparison(first_step, found, self._references)
+        GradientGroup(fresh, comparison, self.settings, self.notify).measure()
+        for measured in fresh:
+            self.store.save_measurement(run_id, measured.cell.cell_id, measured.figures)
+        return first_step
 
-    def _reference(self, cells: list[Measured]) -> ReferenceFile | None:
-        """First step and reference gradients from a framework that is installed; the group fails where none is."""
+    @contextmanager
+    def _reference_worker(self, cells: list[Measured]) -> Iterator[tuple[WorkerProcess | None, float]]:
+        """A worker in a framework that is installed, and the first step it chose; the group fails where none is."""
         failure = None
         for measured in _one_per_framework(cells):
-            self.notify(Event("cell", "reference gradient", measured.cell))
+            self.notify(Event("cell", "first step", measured.cell))
             worker = WorkerProcess(Assignment(measured.cell))
             try:
-                timeout_s = self.settings.timeout(measured.cell)
-                found: ReferenceFile = worker.ask("reference", {"folder": self._references}, timeout_s=timeout_s)
+                chosen: float = worker.ask("first_step", timeout_s=self.settings.timeout(measured.cell))
             except WorkerError as error:
+                worker.stop()
                 failure = failure or error.failure
                 if error.failure.status is None:
                     raise UserError(error.failure.reason) from error
-            else:
-                return found
+                continue
+            try:
+                yield worker, chosen
             finally:
                 worker.stop()
+            return
         assert failure is not None, "a group has at least one cell"
         for measured in cells:
             measured.fail(failure)
-        return None
+        yield None, math.nan
 
     def _train(self, measured: Measured, first_step: float | None, run_id: str) -> None:
         cell = measured.cell
@@ -144,8 +158,8 @@ class Runner:
         except WorkerError as error:
             measured.fail(error.failure)
         else:
-            notes = measured.figures.get("notes", []) + trained.pop("notes")
-            measured.figures |= {**trained, "notes": notes}
+            notes = dict.fromkeys(measured.figures.get("notes", []) + trained.pop("notes"))
+            measured.figures |= {**trained, "notes": list(notes)}
             _remove(folder)
         finally:
             worker.stop()

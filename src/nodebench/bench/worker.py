@@ -58,6 +58,7 @@ class Worker:
     def commands(self) -> Mapping[str, Callable[..., Any]]:
         """What the runner may ask for."""
         return {
+            "first_step": self.first_step,
             "reference": self.reference,
             "discrete": self.discrete,
             "prepare": self.prepare,
@@ -68,23 +69,29 @@ class Worker:
             "train": self.train,
         }
 
-    def reference(self, folder: Path) -> ReferenceFile:
-        """Choose the first step and compute, or find in `folder`, the gradients of the continuous problem."""
+    def first_step(self) -> float:
+        """Choose the first step that is handed to every backend of the group."""
+        cell = self.assignment.cell
+        subject = make_subject(cell, "float64")
+        inputs = accuracy.rounded(subject.inputs(), cell.spec.dtype)
+        return _choose_first_step(subject.framework, prepare_problem(subject, inputs).problem, cell.spec)
+
+    def reference(self, first_step: float, folder: Path) -> ReferenceFile:
+        """Compute, or find in `folder`, the gradients of the continuous problem."""
         cell = self.assignment.cell
         subject = make_subject(cell, "float64")
         inputs = accuracy.rounded(subject.inputs(), cell.spec.dtype)
         prepared = prepare_problem(subject, inputs)
-        chosen = _choose_first_step(subject.framework, prepared.problem, cell.spec)
         spec = subject.task.reference
-        spec = replace(spec, first_step=spec.first_step or chosen)
+        spec = replace(spec, first_step=spec.first_step or first_step)
         path = folder / accuracy.cache_name(inputs, spec, subject.target)
         if not path.exists():
             try:
                 found = accuracy.compute_reference(subject.framework, inputs, prepared.problem, spec)
             except CellError as error:
-                return ReferenceFile(chosen, None, str(error))
+                return ReferenceFile(None, str(error))
             found.save(path)
-        return ReferenceFile(chosen, path)
+        return ReferenceFile(path)
 
     def discrete(self, first_step: float, folder: Path) -> DiscreteReference:
         """Compute, in float64, the gradients of this cell's backend: those of the problem as it discretises it."""
