@@ -84,6 +84,12 @@ class _NamedErrors(AbstractGradientStep):
         with torchdiffeq_solve.named_errors():
             return self._inner.backward(state)
 
+    def solution(self) -> State:
+        return self._inner.solution()
+
+    def forward_evaluations(self) -> int:
+        return self._inner.forward_evaluations()
+
     def evaluations(self) -> Evaluations:
         with torchdiffeq_solve.named_errors():
             return self._inner.evaluations()

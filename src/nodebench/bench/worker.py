@@ -30,12 +30,14 @@ from nodebench.bench.messages import (
 )
 from nodebench.bench.passes import GradientPasses
 from nodebench.bench.subject import Subject, make_subject, prepare_problem
+from nodebench.bench.sweep import Entry, tolerance_sweep
 from nodebench.bench.training import Training, steps_per_epoch
 from nodebench.errors import CellError, DivergedError, PluginError, UserError
-from nodebench.frameworks.base import AbstractFramework
+from nodebench.frameworks.base import AbstractFramework, Batch
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.solvers.first_step import StepScale, first_step
 from nodebench.solvers.tableau import tableau
+from nodebench.tasks.base import Recipe, Splits
 
 FIXED_STEPS = 20
 """Steps that a fixed-step method takes over the whole time span where no step is asked for."""
@@ -137,7 +139,13 @@ class Worker:
             "train_peak_bytes": memory.peak_resident_bytes(),
             "epochs": progress.epoch,
             "history": progress.history,
+            "tolerance_sweep": self._sweep(subject, training),
         }
+
+    def _sweep(self, subject: Subject, training: Training) -> list[Entry]:
+        if subject.backend is None:
+            return []
+        return tolerance_sweep(subject, training.trainer.problem(_fixed_batch(training.recipe, training.splits)))
 
     def _training(self, subject: Subject, folder: Path) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework
@@ -147,7 +155,7 @@ class Worker:
         model = subject.model(task.weights(cell.model, cell.seed))
         self._limit_memory()
         trainer = framework.trainer(model, recipe.optimizer, recipe.epochs * steps_per_epoch(recipe, splits.train))
-        fixed = {name: array[: recipe.batch_size] for name, array in splits.train.items()}
+        fixed = _fixed_batch(recipe, splits)
 
         def count() -> Evaluations:
             step = subject.gradient_backend().gradient_step(trainer.problem(fixed), subject.spec, framework)
@@ -234,6 +242,10 @@ def _choose_first_step(framework: AbstractFramework, problem: Problem, spec: Sol
     step = first_step(framework.evaluate(problem), framework.flat_state(problem.y0), (times[0], times[-1]), scale)
     # Three digits: the number must not depend on the rounding errors of the machine that chose it.
     return min(float(f"{step:.3g}"), span)
+
+
+def _fixed_batch(recipe: Recipe, splits: Splits) -> Batch:
+    return {name: array[: recipe.batch_size] for name, array in splits.train.items()}
 
 
 def _check_batch(size: int, train: Mapping[str, Any]) -> None:

@@ -77,6 +77,14 @@ class AbstractGradientStep(ABC):
         """Gradients from what `forward` returned; returns when the device has finished."""
 
     @abstractmethod
+    def solution(self) -> State:
+        """The states at the output times, without gradients; returns when the device has finished."""
+
+    @abstractmethod
+    def forward_evaluations(self) -> int:
+        """Count the evaluations of `solution`, in an instrumented run of its own."""
+
+    @abstractmethod
     def evaluations(self) -> Evaluations:
         """Count evaluations in an instrumented run of forward and backward; never part of a timed pass."""
 

@@ -98,14 +98,19 @@ class _Counted(eqx.Module):
         return self.field(t, _tick(y))
 
 
-def _objective(program: _Program, inputs: _Inputs, arrays: Any) -> Array:
+def _states_and_loss(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[State, Any]:
     leaves, y0, times = inputs
     others, loss = eqx.combine(arrays, tree_unflatten(program.rest, program.constants))
     field = eqx.combine(tree_unflatten(program.parameters, leaves), others)
     if program.counted:
         field = _Counted(field)
     at = times if program.times is None else np.asarray(program.times)
-    return loss(program.solve(field, y0, at, program.spec))
+    return program.solve(field, y0, at, program.spec), loss
+
+
+def _objective(program: _Program, inputs: _Inputs, arrays: Any) -> Array:
+    ys, loss = _states_and_loss(program, inputs, arrays)
+    return loss(ys)
 
 
 # The compiled functions live at module level, so that a problem with new weights but the same program and shapes finds
@@ -114,6 +119,11 @@ def _objective(program: _Program, inputs: _Inputs, arrays: Any) -> Array:
 def _value_and_gradient(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[Array, _Inputs]:
     done: tuple[Array, _Inputs] = jax.value_and_grad(_objective, argnums=1)(program, inputs, arrays)
     return done
+
+
+@partial(jax.jit, static_argnums=0)
+def _solution(program: _Program, inputs: _Inputs, arrays: Any) -> State:
+    return _states_and_loss(program, inputs, arrays)[0]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -158,6 +168,18 @@ class JaxGradientStep(AbstractGradientStep):
         """Gradients from what `forward` returned."""
         loss, pullback = state
         return self._gradients(loss, jax.block_until_ready(_pull_back(pullback, jnp.ones_like(loss))))
+
+    def solution(self) -> State:
+        """The states at the output times, in a program of its own that differentiates nothing."""
+        return jax.block_until_ready(_solution(self._program, self._inputs, self._arrays))
+
+    def forward_evaluations(self) -> int:
+        """Count the evaluations of `solution` in a program whose field calls back to the host."""
+        jax.effects_barrier()
+        _COUNTS.reset()
+        jax.block_until_ready(_solution(replace(self._program, counted=True), self._inputs, self._arrays))
+        jax.effects_barrier()
+        return _COUNTS.plain
 
     def evaluations(self) -> Evaluations:
         """Count evaluations in a program of its own, whose field calls back to the host."""

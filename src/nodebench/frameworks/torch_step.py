@@ -71,6 +71,20 @@ class GradientStep(AbstractGradientStep):
         self._synchronize()
         return gradients
 
+    def solution(self) -> State:
+        """The states at the output times, without a graph."""
+        with torch.no_grad():
+            ys = self._solve(self._problem.field, self._problem.y0, self._times, self._spec)
+        self._synchronize()
+        return ys
+
+    def forward_evaluations(self) -> int:
+        """Count the evaluations of `solution` on entry to the field."""
+        counter = CountingField(self._problem.field)
+        with torch.no_grad():
+            self._solve(counter, self._problem.y0, self._times, self._spec)
+        return counter.n_evaluations
+
     def evaluations(self) -> Evaluations:
         """Count evaluations on entry to the field and VJPs on return through its outputs."""
         counter = CountingField(self._problem.field)

@@ -1,6 +1,7 @@
 """Tables of records for a terminal."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -51,6 +52,27 @@ def training_table(records: Iterable[Record]) -> Table | None:
     """One table of all trained models, or None where none was trained."""
     trained = [record for record in records if record.metric_value is not None]
     return _table("training", TRAINING_COLUMNS, trained) if trained else None
+
+
+def sweep_table(records: Iterable[Record]) -> Table | None:
+    """One table of the trained networks at other tolerances, or None where there is none."""
+    swept = [record for record in records if record.tolerance_sweep]
+    if not swept:
+        return None
+    table = Table(title="trained networks at other tolerances: NFE, error of the solution, ms", title_justify="left")
+    table.add_column("cell", no_wrap=True)
+    for entry in swept[0].tolerance_sweep:
+        table.add_column(f"rtol {entry['rtol']:g}")
+    for record in swept:
+        name = "/".join([record.task, record.model, record.backend or ABSENT])
+        table.add_row(escape(name), *(_sweep_text(entry) for entry in record.tolerance_sweep))
+    return table
+
+
+def _sweep_text(entry: dict[str, Any]) -> str:
+    if entry["nfe_forward"] is None:
+        return escape(str(entry["reason"]))
+    return f"{entry['nfe_forward']}, {number(entry['solution_error'], 2)}, {milliseconds(entry['forward_s'])}"
 
 
 def failure_table(records: Iterable[Record]) -> Table | None:

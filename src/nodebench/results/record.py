@@ -80,6 +80,8 @@ class Record:
         train_peak_bytes: Highest resident set of the training process, in bytes.
         epochs: Finished epochs.
         history: A mapping per epoch: `epoch`, `train_loss`, `validation`, `nfe_forward`, `nfe_backward`, `train_s`.
+        tolerance_sweep: The trained network at other tolerances: a mapping per tolerance of `rtol`, `nfe_forward`,
+            `solution_error`, `forward_s` and `reason`.
         overhead_s: Wall time of the cell outside measured work, in seconds.
     """
 
@@ -143,6 +145,7 @@ class Record:
     train_peak_bytes: int | None = None
     epochs: int | None = None
     history: list[dict[str, float | None]] = field(default_factory=list)
+    tolerance_sweep: list[dict[str, float | int | str | None]] = field(default_factory=list)
     overhead_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,4 +172,4 @@ def _sql_type(hint: Any) -> str:
     return {int: "INTEGER", float: "REAL"}.get(alternatives[0], "TEXT")
 
 
-_STRUCTURED = frozenset({"notes", "diagnostics", "history"})
+_STRUCTURED = frozenset({"notes", "diagnostics", "history", "tolerance_sweep"})
