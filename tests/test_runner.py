@@ -19,7 +19,7 @@ QUICK = Settings(rounds=5, timeout_s=60)
 
 def measure(tmp_path, settings=QUICK, *, resume=False, **changes):
     """Run a request into a store and return its records by backend."""
-    request = Request(**{"backends": (BACKEND,), "tasks": (TASK,), "preset": "smoke", "threads": 1, **changes})
+    request = Request(**{"backends": (BACKEND,), "tasks": (TASK,), "preset": "smoke", **changes})
     events = []
     store = Store(tmp_path / "results.db")
     run_id = Runner(store, settings, events.append).run(plan(request), "test", {}, resume=resume)
@@ -115,7 +115,7 @@ def test_cells_of_a_group_are_compared_with_the_first(tmp_path):
     assert 1.0 < records[slow].ratio_low < records[slow].ratio < records[slow].ratio_high
 
 
-COMMAND = [sys.executable, "-m", "nodebench.cli", "run", "-b", BACKEND, "--preset", "smoke", "--threads", "1"]
+COMMAND = [sys.executable, "-m", "nodebench.cli", "run", "-b", BACKEND, "--preset", "smoke"]
 
 
 def interrupted(tmp_path, task, wanted, number):

@@ -81,7 +81,7 @@ def run(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     batch_size: Annotated[int | None, typer.Option(help="Examples in a step; the recipe's by default.")] = None,
     seed: Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of a worker; all cores by default.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of a worker.")] = 1,
     rounds: Annotated[
         int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")
     ] = None,
@@ -104,6 +104,7 @@ def run(
     """Measure backends on tasks: the gradient step, the training, or both."""
     # Imported here: `--help` and `list` must answer at once.
     from nodebench.bench.gradient import Settings  # noqa: PLC0415
+    from nodebench.bench.machine import idle_cores  # noqa: PLC0415
     from nodebench.bench.matrix import Request, plan  # noqa: PLC0415
     from nodebench.tasks.base import Preset  # noqa: PLC0415
 
@@ -132,6 +133,7 @@ def run(
         precision=precision,
         max_grad_error=max_grad_error,
         memory_limit_bytes=None if memory_limit_gib is None else int(memory_limit_gib * 2**30),
+        cores=tuple(idle_cores(threads)),
     )
     planned = plan(request)
     if dry_run:

@@ -33,6 +33,7 @@ class Settings:
         precision: Half width of a ratio's 95 % interval, relative to it, at which timing ends.
         max_grad_error: Relative gradient error above which a cell is `wrong_gradient`; 1 is that of a zero gradient.
         memory_limit_bytes: What a worker may allocate beyond its idle size, or None.
+        cores: Cores that workers may use, the same for all; None for all cores.
     """
 
     rounds: int | None = None
@@ -41,10 +42,15 @@ class Settings:
     precision: float = 0.05
     max_grad_error: float = 1.0
     memory_limit_bytes: int | None = None
+    cores: tuple[int, ...] | None = None
 
     def timeout(self, cell: Cell) -> float | None:
         """Longest pass of a cell, in seconds."""
         return TIMEOUTS_S[cell.preset] if self.timeout_s is None else self.timeout_s
+
+    def assignment(self, cell: Cell) -> Assignment:
+        """What a worker of a cell is told."""
+        return Assignment(cell, self.cores, self.memory_limit_bytes)
 
     def __post_init__(self) -> None:
         numbers = {
@@ -166,7 +172,7 @@ class GradientGroup:
 
     def _passes(self, measured: Measured) -> None:
         cell = measured.cell
-        measured.worker = WorkerProcess(Assignment(cell, self.settings.memory_limit_bytes))
+        measured.worker = WorkerProcess(self.settings.assignment(cell))
         with self._failures_of(measured):
             prepared: Preparation = self._ask(measured, "prepare", {"first_step": self.comparison.first_step})
             measured.figures |= {
@@ -198,7 +204,7 @@ class GradientGroup:
             return None
         if counterpart not in self.discrete:
             self.notify(Event("cell", f"exact gradient of its discretisation, by {counterpart}", measured.cell))
-            worker = WorkerProcess(Assignment(replace(measured.cell, backend=counterpart)))
+            worker = WorkerProcess(self.settings.assignment(replace(measured.cell, backend=counterpart)))
             try:
                 arguments = {"first_step": self.comparison.first_step, "folder": self.comparison.folder}
                 timeout_s = self.settings.timeout(measured.cell)

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 LIBRARIES = (
     "nodebench", "numpy", "scipy", "torch", "torchdiffeq", "jax", "jaxlib", "diffrax", "equinox", "optax", "memray",
 )  # fmt: skip
+
+SAMPLE_S = 0.2
+"""How long cores are watched before some are chosen."""
 
 DEVICE_QUESTIONS = {
     "torch": "import torch as t; print('cpu', *map(t.cuda.get_device_name, range(t.cuda.device_count())), sep=', ')",
@@ -44,6 +48,31 @@ def available_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):  # Linux only
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def idle_cores(n: int) -> list[int]:
+    """The `n` cores (or as many as there are) that have just been the least busy.
+
+    Two benchmarks on one machine thus keep out of each other's way.
+    """
+    before = _busy()
+    time.sleep(SAMPLE_S)
+    after = _busy()
+    return sorted(available_cores(), key=lambda core: after.get(core, 0) - before.get(core, 0))[:n]
+
+
+def _busy() -> dict[int, int]:
+    """Clock ticks that each core has not been idle; empty where `/proc` does not tell."""
+    statistics = Path("/proc/stat")
+    if not statistics.exists():
+        return {}
+    rows = (line.split() for line in statistics.read_text().splitlines())
+    # Columns: name, user, nice, system, idle, waiting for input or output, ...
+    return {
+        int(row[0].removeprefix("cpu")): sum(int(x) for x in row[1:4]) + sum(int(x) for x in row[6:9])
+        for row in rows
+        if row and row[0].startswith("cpu") and row[0] != "cpu"
+    }
 
 
 def _cpu() -> str:

@@ -1,6 +1,5 @@
 """From what was asked for to a plan: every name is checked before anything is started."""
 
-import os
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, get_args
@@ -32,7 +31,8 @@ class Request:
         dtype: Floating-point type.
         device: `cpu` or `cuda`.
         seeds: Seeds.
-        threads: Threads of a worker; None for all cores.
+        threads: Threads of a worker. One by default: on steps as small as these a second one gains little, and where
+            another process takes its core for a moment, threads that wait for each other cost many times a step.
         preset: Training budget.
         batch_size: Examples in a step; None for the recipe's.
         dataset: Data set, handed to the tasks as their option `dataset`.
@@ -50,7 +50,7 @@ class Request:
     dtype: str = "float32"
     device: str = "cpu"
     seeds: tuple[int, ...] = (0,)
-    threads: int | None = None
+    threads: int = 1
     preset: Preset = "quick"
     batch_size: int | None = None
     dataset: str | None = None
@@ -123,7 +123,7 @@ def _task_cells(name: str, request: Request) -> list[Cell]:
             "task": name,
             "model": model,
             "device": request.device,
-            "threads": request.threads or os.cpu_count() or 1,
+            "threads": request.threads,
             "seed": seed,
             "preset": request.preset,
             "batch_size": batch_size,

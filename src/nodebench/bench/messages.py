@@ -19,10 +19,12 @@ class Assignment:
 
     Attributes:
         cell: The cell.
+        cores: The cores it may use; None for all.
         memory_limit_bytes: Limit of what it may allocate beyond its idle size, or None.
     """
 
     cell: Cell
+    cores: tuple[int, ...] | None = None
     memory_limit_bytes: int | None = None
 
 

@@ -129,8 +129,6 @@ def _environment(assignment: Assignment) -> dict[str, str]:
     environment = dict(os.environ)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
         environment[name] = threads
-    # Threads that spin at a barrier for one that has lost its core make a step twenty times slower on a busy machine.
-    environment["OMP_WAIT_POLICY"] = "passive"
     flags = f"--xla_cpu_multi_thread_eigen={str(assignment.cell.threads > 1).lower()}"
     environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}".strip()
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"

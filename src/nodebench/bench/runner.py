@@ -15,7 +15,7 @@ from typing import Any
 
 from nodebench import __version__, registry
 from nodebench.bench.gradient import Comparison, Event, Figures, GradientGroup, Measured, Settings
-from nodebench.bench.messages import Assignment, ReferenceFile
+from nodebench.bench.messages import ReferenceFile
 from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.process import WorkerError, WorkerProcess
 from nodebench.errors import UserError
@@ -118,7 +118,7 @@ class Runner:
         failure = None
         for measured in _one_per_framework(cells):
             self.notify(Event("cell", "first step", measured.cell))
-            worker = WorkerProcess(Assignment(measured.cell))
+            worker = WorkerProcess(self.settings.assignment(measured.cell))
             try:
                 chosen: float = worker.ask("first_step", timeout_s=self.settings.timeout(measured.cell))
             except WorkerError as error:
@@ -141,7 +141,7 @@ class Runner:
         cell = measured.cell
         self.notify(Event("training", "training", cell, 0, 1))
         folder = self.store.path.parent / "checkpoints" / run_id / cell.cell_id
-        worker = WorkerProcess(Assignment(cell, self.settings.memory_limit_bytes))
+        worker = WorkerProcess(self.settings.assignment(cell))
         start = time.monotonic()
 
         def progress(content: tuple[int, int, float]) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from nodebench.bench import accuracy, memory
-from nodebench.bench.machine import available_cores
 from nodebench.bench.messages import (
     OUT_OF_MEMORY,
     Assignment,
@@ -190,7 +189,7 @@ def main(fd: int) -> None:
     connection = Connection(fd)
     try:
         assignment: Assignment = connection.recv()
-        _pin(assignment.cell.threads)
+        _pin(assignment.cores)
         worker = Worker(assignment, connection)
         while True:
             command, arguments = connection.recv()
@@ -200,10 +199,10 @@ def main(fd: int) -> None:
         return  # the runner is gone or done
 
 
-def _pin(threads: int) -> None:
+def _pin(cores: tuple[int, ...] | None) -> None:
     # Thread counts are hints that frameworks read differently; a core that is not there cannot be used by any.
-    if sys.platform == "linux":
-        os.sched_setaffinity(0, available_cores()[:threads])
+    if cores is not None and sys.platform == "linux":
+        os.sched_setaffinity(0, cores)
 
 
 def _attempt(call: Callable[[], Any]) -> Any:
