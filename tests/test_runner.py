@@ -91,7 +91,7 @@ def test_a_diverging_training_says_where(tmp_path):
     """A loss that is not finite ends the cell as `diverged`, with the step; its gradient figures stay."""
     record = measure(tmp_path, tasks=(f"{TASK}[diverges=true]",))[BACKEND]
     assert record.status == "diverged"
-    assert "step 1 of 30" in record.reason
+    assert "training step 1 of 30" in record.reason
     assert record.nfe_forward == 7
     assert record.metric_value is None
 

@@ -114,13 +114,11 @@ class Training:
         total = self.total_steps
         for batch in self._batches(progress.epoch, progress.step):
             start = time.perf_counter()
-            loss = self.trainer.step(batch)
+            done = progress.epoch * self.steps_per_epoch + progress.step + 1
+            loss = self._finite_step(batch, f"in training step {done} of {total}")
             end = time.perf_counter()
             progress.train_s += end - start
             progress.step += 1
-            done = progress.epoch * self.steps_per_epoch + progress.step
-            if not math.isfinite(loss):
-                raise DivergedError(f"the training loss became {loss} in step {done} of {total}.")
             progress.loss_sum += loss
             if end - reported > PROGRESS_S:
                 self.report(done, total, loss)
@@ -128,6 +126,15 @@ class Training:
             if end - saved > CHECKPOINT_S:
                 _checkpoint(self.trainer, progress, self.folder)
                 saved = time.perf_counter()
+
+    def _finite_step(self, batch: Batch, where: str) -> float:
+        try:
+            loss = self.trainer.step(batch)
+        except DivergedError as error:
+            raise DivergedError(f"{error} ({where})") from error
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss became {loss} {where}.")
+        return loss
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         examples = _length(self.splits.train)
