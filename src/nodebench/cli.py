@@ -281,14 +281,14 @@ def _plain(cell: Any) -> dict[str, Any]:
 
 
 def _print_records(records: list[Any], *, as_json: bool) -> None:
-    from nodebench.reports.tables import failure_table, gradient_tables, sweep_table, training_table  # noqa: PLC0415
+    from nodebench.reports.tables import failure_table, gradient_tables, sweep_table, training_tables  # noqa: PLC0415
 
     if as_json:
         print(json.dumps([record.to_dict() for record in records], indent=2))
         return
     console = _console()
-    others = (training_table(records), sweep_table(records), failure_table(records))
-    for table in [*gradient_tables(records), *others]:
+    measured = [*gradient_tables(records), *training_tables(records)]
+    for table in [*measured, sweep_table(records), failure_table(records)]:
         if table is not None:
             console.print(table)
     for note in sorted({note for record in records for note in record.notes}):

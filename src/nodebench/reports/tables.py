@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -11,12 +12,20 @@ from nodebench.results.record import Record
 ABSENT = "-"
 """What stands where a figure was not measured."""
 
+WRAPPED = ("reason", "also", "metric", "NFE f+b by epoch")
+"""Columns whose text may need more than a line."""
+
+LAST_EPOCHS = 6
+"""Epochs whose evaluations are shown; `--json` has them all."""
+
 Column = tuple[str, Callable[[Record], str]]
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits, or `ABSENT`."""
-    return ABSENT if value is None else f"{value:.{digits}g}"
+    """A number with so many significant digits, whole from `10 ** digits` on, or `ABSENT`."""
+    if value is None:
+        return ABSENT
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:.{digits}g}"
 
 
 def count(value: int | None) -> str:
@@ -26,32 +35,41 @@ def count(value: int | None) -> str:
 
 def mebibytes(value: int | None) -> str:
     """Bytes as MiB, or `ABSENT`."""
-    return ABSENT if value is None else f"{value / 2**20:.4g}"
+    return number(None if value is None else value / 2**20, 4)
 
 
 def milliseconds(value: float | None) -> str:
     """Seconds as ms, or `ABSENT`."""
-    return ABSENT if value is None else f"{1000 * value:.4g}"
+    return number(None if value is None else 1000 * value, 4)
 
 
 def interval(low: float | None, high: float | None, scale: float = 1.0) -> str:
-    """An interval in brackets, or `ABSENT`."""
-    return ABSENT if low is None or high is None else f"[{scale * low:.3g}, {scale * high:.3g}]"
+    """The ends of an interval, or nothing."""
+    return "" if low is None or high is None else f"{number(scale * low)}..{number(scale * high)}"
 
 
 def gradient_tables(records: Iterable[Record]) -> list[Table]:
-    """One table for each group of records whose gradients were compared with each other."""
+    """Two tables for each group of records whose gradients were compared: how exact they are, and what they cost.
+
+    Two, so that each fits a terminal of ordinary width.
+    """
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
         if record.backend is not None and _has_gradient(record):
             groups.setdefault(_comparison(record), []).append(record)
-    return [_table(_gradient_title(group[0]), GRADIENT_COLUMNS, group) for group in groups.values()]
+    tables = []
+    for group in groups.values():
+        tables.append(_table(_gradient_title(group[0]), EXACTNESS_COLUMNS, group))
+        tables.append(_table("", COST_COLUMNS, [record for record in group if record.first_step_s is not None]))
+    return [table for table in tables if table.row_count]
 
 
-def training_table(records: Iterable[Record]) -> Table | None:
-    """One table of all trained models, or None where none was trained."""
+def training_tables(records: Iterable[Record]) -> list[Table]:
+    """Two tables of all trained models, what they reached and what it took; none where none was trained."""
     trained = [record for record in records if record.metric_value is not None]
-    return _table("training", TRAINING_COLUMNS, trained) if trained else None
+    if not trained:
+        return []
+    return [_table("training", TRAINING_COLUMNS, trained), _table("", TRAINING_COST_COLUMNS, trained)]
 
 
 def sweep_table(records: Iterable[Record]) -> Table | None:
@@ -59,7 +77,13 @@ def sweep_table(records: Iterable[Record]) -> Table | None:
     swept = [record for record in records if record.tolerance_sweep]
     if not swept:
         return None
-    table = Table(title="trained networks at other tolerances: NFE, error of the solution, ms", title_justify="left")
+    table = Table(
+        title="trained networks at other tolerances: NFE, error, ms",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("cell", no_wrap=True)
     for entry in swept[0].tolerance_sweep:
         table.add_column(f"rtol {entry['rtol']:g}")
@@ -81,40 +105,68 @@ def failure_table(records: Iterable[Record]) -> Table | None:
     return _table("not ok", FAILURE_COLUMNS, failed) if failed else None
 
 
+def _steps(record: Record) -> str:
+    if record.n_accepted is None:
+        return ABSENT
+    return f"{record.n_accepted}+{record.n_rejected}r" if record.n_rejected else str(record.n_accepted)
+
+
+def _ratio(record: Record) -> str:
+    """The ratio to the control; in question where its interval holds 1, and so decides nothing."""
+    if record.ratio is None:
+        return ABSENT if record.control else "control"
+    decided = record.ratio_low is None or record.ratio_high is None or not record.ratio_low <= 1 <= record.ratio_high
+    return number(record.ratio) if decided else f"{number(record.ratio)}?"
+
+
 def _nfe_history(record: Record) -> str:
     if not record.history or record.history[0]["nfe_forward"] is None:
         return ABSENT
-    return " ".join(f"{entry['nfe_forward']}+{entry['nfe_backward']}" for entry in record.history[-8:])
+    return " ".join(f"{entry['nfe_forward']}+{entry['nfe_backward']}" for entry in record.history[-LAST_EPOCHS:])
 
 
-GRADIENT_COLUMNS: Sequence[Column] = (
+EXACTNESS_COLUMNS: Sequence[Column] = (
     ("backend", lambda r: r.backend or ABSENT),
     ("status", lambda r: r.status),
-    ("err dparams", lambda r: number(r.grad_error_params, 2)),
+    ("err dp", lambda r: number(r.grad_error_params, 2)),
     ("err dy0", lambda r: number(r.grad_error_y0, 2)),
     ("method err", lambda r: number(r.method_error_params, 2)),
     ("NFE f+b", lambda r: ABSENT if r.nfe_forward is None else f"{r.nfe_forward}+{r.nfe_backward}"),
     ("VJPs", lambda r: count(r.n_vjps)),
-    ("steps", lambda r: ABSENT if r.n_accepted is None else f"{r.n_accepted}+{r.n_rejected}r"),
-    ("peak MiB", lambda r: mebibytes(r.peak_memory_bytes)),
-    ("step ms", lambda r: milliseconds(r.step_s)),
-    ("95 % ms", lambda r: interval(r.step_s_low, r.step_s_high, 1000)),
-    ("ratio", lambda r: number(r.ratio)),
-    ("95 %", lambda r: interval(r.ratio_low, r.ratio_high)),
-    ("first s", lambda r: number(r.first_step_s)),
+    ("steps", _steps),
 )
+"""Errors of d/dparams and d/dy0 against the continuous problem, of d/dparams against the exact gradient of the same
+discretisation; evaluations forward and backward; accepted steps and, with an r, rejected ones."""
+
+COST_COLUMNS: Sequence[Column] = (
+    ("backend", lambda r: r.backend or ABSENT),
+    ("peak MiB", lambda r: mebibytes(r.peak_memory_bytes)),
+    ("first s", lambda r: number(r.first_step_s)),
+    ("step ms", lambda r: milliseconds(r.step_s)),
+    ("95 %", lambda r: interval(r.step_s_low, r.step_s_high, 1000)),
+    ("ratio", _ratio),
+    ("95 %", lambda r: interval(r.ratio_low, r.ratio_high)),
+)
+"""Peak memory, the first step with its compilation, the time of a step, and its ratio to the control's."""
 
 TRAINING_COLUMNS: Sequence[Column] = (
     ("task", lambda r: r.task),
     ("model", lambda r: r.model),
     ("backend", lambda r: r.backend or ABSENT),
+    ("seed", lambda r: str(r.seed)),
     ("data", lambda r: r.dataset or ABSENT),
-    ("metric", lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {r.metric_unit}"),
+    ("metric", lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {r.metric_unit}".strip()),
     ("also", lambda r: ", ".join(f"{name} {number(value, 4)}" for name, value in r.diagnostics.items()) or ABSENT),
+)
+
+TRAINING_COST_COLUMNS: Sequence[Column] = (
+    ("model", lambda r: r.model),
+    ("backend", lambda r: r.backend or ABSENT),
+    ("seed", lambda r: str(r.seed)),
     ("params", lambda r: count(r.n_params)),
     ("steps", lambda r: count(r.train_steps)),
     ("train s", lambda r: number(r.train_s)),
-    ("peak RSS MiB", lambda r: mebibytes(r.train_peak_bytes)),
+    ("RSS MiB", lambda r: mebibytes(r.train_peak_bytes)),
     ("NFE f+b by epoch", _nfe_history),
 )
 
@@ -128,10 +180,10 @@ FAILURE_COLUMNS: Sequence[Column] = (
 
 
 def _table(title: str, columns: Sequence[Column], records: Sequence[Record]) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name, _ in columns:
         # A long name folds rather than losing its end.
-        table.add_column(name, overflow="fold", no_wrap=name in ("backend", "status", "task", "model"))
+        table.add_column(name, overflow="fold", no_wrap=name not in WRAPPED)
     for record in records:
         table.add_row(*(escape(text(record)) for _, text in columns), style=None if record.status == "ok" else "red")
     return table

@@ -1,0 +1,77 @@
+"""Tables show what a record holds, mark what is undecided, and leave holes where nothing was measured."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from nodebench.reports.tables import ABSENT, failure_table, gradient_tables, interval, number, training_tables
+from nodebench.results.record import Record
+
+COMMON = {
+    "run_id": "r",
+    "created_at": "now",
+    "nodebench_version": "0",
+    "task": "t",
+    "model": "m",
+    "dtype": "float32",
+    "device": "cpu",
+    "threads": 1,
+    "seed": 0,
+    "preset": "smoke",
+}
+
+
+def record(backend, **fields):
+    return Record(**{**COMMON, "cell_id": backend, "backend": backend, "status": "ok", "first_step_s": 1.0, **fields})
+
+
+def text(table):
+    console = Console(file=StringIO(), width=80)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_numbers_have_significant_digits_and_no_needless_exponent():
+    """Three digits, whole numbers whole, absence shown."""
+    assert [number(x) for x in (0.12345, 12.345, 2461.8, 1.5e-7, None)] == ["0.123", "12.3", "2462", "1.5e-07", ABSENT]
+    assert interval(0.16, 0.171, 1000) == "160..171"
+
+
+def test_an_undecided_ratio_is_marked():
+    """A ratio whose interval holds 1 is in question; the others are not."""
+    control = record("a", step_s=1.0)
+    undecided = record("b", step_s=1.0, control="a", ratio=1.02, ratio_low=0.98, ratio_high=1.06)
+    slower = record("c", step_s=2.0, control="a", ratio=2.04, ratio_low=1.98, ratio_high=2.06)
+    _, cost = gradient_tables([control, undecided, slower])
+    rows = text(cost)
+    assert "control" in rows
+    assert "1.02?" in rows
+    assert "2.04 " in rows
+
+
+def test_cells_that_were_not_compared_stand_apart():
+    """Another tolerance is another pair of tables."""
+    assert len(gradient_tables([record("a", rtol=1e-3), record("b", rtol=1e-5)])) == 4
+
+
+def test_a_failed_cell_is_in_both_tables_with_its_reason():
+    """It leaves a hole among the figures, and its reason below."""
+    failed = record("a", status="oom", reason="no memory", first_step_s=None)
+    exactness = text(gradient_tables([failed, record("b")])[0])
+    assert "oom" in exactness
+    assert ABSENT in exactness
+    assert "no memory" in text(failure_table([failed]))
+    assert failure_table([record("b")]) is None
+
+
+def test_options_in_brackets_are_shown():
+    """Brackets are text, not markup."""
+    assert "adjoint[norm=seminorm]" in text(gradient_tables([record("adjoint[norm=seminorm]")])[0])
+
+
+def test_trained_models_show_metric_and_unit():
+    """Metric, value and unit stand together; a model that was not trained is left out."""
+    trained = record(None, cell_id="x", metric_name="test error", metric_value=4.011, metric_unit="%")
+    reached, _ = training_tables([trained, record("b")])
+    assert "test error 4.011 %" in text(reached)
+    assert training_tables([record("b")]) == []
