@@ -61,9 +61,9 @@ def _options(
 @app.command()
 def run(
     backend: Annotated[
-        Many, typer.Option("--backend", "-b", help="Gradient method, name[option=value]; or `all`.")
+        Many, typer.Option("--backend", "-b", help=r"Gradient method, name\[option=value]; or `all`.")
     ] = None,
-    task: Annotated[Many, typer.Option("--task", "-t", help="Task, name[option=value]; or `all`.")] = None,
+    task: Annotated[Many, typer.Option("--task", "-t", help=r"Task, name\[option=value]; or `all`.")] = None,
     model: Annotated[Many, typer.Option("--model", help="Model of the task; or `all`.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set of the task.")] = None,
     measure: Annotated[str, typer.Option(help="gradient, training or both.")] = "both",
