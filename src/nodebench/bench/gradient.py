@@ -99,8 +99,6 @@ class Measured:
     figures: Figures = field(default_factory=lambda: {"status": "ok"})
     worker: WorkerProcess | None = None
     turns: list[Turn] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-    measured_s: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -285,10 +283,7 @@ class GradientGroup:
         assert measured.worker is not None, "a failed cell is asked nothing"
         if command != "turn":
             self.notify(Event("cell", command, measured.cell))
-        start = time.monotonic()
-        answer = measured.worker.ask(command, arguments, timeout_s=self.settings.timeout(measured.cell))
-        measured.measured_s += time.monotonic() - start
-        return answer
+        return measured.worker.ask(command, arguments, timeout_s=self.settings.timeout(measured.cell))
 
     @contextmanager
     def _failures_of(self, measured: Measured) -> Iterator[None]:

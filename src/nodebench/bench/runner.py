@@ -5,7 +5,6 @@ It prints nothing; what a person may want to see goes to `notify` as events.
 
 import math
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,7 +141,6 @@ class Runner:
         self.notify(Event("training", "training", cell, 0, 1))
         folder = self.store.path.parent / "checkpoints" / run_id / cell.cell_id
         worker = WorkerProcess(self.settings.assignment(cell))
-        start = time.monotonic()
 
         def progress(content: tuple[int, int, float]) -> None:
             done, total, loss = content
@@ -163,7 +161,6 @@ class Runner:
             _remove(folder)
         finally:
             worker.stop()
-            measured.measured_s += time.monotonic() - start
 
     def _finish(self, measured: Measured, run_id: str) -> None:
         cell = measured.cell
@@ -186,7 +183,6 @@ class Runner:
             preset=cell.preset,
             **({"metric_name": metric.name, "metric_unit": metric.unit} if has_metric else {}),
             metric_direction=metric.direction if has_metric else None,
-            overhead_s=max(0.0, time.monotonic() - measured.began - measured.measured_s),
             **measured.figures,
         )
         self.store.append(record)

@@ -82,7 +82,6 @@ class Record:
         history: A mapping per epoch: `epoch`, `train_loss`, `validation`, `nfe_forward`, `nfe_backward`, `train_s`.
         tolerance_sweep: The trained network at other tolerances: a mapping per tolerance of `rtol`, `nfe_forward`,
             `solution_error`, `forward_s` and `reason`.
-        overhead_s: Wall time of the cell outside measured work, in seconds.
     """
 
     run_id: str
@@ -146,7 +145,6 @@ class Record:
     epochs: int | None = None
     history: list[dict[str, float | None]] = field(default_factory=list)
     tolerance_sweep: list[dict[str, float | int | str | None]] = field(default_factory=list)
-    overhead_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON knows it."""
