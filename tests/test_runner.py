@@ -83,7 +83,7 @@ def test_a_hanging_worker_is_killed(tmp_path):
 def test_memory_limit_ends_a_cell(tmp_path):
     """A worker that asks for more than its limit is `oom`."""
     big = "nodebench.testing:FakeBackend[behaviour=memory]"
-    records = measure(tmp_path, Settings(rounds=5, memory_limit_bytes=2**28), backends=(big,), measure="gradient")
+    records = measure(tmp_path, Settings(rounds=5, memory_limit_gib=0.25), backends=(big,), measure="gradient")
     assert records[big].status == "oom"
 
 
@@ -103,6 +103,29 @@ def test_a_model_without_an_ode_trains(tmp_path):
     assert record.metric_value is not None
     assert record.nfe_forward is None
     assert record.rtol is None
+
+
+def test_a_broken_backend_takes_no_other_down(tmp_path):
+    """A plugin that cannot be imported is one failed row, wherever it stands in the group."""
+    (tmp_path / "broken.py").write_text('raise RuntimeError("no luck")\nclass B:\n    framework = "FRAMEWORK"\n')
+    text = (tmp_path / "broken.py").read_text().replace("FRAMEWORK", "nodebench.testing:FakeFramework")
+    (tmp_path / "broken.py").write_text(text)
+    broken = f"{tmp_path / 'broken.py'}:B"
+    records = measure(tmp_path, backends=(broken, BACKEND), measure="gradient")
+    assert records[BACKEND].status == "ok"
+    assert records[broken].status == "failed"
+    assert "no luck" in records[broken].reason
+
+
+def test_references_of_two_problems_are_two(tmp_path):
+    """Options of a task that change nothing but its loss change the reference."""
+    pytest.importorskip("torch")
+    changes = {"backends": ("direct",), "tasks": ("linear[loss=end]", "linear[loss=path]"), "measure": "gradient"}
+    request = Request(**{**changes, "preset": "smoke"})
+    store = Store(tmp_path / "results.db")
+    Runner(store, QUICK, lambda _: None).run(plan(request), "test", {}, resume=False)
+    assert all(record.grad_error_params < 1e-3 for record in store.records())
+    assert len(store.records()) == 2
 
 
 def test_cells_of_a_group_are_compared_with_the_first(tmp_path):

@@ -49,6 +49,14 @@ def test_unmeasured_is_null(tmp_path):
         assert db.execute("SELECT step_s, peak_memory_bytes FROM records").fetchone() == (None, None)
 
 
+def test_what_is_not_finite_is_null(tmp_path):
+    """JSON and SQL know no NaN: it becomes null, in columns and within them."""
+    store = Store(tmp_path / "results.db")
+    store.append(make_record(step_s=float("inf"), history=[{"validation": float("nan")}]))
+    assert store.records()[0].step_s is None
+    assert store.records()[0].history == [{"validation": None}]
+
+
 def test_a_cell_has_one_row_in_a_run(tmp_path):
     """A second row for the same cell of a run is refused."""
     store = Store(tmp_path / "results.db")

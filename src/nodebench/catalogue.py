@@ -1,9 +1,11 @@
 """What there is to choose from, as rows of text: backends, tasks, models and solvers. Imports no framework."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 
 from nodebench import registry
+from nodebench.errors import NodebenchError
 from nodebench.solvers.tableau import TABLEAUS
 from nodebench.tasks.base import AbstractTask
 
@@ -34,7 +36,10 @@ def _installed(framework: str | None) -> str:
 def _loaded_tasks() -> Iterator[tuple[registry.PluginInfo, AbstractTask | None]]:
     for name in registry.names("task"):
         info = registry.probe("task", name)
-        yield info, None if info.error else registry.load("task", name, AbstractTask)
+        try:
+            yield info, None if info.error else registry.load("task", name, AbstractTask)
+        except NodebenchError as error:
+            yield replace(info, error=str(error)), None
 
 
 def tasks() -> list[Row]:

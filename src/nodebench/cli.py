@@ -132,7 +132,7 @@ def run(
         timeout_s=timeout_s,
         precision=precision,
         max_grad_error=max_grad_error,
-        memory_limit_bytes=None if memory_limit_gib is None else int(memory_limit_gib * 2**30),
+        memory_limit_gib=memory_limit_gib,
         cores=tuple(idle_cores(threads)),
     )
     planned = plan(request)
@@ -284,7 +284,7 @@ def _print_records(records: list[Any], *, as_json: bool) -> None:
     from nodebench.reports.tables import failure_table, gradient_tables, sweep_table, training_tables  # noqa: PLC0415
 
     if as_json:
-        print(json.dumps([record.to_dict() for record in records], indent=2))
+        print(json.dumps([record.to_dict() for record in records], indent=2, allow_nan=False))
         return
     console = _console()
     measured = [*gradient_tables(records), *training_tables(records)]

@@ -10,7 +10,6 @@ NodebenchError
     ├── NotInstalledError `not_installed`
     ├── UnsupportedError  `unsupported`
     ├── DivergedError     `diverged`
-    ├── OutOfMemoryError  `oom`
     └── StepLimitError    `failed`
 """
 
@@ -82,12 +81,6 @@ class DivergedError(CellError):
     """A state, loss or gradient left the finite numbers."""
 
     status = "diverged"
-
-
-class OutOfMemoryError(CellError):
-    """An allocation was refused."""
-
-    status = "oom"
 
 
 class StepLimitError(CellError):

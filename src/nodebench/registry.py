@@ -48,6 +48,11 @@ def names(kind: Kind) -> list[str]:
     return sorted(_targets(kind))
 
 
+def working(kind: Kind) -> list[str]:
+    """Names of the installed plugins of a kind that are not broken, sorted."""
+    return [name for name in names(kind) if probe(kind, name).error is None]
+
+
 def split_list(text: str) -> list[str]:
     """Split `a,b[x=1,y=2]` at the commas outside brackets."""
     parts, depth, current = [], 0, ""
@@ -172,7 +177,10 @@ def load_class(target: str) -> Any:
 
 def _construct(cls: type, name: str, options: Mapping[str, str]) -> Any:
     if not options:
-        return cls()
+        try:
+            return cls()
+        except TypeError as error:
+            raise PluginError(f"`{name}` cannot be made without options: {error}.") from error
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  imported late: listing must stay fast
 
     try:
@@ -258,5 +266,8 @@ def _options(node: ast.ClassDef) -> dict[str, str]:
 
 def _import_error(target: str) -> str | None:
     code = f"from nodebench.registry import load_class; load_class({target!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return f"importing `{target}` takes longer than a minute."
+    return None if done.returncode == 0 else (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]

@@ -7,6 +7,7 @@ long or tolerances ten times as large the first time, and states the difference 
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,7 +45,7 @@ class Reference:
         """Write it as `.npz`, all at once, so that a reader never sees half of it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"params/{name}": value for name, value in self.params.items()}
-        half = path.with_suffix(".half.npz")
+        half = path.with_suffix(f".{os.getpid()}.npz")  # its own: another run may be writing the same reference
         named: dict[str, Any] = {"y0": self.y0, "description": np.array(self.description), **arrays}
         np.savez(half, **named)
         half.replace(path)

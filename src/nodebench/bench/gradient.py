@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,7 +33,7 @@ class Settings:
         timeout_s: Longest pass of a cell, in seconds; None for the preset's.
         precision: Half width of a ratio's 95 % interval, relative to it, at which timing ends.
         max_grad_error: Relative gradient error above which a cell is `wrong_gradient`; 1 is that of a zero gradient.
-        memory_limit_bytes: What a worker may allocate beyond its idle size, or None.
+        memory_limit_gib: What a worker may allocate beyond its idle size, in GiB, or None.
         cores: Cores that workers may use, the same for all; None for all cores.
     """
 
@@ -41,7 +42,7 @@ class Settings:
     timeout_s: float | None = None
     precision: float = 0.05
     max_grad_error: float = 1.0
-    memory_limit_bytes: int | None = None
+    memory_limit_gib: float | None = None
     cores: tuple[int, ...] | None = None
 
     def timeout(self, cell: Cell) -> float | None:
@@ -50,7 +51,8 @@ class Settings:
 
     def assignment(self, cell: Cell) -> Assignment:
         """What a worker of a cell is told."""
-        return Assignment(cell, self.cores, self.memory_limit_bytes)
+        limit = None if self.memory_limit_gib is None else int(self.memory_limit_gib * 2**30)
+        return Assignment(cell, self.cores, limit)
 
     def __post_init__(self) -> None:
         numbers = {
@@ -59,11 +61,11 @@ class Settings:
             "--timeout-s": self.timeout_s,
             "--precision": self.precision,
             "--max-grad-error": self.max_grad_error,
-            "--memory-limit-gib": self.memory_limit_bytes,
+            "--memory-limit-gib": self.memory_limit_gib,
         }
         for name, value in numbers.items():
-            if value is not None and not value > 0:
-                raise UserError(f"`{name}` must be positive; got {value}.")
+            if value is not None and not (value > 0 and isfinite(value)):
+                raise UserError(f"`{name}` must be positive and finite; got {value}.")
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,8 @@ class GradientGroup:
             alive = [measured for measured in self.cells if measured.worker is not None]
             if alive:
                 self._take_turns(alive)
+            self._judge()
             self._summarise([measured for measured in alive if measured.worker is not None])
-        self._judge()
 
     def _passes(self, measured: Measured) -> None:
         cell = measured.cell
@@ -258,8 +260,10 @@ class GradientGroup:
             interval = median_interval(steps)
             if interval is not None:
                 measured.figures |= {"step_s_low": interval.low, "step_s_high": interval.high}
-            if measured is not alive[0]:
-                self._compare(measured, alive[0])
+        # A wrong gradient is shown with its time, but neither ranked nor a measure for others.
+        ranked = [measured for measured in alive if measured.ok]
+        for measured in ranked[1:]:
+            self._compare(measured, ranked[0])
 
     def _compare(self, measured: Measured, control: Measured) -> None:
         pair = ([turn.step_s for turn in m.turns] for m in (measured, control))

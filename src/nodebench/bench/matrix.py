@@ -95,7 +95,8 @@ def _check_choices(request: Request) -> None:
 def _expand(kind: registry.Kind, names: tuple[str, ...]) -> list[str]:
     expanded = []
     for name in names:
-        expanded += registry.names(kind) if name == "all" else [registry.canonical(name)]
+        # `all` is all that works; `nodebench list` shows what does not, and why.
+        expanded += registry.working(kind) if name == "all" else [registry.canonical(name)]
     return expanded
 
 

@@ -14,6 +14,9 @@ from typing import Any
 
 from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure
 
+DEATH_S = 10.0
+"""How long a worker that has closed its connection may take to end."""
+
 STDERR_LINES = 20
 """How much of a dead worker's standard error is kept."""
 
@@ -107,10 +110,14 @@ class WorkerProcess:
         self._process.wait()
 
     def _death(self, command: str) -> Failure:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(DEATH_S)
+        except subprocess.TimeoutExpired:  # it has closed its socket and hangs on its way out
+            self.kill()
+            code = self._process.returncode
         output = self._last_output()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        if _oom_kills() > self._oom_kills:
+        if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             return Failure("oom", f"the worker {how} during {command}: the machine ran out of memory.", output)
         if OUT_OF_MEMORY.search(output):
             return Failure("oom", f"the worker {how} during {command}: {_matching_line(output)}", output)

@@ -5,6 +5,7 @@ It prints nothing; what a person may want to see goes to `notify` as events.
 
 import math
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ class Runner:
     @property
     def _references(self) -> Path:
         return self.store.path.parent / "references"
+
+    def _checkpoints(self, run_id: str, cell: Cell) -> Path:
+        return self.store.path.parent / "checkpoints" / run_id / cell.cell_id
 
     def _begin(self, plan: Plan, command: str, environment: Mapping[str, Any]) -> str:
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -139,7 +143,7 @@ class Runner:
     def _train(self, measured: Measured, first_step: float | None, run_id: str) -> None:
         cell = measured.cell
         self.notify(Event("training", "training", cell, 0, 1))
-        folder = self.store.path.parent / "checkpoints" / run_id / cell.cell_id
+        folder = self._checkpoints(run_id, cell)
         worker = WorkerProcess(self.settings.assignment(cell))
 
         def progress(content: tuple[int, int, float]) -> None:
@@ -158,7 +162,6 @@ class Runner:
         else:
             notes = dict.fromkeys(measured.figures.get("notes", []) + trained.pop("notes"))
             measured.figures |= {**trained, "notes": list(notes)}
-            _remove(folder)
         finally:
             worker.stop()
 
@@ -186,6 +189,8 @@ class Runner:
             **measured.figures,
         )
         self.store.append(record)
+        # Only now: an interruption before the row is written must find the checkpoint.
+        shutil.rmtree(self._checkpoints(run_id, cell), ignore_errors=True)
         self.notify(Event("record", record.status, cell, record=record))
 
 
@@ -206,9 +211,3 @@ def _spec_fields(cell: Cell) -> Figures:
         "max_steps": spec.max_steps,
         "dtype": spec.dtype,
     }
-
-
-def _remove(folder: Path) -> None:
-    for file in folder.glob("*"):
-        file.unlink()
-    folder.rmdir()

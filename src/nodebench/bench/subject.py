@@ -1,5 +1,6 @@
 """The subject of a measurement: a cell's task, model and backend, made in the worker's process."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.bench.plan import Cell
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.base import AbstractFramework, load_framework
-from nodebench.problem import Problem, SolverSpec
+from nodebench.problem import Array, Field, Problem, SolverSpec, State
 from nodebench.tasks.base import AbstractTask, GradientInputs
 
 
@@ -36,19 +37,35 @@ class Subject:
         """Where the model's class lives."""
         return self.task.models[self.cell.model].targets[self.cell.framework]
 
+    @property
+    def identity(self) -> str:
+        """All that makes the problem what it is, beside weights, batch and solver: task, model and their options."""
+        options = sorted(self.task.model_options(self.cell.model).items())
+        return f"{self.cell.task} {self.cell.model} {self.target} {options}"
+
     def inputs(self) -> GradientInputs:
         """Weights and batch of the gradient measurement."""
         return self.task.problem(self.cell.model, self.cell.seed, self.cell.batch_size)
 
     def model(self, weights: Any) -> Any:
         """The model with these weights, its solves bound to the backend and the spec."""
-        solve = None if self.backend is None else partial(self.backend.solve, spec=self.spec)
+        solve: Callable[..., State] | None = None
+        if self.backend is not None:
+            solve = partial(self.backend.solve, spec=self.spec)
+        elif self.task.models[self.cell.model].uses_backend:
+            solve = _no_solve
         return self.framework.build(self.target, self.task.model_options(self.cell.model), weights, solve)
 
     def gradient_backend(self) -> AbstractBackend:
         """The backend of a cell that has one."""
         assert self.backend is not None, "only a model with an ODE has a gradient to measure"
         return self.backend
+
+
+def _no_solve(field: Field, y0: State, times: Array) -> State:
+    """Stands where a model is built for its field alone."""
+    del field, y0, times
+    raise AssertionError("a model built for its field alone solves nothing")
 
 
 def make_subject(cell: Cell, dtype: str, first_step: float | None = None) -> Subject:
@@ -100,7 +117,7 @@ def prepare_problem(subject: Subject, inputs: GradientInputs) -> Prepared:
     """
     model = subject.model(inputs.weights)
     problem = subject.framework.problem(model, inputs.batch)
-    reason = None if subject.spec.first_step is None else subject.gradient_backend().unsupported(problem, subject.spec)
+    reason = None if subject.backend is None else subject.backend.unsupported(problem, subject.spec)
     if reason is not None:
         raise UnsupportedError(reason)
     return Prepared(subject, inputs, model, problem)

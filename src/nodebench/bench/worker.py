@@ -72,20 +72,21 @@ class Worker:
 
     def first_step(self) -> float:
         """Choose the first step that is handed to every backend of the group."""
-        cell = self.assignment.cell
+        # Without the backend, here and in `reference`: one that is broken must not take the others down.
+        cell = replace(self.assignment.cell, backend=None)
         subject = make_subject(cell, "float64")
         inputs = accuracy.rounded(subject.inputs(), cell.spec.dtype)
         return _choose_first_step(subject.framework, prepare_problem(subject, inputs).problem, cell.spec)
 
     def reference(self, first_step: float, folder: Path) -> ReferenceFile:
         """Compute, or find in `folder`, the gradients of the continuous problem."""
-        cell = self.assignment.cell
+        cell = replace(self.assignment.cell, backend=None)
         subject = make_subject(cell, "float64")
         inputs = accuracy.rounded(subject.inputs(), cell.spec.dtype)
         prepared = prepare_problem(subject, inputs)
         spec = subject.task.reference
         spec = replace(spec, first_step=spec.first_step or first_step)
-        path = folder / accuracy.cache_name(inputs, spec, subject.target)
+        path = folder / accuracy.cache_name(inputs, spec, subject.identity)
         if not path.exists():
             try:
                 found = accuracy.compute_reference(subject.framework, inputs, prepared.problem, spec)
@@ -101,7 +102,7 @@ class Worker:
         inputs = accuracy.rounded(subject.inputs(), cell.spec.dtype)
         prepared = prepare_problem(subject, inputs)
         problem, backend = prepared.problem, subject.gradient_backend()
-        path = folder / accuracy.cache_name(inputs, subject.spec, f"{subject.target} {cell.backend}")
+        path = folder / accuracy.cache_name(inputs, subject.spec, f"{subject.identity} {cell.backend}")
         if not path.exists():
             gradients = backend.grad(problem, subject.spec, subject.framework)
             accuracy.reference_from(subject.framework, gradients, f"{cell.backend} in float64").save(path)
@@ -129,7 +130,6 @@ class Worker:
             raise DivergedError(f"the {task.metric.name} of the trained model is {value}.")
         return {
             "dataset": splits.name,
-            "notes": [splits.note] if splits.note else [],
             "n_params": training.n_params,
             "metric_value": value,
             "diagnostics": training.diagnose(splits.test, task.diagnostics),
@@ -138,13 +138,19 @@ class Worker:
             "train_peak_bytes": memory.peak_resident_bytes(),
             "epochs": progress.epoch,
             "history": progress.history,
-            "tolerance_sweep": self._sweep(subject, training),
+            **self._sweep(subject, training),
         }
 
-    def _sweep(self, subject: Subject, training: Training) -> list[Entry]:
-        if subject.backend is None:
-            return []
-        return tolerance_sweep(subject, training.trainer.problem(_fixed_batch(training.recipe, training.splits)))
+    def _sweep(self, subject: Subject, training: Training) -> dict[str, Any]:
+        notes = [training.splits.note] if training.splits.note else []
+        entries: list[Entry] = []
+        if subject.backend is not None:
+            problem = training.trainer.problem(_fixed_batch(training.recipe, training.splits))
+            try:
+                entries = tolerance_sweep(subject, problem)
+            except Exception as error:  # noqa: BLE001  what was trained must not be lost to what is looked at afterwards
+                notes.append(f"no tolerance sweep: {_failure(error).reason}")
+        return {"tolerance_sweep": entries, "notes": notes}
 
     def _training(self, subject: Subject, folder: Path) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework

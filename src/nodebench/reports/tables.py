@@ -114,7 +114,7 @@ def _steps(record: Record) -> str:
 def _ratio(record: Record) -> str:
     """The ratio to the control; in question where its interval holds 1, and so decides nothing."""
     if record.ratio is None:
-        return ABSENT if record.control else "control"
+        return "control" if record.control is None and record.status == "ok" else ABSENT
     decided = record.ratio_low is None or record.ratio_high is None or not record.ratio_low <= 1 <= record.ratio_high
     return number(record.ratio) if decided else f"{number(record.ratio)}?"
 

@@ -7,6 +7,7 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -147,12 +148,12 @@ class Record:
     tolerance_sweep: list[dict[str, float | int | str | None]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON knows it."""
-        return asdict(self)
+        """The record as JSON knows it, which has no NaN and no infinity: they become null."""
+        return {name: _finite(value) for name, value in asdict(self).items()}
 
     def to_row(self) -> dict[str, Any]:
         """The record as SQLite knows it: lists and mappings as JSON text."""
-        return {name: json.dumps(value) if name in _STRUCTURED else value for name, value in asdict(self).items()}
+        return {name: json.dumps(value) if name in _STRUCTURED else value for name, value in self.to_dict().items()}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
@@ -163,6 +164,14 @@ class Record:
 def columns() -> dict[str, str]:
     """Column names of the records table with their SQLite types."""
     return {name: _sql_type(hint) for name, hint in get_type_hints(Record).items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _sql_type(hint: Any) -> str:
