@@ -63,14 +63,15 @@ class Runner:
             if missing:
                 self._group(run_id, group, missing, plan.measure)
         self.store.finish_run(run_id)
+        shutil.rmtree(self._checkpoints(run_id), ignore_errors=True)
         return run_id
 
     @property
     def _references(self) -> Path:
         return self.store.path.parent / "references"
 
-    def _checkpoints(self, run_id: str, cell: Cell) -> Path:
-        return self.store.path.parent / "checkpoints" / run_id / cell.cell_id
+    def _checkpoints(self, run_id: str) -> Path:
+        return self.store.path.parent / "checkpoints" / run_id
 
     def _begin(self, plan: Plan, command: str, environment: Mapping[str, Any]) -> str:
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -143,7 +144,7 @@ class Runner:
     def _train(self, measured: Measured, first_step: float | None, run_id: str) -> None:
         cell = measured.cell
         self.notify(Event("training", "training", cell, 0, 1))
-        folder = self._checkpoints(run_id, cell)
+        folder = self._checkpoints(run_id) / cell.cell_id
         worker = WorkerProcess(self.settings.assignment(cell))
 
         def progress(content: tuple[int, int, float]) -> None:
@@ -190,7 +191,7 @@ class Runner:
         )
         self.store.append(record)
         # Only now: an interruption before the row is written must find the checkpoint.
-        shutil.rmtree(self._checkpoints(run_id, cell), ignore_errors=True)
+        shutil.rmtree(self._checkpoints(run_id) / cell.cell_id, ignore_errors=True)
         self.notify(Event("record", record.status, cell, record=record))
 
 
