@@ -1,14 +1,15 @@
 """The subject of a measurement: a cell's task, model and backend, made in the worker's process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.bench.plan import Cell
-from nodebench.errors import UnsupportedError
+from nodebench.errors import UnsupportedError, UserError
 from nodebench.frameworks.base import AbstractFramework, load_framework
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
 from nodebench.tasks.base import AbstractTask, GradientInputs
@@ -92,6 +93,17 @@ def make_subject(cell: Cell, dtype: str, first_step: float | None = None) -> Sub
     return Subject(cell, task, backend, framework_class(cell.device, dtype, cell.threads), spec)
 
 
+def check_times(times: Sequence[float]) -> None:
+    """Refuse output times that no solver can go through in one direction; libraries differ in what they make of them.
+
+    Raises:
+        UserError: If there are fewer than two, or they neither strictly increase nor strictly decrease.
+    """
+    steps = [after - before for before, after in pairwise(times)]
+    if not steps or not (all(step > 0 for step in steps) or all(step < 0 for step in steps)):
+        raise UserError(f"`times` must be at least two, strictly increasing or strictly decreasing; got {list(times)}.")
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A subject with its gradient problem.
@@ -113,10 +125,12 @@ def prepare_problem(subject: Subject, inputs: GradientInputs) -> Prepared:
     """Build the model and its gradient problem.
 
     Raises:
+        UserError: If its output times are not strictly monotone.
         UnsupportedError: If the backend cannot solve or differentiate it, for the reason that it gives.
     """
     model = subject.model(inputs.weights)
     problem = subject.framework.problem(model, inputs.batch)
+    check_times([float(t) for t in problem.times])
     reason = None if subject.backend is None else subject.backend.unsupported(problem, subject.spec)
     if reason is not None:
         raise UnsupportedError(reason)
