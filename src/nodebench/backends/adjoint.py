@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
-from nodebench.frameworks.torch_field import parameters
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.forward import reason_unsupported, solve_plain, step_grid
+from nodebench.solvers.forward import reason_unsupported, solve_plain, solve_through, step_grid
 from nodebench.solvers.layout import Layout, layout, output_times
 from nodebench.solvers.scheme import Scheme
 from nodebench.solvers.stepping import Dynamics, Stepper
@@ -47,14 +46,7 @@ class Adjoint(AbstractBackend):
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
-        if not torch.is_grad_enabled():
-            return solve_plain(field, y0, times, spec)
-        shape = layout(y0)
-        job = _Job(field, shape, spec, full=self.norm == "full")
-        ys: Tensor = _AdjointSolve.apply(  # type: ignore[no-untyped-call]
-            job, shape.flatten(y0), times, *parameters(field)
-        )
-        return shape.state(ys)
+        return solve_through(_AdjointSolve, _Job(field, layout(y0), spec, full=self.norm == "full"), y0, times)
 
     def exact_counterpart(self) -> str | None:
         """`direct`, which takes the same forward steps."""

@@ -10,9 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UserError
-from nodebench.frameworks.torch_field import parameters
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.forward import FieldRows, plain_stepper, reason_unsupported, solve_plain, step_grid
+from nodebench.solvers.forward import FieldRows, plain_stepper, reason_unsupported, solve_through, step_grid
 from nodebench.solvers.layout import Layout, layout, output_times
 from nodebench.solvers.reverse import Recorder, Transpose, time_gradient
 from nodebench.solvers.revolve import backwards
@@ -53,14 +52,12 @@ class Checkpoint(AbstractBackend):
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
-        if not torch.is_grad_enabled():
-            return solve_plain(field, y0, times, spec)
-        shape = layout(y0)
-        job = _Job(field, shape, spec, None if self.checkpoints == "all" else self.checkpoints)
-        ys: Tensor = _CheckpointSolve.apply(  # type: ignore[no-untyped-call]
-            job, shape.flatten(y0), times, *parameters(field)
+        return solve_through(
+            _CheckpointSolve,
+            _Job(field, layout(y0), spec, None if self.checkpoints == "all" else self.checkpoints),
+            y0,
+            times,
         )
-        return shape.state(ys)
 
     def exact_counterpart(self) -> str | None:
         """`direct`, which takes the same steps."""

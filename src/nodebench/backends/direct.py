@@ -9,9 +9,8 @@ from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UserError
-from nodebench.frameworks.torch_field import parameters
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.forward import reason_unsupported, solve_plain, step_grid
+from nodebench.solvers.forward import reason_unsupported, solve_through, step_grid
 from nodebench.solvers.layout import Layout, layout, output_times
 from nodebench.solvers.reverse import Recorder, StageGraph, Transpose, time_gradient
 from nodebench.solvers.scheme import Scheme, rms_ratio
@@ -40,14 +39,7 @@ class Direct(AbstractBackend):
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
-        if not torch.is_grad_enabled():
-            return solve_plain(field, y0, times, spec)
-        shape = layout(y0)
-        job = _Job(field, shape, spec)
-        ys: Tensor = _DirectSolve.apply(  # type: ignore[no-untyped-call]
-            job, shape.flatten(y0), times, *parameters(field)
-        )
-        return shape.state(ys)
+        return solve_through(_DirectSolve, _Job(field, layout(y0), spec), y0, times)
 
     def exact_counterpart(self) -> str | None:
         """Itself."""

@@ -1,12 +1,13 @@
 """Solves without a graph: what every gradient method of ours does where no gradient is wanted."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from nodebench.errors import UserError
-from nodebench.frameworks.torch_field import impure_reason
+from nodebench.frameworks.torch_field import impure_reason, parameters
 from nodebench.problem import Field, SolverSpec, State, StepGrid
 from nodebench.solvers.layout import Layout, layout, output_times
 from nodebench.solvers.scheme import Scheme, rms_ratio
@@ -46,6 +47,32 @@ def plain_stepper(field: Field, shape: Layout, y: Tensor, times: Sequence[float]
     scheme = Scheme(tableau(spec.solver), y)
     dynamics = Dynamics(FieldRows(field, shape, scheme.rows), rms_ratio(scheme, spec))
     return Stepper(scheme, spec, dynamics, y, (times[0], times[-1]))
+
+
+class Job(Protocol):
+    """What every autograd function of ours is handed first; each adds its own options."""
+
+    @property
+    def field(self) -> Field:
+        """The field."""
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of its state."""
+
+    @property
+    def spec(self) -> SolverSpec:
+        """How it is solved."""
+
+
+def solve_through(function: type[torch.autograd.Function], job: Job, y0: State, times: Tensor) -> State:
+    """Solve by an autograd function of (job, flat y0, times, *params), or plainly where no gradient is wanted."""
+    if not torch.is_grad_enabled():
+        return solve_plain(job.field, y0, times, job.spec)
+    ys: Tensor = function.apply(  # type: ignore[no-untyped-call]
+        job, job.layout.flatten(y0), times, *parameters(job.field)
+    )
+    return job.layout.state(ys)
 
 
 def solve_plain(field: Field, y0: State, times: Tensor, spec: SolverSpec) -> State:
