@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -143,13 +144,27 @@ class Store:
     def _connection(self) -> Iterator[sqlite3.Connection]:
         # A connection a call: cheap beside a measurement, and nothing to leave open when a run is interrupted.
         try:
-            with closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)) as db:
-                db.row_factory = sqlite3.Row
-                db.execute("PRAGMA journal_mode = WAL")
-                with db:
-                    yield db
+            with closing(self._open()) as db, db:
+                yield db
         except sqlite3.Error as error:
             raise StoreError(f"the store `{self.path}` cannot be used: {error}.") from error
+
+    def _open(self) -> sqlite3.Connection:
+        # SQLite's own timeout does not cover entering WAL mode: while another process creates the file, or closes the
+        # last connection to it, the pragma is refused at once.
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                db.close()
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+                continue
+            db.row_factory = sqlite3.Row
+            return db
 
     def _create_or_check(self, db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
