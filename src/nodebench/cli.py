@@ -96,16 +96,22 @@ def run(
     max_grad_error: Annotated[
         float, typer.Option(help="Relative gradient error above which a cell is `wrong_gradient`.")
     ] = 1.0,
+    control: Annotated[
+        str | None, typer.Option(help="Backend to whose time the others are related; each group's first by default.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")] = False,
+    rerun_failed: Annotated[
+        bool, typer.Option("--rerun-failed", help="Measure again what did not end well in the newest run of this plan.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured and stop.")] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
     """Measure backends on tasks: the gradient step, the training, or both."""
     # Imported here: `--help` and `list` must answer at once.
-    from nodebench.bench.gradient import Settings  # noqa: PLC0415
     from nodebench.bench.machine import idle_cores  # noqa: PLC0415
     from nodebench.bench.matrix import Request, plan  # noqa: PLC0415
+    from nodebench.bench.settings import Settings  # noqa: PLC0415
     from nodebench.tasks.base import Preset  # noqa: PLC0415
 
     request = Request(
@@ -134,12 +140,17 @@ def run(
         max_grad_error=max_grad_error,
         memory_limit_gib=memory_limit_gib,
         cores=tuple(idle_cores(threads)),
+        control=None if control is None else registry.canonical(control),
     )
+    if resume and rerun_failed:
+        raise UserError("`--rerun-failed` goes on with an interrupted run too; leave `--resume` out.")
     planned = plan(request)
+    planned.check_control(settings.control)
     if dry_run:
         _print_plan(planned, as_json=as_json)
         return
-    records = _measure(planned, settings, store, resume=resume, as_json=as_json)
+    continuation = "rerun-failed" if rerun_failed else "resume" if resume else "new"
+    records = _measure(planned, settings, store, continuation=continuation, as_json=as_json)
     _print_records(records, as_json=as_json)
     raise typer.Exit(0 if all(record.status == "ok" for record in records) else 1)
 
@@ -222,7 +233,7 @@ def _number(option: str, text: str, *, whole: bool = False) -> float:
         raise UserError(f"`{option}` must be a {'whole ' if whole else ''}number; got {text!r}.") from None
 
 
-def _measure(planned: Any, settings: Any, path: Path, *, resume: bool, as_json: bool) -> list[Any]:
+def _measure(planned: Any, settings: Any, path: Path, *, continuation: Any, as_json: bool) -> list[Any]:
     from nodebench.bench.machine import fingerprint  # noqa: PLC0415
     from nodebench.bench.runner import Runner  # noqa: PLC0415
     from nodebench.progress import display  # noqa: PLC0415
@@ -232,7 +243,7 @@ def _measure(planned: Any, settings: Any, path: Path, *, resume: bool, as_json: 
     command = shlex.join(["nodebench", *sys.argv[1:]])
     with display(_console(err=as_json), len(planned.cells)) as notify:
         try:
-            run_id = Runner(opened, settings, notify).run(planned, command, fingerprint(), resume=resume)
+            run_id = Runner(opened, settings, notify).run(planned, command, fingerprint(), continuation)
         except KeyboardInterrupt:
             notify.interrupted()
             raise typer.Exit(130) from None

@@ -29,6 +29,8 @@ class SolverSpec:
         atol: Absolute tolerance of the same norm, in units of the state.
         first_step: Length of the first step (of every step, for a method without an error estimate), positive, in units
             of time. None leaves the choice to the backend; a benchmark never does.
+        n_steps: Where `first_step` is None: the steps that a method without an error estimate is to take over the whole
+            time span. A harness turns it into `first_step`; backends do not read it.
         max_steps: Limit of accepted and rejected steps in one solve.
         dtype: Floating-point type of the state and the parameters.
 
@@ -40,11 +42,18 @@ class SolverSpec:
     rtol: float = 1e-3
     atol: float = 1e-3
     first_step: float | None = None
+    n_steps: int = 20
     max_steps: int = 256
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        positive = {"rtol": self.rtol, "atol": self.atol, "first_step": self.first_step, "max_steps": self.max_steps}
+        positive = {
+            "rtol": self.rtol,
+            "atol": self.atol,
+            "first_step": self.first_step,
+            "n_steps": self.n_steps,
+            "max_steps": self.max_steps,
+        }
         for name, value in positive.items():
             if value is not None and not (isfinite(value) and value > 0):
                 raise UserError(f"`{name}` must be positive and finite; got {value!r}.")

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from nodebench.bench.gradient import Event
+from nodebench.bench.events import Event
 
 PLAIN_S = 10.0
 """How often a plain line tells of progress within a phase."""

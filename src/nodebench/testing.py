@@ -202,6 +202,7 @@ class FakeFramework(AbstractFramework):
     """NumPy, as far as the fakes need it."""
 
     name: ClassVar[str] = "fake"
+    reference_backend: ClassVar[str | None] = "nodebench.testing:FakeBackend"
 
     def __init__(self, device: str, dtype: str, threads: int) -> None:
         del device, threads
@@ -226,6 +227,14 @@ class FakeFramework(AbstractFramework):
     def problem(self, model: Any, batch: Batch) -> Problem:
         """Growth over one unit of time."""
         return Problem(FakeField(model.rate), batch["x"][:3].astype(self.dtype), np.array([0.0, 1.0]), np.sum)
+
+    def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
+        """The rate."""
+        return {"rate": np.array(field.rate)}  # type: ignore[attr-defined]  # a FakeField
+
+    def placement(self, problem: Problem) -> Mapping[str, str]:
+        """As told."""
+        return {"dtype": str(problem.y0.dtype), "device": "cpu", "threads": "1"}  # type: ignore[union-attr]
 
     def evaluate(self, problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
         """The field itself."""

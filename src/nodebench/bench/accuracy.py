@@ -2,7 +2,8 @@
 
 The reference is the gradient of the continuous problem: in closed form where the task has one, else from an exact
 discrete gradient with far finer steps, checkpointed so that it fits in memory. It is solved twice, with steps twice as
-long or tolerances ten times as large the first time, and states the difference as its own accuracy.
+long or tolerances ten times as large (and another method of the same order) the first time, and states the difference
+as its own accuracy.
 """
 
 import hashlib
@@ -23,8 +24,15 @@ from nodebench.problem import Gradients, Problem, SolverSpec
 from nodebench.solvers.tableau import tableau
 from nodebench.tasks.base import GradientInputs
 
-REFERENCE_BACKENDS: Mapping[str, str] = {"torch": "checkpoint", "jax": "diffrax"}
-"""The backend that computes the reference, by framework."""
+ROUNDINGS = 32
+"""Roundings of the largest entry that a solve may accumulate."""
+
+CROSS_CHECK: Mapping[str, str] = {"dopri5": "tsit5", "tsit5": "dopri5"}
+"""A method of the same order with other coefficients: where output times set the steps, a coarser tolerance of the same
+method would take the very same steps, and agree with itself."""
+
+MARGIN = 100
+"""How many times more accurate than what it judges a reference must be."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +43,23 @@ class Reference:
         y0: d loss / d y0, flat, float64.
         params: d loss / d parameters by name, float64.
         description: How it was computed and how accurate it is.
+        error: Its own relative error, estimated from above; 0 for a closed form.
+        states: States at the output times, flat, float64; None where the framework has no method to solve with.
     """
 
     y0: np.ndarray
     params: Mapping[str, np.ndarray]
     description: str
+    error: float = 0.0
+    states: np.ndarray | None = None
 
     def save(self, path: Path) -> None:
         """Write it as `.npz`, all at once, so that a reader never sees half of it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"params/{name}": value for name, value in self.params.items()}
         half = path.with_suffix(f".{os.getpid()}.npz")  # its own: another run may be writing the same reference
-        named: dict[str, Any] = {"y0": self.y0, "description": np.array(self.description), **arrays}
-        np.savez(half, **named)
+        named: dict[str, Any] = {"y0": self.y0, "description": self.description, "error": self.error, **arrays}
+        np.savez(half, **named | ({} if self.states is None else {"states": self.states}))
         half.replace(path)
 
     @classmethod
@@ -55,7 +67,8 @@ class Reference:
         """Read what `save` wrote."""
         with np.load(path) as file:
             params = {name.removeprefix("params/"): file[name] for name in file.files if name.startswith("params/")}
-            return cls(file["y0"], params, str(file["description"]))
+            states = file["states"] if "states" in file.files else None
+            return cls(file["y0"], params, str(file["description"]), float(file["error"]), states)
 
 
 def rounded(inputs: GradientInputs, dtype: str) -> GradientInputs:
@@ -77,18 +90,18 @@ def compute_reference(
     Raises:
         UnsupportedError: If the framework has no method to compute a reference with.
     """
+    name = framework.reference_backend
+    backend: AbstractBackend | None = None if name is None else registry.load("backend", name, AbstractBackend)
+    states = None if backend is None else _states(backend, framework, problem, spec)
     if inputs.closed_form is not None:
         exact = inputs.closed_form()
-        return Reference(np.ravel(exact.y0), exact.params, "closed form")
-    if framework.name not in REFERENCE_BACKENDS:
+        return Reference(np.ravel(exact.y0), exact.params, "closed form", states=states)
+    if backend is None:
         raise UnsupportedError(f"{framework.name} has no reference method, and the problem no closed form.")
-    name = REFERENCE_BACKENDS[framework.name]
-    backend: AbstractBackend = registry.load("backend", name, AbstractBackend)
     coarse, fine = (_solve(backend, framework, problem, s) for s in (_coarser(spec), spec))
     own = max(relative_error(coarse.params, fine.params), relative_error(coarse.y0, fine.y0))
-    return Reference(
-        fine.y0, fine.params, f"{name}, {_described(spec)}, within {own:.1e} of {_described(_coarser(spec))}"
-    )
+    description = f"{name}, {_described(spec)}, within {own:.1e} of {_described(_coarser(spec))}"
+    return replace(fine, description=description, error=own, states=states)
 
 
 def reference_from(framework: AbstractFramework, gradients: Gradients, description: str) -> Reference:
@@ -115,15 +128,30 @@ def relative_error(value: Any, reference: Any) -> float:
     return distance / norm if norm else distance
 
 
+def in_tolerances(states: np.ndarray, reference: np.ndarray, spec: SolverSpec) -> float:
+    """Root mean square of the difference of two states in units of the tolerance, the norm of the solver itself.
+
+    Where rounding is coarser than the tolerance, in units of that.
+    """
+    rounding = ROUNDINGS * np.finfo(spec.dtype).eps * np.abs(reference).max()
+    scale = np.maximum(spec.atol + spec.rtol * np.abs(reference), rounding)
+    return float(np.sqrt(np.mean(((states - reference) / scale) ** 2)))
+
+
 def _coarser(spec: SolverSpec) -> SolverSpec:
     if tableau(spec.solver).adaptive or spec.first_step is None:
-        return replace(spec, rtol=10 * spec.rtol, atol=10 * spec.atol)
+        solver = CROSS_CHECK.get(spec.solver, spec.solver)
+        return replace(spec, solver=solver, rtol=10 * spec.rtol, atol=10 * spec.atol)
     return replace(spec, first_step=2 * spec.first_step)
 
 
 def _described(spec: SolverSpec) -> str:
     how = f"rtol {spec.rtol:.0e}" if tableau(spec.solver).adaptive else f"step {spec.first_step:.3g}"
     return f"{spec.solver} {how}"
+
+
+def _states(backend: AbstractBackend, framework: AbstractFramework, problem: Problem, spec: SolverSpec) -> np.ndarray:
+    return framework.flat_state(backend.gradient_step(problem, spec, framework).solution())
 
 
 def _solve(backend: AbstractBackend, framework: AbstractFramework, problem: Problem, spec: SolverSpec) -> Reference:

@@ -50,6 +50,23 @@ def available_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def available_memory() -> int | None:
+    """Bytes that new processes may take, within the limits of a control group; None where `/proc` does not tell."""
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return None
+    lines = (line.split() for line in info.read_text().splitlines())
+    free = next(int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:")
+    group = Path("/sys/fs/cgroup")
+    limit, used = (_bytes_in(group / name) for name in ("memory.max", "memory.current"))
+    return free if limit is None or used is None else min(free, limit - used)
+
+
+def _bytes_in(path: Path) -> int | None:
+    text = path.read_text().strip() if path.exists() else "max"
+    return None if text == "max" else int(text)
+
+
 def idle_cores(n: int) -> list[int]:
     """The `n` cores (or as many as there are) that have just been the least busy.
 

@@ -10,22 +10,33 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+REPETITIONS = 3
+"""How often a call is traced."""
 
-def peak_bytes(call: Callable[[], object]) -> int | None:
-    """Highest number of bytes allocated at once during a call and not before it, or None where memray does not run.
 
-    The call must have run once before, so that caches and thread pools are not counted.
+def traced_bytes(call: Callable[[], object]) -> tuple[int | None, int | None]:
+    """What a call allocates: the most at once, and what is left when its result is gone; None without memray.
+
+    Neither counts what was there before. The call must have run once before, so that caches and thread pools are not
+    counted. It runs several times, and the least counts: now and then the interpreter fetches an arena of a mebibyte,
+    which is not the call's.
     """
     if sys.platform == "win32":
-        return None
+        return None, None
     from memray import FileReader, Tracker  # noqa: PLC0415  memray exists on Linux and macOS only
 
-    gc.collect()
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "allocations"
-        with Tracker(file):
-            call()
-        return int(FileReader(file).metadata.peak_memory)
+    peaks, unreleased = [], []
+    for _ in range(REPETITIONS):
+        gc.collect()
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "allocations"
+            with Tracker(file):
+                call()
+                gc.collect()
+            reader = FileReader(file)
+            peaks.append(int(reader.metadata.peak_memory))
+            unreleased.append(sum(left.size for left in reader.get_leaked_allocation_records(merge_threads=True)))
+    return min(peaks), min(unreleased)
 
 
 def peak_resident_bytes() -> int | None:

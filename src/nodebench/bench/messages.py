@@ -12,6 +12,9 @@ OUT_OF_MEMORY = re.compile(
 )
 """How torch and XLA say that an allocation was refused."""
 
+REQUESTED = re.compile(r"allocat(?:e|ing) (?:about )?([\d.]+) ?(bytes|[KMGTPE]i?B?)\b", re.IGNORECASE)
+"""How torch, XLA and NumPy say what was asked for."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -21,11 +24,13 @@ class Assignment:
         cell: The cell.
         cores: The cores it may use; None for all.
         memory_limit_bytes: Limit of what it may allocate beyond its idle size, or None.
+        programs: Folder where a compiling framework keeps and finds its programs, or None.
     """
 
     cell: Cell
     cores: tuple[int, ...] | None = None
     memory_limit_bytes: int | None = None
+    programs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,23 @@ class Failure:
     Attributes:
         status: The status the cell ends with; None where the request itself is wrong and the run must end.
         reason: One sentence.
-        traceback: Where it happened.
+        traceback: Where it happened, or the last lines that a dead worker printed.
     """
 
     status: str | None
     reason: str
     traceback: str
+
+    @property
+    def requested_bytes(self) -> int | None:
+        """What was asked for when memory ran out, where that is known."""
+        found = REQUESTED.search(f"{self.reason}\n{self.traceback}") if self.status == "oom" else None
+        if found is None:
+            return None
+        number, unit = found.groups()
+        powers = "KMGTPE"
+        power = 0 if unit.lower() == "bytes" else powers.index(unit[0].upper()) + 1
+        return int(float(number) * 1024**power)
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,10 @@ class Preparation:
     dataset: str
     notes: list[str]
     exact_counterpart: str | None
+    conditions: dict[str, str]
+    """What must be equal for all that are compared, as the worker's own objects show it."""
+    differences: list[str]
+    """What remains different by the nature of the library or method."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +107,7 @@ class Turn:
     Attributes:
         step_s: Wall time of one gradient step, in seconds.
         cpu_s: CPU time of one gradient step, all threads together, in seconds.
-        forward_s: Wall time of the forward pass of one more step, in seconds.
-        backward_s: Wall time of its backward pass, in seconds.
     """
 
     step_s: float
     cpu_s: float
-    forward_s: float
-    backward_s: float

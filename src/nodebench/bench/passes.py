@@ -1,14 +1,20 @@
 """The passes of a gradient measurement in the worker, each by itself so that none disturbs another."""
 
 import gc
+import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from nodebench.bench import accuracy, memory
+import numpy as np
+
+from nodebench.bench.accuracy import Reference, in_tolerances, reference_from, relative_error
+from nodebench.bench.memory import peak_resident_bytes, traced_bytes
 from nodebench.bench.messages import Counts, Preparation, Turn
 from nodebench.bench.subject import Prepared
 from nodebench.errors import DivergedError
@@ -19,6 +25,12 @@ TURN_S = 0.05
 """Shortest turn: a faster step is repeated within it, so that the clock's and the messages' cost vanish."""
 
 MAX_STEPS_PER_TURN = 200
+
+WARM_UP_STEPS = 10
+"""The first executions of a compiled program are slow."""
+
+SPLITS = range(3, 21)
+"""How often forward and backward pass are timed apart: as often as fits into ten turns."""
 
 
 @dataclass
@@ -55,6 +67,8 @@ class GradientPasses:
             dataset=prepared.inputs.dataset,
             notes=[prepared.inputs.note] if prepared.inputs.note else [],
             exact_counterpart=subject.gradient_backend().exact_counterpart(),
+            conditions=conditions(prepared),
+            differences=[],
         )
         return passes, preparation
 
@@ -68,37 +82,60 @@ class GradientPasses:
         """Relative errors against the gradients in the two files, as far as there are any."""
         framework = self.prepared.subject.framework
         gradients = self.step.step()
-        found = accuracy.reference_from(framework, gradients, "")
+        found = reference_from(framework, gradients, "")
         figures: dict[str, Any] = {}
         for prefix, path in (("grad", continuous), ("method", discrete)):
             if path is not None:
-                reference = accuracy.Reference.load(path)
-                figures[f"{prefix}_error_params"] = accuracy.relative_error(found.params, reference.params)
-                figures[f"{prefix}_error_y0"] = accuracy.relative_error(found.y0, reference.y0)
-                figures |= {"reference": reference.description} if prefix == "grad" else {}
+                reference = Reference.load(path)
+                figures[f"{prefix}_error_params"] = relative_error(found.params, reference.params)
+                figures[f"{prefix}_error_y0"] = relative_error(found.y0, reference.y0)
+                if prefix == "grad":
+                    figures |= {"reference": reference.description, "reference_error": reference.error}
+                    figures["forward_error"] = self._forward_error(reference)
         return figures
 
+    def _forward_error(self, reference: Reference) -> float | None:
+        """Distance of the states at the output times from the reference's, in units of the tolerance."""
+        if reference.states is None:
+            return None
+        subject = self.prepared.subject
+        states = subject.framework.flat_state(self.step.solution())
+        return in_tolerances(states, reference.states, subject.spec)
+
     def memory(self) -> dict[str, Any]:
-        """Peak memory of one warmed gradient step and its exact companion."""
+        """Peak memory of one warmed gradient step, what it leaves behind, and its exact companion."""
         self.step.step()
         on_device = self.prepared.subject.framework.peak_device_bytes(self.step.step)
-        peak = memory.peak_bytes(self.step.step) if on_device is None else on_device
-        return {"peak_memory_bytes": peak, "saved_bytes": self.step.saved_bytes()}
+        peak, unreleased = traced_bytes(self.step.step)
+        return {
+            "peak_memory_bytes": peak if on_device is None else on_device,
+            "unreleased_bytes": unreleased,
+            "saved_bytes": self.step.saved_bytes(),
+            "resident_bytes": peak_resident_bytes(),
+        }
 
-    def turn(self, *, warm_up: bool = False) -> Turn:
-        """One turn of the timing; a warm-up turn also decides how many steps a turn has."""
-        gc.collect()
-        gc.disable()
-        try:
-            if warm_up:
-                self.step.step()
-                once = _timed(self.step.step, 1)[0]
-                self.steps_per_turn = min(MAX_STEPS_PER_TURN, max(1, math.ceil(TURN_S / once)))
-            wall, cpu = _timed(self.step.step, self.steps_per_turn)
-            forward, backward = _split(self.step)
-        finally:
-            gc.enable()
-        return Turn(wall, cpu, forward, backward)
+    def split(self) -> dict[str, float]:
+        """Median times of forward and backward pass; the two calls may cost more than the one that is timed."""
+        _split(self.step)  # a framework may compile the two calls anew
+        splits: list[tuple[float, float]] = []
+        with _without_collection():
+            while len(splits) < SPLITS.start or (len(splits) < SPLITS.stop and sum(map(sum, splits)) < 10 * TURN_S):
+                splits.append(_split(self.step))
+        forward, backward = zip(*splits, strict=True)
+        return {"forward_s": median(forward), "backward_s": median(backward)}
+
+    def warm_up(self) -> None:
+        """The steps before the timing, which also decide how many a turn has."""
+        with _without_collection():
+            once = _timed(self.step.step, 1)[0]
+            if once < TURN_S:
+                once = _timed(self.step.step, WARM_UP_STEPS)[0]
+            self.steps_per_turn = min(MAX_STEPS_PER_TURN, max(1, math.ceil(TURN_S / once)))
+
+    def turn(self) -> Turn:
+        """One turn of the timing."""
+        with _without_collection():
+            return Turn(*_timed(self.step.step, self.steps_per_turn))
 
     def _finite_loss(self, gradients: Gradients) -> float:
         framework = self.prepared.subject.framework
@@ -115,6 +152,44 @@ class GradientPasses:
     def _grid(self) -> StepGrid | None:
         subject, problem = self.prepared.subject, self.prepared.problem
         return subject.gradient_backend().grid(problem.field, problem.y0, problem.times, subject.spec)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """No garbage collection may fall into a timed call."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def conditions(prepared: Prepared) -> dict[str, str]:
+    """What must be equal for all cells that are compared, read from the framework's own objects."""
+    subject, problem = prepared.subject, prepared.problem
+    spec = subject.spec
+    y0 = subject.framework.flat_state(problem.y0)
+    return {
+        "weights": _digest(subject.framework.parameters(problem.field)),
+        "batch": _digest(prepared.inputs.batch),
+        "state size": str(y0.size),
+        "output times": ", ".join(f"{np.float32(t):.9g}" for t in problem.times),
+        "tableau": spec.solver,
+        "tolerances": f"rtol {spec.rtol:g}, atol {spec.atol:g}, root-mean-square norm",
+        "first step": f"{spec.first_step:g}",
+        "step limit": str(spec.max_steps),
+        **subject.framework.placement(problem),
+    }
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], dtype=np.float64)
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _timed(call: Callable[[], object], repetitions: int) -> tuple[float, float]:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+from nodebench.errors import UnknownNameError
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import Preset
 
@@ -24,6 +25,7 @@ class Cell:
         seed: Seed of weights, data order and noise.
         preset: Training budget.
         batch_size: Examples in a step.
+        horizon: Factor on the time span of the gradient problem; 1 is the task's own.
     """
 
     task: str
@@ -36,6 +38,7 @@ class Cell:
     seed: int
     preset: Preset
     batch_size: int
+    horizon: float = 1.0
 
     @property
     def cell_id(self) -> str:
@@ -72,6 +75,16 @@ class Plan:
     def plan_id(self) -> str:
         """Hash by which `--resume` finds an interrupted run of the same plan."""
         return _digest([self.measure, [cell.cell_id for cell in self.cells]])
+
+    def check_control(self, control: str | None) -> None:
+        """See that the control is among the cells.
+
+        Raises:
+            UnknownNameError: If no cell has that backend.
+        """
+        backends = {cell.backend for cell in self.cells if cell.backend is not None}
+        if control is not None and control not in backends:
+            raise UnknownNameError("control among the backends of this run", control, backends)
 
     @property
     def groups(self) -> list[tuple[Cell, ...]]:

@@ -56,6 +56,17 @@ class WorkerProcess:
         theirs.close()
         self._connection = Connection(ours.detach())
         self._connection.send(assignment)
+        self._ready = False
+
+    def ready(self, timeout_s: float | None = None) -> None:
+        """Wait until it has imported all that its cell needs, which it does unasked.
+
+        Raises:
+            WorkerError: If something cannot be imported, the worker dies, or the time is over.
+        """
+        if not self._ready:
+            self._ready = True
+            self.receive("importing", timeout_s=timeout_s)
 
     def ask(
         self,
@@ -76,9 +87,27 @@ class WorkerProcess:
         Raises:
             WorkerError: If the command fails, the worker dies, or the time is over.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.ready(timeout_s)
+        self.send(command, arguments)
+        return self.receive(command, timeout_s=timeout_s, on_progress=on_progress)
+
+    def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
+        """Send a command, to be carried out after those sent before; for each, `receive` waits for the answer.
+
+        Raises:
+            WorkerError: If the worker has died.
+        """
         try:
             self._connection.send((command, arguments or {}))
+        except (EOFError, ConnectionError) as error:
+            raise WorkerError(self._death(command)) from error
+
+    def receive(
+        self, command: str, *, timeout_s: float | None = None, on_progress: Callable[[Any], None] | None = None
+    ) -> Any:
+        """Wait for the answer to the earliest command that has not been answered; otherwise as `ask`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
             while True:
                 remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not self._connection.poll(remaining):
@@ -139,6 +168,10 @@ def _environment(assignment: Assignment) -> dict[str, str]:
     flags = f"--xla_cpu_multi_thread_eigen={str(assignment.cell.threads > 1).lower()}"
     environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}".strip()
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    if assignment.programs is not None:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(assignment.programs)
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        environment["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     environment["EQX_ON_ERROR"] = "off"  # diffrax's checks would call back to the host from the timed program
     # A plugin in the user's folder is importable there as it is for the user.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(Path.cwd())]))

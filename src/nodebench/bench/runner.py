@@ -6,22 +6,32 @@ It prints nothing; what a person may want to see goes to `notify` as events.
 import math
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nodebench import __version__, registry
-from nodebench.bench.gradient import Comparison, Event, Figures, GradientGroup, Measured, Settings
+from nodebench.bench.events import Event
+from nodebench.bench.gradient import Comparison, GradientGroup
+from nodebench.bench.machine import available_memory
+from nodebench.bench.measured import Figures, Measured
 from nodebench.bench.messages import ReferenceFile
 from nodebench.bench.plan import Cell, Plan
-from nodebench.bench.process import WorkerError, WorkerProcess
+from nodebench.bench.process import WorkerError
+from nodebench.bench.settings import Settings
 from nodebench.errors import UserError
+from nodebench.results.environment import differences
 from nodebench.results.record import Record
 from nodebench.results.store import Store, now
 from nodebench.tasks.base import AbstractTask
+
+Continuation = Literal["new", "resume", "rerun-failed"]
+"""Whether to begin anew, go on with the newest interrupted run of the same plan, or measure again what failed in the
+newest run of it."""
 
 
 @dataclass(frozen=True)
@@ -38,95 +48,156 @@ class Runner:
     settings: Settings
     notify: Callable[[Event], None]
 
-    def run(self, plan: Plan, command: str, environment: Mapping[str, Any], *, resume: bool) -> str:
+    def run(self, plan: Plan, command: str, environment: Mapping[str, Any], continuation: Continuation = "new") -> str:
         """Measure a plan.
 
         Args:
             plan: What to measure.
             command: The command line, for the store.
             environment: Fingerprint of the machine.
-            resume: Whether to go on with the newest interrupted run of the same plan, where there is one.
+            continuation: Whether to go on with a run that there is.
 
         Returns:
             The id of the run. A `KeyboardInterrupt` leaves a store from which it can be resumed.
 
         Raises:
-            UserError: If a worker finds the request itself to be wrong.
+            UserError: If a worker finds the request itself to be wrong, or the run to go on with was made on another
+                machine or with other software.
         """
-        found = self.store.unfinished(plan.plan_id) if resume else None
+        found = self._earlier(plan, continuation)
+        if found is not None:
+            self._check_environment(found, environment)
         run_id = found or self._begin(plan, command, environment)
-        done = {record.cell_id for record in self.store.records([run_id])}
-        text = f"run {run_id}" if found or not resume else f"no interrupted run of this plan to resume; run {run_id}"
+        records = self.store.records([run_id])
+        done = {record.cell_id for record in records if continuation != "rerun-failed" or record.status == "ok"}
+        text = f"run {run_id}"
+        if continuation != "new" and not found:
+            text = f"no {'interrupted ' * (continuation == 'resume')}run of this plan to go on with; {text}"
         self.notify(Event("run", text, done=len(done), total=len(plan.cells)))
+        job = _Job(self, run_id, plan.measure, self._kept(run_id, continuation))
         for group in plan.groups:
-            missing = tuple(cell for cell in group if cell.cell_id not in done)
+            missing = [cell for cell in group if cell.cell_id not in done]
             if missing:
-                self._group(run_id, group, missing, plan.measure)
+                job.measure_group(group, missing)
         self.store.finish_run(run_id)
-        shutil.rmtree(self._checkpoints(run_id), ignore_errors=True)
+        shutil.rmtree(self.checkpoints(run_id), ignore_errors=True)
         return run_id
 
     @property
-    def _references(self) -> Path:
+    def references(self) -> Path:
+        """Where reference gradients are kept."""
         return self.store.path.parent / "references"
 
-    def _checkpoints(self, run_id: str) -> Path:
+    def checkpoints(self, run_id: str) -> Path:
+        """Where a run keeps the checkpoints of its training."""
         return self.store.path.parent / "checkpoints" / run_id
+
+    def _earlier(self, plan: Plan, continuation: Continuation) -> str | None:
+        if continuation == "new":
+            return None
+        return self.store.newest(plan.plan_id, unfinished=continuation == "resume")
+
+    def _check_environment(self, run_id: str, environment: Mapping[str, Any]) -> None:
+        found = differences(self.store.run(run_id).environment, environment)
+        if found:
+            raise UserError(
+                f"run {run_id} was made under other conditions, and one run must not mix them: {'; '.join(found)}. "
+                "Begin a new run, without --resume and --rerun-failed."
+            )
 
     def _begin(self, plan: Plan, command: str, environment: Mapping[str, Any]) -> str:
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.store.start_run(run_id, command, plan.plan_id, environment, len(plan.cells))
         return run_id
 
-    def _group(self, run_id: str, group: tuple[Cell, ...], missing: tuple[Cell, ...], measure: str) -> None:
+    def _kept(self, run_id: str, continuation: Continuation) -> dict[str, Figures]:
+        """Gradient measurements that need not be made again."""
         kept = self.store.measurements(run_id)
-        cells = [Measured(cell) for cell in missing]
-        gradient = measure != "training" and group[0].backend is not None
+        if continuation == "rerun-failed":
+            return {cell_id: figures for cell_id, figures in kept.items() if figures["status"] == "ok"}
+        return kept
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The cells of one run that are still to be measured.
+
+    Attributes:
+        runner: Store, settings and whom to notify.
+        run_id: The run.
+        measure: `gradient`, `training` or `both`.
+        kept: Gradient measurements of the run that need not be made again, by cell.
+    """
+
+    runner: Runner
+    run_id: str
+    measure: str
+    kept: Mapping[str, Figures] = field(default_factory=dict)
+
+    def measure_group(self, group: Sequence[Cell], missing: Sequence[Cell]) -> None:
+        """Measure the missing cells of a group and write their records."""
+        cells = [Measured(cell, self.runner.settings) for cell in missing]
         first_step: float | None = None
         for measured in cells:
-            measured.figures |= kept.get(measured.cell.cell_id, {})
+            measured.figures |= self.kept.get(measured.cell.cell_id, {})
         if group[0].backend is not None:
-            first_step = self._first_step_and_gradients(cells, kept, run_id, gradient=gradient)
+            first_step = self._solve(group, cells)
         for measured in cells:
-            if measure != "gradient" and measured.ok:
-                self._train(measured, first_step, run_id)
-            self._finish(measured, run_id)
+            if self.measure != "gradient" and measured.ok:
+                self._train(measured, first_step)
+            self._finish(measured)
 
-    def _first_step_and_gradients(
-        self, cells: list[Measured], kept: Mapping[str, Any], run_id: str, *, gradient: bool
-    ) -> float | None:
-        fresh = [measured for measured in cells if measured.cell.cell_id not in kept]
+    def _solve(self, group: Sequence[Cell], cells: list[Measured]) -> float | None:
+        """Choose the first step and measure what gradients are to be measured; None where no framework works."""
+        began = time.monotonic()
+        fresh = [m for m in cells if self.measure != "training" and m.cell.cell_id not in self.kept]
+        if fresh:
+            fresh = [*self._companion(group, fresh), *fresh]
         with self._reference_worker(cells) as (worker, first_step):
             if worker is None:
                 return None
-            for measured in cells:
-                measured.figures["first_step"] = first_step
-            if not (gradient and fresh):
-                return first_step
-            cell = fresh[0].cell
-            self.notify(Event("cell", "reference gradient", cell))
-            arguments = {"first_step": first_step, "folder": self._references}
-            try:
-                found: ReferenceFile = worker.ask("reference", arguments, timeout_s=self.settings.timeout(cell))
-            except WorkerError as error:
-                found = ReferenceFile(None, error.failure.reason)
-        comparison = Comparison(first_step, found, self._references)
-        GradientGroup(fresh, comparison, self.settings, self.notify).measure()
-        for measured in fresh:
-            self.store.save_measurement(run_id, measured.cell.cell_id, measured.figures)
+            reference = self._reference(worker, first_step) if fresh else None
+        for measured in cells:
+            measured.figures["first_step"] = first_step
+        if reference is not None:
+            comparison = Comparison(first_step, reference, self.runner.references, available_memory())
+            GradientGroup(fresh, comparison, self.runner.settings, self.runner.notify).measure()
+            work_s = worker.measured_s + sum(measured.measured_s for measured in fresh)
+            for measured in fresh:
+                measured.figures["overhead_s"] = (time.monotonic() - began - work_s) / len(fresh)
+                if not measured.companion:
+                    self.runner.store.save_measurement(self.run_id, measured.cell.cell_id, measured.figures)
         return first_step
 
+    def _companion(self, group: Sequence[Cell], fresh: Sequence[Measured]) -> list[Measured]:
+        """The group's control, where it is not to be measured but what is to be measured is compared with it."""
+        wanted = self.runner.settings.control
+        control = next((cell for cell in group if cell.backend == wanted), group[0])
+        if any(measured.cell == control for measured in fresh):
+            return []
+        return [Measured(control, self.runner.settings, companion=True)]
+
+    def _reference(self, worker: Measured, first_step: float) -> ReferenceFile:
+        self.runner.notify(Event("cell", "reference gradient", worker.cell))
+        try:
+            found: ReferenceFile = worker.ask("reference", {"first_step": first_step, "folder": self.runner.references})
+        except WorkerError as error:
+            return ReferenceFile(None, error.failure.reason)
+        return found
+
     @contextmanager
-    def _reference_worker(self, cells: list[Measured]) -> Iterator[tuple[WorkerProcess | None, float]]:
+    def _reference_worker(self, cells: list[Measured]) -> Iterator[tuple[Measured | None, float]]:
         """A worker in a framework that is installed, and the first step it chose; the group fails where none is."""
         failure = None
         for measured in _one_per_framework(cells):
-            self.notify(Event("cell", "first step", measured.cell))
-            worker = WorkerProcess(self.settings.assignment(measured.cell))
+            self.runner.notify(Event("cell", "first step", measured.cell))
+            # Without a backend: one that is broken must not take the others down.
+            worker = Measured(replace(measured.cell, backend=None), self.runner.settings)
+            worker.open()
             try:
-                chosen: float = worker.ask("first_step", timeout_s=self.settings.timeout(measured.cell))
+                chosen: float = worker.ask("first_step", overhead=True)
             except WorkerError as error:
-                worker.stop()
+                worker.dismiss()
                 failure = failure or error.failure
                 if error.failure.status is None:
                     raise UserError(error.failure.reason) from error
@@ -134,44 +205,39 @@ class Runner:
             try:
                 yield worker, chosen
             finally:
-                worker.stop()
+                worker.dismiss()
             return
         assert failure is not None, "a group has at least one cell"
         for measured in cells:
             measured.fail(failure)
         yield None, math.nan
 
-    def _train(self, measured: Measured, first_step: float | None, run_id: str) -> None:
+    def _train(self, measured: Measured, first_step: float | None) -> None:
         cell = measured.cell
-        self.notify(Event("training", "training", cell, 0, 1))
-        folder = self._checkpoints(run_id) / cell.cell_id
-        worker = WorkerProcess(self.settings.assignment(cell))
+        self.runner.notify(Event("training", "training", cell, 0, 1))
+        folder = self.runner.checkpoints(self.run_id) / cell.cell_id
 
         def progress(content: tuple[int, int, float]) -> None:
             done, total, loss = content
-            self.notify(Event("training", f"training, loss {loss:.4g}", cell, done, total))
+            self.runner.notify(Event("training", f"training, loss {loss:.4g}", cell, done, total))
 
-        try:
-            trained = worker.ask(
-                "train",
-                {"first_step": first_step, "folder": folder},
-                timeout_s=self.settings.timeout(cell),
-                on_progress=progress,
-            )
-        except WorkerError as error:
-            measured.fail(error.failure)
-        else:
-            notes = dict.fromkeys(measured.figures.get("notes", []) + trained.pop("notes"))
+        began, before = time.monotonic(), measured.measured_s
+        with measured.failures():
+            measured.open()
+            measured.ask("pin", overhead=True)
+            trained = measured.ask("train", {"first_step": first_step, "folder": folder}, on_progress=progress)
+            notes = dict.fromkeys(measured.figures["notes"] + trained.pop("notes"))
             measured.figures |= {**trained, "notes": list(notes)}
-        finally:
-            worker.stop()
+        measured.dismiss()
+        overhead_s = time.monotonic() - began - (measured.measured_s - before)
+        measured.figures["overhead_s"] = measured.figures.get("overhead_s", 0.0) + overhead_s
 
-    def _finish(self, measured: Measured, run_id: str) -> None:
+    def _finish(self, measured: Measured) -> None:
         cell = measured.cell
         metric = registry.load("task", cell.task, AbstractTask).metric
         has_metric = measured.figures.get("metric_value") is not None
         record = Record(
-            run_id=run_id,
+            run_id=self.run_id,
             cell_id=cell.cell_id,
             created_at=now(),
             nodebench_version=__version__,
@@ -185,14 +251,16 @@ class Runner:
             batch_size=cell.batch_size,
             seed=cell.seed,
             preset=cell.preset,
+            horizon=cell.horizon,
+            attempt=self.runner.store.attempts(self.run_id, cell.cell_id) + 1,
             **({"metric_name": metric.name, "metric_unit": metric.unit} if has_metric else {}),
             metric_direction=metric.direction if has_metric else None,
             **measured.figures,
         )
-        self.store.append(record)
+        self.runner.store.append(record)
         # Only now: an interruption before the row is written must find the checkpoint.
-        shutil.rmtree(self._checkpoints(run_id) / cell.cell_id, ignore_errors=True)
-        self.notify(Event("record", record.status, cell, record=record))
+        shutil.rmtree(self.runner.checkpoints(self.run_id) / cell.cell_id, ignore_errors=True)
+        self.runner.notify(Event("record", record.status, cell, record=record))
 
 
 def _one_per_framework(cells: Sequence[Measured]) -> list[Measured]:

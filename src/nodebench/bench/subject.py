@@ -69,6 +69,19 @@ def _no_solve(field: Field, y0: State, times: Array) -> State:
     raise AssertionError("a model built for its field alone solves nothing")
 
 
+def import_all(cell: Cell) -> None:
+    """Import the modules of a cell's task, framework and backend.
+
+    Raises:
+        NotInstalledError: If a framework or library is missing.
+        PluginError: If one of them cannot be imported.
+    """
+    registry.load("task", cell.task, AbstractTask)
+    load_framework(cell.framework)
+    if cell.backend is not None:
+        registry.load("backend", cell.backend, AbstractBackend)
+
+
 def make_subject(cell: Cell, dtype: str, first_step: float | None = None) -> Subject:
     """Import and configure all that a cell needs.
 
@@ -129,9 +142,16 @@ def prepare_problem(subject: Subject, inputs: GradientInputs) -> Prepared:
         UnsupportedError: If the backend cannot solve or differentiate it, for the reason that it gives.
     """
     model = subject.model(inputs.weights)
-    problem = subject.framework.problem(model, inputs.batch)
+    problem = _stretched(subject.framework.problem(model, inputs.batch), subject.cell.horizon)
     check_times([float(t) for t in problem.times])
     reason = None if subject.backend is None else subject.backend.unsupported(problem, subject.spec)
     if reason is not None:
         raise UnsupportedError(reason)
     return Prepared(subject, inputs, model, problem)
+
+
+def _stretched(problem: Problem, horizon: float) -> Problem:
+    if horizon == 1:
+        return problem
+    start = problem.times[0]
+    return replace(problem, times=start + horizon * (problem.times - start))

@@ -28,7 +28,7 @@ from nodebench.bench.messages import (
     ReferenceFile,
 )
 from nodebench.bench.passes import GradientPasses
-from nodebench.bench.subject import Subject, make_subject, prepare_problem
+from nodebench.bench.subject import Subject, import_all, make_subject, prepare_problem
 from nodebench.bench.sweep import Entry, tolerance_sweep
 from nodebench.bench.training import Training, steps_per_epoch
 from nodebench.errors import CellError, DivergedError, PluginError, UserError
@@ -37,9 +37,6 @@ from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.solvers.first_step import StepScale, first_step
 from nodebench.solvers.tableau import tableau
 from nodebench.tasks.base import Recipe, Splits
-
-FIXED_STEPS = 20
-"""Steps that a fixed-step method takes over the whole time span where no step is asked for."""
 
 
 @dataclass
@@ -66,23 +63,38 @@ class Worker:
             "count": lambda: self._prepared().count(),
             "accuracy": lambda **references: self._prepared().accuracy(**references),
             "memory": lambda: self._prepared().memory(),
-            "turn": lambda **options: self._prepared().turn(**options),
+            "pin": self.pin,
+            "split": lambda: self._prepared().split(),
+            "warm_up": lambda: self._prepared().warm_up(),
+            "turn": lambda: self._prepared().turn(),
             "train": self.train,
         }
 
+    def load(self) -> None:
+        """Import all that the cell needs."""
+        import_all(self.assignment.cell)
+
+    def pin(self) -> None:
+        """Keep to the assigned cores from here on.
+
+        Thread counts are hints that frameworks read differently; a core that is not there cannot be used by any.
+        """
+        if self.assignment.cores is not None and sys.platform == "linux":
+            for thread in Path("/proc/self/task").iterdir():
+                os.sched_setaffinity(int(thread.name), self.assignment.cores)
+
     def first_step(self) -> float:
         """Choose the first step that is handed to every backend of the group."""
-        # Without the backend, here and in `reference`: one that is broken must not take the others down.
-        cell = replace(self.assignment.cell, backend=None)
+        cell = self.assignment.cell
         subject = make_subject(cell, "float64")
         inputs = accuracy.rounded(subject.inputs(), cell.spec.dtype)
         return _choose_first_step(subject.framework, prepare_problem(subject, inputs).problem, cell.spec)
 
     def reference(self, first_step: float, folder: Path) -> ReferenceFile:
         """Compute, or find in `folder`, the gradients of the continuous problem."""
-        cell = replace(self.assignment.cell, backend=None)
-        subject = make_subject(cell, "float64")
-        inputs = accuracy.rounded(subject.inputs(), cell.spec.dtype)
+        # By a worker that has no backend: one that is broken must not take the others down.
+        subject = make_subject(self.assignment.cell, "float64")
+        inputs = accuracy.rounded(subject.inputs(), self.assignment.cell.spec.dtype)
         prepared = prepare_problem(subject, inputs)
         spec = subject.task.reference
         spec = replace(spec, first_step=spec.first_step or first_step)
@@ -195,20 +207,14 @@ def main(fd: int) -> None:
     connection = Connection(fd)
     try:
         assignment: Assignment = connection.recv()
-        _pin(assignment.cores)
         worker = Worker(assignment, connection)
+        answer = _attempt(worker.load)
         while True:
+            connection.send(("failure" if isinstance(answer, Failure) else "answer", answer))
             command, arguments = connection.recv()
             answer = _attempt(partial(worker.commands()[command], **arguments))
-            connection.send(("failure" if isinstance(answer, Failure) else "answer", answer))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the runner is gone or done
-
-
-def _pin(cores: tuple[int, ...] | None) -> None:
-    # Thread counts are hints that frameworks read differently; a core that is not there cannot be used by any.
-    if cores is not None and sys.platform == "linux":
-        os.sched_setaffinity(0, cores)
 
 
 def _attempt(call: Callable[[], Any]) -> Any:
@@ -242,7 +248,7 @@ def _choose_first_step(framework: AbstractFramework, problem: Problem, spec: Sol
         return min(spec.first_step, span)
     method = tableau(spec.solver)
     if not method.adaptive:
-        return span / FIXED_STEPS
+        return span / spec.n_steps
     scale = StepScale(method.order, spec.rtol, spec.atol, rms=lambda y: float(np.sqrt(np.mean(y**2))))
     step = first_step(framework.evaluate(problem), framework.flat_state(problem.y0), (times[0], times[-1]), scale)
     # Three digits: the number must not depend on the rounding errors of the machine that chose it.

@@ -129,6 +129,9 @@ class AbstractFramework(ABC):
 
     name: ClassVar[str]
 
+    reference_backend: ClassVar[str | None] = None
+    """The backend that computes reference gradients, in float64; None where there is none."""
+
     @abstractmethod
     def __init__(self, device: str, dtype: str, threads: int) -> None:
         """Configure the process; raises `UserError` for a device that is not there."""
@@ -160,6 +163,14 @@ class AbstractFramework(ABC):
     @abstractmethod
     def problem(self, model: Any, batch: Batch) -> Problem:
         """The model's gradient problem on a batch: `model.problem(arrays)`."""
+
+    @abstractmethod
+    def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
+        """The field's parameters by dotted name, as they are in the framework."""
+
+    @abstractmethod
+    def placement(self, problem: Problem) -> Mapping[str, str]:
+        """`dtype`, `device` and `threads` as the problem's own arrays and the framework show them."""
 
     @abstractmethod
     def evaluate(self, problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:

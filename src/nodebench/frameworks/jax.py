@@ -49,9 +49,10 @@ class Jax(AbstractFramework):
     """
 
     name: ClassVar[str] = "jax"
+    reference_backend: ClassVar[str | None] = "diffrax"
 
     def __init__(self, device: str, dtype: str, threads: int) -> None:
-        del threads
+        self._threads = threads
         if dtype == "float64":
             jax.config.update("jax_enable_x64", True)  # noqa: FBT003  the signature is JAX's
         # Tensor cores round to ten bits of mantissa unless told otherwise, which alone can raise the number of steps.
@@ -94,6 +95,17 @@ class Jax(AbstractFramework):
         problem: Problem = model.problem(self.arrays(batch))
         refuse_layers_with_state(problem.field)
         return problem
+
+    def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
+        """The field's parameters by dotted name."""
+        return {name: np.asarray(value) for name, value in named_parameters(field).items()}
+
+    def placement(self, problem: Problem) -> Mapping[str, str]:
+        """See the base class. XLA does not tell its threads: they are those that its environment allows it."""
+        first = jax.tree.leaves(problem.y0)[0]
+        (device,) = first.devices()
+        kind = {"gpu": "cuda"}.get(device.platform, device.platform)
+        return {"dtype": str(first.dtype), "device": kind, "threads": str(self._threads)}
 
     def evaluate(self, problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
         """The problem's field on flat NumPy states, computed in the state's own dtype."""

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from nodebench.errors import PluginError, UnsupportedError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights
-from nodebench.frameworks.torch_field import impure_reason, state_parts, to_array
+from nodebench.frameworks.torch_field import impure_reason, named_parameters, state_parts, to_array
 from nodebench.frameworks.torch_step import GradientStep
 from nodebench.frameworks.torch_training import Trainer
-from nodebench.problem import Gradients, Problem, SolverSpec, State
+from nodebench.problem import Field, Gradients, Problem, SolverSpec, State
 from nodebench.registry import load_class
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -49,6 +49,7 @@ class Torch(AbstractFramework):
     """
 
     name: ClassVar[str] = "torch"
+    reference_backend: ClassVar[str | None] = "checkpoint"
 
     def __init__(self, device: str, dtype: str, threads: int) -> None:
         if device not in ("cpu", "cuda"):
@@ -93,6 +94,16 @@ class Torch(AbstractFramework):
         """The model's gradient problem on a batch."""
         problem: Problem = model.problem(self.arrays(batch))
         return problem
+
+    def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
+        """The field's parameters by dotted name."""
+        return {name: to_array(parameter) for name, parameter in named_parameters(field).items()}
+
+    def placement(self, problem: Problem) -> Mapping[str, str]:
+        """See `AbstractFramework.placement`."""
+        first = state_parts(problem.y0)[0]
+        dtype = str(first.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "device": first.device.type, "threads": str(torch.get_num_threads())}
 
     def evaluate(self, problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
         """The problem's field on flat NumPy states."""

@@ -2,6 +2,7 @@
 
 Schema history (the number is kept in the store's `PRAGMA user_version`):
 1  first release.
+2  judged and undecided comparisons, what a failure left behind, the cost of measuring.
 """
 
 import json
@@ -11,9 +12,11 @@ from math import isfinite
 from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Status = Literal["ok", "failed", "timeout", "oom", "diverged", "wrong_gradient", "unsupported", "not_installed"]
+Status = Literal[
+    "ok", "failed", "timeout", "oom", "diverged", "wrong_gradient", "incomparable", "unsupported", "not_installed"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +44,13 @@ class Record:
         batch_size: Examples in a step.
         seed: Seed of weights, data order and noise.
         preset: The training budget.
-        status: How the cell ended.
+        horizon: Factor on the time span of the gradient problem.
+        attempt: 1, and one more each time the cell was measured again after a failure.
+        status: How the cell ended. `wrong_gradient` and `incomparable` are measured and shown, but never ranked.
         reason: Why, in one sentence; None when `ok`.
+        stderr: Of a failure, where it happened: the traceback, or the last lines that the dead process printed.
+        requested_bytes: Of an allocation that was refused, what was asked for, where that is known.
+        differences: What sets the backend apart from others by the nature of its library or method.
         notes: What a reader must know of the figures, for example that a data set is a stand-in.
         n_params: Trainable parameters of the model.
         loss: Loss of the gradient measurement.
@@ -50,26 +58,32 @@ class Record:
         grad_error_y0: Relative L2 error of d/dy0 against the reference.
         method_error_params: The same against the exact gradient of the backend's own discretisation, in float64.
         method_error_y0: The same for d/dy0.
+        forward_error: Distance of the solution from the reference's at the output times, in units of the tolerance:
+            root mean square of (y - y_ref) / (atol + rtol |y_ref|).
         reference: What the reference is and how accurate it says it is.
+        reference_error: Its own relative error, from two solves one order of accuracy apart; 0 for a closed form.
         nfe_forward: Field evaluations of the forward solve.
         nfe_backward: Field evaluations of the backward pass.
         n_vjps: Vector-Jacobian products of the field.
         n_accepted: Accepted steps of the forward solve.
         n_rejected: Rejected steps of the forward solve.
         peak_memory_bytes: Peak of one gradient step above the idle process.
+        unreleased_bytes: What one gradient step leaves allocated when its result is gone.
         saved_bytes: Bytes kept for the backward pass (torch: saved tensors; JAX: XLA's temporary and output buffers).
         first_step_s: The first gradient step, compilation and warm-up included, in seconds.
         forward_s: Median time of the forward solve and loss.
         backward_s: Median time of the backward pass.
-        step_s: Median time of a gradient step.
+        step_s: Time of a gradient step: geometric mean over the starts of the median over the rounds of a start.
         step_s_low: Lower end of its 95 % interval.
         step_s_high: Upper end of its 95 % interval.
-        cpu_s: Median CPU time of a gradient step, all threads together.
-        n_rounds: Rounds that were timed.
+        cpu_s: CPU time of a gradient step, all threads together.
+        n_starts: Starts, each with fresh workers.
+        n_rounds: Rounds that were timed, in all starts together.
         stopped_by: What ended the rounds: `precision`, `rounds` or `budget`.
-        ratio: Median over the rounds of `step_s` relative to the control's in the same round.
+        ratio: Time of a step relative to the control's in the same round, over rounds and starts as for `step_s`.
         ratio_low: Lower end of its 95 % interval.
         ratio_high: Upper end of its 95 % interval.
+        verdict: `faster` or `slower` than the control, or `undecided` where the interval holds 1 or is missing.
         control: `backend` of the control cell.
         metric_name: Name of the task's metric.
         metric_value: Its value on held-out data.
@@ -83,6 +97,7 @@ class Record:
         history: A mapping per epoch: `epoch`, `train_loss`, `validation`, `nfe_forward`, `nfe_backward`, `train_s`.
         tolerance_sweep: The trained network at other tolerances: a mapping per tolerance of `rtol`, `nfe_forward`,
             `solution_error`, `forward_s` and `reason`.
+        overhead_s: Time spent on the cell outside measured work, in seconds: starting workers, imports, warming up.
     """
 
     run_id: str
@@ -105,22 +120,30 @@ class Record:
     batch_size: int | None = None
     seed: int
     preset: str
+    horizon: float = 1.0
+    attempt: int = 1
     status: Status
     reason: str | None = None
+    stderr: str | None = None
+    requested_bytes: int | None = None
     notes: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
     n_params: int | None = None
     loss: float | None = None
     grad_error_params: float | None = None
     grad_error_y0: float | None = None
     method_error_params: float | None = None
     method_error_y0: float | None = None
+    forward_error: float | None = None
     reference: str | None = None
+    reference_error: float | None = None
     nfe_forward: int | None = None
     nfe_backward: int | None = None
     n_vjps: int | None = None
     n_accepted: int | None = None
     n_rejected: int | None = None
     peak_memory_bytes: int | None = None
+    unreleased_bytes: int | None = None
     saved_bytes: int | None = None
     first_step_s: float | None = None
     forward_s: float | None = None
@@ -129,11 +152,13 @@ class Record:
     step_s_low: float | None = None
     step_s_high: float | None = None
     cpu_s: float | None = None
+    n_starts: int | None = None
     n_rounds: int | None = None
     stopped_by: str | None = None
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
+    verdict: str | None = None
     control: str | None = None
     metric_name: str | None = None
     metric_value: float | None = None
@@ -146,6 +171,7 @@ class Record:
     epochs: int | None = None
     history: list[dict[str, float | None]] = field(default_factory=list)
     tolerance_sweep: list[dict[str, float | int | str | None]] = field(default_factory=list)
+    overhead_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON knows it, which has no NaN and no infinity: they become null."""
@@ -179,4 +205,4 @@ def _sql_type(hint: Any) -> str:
     return {int: "INTEGER", float: "REAL"}.get(alternatives[0], "TEXT")
 
 
-_STRUCTURED = frozenset({"notes", "diagnostics", "history", "tolerance_sweep"})
+_STRUCTURED = frozenset({"notes", "differences", "diagnostics", "history", "tolerance_sweep"})

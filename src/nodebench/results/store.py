@@ -49,7 +49,7 @@ class Store:
         path: The SQLite file; made, with its folder, when it does not exist.
 
     Raises:
-        StoreError: If the file cannot be made, read or written, or has the schema of a newer version.
+        StoreError: If the file cannot be made, read or written, or has the schema of another version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,14 +76,14 @@ class Store:
             db.execute("UPDATE runs SET finished_at = ? WHERE run_id = ?", (now(), run_id))
             db.execute("DELETE FROM measurements WHERE run_id = ?", (run_id,))
 
-    def unfinished(self, plan: str) -> str | None:
-        """The newest interrupted run of a plan."""
+    def newest(self, plan: str, *, unfinished: bool = False) -> str | None:
+        """The newest run of a plan, or the newest that has not finished; None where there is none."""
+        condition = "AND finished_at IS NULL" if unfinished else ""
         with self._connection() as db:
             row = db.execute(
-                "SELECT run_id FROM runs WHERE plan = ? AND finished_at IS NULL ORDER BY created_at DESC LIMIT 1",
-                (plan,),
+                f"SELECT run_id FROM runs WHERE plan = ? {condition} ORDER BY created_at DESC, rowid DESC", (plan,)
             ).fetchone()
-        return row["run_id"] if row else None
+        return None if row is None else str(row["run_id"])
 
     def append(self, record: Record) -> None:
         """Write one record, durable when this returns. A cell has one row in a run."""
@@ -107,20 +107,37 @@ class Store:
             rows = db.execute("SELECT cell_id, payload FROM measurements WHERE run_id = ?", (run_id,)).fetchall()
         return {row["cell_id"]: json.loads(row["payload"]) for row in rows}
 
-    def records(self, run_ids: Sequence[str] | None = None) -> list[Record]:
-        """Records of the named runs, or of all, in the order they were written."""
-        where, values = "", list(run_ids or ())
-        if run_ids is not None:
-            where = f"WHERE run_id IN ({', '.join('?' * len(values))})"
+    def attempts(self, run_id: str, cell_id: str) -> int:
+        """How often a cell of a run has left a record."""
         with self._connection() as db:
-            rows = db.execute(f"SELECT * FROM records {where} ORDER BY rowid", values).fetchall()
+            found = db.execute("SELECT COUNT(*) FROM records WHERE run_id = ? AND cell_id = ?", (run_id, cell_id))
+            return int(found.fetchone()[0])
+
+    def records(self, run_ids: Sequence[str] | None = None, *, all_attempts: bool = False) -> list[Record]:
+        """Records of the named runs, or of all, in the order in which their cells were first measured.
+
+        Args:
+            run_ids: The runs; None for all.
+            all_attempts: Whether to give every attempt at a cell, rather than its last.
+        """
+        conditions, values = [], list(run_ids or ())
+        if run_ids is not None:
+            conditions.append(f"run_id IN ({', '.join('?' * len(values))})")
+        same = "SELECT {} FROM records AS other WHERE other.run_id = records.run_id AND other.cell_id = records.cell_id"
+        if not all_attempts:
+            conditions.append(f"attempt = ({same.format('MAX(attempt)')})")
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        with self._connection() as db:
+            query = f"SELECT * FROM records {where} ORDER BY ({same.format('MIN(rowid)')}), attempt"
+            rows = db.execute(query, values).fetchall()
         return [Record.from_row(row) for row in rows]
 
     def runs(self) -> list[Run]:
         """All runs, oldest first."""
         with self._connection() as db:
             rows = db.execute(
-                "SELECT runs.*, (SELECT COUNT(*) FROM records WHERE records.run_id = runs.run_id) AS n_records "
+                "SELECT runs.*, "
+                "(SELECT COUNT(DISTINCT cell_id) FROM records WHERE records.run_id = runs.run_id) AS n_records "
                 "FROM runs ORDER BY created_at, rowid"
             ).fetchall()
         return [Run(**{**dict(row), "environment": json.loads(row["environment"])}) for row in rows]
@@ -169,10 +186,10 @@ class Store:
     def _create_or_check(self, db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
+        if version not in (0, SCHEMA_VERSION):
             raise StoreError(
                 f"the store `{self.path}` has schema {version}, this nodebench knows {SCHEMA_VERSION}; "
-                "use a newer nodebench, or another store with --store."
+                "use the nodebench that made it, or another store with --store."
             )
         if version == 0:
             for statement in _schema():
@@ -187,7 +204,7 @@ def now() -> str:
 
 def _schema() -> Iterator[str]:
     record_columns = ", ".join(f"{name} {kind}" for name, kind in columns().items())
-    yield f"CREATE TABLE records ({record_columns}, PRIMARY KEY (run_id, cell_id))"
+    yield f"CREATE TABLE records ({record_columns}, PRIMARY KEY (run_id, cell_id, attempt))"
     yield (
         "CREATE TABLE runs (run_id TEXT PRIMARY KEY, created_at TEXT, finished_at TEXT, command TEXT, plan TEXT, "
         "environment TEXT, n_cells INTEGER)"

@@ -123,7 +123,7 @@ class AbstractTask(ABC):
     default_model: ClassVar[str]
     spec: ClassVar[SolverSpec]
     """Solver settings where the command line names none."""
-    reference: ClassVar[SolverSpec] = SolverSpec(rtol=1e-9, atol=1e-9, max_steps=100_000, dtype="float64")
+    reference: ClassVar[SolverSpec] = SolverSpec(rtol=1e-12, atol=1e-12, max_steps=100_000, dtype="float64")
     """How the reference gradient is solved where there is no closed form. A field that is not smooth gains nothing from
     order or tolerance, and is better served by many small steps of a simple method."""
 

@@ -1,0 +1,176 @@
+"""Timing in turns: one live, warmed worker per cell, one at work at a time, in an order shuffled every round.
+
+The rounds are spread over several starts, each with fresh workers; see `nodebench.bench.timing` for why.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from nodebench.bench.events import Event
+from nodebench.bench.measured import Measured, Start
+from nodebench.bench.messages import Turn
+from nodebench.bench.settings import Settings
+from nodebench.bench.timing import MIN_STARTS, Interval, over_starts, paired_ratio
+
+ROUNDS_PER_START = 10
+"""Rounds of a start, if its share of the budget allows: more would make its own median better, not the estimate."""
+
+STARTS_PER_BUDGET = 6
+"""A start takes no more than this part of the budget, at least one round."""
+
+MEMORY_SHARE = 0.8
+"""Part of the available memory that live workers may take together."""
+
+
+@dataclass
+class Interleaving:
+    """The timing of cells that are compared.
+
+    Attributes:
+        cells: The cells; the first is the control. Their `starts` are filled in.
+        first_step: First step of every solve.
+        settings: Rounds, budget and precision.
+        notify: Told of the progress.
+        programs: Folder in which workers of the same cell keep compiled programs for each other.
+        available_bytes: Memory for live workers, or None where it is not known.
+    """
+
+    cells: Sequence[Measured]
+    first_step: float
+    settings: Settings
+    notify: Callable[[Event], None]
+    programs: Path | None = None
+    available_bytes: int | None = None
+    _order: Random = field(default_factory=lambda: Random(0), init=False)
+
+    _n_starts: int = field(default=0, init=False)
+    _n_rounds: int = field(default=0, init=False)
+
+    @property
+    def control(self) -> Measured | None:
+        """The first cell whose worker has not failed; None where all have."""
+        return next(iter(self._alive()), None)
+
+    def measure(self) -> None:
+        """Start after start until every ratio is precise enough, the budget is spent, or the rounds are done."""
+        budget_s = self.settings.budget(self.cells[0].cell) * len(self.cells)
+        began, stopped_by = time.monotonic(), ""
+        while not stopped_by and self.control is not None:
+            self._series(self.control, self._rounds(), budget_s / STARTS_PER_BUDGET)
+            stopped_by = self._stop(spent=time.monotonic() - began > budget_s)
+        for measured in self._alive():
+            measured.figures |= {"stopped_by": stopped_by, "n_rounds": self._n_rounds, "n_starts": self._n_starts}
+
+    def _alive(self) -> list[Measured]:
+        return [measured for measured in self.cells if not measured.failed]
+
+    def _rounds(self) -> int:
+        """Rounds of the next start; those that were asked for are spread evenly."""
+        rounds = self.settings.rounds
+        if rounds is None:
+            return ROUNDS_PER_START
+        starts = min(MIN_STARTS, rounds)
+        return rounds // starts + (self._n_starts < rounds % starts)
+
+    def _stop(self, *, spent: bool) -> str:
+        if self.settings.rounds is not None:
+            return "rounds" if self._n_rounds >= self.settings.rounds else ""
+        if self._n_starts < MIN_STARTS:
+            return ""
+        if all(interval.half_width <= self.settings.precision for interval in self._intervals()):
+            return "precision"
+        return "budget" if spent else ""
+
+    def _intervals(self) -> list[Interval]:
+        control, *others = self._alive()
+        return [step_ratio(measured) for measured in others] or [step_time(control)]
+
+    def _series(self, control: Measured, rounds: int, share_s: float) -> None:
+        """One start of every cell."""
+        groups = subgroups(self._alive(), self.available_bytes)
+        done = [self._start(group, rounds, share_s / len(groups)) for group in groups]
+        if control.failed:
+            # What was paired with it is worth nothing: the timing begins anew with another control.
+            for measured in self.cells:
+                measured.starts.clear()
+            self._n_starts = self._n_rounds = 0
+        else:
+            self._n_starts += 1
+            self._n_rounds += min(done)
+
+    def _start(self, group: Sequence[Measured], rounds: int, share_s: float) -> int:
+        """One start of a subgroup, the control first; returns how many rounds it had."""
+        with ExitStack() as stack:
+            for measured in group:
+                # All at once, on all cores: nothing is being timed yet.
+                stack.callback(measured.dismiss)
+                measured.open(self.programs)
+                with measured.failures():
+                    measured.send("prepare", {"first_step": self.first_step})
+            for measured in group:
+                if measured.alive:
+                    with measured.failures():
+                        measured.receive("prepare")
+            for measured in group:
+                if measured.alive:
+                    with measured.failures():
+                        measured.ask("pin", overhead=True)
+                        measured.ask("warm_up", overhead=True)
+            turns = self._turns(group, rounds, share_s)
+        for measured, own in zip(group, turns, strict=True):
+            if not (measured.failed or group[0].failed):
+                measured.starts.append(Start(own, turns[0]))
+        return len(turns[0])
+
+    def _turns(self, group: Sequence[Measured], rounds: int, share_s: float) -> list[list[Turn]]:
+        """The turns of each cell; those of a cell that fails on the way are incomplete."""
+        turns: list[list[Turn]] = [[] for _ in group]
+        until = time.monotonic() + share_s
+        for n in range(1, rounds + 1):
+            order = [i for i, measured in enumerate(group) if measured.alive]
+            for i in self._order.sample(order, len(order)):
+                with group[i].failures():
+                    turns[i].append(group[i].ask("turn"))
+            text = f"timing {len(order)} cells in turns, start {self._n_starts + 1}"
+            self.notify(Event("timing", text, group[0].cell, n, rounds))
+            if self.settings.rounds is None and time.monotonic() > until:
+                break
+        return turns
+
+
+def subgroups(cells: Sequence[Measured], available_bytes: int | None) -> list[list[Measured]]:
+    """Groups whose workers fit in memory together, each with the control, the first of `cells`, at its head.
+
+    A pair that does not fit is tried all the same: nothing smaller can be compared.
+    """
+    control, *others = cells
+    room = float("inf") if available_bytes is None else MEMORY_SHARE * available_bytes
+    groups: list[list[Measured]] = [[control]]
+    for measured in others:
+        taken = sum(member.resident_bytes for member in groups[-1])
+        if len(groups[-1]) > 1 and taken + measured.resident_bytes > room:
+            groups.append([control])
+        groups[-1].append(measured)
+    return groups
+
+
+def step_time(measured: Measured) -> Interval:
+    """Time of a gradient step, in seconds."""
+    return over_starts([[turn.step_s for turn in start.turns] for start in measured.starts])
+
+
+def cpu_time(measured: Measured) -> Interval:
+    """CPU time of a gradient step, all threads together, in seconds."""
+    return over_starts([[turn.cpu_s for turn in start.turns] for start in measured.starts])
+
+
+def step_ratio(measured: Measured) -> Interval:
+    """Time of a gradient step relative to the control's in the same rounds."""
+    return paired_ratio(
+        [[turn.step_s for turn in start.turns] for start in measured.starts],
+        [[turn.step_s for turn in start.control] for start in measured.starts],
+    )

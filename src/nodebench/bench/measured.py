@@ -1,0 +1,151 @@
+"""A cell while it is being measured: its worker, and what is known of it so far."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nodebench.bench.messages import Failure, Turn
+from nodebench.bench.plan import Cell
+from nodebench.bench.process import WorkerError, WorkerProcess
+from nodebench.bench.settings import Settings
+from nodebench.errors import UserError
+
+Figures = dict[str, Any]
+"""Fields of a record by name."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one fresh worker measured in its turns.
+
+    Attributes:
+        turns: Its turns, in the order of the rounds.
+        control: The control's turns in the very same rounds.
+    """
+
+    turns: list[Turn]
+    control: list[Turn]
+
+
+@dataclass
+class Measured:
+    """What is known of a cell so far.
+
+    Attributes:
+        cell: The cell.
+        settings: How it is measured.
+        figures: Fields of its record.
+        conditions: What must be equal for all that are compared with it, as its worker found it.
+        resident_bytes: Highest resident set of its worker, which the timing needs room for.
+        starts: The series of its timing.
+        measured_s: Time spent in measured work, in seconds.
+        companion: Whether it is measured for others to be compared with, and leaves no record.
+        failed: Whether its worker has failed; a cell that is judged wrong has not.
+    """
+
+    cell: Cell
+    settings: Settings
+    figures: Figures = field(default_factory=lambda: {"status": "ok", "notes": []})
+    conditions: dict[str, str] = field(default_factory=dict)
+    resident_bytes: int = 0
+    starts: list[Start] = field(default_factory=list)
+    measured_s: float = 0.0
+    companion: bool = False
+    failed: bool = False
+    _worker: WorkerProcess | None = field(default=None, init=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has gone wrong with it."""
+        return bool(self.figures["status"] == "ok")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has a worker."""
+        return self._worker is not None
+
+    def note(self, text: str) -> None:
+        """Add to what a reader must know of the figures."""
+        self.figures["notes"].append(text)
+
+    def open(self, programs: Path | None = None) -> None:
+        """Start a fresh worker, which begins to import what it needs.
+
+        Args:
+            programs: Folder in which workers of the same cell keep compiled programs for each other, or None.
+        """
+        self._worker = WorkerProcess(self.settings.assignment(self.cell, programs))
+
+    def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
+        """Send its worker a command whose answer `receive` waits for; raises `WorkerError` if it has died."""
+        assert self._worker is not None, "a cell without a worker is sent nothing"
+        self._worker.send(command, arguments)
+
+    def receive(self, command: str) -> Any:
+        """Wait for the answer to a command that was sent, which is no measured work; raises as `ask`."""
+        assert self._worker is not None, "a cell without a worker answers nothing"
+        timeout_s = self.settings.timeout(self.cell)
+        self._worker.ready(timeout_s)
+        return self._worker.receive(command, timeout_s=timeout_s)
+
+    def ask(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        overhead: bool = False,
+        on_progress: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Send its worker a command and wait for the answer.
+
+        Args:
+            command: Name of the command.
+            arguments: Its keyword arguments.
+            overhead: Whether it serves the harness alone and is no measured work.
+            on_progress: Called with what the worker reports on the way.
+
+        Raises:
+            WorkerError: If the command fails, the worker dies, or the time is over.
+        """
+        assert self._worker is not None, "a cell without a worker is asked nothing"
+        timeout_s = self.settings.timeout(self.cell)
+        self._worker.ready(timeout_s)
+        began = time.monotonic()
+        try:
+            return self._worker.ask(command, arguments, timeout_s=timeout_s, on_progress=on_progress)
+        finally:
+            self.measured_s += 0.0 if overhead else time.monotonic() - began
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Whatever its worker fails with becomes its result."""
+        try:
+            yield
+        except WorkerError as error:
+            self.fail(error.failure)
+
+    def fail(self, failure: Failure) -> None:
+        """Enter how it failed, and let its worker go.
+
+        Raises:
+            UserError: If it is the request that is wrong, not the cell.
+        """
+        if failure.status is None:
+            raise UserError(failure.reason)
+        self.failed = True
+        self.figures |= {
+            "status": failure.status,
+            "reason": failure.reason,
+            "stderr": failure.traceback,
+            "requested_bytes": failure.requested_bytes,
+        }
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """End its worker."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None

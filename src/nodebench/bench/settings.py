@@ -1,0 +1,68 @@
+"""How a plan is measured: limits, budgets and the precision that is wanted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+from nodebench.bench.messages import Assignment
+from nodebench.bench.plan import Cell
+from nodebench.errors import UserError
+
+BUDGETS_S: Mapping[str, float] = {"smoke": 3.0, "quick": 20.0, "standard": 60.0, "paper": 120.0}
+"""Timing budget of a cell by preset, in seconds."""
+
+TIMEOUTS_S: Mapping[str, float | None] = {"smoke": 300.0, "quick": 1200.0, "standard": 7200.0, "paper": None}
+"""Longest pass of a cell by preset, in seconds; training as a whole is one pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a plan is measured; none of it changes what a cell is.
+
+    Attributes:
+        rounds: Timing rounds in all, spread over the starts; None goes on until `precision` or the budget.
+        budget_s: Timing budget of a cell, in seconds; None for the preset's. The first few starts, without which there
+            is no interval, are made whatever they take.
+        timeout_s: Longest pass of a cell, in seconds; None for the preset's.
+        precision: Half width of a ratio's 95 % interval, relative to it, at which timing ends.
+        max_grad_error: Relative gradient error above which a cell is `wrong_gradient`; 1 is that of a zero gradient.
+        memory_limit_gib: What a worker may allocate beyond its idle size, in GiB, or None.
+        cores: Cores that workers may use, the same for all; None for all cores.
+        control: Backend to whose time the others are related; None for the first of each group.
+    """
+
+    rounds: int | None = None
+    budget_s: float | None = None
+    timeout_s: float | None = None
+    precision: float = 0.05
+    max_grad_error: float = 1.0
+    memory_limit_gib: float | None = None
+    cores: tuple[int, ...] | None = None
+    control: str | None = None
+
+    def timeout(self, cell: Cell) -> float | None:
+        """Longest pass of a cell, in seconds."""
+        return TIMEOUTS_S[cell.preset] if self.timeout_s is None else self.timeout_s
+
+    def budget(self, cell: Cell) -> float:
+        """Timing budget of a cell, in seconds."""
+        return BUDGETS_S[cell.preset] if self.budget_s is None else self.budget_s
+
+    def assignment(self, cell: Cell, programs: Path | None = None) -> Assignment:
+        """What a worker of a cell is told; `programs` is where compiled programs are kept, or None."""
+        limit = None if self.memory_limit_gib is None else int(self.memory_limit_gib * 2**30)
+        return Assignment(cell, self.cores, limit, programs)
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "--rounds": self.rounds,
+            "--budget-s": self.budget_s,
+            "--timeout-s": self.timeout_s,
+            "--precision": self.precision,
+            "--max-grad-error": self.max_grad_error,
+            "--memory-limit-gib": self.memory_limit_gib,
+        }
+        for name, value in numbers.items():
+            if value is not None and not (value > 0 and isfinite(value)):
+                raise UserError(f"`{name}` must be positive and finite; got {value}.")
