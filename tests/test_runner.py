@@ -8,21 +8,23 @@ import time
 
 import pytest
 
-from nodebench.bench.gradient import Settings
+from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.runner import Runner
+from nodebench.bench.settings import Settings
+from nodebench.errors import UserError
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
 QUICK = Settings(rounds=5, timeout_s=60)
 
 
-def measure(tmp_path, settings=QUICK, *, resume=False, **changes):
+def measure(tmp_path, settings=QUICK, continuation="new", **changes):
     """Run a request into a store and return its records by backend."""
     request = Request(**{"backends": (BACKEND,), "tasks": (TASK,), "preset": "smoke", **changes})
     events = []
     store = Store(tmp_path / "results.db")
-    run_id = Runner(store, settings, events.append).run(plan(request), "test", {}, resume=resume)
+    run_id = Runner(store, settings, events.append).run(plan(request), "test", fingerprint(), continuation)
     return {record.backend: record for record in store.records([run_id])}
 
 
@@ -39,9 +41,14 @@ def test_a_cell_is_measured_whole(tmp_path):
     assert record.reference == "closed form"
     assert record.dataset == "fake"
     assert record.step_s_low <= record.step_s <= record.step_s_high
-    assert record.n_rounds == 5
+    assert (record.n_rounds, record.n_starts) == (5, 4)
     assert record.stopped_by == "rounds"
     assert record.peak_memory_bytes > 0
+    assert record.unreleased_bytes < 2**16
+    assert record.forward_error < 1e-3
+    assert (record.reference_error_params, record.reference_error_y0) == (0, 0)
+    assert record.overhead_s > 0
+    assert record.verdict is None
     assert (record.metric_name, record.metric_unit, record.metric_direction) == ("distance", "1", "lower")
     assert record.metric_value < 0.2
     assert record.diagnostics["value"] == pytest.approx(0.7, abs=0.1)
@@ -54,6 +61,7 @@ def test_every_failure_is_a_row(tmp_path):
     expected = {
         "ok": ("ok", None),
         "raise": ("failed", "ValueError: the fake raises as told"),
+        "shifted": ("incomparable", "its solution is"),
         "crash": ("failed", "killed by SIGKILL during prepare"),
         "memory": ("oom", "Unable to allocate"),
         "nan": ("diverged", "t = 0.5, in step 3"),
@@ -67,6 +75,13 @@ def test_every_failure_is_a_row(tmp_path):
         record = records[names[behaviour]]
         assert record.status == status
         assert record.reason is None if reason is None else reason in record.reason
+        assert record.ratio is None
+    assert "ValueError: the fake raises as told" in records[names["raise"]].stderr
+    assert "_MISBEHAVIOURS" in records[names["raise"]].stderr
+    assert records[names["memory"]].requested_bytes == 2**62
+    assert records[names["ok"]].stderr is None
+    assert records[names["wrong"]].step_s is not None
+    assert records[names["shifted"]].step_s is not None
 
 
 def test_a_hanging_worker_is_killed(tmp_path):
@@ -123,9 +138,59 @@ def test_references_of_two_problems_are_two(tmp_path):
     changes = {"backends": ("direct",), "tasks": ("linear[loss=end]", "linear[loss=path]"), "measure": "gradient"}
     request = Request(**{**changes, "preset": "smoke"})
     store = Store(tmp_path / "results.db")
-    Runner(store, QUICK, lambda _: None).run(plan(request), "test", {}, resume=False)
+    Runner(store, QUICK, lambda _: None).run(plan(request), "test", {})
     assert all(record.grad_error_params < 1e-3 for record in store.records())
     assert len(store.records()) == 2
+
+
+def test_last_words_of_a_crash_are_kept(tmp_path):
+    """What a process printed before it died is in its row."""
+    dying = f"{BACKEND}[behaviour=die]"
+    record = measure(tmp_path, backends=(dying,), measure="gradient")[dying]
+    assert record.status == "failed"
+    assert "exited with code 3" in record.reason
+    assert "last words" in record.stderr
+
+
+def test_failures_are_measured_again_only_on_demand(tmp_path):
+    """`--rerun-failed` measures what failed, beside the control, and leaves the other records as they are."""
+    flag = tmp_path / "mended"
+    flaky = f"{BACKEND}[behaviour=until,path={flag}]"
+    backends = {"backends": (BACKEND, flaky), "measure": "gradient"}
+    first = measure(tmp_path, **backends)
+    assert first[flaky].status == "failed"
+    flag.touch()
+    again = measure(tmp_path, continuation="rerun-failed", **backends)
+    assert again[BACKEND] == first[BACKEND]
+    assert (again[flaky].status, again[flaky].attempt) == ("ok", 2)
+    assert (again[flaky].control, again[flaky].run_id) == (BACKEND, first[flaky].run_id)
+    store = Store(tmp_path / "results.db")
+    assert [record.status for record in store.records(all_attempts=True)] == ["ok", "failed", "ok"]
+    assert len(store.runs()) == 1
+
+
+def test_a_run_is_not_continued_on_another_machine(tmp_path):
+    """One run never mixes figures of two machines or versions: going on is refused, and says what differs."""
+    store, planned = Store(tmp_path / "results.db"), plan(Request(backends=(BACKEND,), tasks=(TASK,)))
+    store.start_run("r1", "test", planned.plan_id, {"cpu": "one", "libraries": {"torch": "1"}}, 1)
+    environment = {"cpu": "one", "libraries": {"torch": "2"}}
+    for continuation in ("resume", "rerun-failed"):
+        with pytest.raises(UserError, match=r"libraries\.torch: 1 against 2"):
+            Runner(store, QUICK, lambda _: None).run(planned, "test", environment, continuation)
+
+
+def test_the_control_is_the_one_asked_for(tmp_path):
+    """`--control` names the backend to which the others are related; where it fails the next one stands in."""
+    one, two = f"{BACKEND}[sleep_s=0.01]", f"{BACKEND}[sleep_s=0.012]"
+    settings = Settings(rounds=5, timeout_s=60, control=two)
+    records = measure(tmp_path, settings, backends=(one, two), measure="gradient")
+    assert (records[one].control, records[two].control) == (two, None)
+    assert records[one].ratio == pytest.approx(1 / 1.2, rel=0.15)
+    broken = f"{BACKEND}[behaviour=raise]"
+    settings = Settings(rounds=5, timeout_s=60, control=broken)
+    records = measure(tmp_path, settings, backends=(one, two, broken), measure="gradient")
+    assert records[two].control == one
+    assert any(f"since {broken} cannot be ranked" in note for note in records[one].notes)
 
 
 def test_cells_of_a_group_are_compared_with_the_first(tmp_path):
@@ -172,7 +237,7 @@ def test_an_interrupted_run_goes_on(tmp_path, number):
         assert "--resume" in output
     store = Store(tmp_path / "results.db")
     assert store.records() == []
-    resumed = measure(tmp_path, resume=True, tasks=(task,))[BACKEND]
+    resumed = measure(tmp_path, continuation="resume", tasks=(task,))[BACKEND]
     assert len(store.runs()) == 1
     assert store.runs()[0].finished_at is not None
     fresh = measure(tmp_path / "fresh", tasks=(task,))[BACKEND]
@@ -184,7 +249,7 @@ def test_an_interrupted_run_goes_on(tmp_path, number):
 def test_resume_measures_only_what_is_missing(tmp_path):
     """A finished run is not resumed: the same request is measured anew."""
     measure(tmp_path, measure="gradient")
-    measure(tmp_path, measure="gradient", resume=True)
+    measure(tmp_path, measure="gradient", continuation="resume")
     assert len(Store(tmp_path / "results.db").runs()) == 2
 
 

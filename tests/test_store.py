@@ -106,10 +106,10 @@ def test_unfinished_run_of_a_plan_is_found(tmp_path):
     """Only an unfinished run of the very plan can be resumed."""
     store = Store(tmp_path / "results.db")
     store.start_run("r1", "cmd", "plan", {}, 1)
-    assert store.unfinished("plan") == "r1"
-    assert store.unfinished("other") is None
+    assert store.newest("plan", unfinished=True) == "r1"
+    assert store.newest("other", unfinished=True) is None
     store.finish_run("r1")
-    assert store.unfinished("plan") is None
+    assert store.newest("plan", unfinished=True) is None
 
 
 WRITER = """

@@ -7,6 +7,7 @@ nodebench.testing:FakeTask`.
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ from nodebench.frameworks.base import (
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
 
-Behaviour = Literal["ok", "raise", "crash", "hang", "memory", "nan", "missing", "unsupported", "wrong"]
+Behaviour = Literal[
+    "ok", "raise", "crash", "hang", "memory", "nan", "missing", "unsupported", "wrong", "shifted", "die", "until"
+]
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,17 @@ class FakeBackend(AbstractBackend):
     """Solves dy/dt = a y exactly, and misbehaves as told.
 
     Attributes:
-        behaviour: `raise`, `crash` (SIGKILL), `hang`, `memory` (asks for far too much), `nan`, `missing` (a library
-        that is
-            not there), `unsupported`, `wrong` (a gradient of the wrong sign) or `ok`.
+        behaviour: `raise`, `crash` (SIGKILL), `die` (exits with last words), `hang`, `memory` (asks for far too much),
+            `nan`, `missing` (a library that is not there), `unsupported`, `wrong` (a gradient of the wrong sign),
+            `shifted` (solution and gradient a fifth too large), `until` (raises until there is a file) or `ok`.
         sleep_s: Duration of one solve, in seconds.
+        path: The file that `until` waits for.
     """
 
     framework: ClassVar[str] = "nodebench.testing:FakeFramework"
     behaviour: Behaviour = "ok"
     sleep_s: float = 0.0
+    path: str = ""
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         """Whatever its behaviour says."""
@@ -56,9 +61,11 @@ class FakeBackend(AbstractBackend):
         """The exact solution, after the misbehaviour."""
         del spec
         time.sleep(self.sleep_s)
+        if self.behaviour == "until" and not Path(self.path).exists():
+            raise ValueError("the fake raises until it is mended")
         _MISBEHAVIOURS.get(self.behaviour, lambda: None)()
         growth = np.exp(field.rate * (times - times[0]))[:, None]  # type: ignore[attr-defined]  # a FakeField
-        return (-growth if self.behaviour == "wrong" else growth) * y0
+        return {"wrong": -1.0, "shifted": 1.2}.get(self.behaviour, 1.0) * growth * y0
 
     def exact_counterpart(self) -> str | None:
         """A fake that behaves."""
@@ -76,6 +83,12 @@ def _raise() -> None:
 
 def _crash() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die() -> None:
+    sys.stderr.write("last words\n")
+    sys.stderr.flush()
+    os._exit(3)
 
 
 def _hang() -> None:
@@ -97,6 +110,7 @@ def _missing() -> None:
 _MISBEHAVIOURS: Mapping[str, Callable[[], None]] = {
     "raise": _raise,
     "crash": _crash,
+    "die": _die,
     "hang": _hang,
     "memory": _memory,
     "nan": _nan,

@@ -1,15 +1,14 @@
 """The gradient measurement of cells that are compared with each other."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nodebench.bench.accuracy import MARGIN
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, cpu_time, step_ratio, step_time
+from nodebench.bench.judgement import disagreement, refusal, unlike, wrong_gradient
 from nodebench.bench.measured import Measured
 from nodebench.bench.messages import Counts, DiscreteReference, Failure, Preparation, ReferenceFile
 from nodebench.bench.process import WorkerError
@@ -20,9 +19,8 @@ BUSY = 1.05
 """Wall time over CPU time of one thread from which something else must have been at work on its core."""
 
 
-TOLERANCES_PER_STEP = 10
-"""Error of a solution, in tolerances for each step, beyond which it is not one of this problem. A step may err by
-one; later steps may amplify that, and an interpolant between them errs by a few more."""
+JUDGED = {"grad_error_params": "reference_error_params", "grad_error_y0": "reference_error_y0"}
+"""Errors against the reference, and where it states its own."""
 
 
 @dataclass(frozen=True)
@@ -151,31 +149,29 @@ class GradientGroup:
         return measured.ask(command, arguments)
 
     def _judge_gradient(self, measured: Measured) -> None:
-        """Refuse a reference that is no better than what it judges; then say whether the gradient is wrong."""
-        figures, limit = measured.figures, self.settings.max_grad_error
-        names = ("grad_error_params", "grad_error_y0")
-        errors = {name: figures[name] for name in names if figures.get(name) is not None}
-        wrong = {name: error for name, error in errors.items() if not error <= limit}
-        if measured.ok and wrong:
-            name, error = max(wrong.items(), key=lambda item: item[1])
-            reason = f"{name} is {error:.2g}, above the limit of {limit:g} (--max-grad-error)."
+        """Say whether the gradient is wrong, and refuse a reference that is no better than what it judges."""
+        figures = measured.figures
+        errors = {name: figures[name] for name in JUDGED if figures.get(name) is not None}
+        reason = wrong_gradient(errors, self.settings.max_grad_error)
+        if measured.ok and reason:
             figures |= {"status": "wrong_gradient", "reason": reason}
-        own = figures.get("reference_error") or 0.0
         for name, error in errors.items():
-            if error < MARGIN * own:
+            reason = refusal(error, figures[JUDGED[name]])
+            if reason:
                 figures[name] = None
-                measured.note(
-                    f"no {name} of {measured.cell.backend}: {error:.2g} was found, but the reference is known to "
-                    f"{own:.1e} only, not {MARGIN} times better"
-                )
+                measured.note(f"no {name} of {measured.cell.backend}: {reason}")
 
     def _judge_fairness(self) -> None:
         """Whether all solve the same problem under the same conditions, and their solutions agree."""
         prepared = [measured for measured in self.cells if measured.conditions]
+        conditions = [measured.conditions for measured in prepared]
         for measured in prepared:
-            reason = _unlike(measured, prepared) or _disagreement(measured)
+            figures = measured.figures
+            reason = unlike(measured.conditions, conditions) or disagreement(
+                figures.get("forward_error"), figures.get("n_accepted")
+            )
             if measured.ok and reason:
-                measured.figures |= {"status": "incomparable", "reason": reason}
+                figures |= {"status": "incomparable", "reason": reason}
 
     def _summarise(self, timed: Sequence[Measured], control: Measured | None) -> None:
         for measured in timed:
@@ -211,24 +207,3 @@ def _compared(measured: Measured, control: Measured) -> dict[str, object]:
         "ratio_high": ratio.high,
         "verdict": ratio.verdict,
     }
-
-
-def _unlike(measured: Measured, prepared: Sequence[Measured]) -> str | None:
-    """The first condition in which it differs from most of its group, where there is one."""
-    for name, value in measured.conditions.items():
-        common, n = Counter(other.conditions[name] for other in prepared).most_common(1)[0]
-        if value != common and n > 1:
-            return f"its {name} is {value}, that of the others {common}: not the same comparison."
-    return None
-
-
-def _disagreement(measured: Measured) -> str | None:
-    """How far its solution is from the reference's, where that is further than its steps allow."""
-    error, steps = measured.figures.get("forward_error"), measured.figures.get("n_accepted") or 1
-    limit = TOLERANCES_PER_STEP * steps
-    if error is None or error <= limit:
-        return None
-    return (
-        f"its solution is {error:.3g} tolerances away from the reference's, above the {limit} that its {steps} steps"
-        " allow: it does not solve the same problem, or not to this tolerance."
-    )

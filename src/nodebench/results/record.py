@@ -61,7 +61,9 @@ class Record:
         forward_error: Distance of the solution from the reference's at the output times, in units of the tolerance:
             root mean square of (y - y_ref) / (atol + rtol |y_ref|).
         reference: What the reference is and how accurate it says it is.
-        reference_error: Its own relative error, from two solves one order of accuracy apart; 0 for a closed form.
+        reference_error_params: Its own relative error of d/dparams, the difference of two solves one order of accuracy
+            apart; 0 for a closed form. An error that is not a hundred times larger is not stated.
+        reference_error_y0: The same of d/dy0.
         nfe_forward: Field evaluations of the forward solve.
         nfe_backward: Field evaluations of the backward pass.
         n_vjps: Vector-Jacobian products of the field.
@@ -136,7 +138,8 @@ class Record:
     method_error_y0: float | None = None
     forward_error: float | None = None
     reference: str | None = None
-    reference_error: float | None = None
+    reference_error_params: float | None = None
+    reference_error_y0: float | None = None
     nfe_forward: int | None = None
     nfe_backward: int | None = None
     n_vjps: int | None = None

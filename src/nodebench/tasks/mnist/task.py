@@ -78,7 +78,7 @@ class Mnist(AbstractTask):
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-3, atol=1e-3, max_steps=64)
     # ReLU has a kink wherever a unit switches on its way: the gradient converges with the first power of the step only.
     reference: ClassVar[SolverSpec] = SolverSpec(
-        solver="midpoint", first_step=1 / 800, max_steps=100_000, dtype="float64"
+        solver="midpoint", first_step=1 / 1600, max_steps=100_000, dtype="float64"
     )
     models: ClassVar[Mapping[str, ModelEntry]] = {
         "odenet": ModelEntry(

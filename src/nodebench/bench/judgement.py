@@ -1,0 +1,58 @@
+"""What makes a measured cell one that must not be ranked, and a figure one that must not be kept."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+MARGIN = 100
+"""How many times more accurate than what it judges a reference must be."""
+
+TOLERANCES_PER_STEP = 10
+"""Error of a solution, in tolerances for each step, beyond which it is not one of this problem. A step may err by one;
+later steps may amplify that, and an interpolant between them errs by a few more."""
+
+
+def wrong_gradient(errors: Mapping[str, float], limit: float) -> str | None:
+    """Why gradients with these relative errors are wrong, or None; an error that is not a number is."""
+    wrong = {name: error for name, error in errors.items() if not error <= limit}
+    if not wrong:
+        return None
+    name, error = max(wrong.items(), key=lambda item: item[1])
+    return f"{name} is {error:.2g}, above the limit of {limit:g} (--max-grad-error)."
+
+
+def refusal(error: float, own: float) -> str | None:
+    """Why a reference of the relative error `own` is not good enough to state an error, or None."""
+    if error >= MARGIN * own:
+        return None
+    return f"{error:.2g} was found, but the reference is known to {own:.1e} only, not {MARGIN} times better"
+
+
+def unlike(conditions: Mapping[str, str], group: Sequence[Mapping[str, str]]) -> str | None:
+    """The first condition in which a cell differs from most of its group, itself included, or None.
+
+    Args:
+        conditions: What the cell was measured under, by name.
+        group: The same of all cells of the group.
+    """
+    for name, value in conditions.items():
+        common, n = Counter(other[name] for other in group).most_common(1)[0]
+        if value != common and n > 1:
+            return f"its {name} is {value}, that of the others {common}: not the same comparison."
+    return None
+
+
+def disagreement(forward_error: float | None, n_accepted: int | None) -> str | None:
+    """Why a solution is not one of the problem to the tolerance asked for, or None.
+
+    Args:
+        forward_error: Distance of its output from the reference's in tolerances, where there is one.
+        n_accepted: Steps of the solve; as one where the library does not tell.
+    """
+    steps = n_accepted or 1
+    limit = TOLERANCES_PER_STEP * steps
+    if forward_error is None or forward_error <= limit:
+        return None
+    return (
+        f"its solution is {forward_error:.3g} tolerances away from the reference's, above the {limit} that its "
+        f"{steps} steps allow: it does not solve the same problem, or not to this tolerance."
+    )

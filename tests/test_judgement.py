@@ -1,0 +1,37 @@
+"""What must not be ranked, and which figures must not be kept."""
+
+import math
+
+import pytest
+
+from nodebench.bench.judgement import disagreement, refusal, unlike, wrong_gradient
+
+
+def test_an_error_above_the_limit_is_wrong():
+    """The larger of two errors is named; one that is not a number is wrong too."""
+    assert wrong_gradient({"grad_error_params": 0.2, "grad_error_y0": 0.9}, 1.0) is None
+    assert "grad_error_y0 is 3" in wrong_gradient({"grad_error_params": 2.0, "grad_error_y0": 3.0}, 1.0)
+    assert wrong_gradient({"grad_error_params": math.nan}, 1.0) is not None
+
+
+def test_a_reference_states_only_what_it_can_see():
+    """An error below a hundred times the reference's own is refused, one above it kept."""
+    assert "known to 1.0e-07 only" in refusal(9.9e-6, 1e-7)
+    assert refusal(1.01e-5, 1e-7) is None
+    assert refusal(1e-20, 0.0) is None
+
+
+def test_the_odd_one_out_is_named():
+    """A cell whose dtype is not that of the others is told apart, and they are not."""
+    usual, odd = {"weights": "abc", "dtype": "float32"}, {"weights": "abc", "dtype": "float16"}
+    group = [usual, usual, odd]
+    assert "its dtype is float16, that of the others float32" in unlike(odd, group)
+    assert unlike(usual, group) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "steps", "agrees"), [(None, 3, True), (30.0, 3, True), (31.0, 3, False), (11, None, False)]
+)
+def test_a_solution_may_err_by_some_tolerances_for_each_step(error, steps, agrees):
+    """Beyond that it is a solution of another problem."""
+    assert (disagreement(error, steps) is None) == agrees
