@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -150,8 +151,72 @@ def run(
         _print_plan(planned, as_json=as_json)
         return
     continuation = "rerun-failed" if rerun_failed else "resume" if resume else "new"
+    began = time.monotonic()
     records = _measure(planned, settings, store, continuation=continuation, as_json=as_json)
     _print_records(records, as_json=as_json)
+    if continuation == "new" and not as_json:
+        _print_cost(records, time.monotonic() - began)
+    raise typer.Exit(0 if all(record.status == "ok" for record in records) else 1)
+
+
+@app.command()
+def scale(
+    backend: Annotated[
+        Many, typer.Option("--backend", "-b", help=r"Gradient method, name\[option=value]; or `all`.")
+    ] = None,
+    task: Annotated[Many, typer.Option("--task", "-t", help=r"Task, name\[option=value]; or `all`.")] = None,
+    over: Annotated[str, typer.Option(help="What is varied: steps, tolerance, batch or horizon.")] = "steps",
+    values: Annotated[Many, typer.Option(help="Places along it, at least three, with commas between.")] = None,
+    model: Annotated[Many, typer.Option(help="Model of the task.")] = None,
+    preset: Annotated[str, typer.Option(help="Budget of the timing: smoke, quick, standard or paper.")] = "smoke",
+    solver: Annotated[
+        Many, typer.Option(help="Runge-Kutta method; over steps one without step control (default: rk4).")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of a worker.")] = 1,
+    rounds: Annotated[
+        int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")
+    ] = None,
+    budget_s: Annotated[float | None, typer.Option(help="Timing budget of a cell, in seconds.")] = None,
+    timeout_s: Annotated[float | None, typer.Option(help="Longest pass of a cell, in seconds.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how memory, evaluations and time grow, and print the exponents beside those of theory."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from nodebench.bench.machine import idle_cores  # noqa: PLC0415
+    from nodebench.bench.matrix import Request  # noqa: PLC0415
+    from nodebench.bench.scaling import scaling_plan  # noqa: PLC0415
+    from nodebench.bench.settings import Settings  # noqa: PLC0415
+    from nodebench.reports.tables import scaling_table  # noqa: PLC0415
+    from nodebench.results.scaling import Axis, scalings  # noqa: PLC0415
+    from nodebench.tasks.base import Preset  # noqa: PLC0415
+
+    request = Request(
+        backends=_split(backend),
+        tasks=_split(task),
+        models=_split(model),
+        solvers=_split(solver),
+        dtype=dtype,
+        device=device,
+        seeds=tuple(int(_number("--seed", text, whole=True)) for text in _split(seed)) or (0,),
+        threads=threads,
+        preset=cast(Preset, preset),  # checked by `plan`, which knows the near names
+    )
+    planned = scaling_plan(request, over, [_number("--values", text) for text in _split(values)])
+    settings = Settings(rounds=rounds, budget_s=budget_s, timeout_s=timeout_s, cores=tuple(idle_cores(threads)))
+    continuation = "resume" if resume else "new"
+    records = _measure(planned, settings, store, continuation=continuation, as_json=as_json)
+    laws = scalings(records, cast(Axis, over))  # checked by `scaling_plan`
+    if as_json:
+        print(json.dumps([asdict(law) for law in laws], indent=2, allow_nan=False))
+    else:
+        _print_records(records, as_json=False)
+        _console().print(scaling_table(laws))
     raise typer.Exit(0 if all(record.status == "ok" for record in records) else 1)
 
 
@@ -186,21 +251,26 @@ def list_(
 
 @app.command()
 def show(
-    run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or `latest`.")
-    ] = "latest",
+    run_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs by id, the beginning of it, or `latest`.")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the records of a run and the machine they were taken on."""
+    """Show the records of runs and the machines they were taken on; of several, also their ratios side by side."""
     opened = _open(store)
-    found = opened.run(run_id)
-    records = opened.records([found.run_id])
-    if not as_json:
-        state = found.finished_at or "not finished: go on with --resume"
-        _console().print(f"run {found.run_id}: {_escape(found.command)}\nbegan {found.created_at}, ended {state}")
-        _print_environment(found.environment)
-    _print_records(records, as_json=as_json)
+    found = [opened.run(run_id) for run_id in run_ids or ["latest"]]
+    records = [opened.records([run.run_id]) for run in found]
+    if as_json:
+        _print_records([record for each in records for record in each], as_json=True)
+        return
+    for run, each in zip(found, records, strict=True):
+        state = run.finished_at or "not finished: go on with --resume"
+        _console().print(f"run {run.run_id}: {_escape(run.command)}\nbegan {run.created_at}, ended {state}")
+        _print_environment(run.environment)
+        _print_records(each, as_json=False)
+    if len(found) > 1:
+        _print_repetition(found, records)
 
 
 @app.command()
@@ -248,6 +318,12 @@ def _measure(planned: Any, settings: Any, path: Path, *, continuation: Any, as_j
             notify.interrupted()
             raise typer.Exit(130) from None
     return opened.records([run_id])
+
+
+def _print_cost(records: list[Any], elapsed_s: float) -> None:
+    overhead_s = sum(record.overhead_s or 0.0 for record in records)
+    share = overhead_s / elapsed_s
+    _console().print(f"{elapsed_s:.0f} s, of which {overhead_s:.0f} s ({share:.0%}) were not spent in measured work")
 
 
 def _open(path: Path) -> Any:
@@ -304,6 +380,20 @@ def _print_records(records: list[Any], *, as_json: bool) -> None:
             console.print(table)
     for note in sorted({note for record in records for note in record.notes}):
         console.print(f"note: {_escape(note)}")
+    for backend, differences in {record.backend: record.differences for record in records}.items():
+        for difference in differences:
+            console.print(f"by nature, {_escape(str(backend))}: {_escape(difference)}")
+
+
+def _print_repetition(runs: list[Any], records: list[list[Any]]) -> None:
+    from nodebench.reports.tables import repetition_table  # noqa: PLC0415
+    from nodebench.results.environment import differences  # noqa: PLC0415
+
+    for run in runs[1:]:
+        for difference in differences(runs[0].environment, run.environment):
+            _console().print(f"[red]not alike:[/red] {runs[0].run_id} and {run.run_id}: {_escape(difference)}")
+    table = repetition_table(records)
+    _console().print("no cell has a ratio in all of these runs" if table is None else table)
 
 
 def _print_environment(environment: Any) -> None:

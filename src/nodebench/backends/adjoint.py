@@ -48,6 +48,10 @@ class Adjoint(AbstractBackend):
         """Solve, differentiably; see `AbstractBackend.solve`."""
         return solve_through(_AdjointSolve, _Job(field, layout(y0), spec, full=self.norm == "full"), y0, times)
 
+    def memory_exponent(self) -> float:
+        """O(1): nothing of the forward solve is kept but its output states."""
+        return 0.0
+
     def exact_counterpart(self) -> str | None:
         """`direct`, which takes the same forward steps."""
         return "direct"

@@ -54,6 +54,15 @@ class AbstractBackend(ABC):
         there is no such backend.
         """
 
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """What remains different from others of a comparison by the nature of library or method, a sentence each."""
+        del spec
+        return ()
+
+    def memory_exponent(self) -> float | None:
+        """The p of memory ~ n^p in the number n of steps, as the method's theory has it; None where it is mute."""
+        return None
+
     def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
         """Prepare the gradient step that is measured, the same way for every backend of a framework."""
         return framework.gradient_step(self.solve, problem, spec)

@@ -59,6 +59,10 @@ class Checkpoint(AbstractBackend):
             times,
         )
 
+    def memory_exponent(self) -> float:
+        """O(n), a state for each step; O(1) with a fixed number of checkpoints."""
+        return 1.0 if self.checkpoints == "all" else 0.0
+
     def exact_counterpart(self) -> str | None:
         """`direct`, which takes the same steps."""
         return "direct"

@@ -47,6 +47,19 @@ class Diffrax(AbstractBackend):
         adjoint = diffrax.RecursiveCheckpointAdjoint(self.checkpoints)
         return diffrax_solve.solve(field, y0, times, spec, adjoint, self.scan)
 
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """Compilation, interpolation, and the checkpoints that the step limit sets."""
+        kept = self.checkpoints or diffrax_solve.default_checkpoints(spec.max_steps)
+        why = "as told" if self.checkpoints else "which follows from max_steps"
+        return (
+            *diffrax_solve.differences(spec),
+            f"it keeps {kept} checkpoints of the steps, {why}.",
+        )
+
+    def memory_exponent(self) -> float:
+        """O(sqrt n), n the step limit; O(1) with a fixed number of checkpoints."""
+        return 0.5 if self.checkpoints is None else 0.0
+
     def exact_counterpart(self) -> str | None:
         """The default, whatever is kept and recomputed here."""
         return "diffrax"

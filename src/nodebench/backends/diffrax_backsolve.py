@@ -58,6 +58,18 @@ class DiffraxBacksolve(AbstractBackend):
         )
         return diffrax_solve.solve(field, y0, times, spec, adjoint)
 
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """Compilation, interpolation, and the backward solve's error norm."""
+        covered = "the parameters' gradient too" if self.norm == "full" else "all but the parameters' gradient"
+        return (
+            *diffrax_solve.differences(spec),
+            f"the root-mean-square norm of its backward solve covers {covered}, all entries as one vector.",
+        )
+
+    def memory_exponent(self) -> float:
+        """O(1): nothing of the forward solve is kept but its output states."""
+        return 0.0
+
     def exact_counterpart(self) -> str | None:
         """`diffrax`, which takes the same forward steps."""
         return "diffrax"

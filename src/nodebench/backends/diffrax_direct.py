@@ -30,6 +30,17 @@ class DiffraxDirect(AbstractBackend):
         """See the base class; a failure gives NaN, since compiled code cannot raise."""
         return diffrax_solve.solve(field, y0, times, spec, diffrax.DirectAdjoint())
 
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """Compilation, interpolation, and what the step limit costs."""
+        return (
+            *diffrax_solve.differences(spec),
+            f"its memory and backward pass are those of max_steps = {spec.max_steps} steps, however few are taken.",
+        )
+
+    def memory_exponent(self) -> float:
+        """O(n), n the step limit."""
+        return 1.0
+
     def exact_counterpart(self) -> str | None:
         """`diffrax`, which takes the same steps."""
         return "diffrax"

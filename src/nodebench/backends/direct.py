@@ -41,6 +41,10 @@ class Direct(AbstractBackend):
         """Solve, differentiably; see `AbstractBackend.solve`."""
         return solve_through(_DirectSolve, _Job(field, layout(y0), spec), y0, times)
 
+    def memory_exponent(self) -> float:
+        """O(n): the graphs of all stages of accepted steps are kept."""
+        return 1.0
+
     def exact_counterpart(self) -> str | None:
         """Itself."""
         return "direct"

@@ -45,6 +45,14 @@ class Torchdiffeq(AbstractBackend):
             )
         return ys
 
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """Interpolation, and the limit's meaning."""
+        return torchdiffeq_solve.differences(spec, land=self.land)
+
+    def memory_exponent(self) -> float:
+        """O(n): the tape of all steps, rejected ones included."""
+        return 1.0
+
     def exact_counterpart(self) -> str | None:
         """Itself."""
         return f"torchdiffeq[land={str(self.land).lower()}]"

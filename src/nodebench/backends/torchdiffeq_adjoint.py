@@ -56,6 +56,17 @@ class TorchdiffeqAdjoint(AbstractBackend):
             )
         return ys
 
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """Interpolation, the limit's meaning, and what the backward state holds."""
+        return (
+            *torchdiffeq_solve.differences(spec, land=self.land),
+            "its backward solve carries the gradient of every parameter as part of the state, in every stage.",
+        )
+
+    def memory_exponent(self) -> float:
+        """O(1): nothing of the forward solve is kept but its output states."""
+        return 0.0
+
     def exact_counterpart(self) -> str | None:
         """`torchdiffeq`, which takes the same forward steps."""
         return f"torchdiffeq[land={str(self.land).lower()}]"

@@ -94,6 +94,7 @@ class GradientGroup:
             "dataset": prepared.dataset,
             "notes": prepared.notes,
             "differences": prepared.differences,
+            "memory_exponent": prepared.memory_exponent,
         }
         counts: Counts = self._ask(measured, "count")
         measured.figures |= {

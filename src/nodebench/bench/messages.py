@@ -73,6 +73,8 @@ class Preparation:
     """What must be equal for all that are compared, as the worker's own objects show it."""
     differences: list[str]
     """What remains different by the nature of the library or method."""
+    memory_exponent: float | None
+    """p of the law memory ~ steps^p that the method states."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ class GradientPasses:
             notes=[prepared.inputs.note] if prepared.inputs.note else [],
             exact_counterpart=subject.gradient_backend().exact_counterpart(),
             conditions=conditions(prepared),
-            differences=[],
+            differences=list(subject.gradient_backend().differences(subject.spec)),
+            memory_exponent=subject.gradient_backend().memory_exponent(),
         )
         return passes, preparation
 

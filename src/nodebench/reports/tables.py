@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nodebench.results.record import Record
+from nodebench.results.scaling import Scaling
 
 ABSENT = "-"
 """What stands where a figure was not measured."""
@@ -93,6 +94,61 @@ def sweep_table(records: Iterable[Record]) -> Table | None:
     return table
 
 
+def repetition_table(runs: Sequence[Sequence[Record]]) -> Table | None:
+    """The ratios of the cells that several runs have in common, side by side, or None where there are none.
+
+    The last column says whether the intervals of all runs have a point in common.
+    """
+    by_cell = [{record.cell_id: record for record in records if record.ratio is not None} for records in runs]
+    common = [cell_id for cell_id in by_cell[0] if all(cell_id in records for records in by_cell[1:])]
+    if not common:
+        return None
+    table = Table(title="ratio of time to the control", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("cell", *(records[0].run_id for records in runs), "intervals"):
+        table.add_column(name, no_wrap=True)
+    for cell_id in common:
+        same = [records[cell_id] for records in by_cell]
+        name = "/".join([same[0].task, same[0].model, same[0].backend or ABSENT])
+        table.add_row(escape(name), *(_ratio_with_interval(record) for record in same), _overlap(same))
+    return table
+
+
+def _ratio_with_interval(record: Record) -> str:
+    return f"{number(record.ratio)}  {interval(record.ratio_low, record.ratio_high)}  {record.verdict}"
+
+
+def _overlap(records: Sequence[Record]) -> str:
+    if len({record.control for record in records}) > 1:
+        return "other controls"
+    lows = [record.ratio_low for record in records if record.ratio_low is not None]
+    highs = [record.ratio_high for record in records if record.ratio_high is not None]
+    if len(lows) < len(records) or len(highs) < len(records):
+        return ABSENT
+    return "overlap" if max(lows) <= min(highs) else "apart"
+
+
+def scaling_table(laws: Sequence[Scaling]) -> Table:
+    """One table of measured exponents, each beside what theory says."""
+    axis = laws[0].axis
+    table = Table(
+        title=f"exponents over {axis}: measured, 95 %, and theory's",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("task", "backend", "quantity", "exponent", "95 %", "theory", "points"):
+        table.add_column(name, no_wrap=name == "backend")
+    for scaling in laws:
+        law, stated = scaling.law, ABSENT if scaling.theory is None else f"{scaling.theory:.2f}"
+        names = (escape(scaling.task), escape(scaling.backend), scaling.quantity)
+        if law is None:
+            table.add_row(*names, escape(scaling.reason or ABSENT), "", stated, "")
+        else:
+            bounds = f"{law.low:.3f}..{law.high:.3f}"
+            table.add_row(*names, f"{law.exponent:.3f}", bounds, stated, str(law.n_points))
+    return table
+
+
 def _sweep_text(entry: dict[str, Any]) -> str:
     if entry["nfe_forward"] is None:
         return escape(str(entry["reason"]))
@@ -112,11 +168,9 @@ def _steps(record: Record) -> str:
 
 
 def _ratio(record: Record) -> str:
-    """The ratio to the control; in question where its interval holds 1, and so decides nothing."""
     if record.ratio is None:
-        return "control" if record.control is None and record.status == "ok" else ABSENT
-    decided = record.ratio_low is None or record.ratio_high is None or not record.ratio_low <= 1 <= record.ratio_high
-    return number(record.ratio) if decided else f"{number(record.ratio)}?"
+        return "control" if record.control is None and record.status == "ok" and record.step_s is not None else ABSENT
+    return number(record.ratio)
 
 
 def _nfe_history(record: Record) -> str:
@@ -146,8 +200,10 @@ COST_COLUMNS: Sequence[Column] = (
     ("95 %", lambda r: interval(r.step_s_low, r.step_s_high, 1000)),
     ("ratio", _ratio),
     ("95 %", lambda r: interval(r.ratio_low, r.ratio_high)),
+    ("verdict", lambda r: r.verdict or ("" if r.status == "ok" else r.status)),
 )
-"""Peak memory, the first step with its compilation, the time of a step, and its ratio to the control's."""
+"""Peak memory, the first step with its compilation, the time of a step, its ratio to the control's, and what that says:
+faster, slower, or undecided where the interval holds 1."""
 
 TRAINING_COLUMNS: Sequence[Column] = (
     ("task", lambda r: r.task),
@@ -195,8 +251,9 @@ def _has_gradient(record: Record) -> bool:
 
 def _comparison(record: Record) -> tuple[object, ...]:
     return (
-        record.run_id, record.task, record.model, record.solver, record.rtol, record.atol, record.dtype, record.device,
-        record.threads, record.batch_size, record.seed, record.preset,
+        record.run_id, record.task, record.model, record.solver, record.rtol, record.atol, record.first_step,
+        record.max_steps, record.dtype, record.device, record.threads, record.batch_size, record.seed, record.preset,
+        record.horizon,
     )  # fmt: skip
 
 
@@ -206,4 +263,5 @@ def _gradient_title(record: Record) -> str:
         f"rtol {number(record.rtol)}, atol {number(record.atol)}, first step {number(record.first_step)}, "
         f"{record.dtype}, {record.device}, "
         f"{record.threads} threads, seed {record.seed}"
+        + ("" if record.horizon == 1 else f", time span times {number(record.horizon)}")
     )

@@ -70,6 +70,7 @@ class Record:
         n_accepted: Accepted steps of the forward solve.
         n_rejected: Rejected steps of the forward solve.
         peak_memory_bytes: Peak of one gradient step above the idle process.
+        memory_exponent: p of the law memory ~ steps^p that the method states, or None where it states none.
         unreleased_bytes: What one gradient step leaves allocated when its result is gone.
         saved_bytes: Bytes kept for the backward pass (torch: saved tensors; JAX: XLA's temporary and output buffers).
         first_step_s: The first gradient step, compilation and warm-up included, in seconds.
@@ -146,6 +147,7 @@ class Record:
     n_accepted: int | None = None
     n_rejected: int | None = None
     peak_memory_bytes: int | None = None
+    memory_exponent: float | None = None
     unreleased_bytes: int | None = None
     saved_bytes: int | None = None
     first_step_s: float | None = None

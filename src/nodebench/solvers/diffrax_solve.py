@@ -8,6 +8,7 @@ out why.
 """
 
 from collections.abc import Callable, Mapping
+from math import floor, sqrt
 from typing import Any, Literal
 
 import diffrax
@@ -69,6 +70,20 @@ def solve(
     saveat = diffrax.SaveAt(t0=True, t1=True, ts=inner if len(inner) else None)
     solution = diffrax.diffeqsolve(**_arguments(field, y0, times, spec, scan), saveat=saveat, adjoint=adjoint)
     return poisoned(solution.ys, solution.result)
+
+
+def differences(spec: SolverSpec) -> tuple[str, ...]:
+    """What remains different from an eager solver that ends its steps on all output times."""
+    del spec
+    return (
+        "XLA compiles it to one program, while torch runs operator by operator.",
+        "it ends a step on the last output time and interpolates to those before.",
+    )
+
+
+def default_checkpoints(max_steps: int) -> int:
+    """How many checkpoints diffrax keeps where it is not told: the least k with max_steps < (k + 1)(k + 2) / 2."""
+    return 1 if max_steps == 1 else floor(-1.5 + sqrt(2 * max_steps + 0.25)) + 1
 
 
 def poisoned(ys: State, result: Any) -> State:

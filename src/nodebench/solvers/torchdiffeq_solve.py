@@ -62,6 +62,14 @@ def options(y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> dict[s
     return chosen
 
 
+def differences(spec: SolverSpec, *, land: bool) -> tuple[str, ...]:
+    """What remains different from a solver that ends its steps on the output times and limits all steps together."""
+    found = [] if land else ["it reaches output times by interpolating inside a step (its `land` option changes that)."]
+    if spec.solver not in FIXED:
+        found.append("its step limit counts anew from each output time.")
+    return tuple(found)
+
+
 def _rms(parts: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts]).pow(2).mean().sqrt()
 
