@@ -67,6 +67,46 @@ def test_a_failed_cell_exits_with_1(tmp_path):
     assert "the fake raises as told" in done.stdout
 
 
+def test_failures_are_measured_again_on_demand(tmp_path):
+    """`--rerun-failed` goes on in the same run, and `show` tells the last attempt."""
+    flag, store = tmp_path / "mended", str(tmp_path / "r.db")
+    command = (*FAKE, "-b", f"{BACKEND}[behaviour=until,path={flag}]", "--store", store)
+    assert nodebench(*command).returncode == 1
+    flag.touch()
+    done = nodebench(*command, "--rerun-failed")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(nodebench("show", "--json", "--store", store).stdout)
+    assert [(record["status"], record["attempt"]) for record in shown] == [("ok", 1), ("ok", 2)]
+
+
+def test_ratios_of_two_runs_side_by_side(tmp_path):
+    """`show` of two runs sets the ratios of their common cells beside each other, and says in what the runs differ."""
+    store = str(tmp_path / "r.db")
+    command = (*FAKE, "-b", f"{BACKEND}[sleep_s=0.003]", "--store", store)
+    assert [nodebench(*command).returncode for _ in range(2)] == [0, 0]
+    with sqlite3.connect(store) as db:
+        first, second = (row[0] for row in db.execute("SELECT run_id FROM runs ORDER BY rowid"))
+    shown = nodebench("show", first, second, "--store", store)
+    assert "ratio of time to the control" in shown.stdout
+    assert "not alike" not in shown.stdout
+    with sqlite3.connect(store) as db:
+        db.execute("UPDATE runs SET environment = json_set(environment, '$.cpu', 'abacus') WHERE run_id = ?", (second,))
+    assert "against abacus" in nodebench("show", first, second, "--store", store).stdout
+
+
+def test_exponents_of_memory(tmp_path):
+    """The adjoint is flat to the byte and direct grows with the steps, as `nodebench scale` prints it."""
+    pytest.importorskip("torch")
+    over = ("scale", "-b", "adjoint,direct", "-t", "linear", "--over", "steps", "--values", "20,40,80")
+    done = nodebench(*over, "--rounds", "1", "--json", "--store", str(tmp_path / "r.db"))
+    assert done.returncode == 0, done.stderr
+    laws = {(law["backend"], law["quantity"]): law for law in json.loads(done.stdout)}
+    assert laws["adjoint", "saved"]["law"]["exponent"] == pytest.approx(0, abs=1e-9)
+    assert laws["direct", "saved"]["law"]["exponent"] == pytest.approx(1, abs=0.06)
+    assert laws["direct", "nfe"]["law"]["exponent"] == pytest.approx(1, abs=1e-9)
+    assert laws["direct", "memory"]["theory"] == 1
+
+
 def test_dry_run_starts_nothing(tmp_path):
     """--dry-run shows the cells and makes no store."""
     done = nodebench(*FAKE, "--dry-run", "--json", cwd=tmp_path)
@@ -91,6 +131,11 @@ def test_dry_run_starts_nothing(tmp_path):
         (("run", "-b", "adjoint", "-t", "mnist", "--model", "resnet"), "takes no backend"),
         (("run", "-t", "mnist"), "needs a gradient method"),
         (("run", "-b", "adjoint"), "--task"),
+        (("run", "-b", "adjoint,direct", "-t", "mnist", "--control", "checkpoint"), "there are: adjoint, direct"),
+        (("run", "-b", "adjoint", "-t", "mnist", "--resume", "--rerun-failed"), "leave `--resume` out"),
+        (("scale", "-b", "adjoint", "-t", "linear", "--over", "step"), "did you mean 'steps'"),
+        (("scale", "-b", "adjoint", "-t", "linear", "--values", "10,20"), "at least 3 different ones"),
+        (("scale", "-b", "adjoint", "-t", "linear", "--solver", "dopri5"), "dopri5 chooses its own"),
         (("run", "--nosuchoption"), "No such option"),
         (("list", "backend"), "did you mean 'backends'"),
         (("show", "--store", "nosuchstore.db"), "there is no store"),

@@ -59,6 +59,7 @@ def _cells_at(request: Request, axis: str, value: float) -> list[Cell]:
     for solver in solvers:
         if solver in TABLEAUS and tableau(solver).adaptive:
             raise UserError(f"`--over steps` needs a solver of fixed steps; {solver} chooses its own.")
-    # One more than needed: the last step may fall short of the end by a rounding.
-    fixed = plan(replace(request, solvers=solvers, max_steps=steps + 1, measure="gradient")).cells
+    # In proportion, since memory of some methods follows the limit; with room for steps that end on output times.
+    limit = steps + steps // 2 + 5
+    fixed = plan(replace(request, solvers=solvers, max_steps=limit, measure="gradient")).cells
     return [replace(cell, spec=replace(cell.spec, n_steps=steps, first_step=None)) for cell in fixed]

@@ -42,11 +42,13 @@ class Subject:
     def identity(self) -> str:
         """All that makes the problem what it is, beside weights, batch and solver: task, model and their options."""
         options = sorted(self.task.model_options(self.cell.model).items())
-        return f"{self.cell.task} {self.cell.model} {self.target} {options}"
+        return f"{self.cell.task} {self.cell.model} {self.target} {options} horizon {self.cell.horizon}"
 
     def inputs(self) -> GradientInputs:
         """Weights and batch of the gradient measurement."""
-        return self.task.problem(self.cell.model, self.cell.seed, self.cell.batch_size)
+        inputs = self.task.problem(self.cell.model, self.cell.seed, self.cell.batch_size)
+        # A closed form is that of the task's own time span.
+        return inputs if self.cell.horizon == 1 else replace(inputs, closed_form=None)
 
     def model(self, weights: Any) -> Any:
         """The model with these weights, its solves bound to the backend and the spec."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.stats import linregress
 from scipy.stats import t as student_t
 
 from nodebench.results.record import Record
@@ -120,9 +119,12 @@ def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
     """
     if len(set(x)) < MIN_POINTS or min(y) <= 0:
         return None
-    fit = linregress(np.log(x), np.log(y))
-    half = float(student_t.ppf((1 + _CONFIDENCE) / 2, len(x) - 2)) * fit.stderr
-    return PowerLaw(float(fit.slope), float(fit.slope - half), float(fit.slope + half), len(x))
+    u, v = np.log(x), np.log(y)
+    slope, intercept = np.polyfit(u, v, 1)
+    variance = float(np.sum((v - intercept - slope * u) ** 2)) / (len(x) - 2)
+    error = np.sqrt(variance / np.sum((u - u.mean()) ** 2))
+    half = float(student_t.ppf((1 + _CONFIDENCE) / 2, len(x) - 2) * error)
+    return PowerLaw(float(slope), float(slope) - half, float(slope) + half, len(x))
 
 
 def theory(axis: Axis, quantity: Quantity, record: Record) -> float | None:

@@ -1,0 +1,21 @@
+"""What sets two machines apart is named."""
+
+from nodebench.bench.machine import fingerprint
+from nodebench.results.environment import differences
+
+
+def test_equal_fingerprints_have_no_differences():
+    """A machine is like itself."""
+    assert differences(fingerprint(), fingerprint()) == []
+
+
+def test_every_difference_is_a_line():
+    """Nested entries by dotted name, missing ones included."""
+    first = {"cpu": "a", "libraries": {"torch": "1", "jax": None}, "git": None}
+    second = {"cpu": "a", "libraries": {"torch": "2", "jax": None, "ray": "3"}, "git": {"commit": "c", "dirty": False}}
+    assert differences(first, second) == [
+        "libraries.torch: 1 against 2",
+        "libraries.ray: None against 3",
+        "git.commit: None against c",
+        "git.dirty: None against False",
+    ]

@@ -1,0 +1,119 @@
+"""Exponents are found where they were planted, and theory's are those of the textbook."""
+
+import numpy as np
+import pytest
+
+from nodebench import registry
+from nodebench.backends.base import AbstractBackend
+from nodebench.bench.matrix import Request
+from nodebench.bench.scaling import VALUES, scaling_plan
+from nodebench.errors import UserError
+from nodebench.problem import SolverSpec
+from nodebench.results.record import Record
+from nodebench.results.scaling import fit_power_law, scalings, theory
+
+X = np.array([10.0, 20.0, 40.0, 80.0, 160.0])
+
+
+def record(n, backend="direct", **fields):
+    """A record of a cell that took n steps."""
+    common = {"run_id": "r", "created_at": "now", "nodebench_version": "0", "task": "t", "model": "m", "seed": 0}
+    common |= {"dtype": "float32", "device": "cpu", "threads": 1, "preset": "smoke", "status": "ok", "solver": "dopri5"}
+    return Record(**{**common, "cell_id": f"{backend} {n}", "backend": backend, "n_accepted": n, **fields})
+
+
+@pytest.mark.parametrize("exponent", [-0.2, 0.0, 0.5, 1.0])
+def test_a_planted_exponent_is_found(exponent):
+    """Without noise it is exact and its interval a point, whatever the factor."""
+    law = fit_power_law(X, 7.0 * X**exponent)
+    assert law.exponent == pytest.approx(exponent, abs=1e-12)
+    assert law.high - law.low == pytest.approx(0, abs=1e-9)
+    assert law.n_points == 5
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    """Over 1000 seeds of multiplicative noise, in 92 to 98 % of them."""
+    rng = np.random.default_rng(0)
+    laws = [fit_power_law(X, X**0.5 * np.exp(0.1 * rng.standard_normal(5))) for _ in range(1000)]
+    assert 0.92 <= np.mean([law.low <= 0.5 <= law.high for law in laws]) <= 0.98
+
+
+def test_no_law_without_three_places():
+    """Two places, or a figure that is not positive, give none."""
+    assert fit_power_law([1.0, 1.0, 2.0], [1.0, 1.0, 2.0]) is None
+    assert fit_power_law([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]) is None
+
+
+def test_theory():
+    """Memory by the method's law, evaluations and time with the steps, and those with the tolerance's fifth root."""
+    direct, diffrax, mute = (record(1, memory_exponent=p) for p in (1.0, 0.5, None))
+    assert [theory("steps", quantity, diffrax) for quantity in ("memory", "saved", "nfe", "time")] == [0.5, 0.5, 1, 1]
+    assert theory("tolerance", "memory", direct) == pytest.approx(-0.2)
+    assert theory("tolerance", "memory", record(1, memory_exponent=1.0, solver="bosh3")) == pytest.approx(-1 / 3)
+    assert [theory("batch", quantity, mute) for quantity in ("memory", "nfe", "time")] == [1.0, 0.0, 1.0]
+    assert theory("horizon", "memory", mute) is None
+
+
+def test_failed_cells_are_left_out_and_missing_figures_have_a_reason():
+    """A law comes from what was measured; where too little was, the table says so."""
+    figures = {"memory_exponent": 1.0, "peak_memory_bytes": 100, "nfe_forward": 6, "nfe_backward": 0}
+    line = [record(n, **{**figures, "nfe_forward": 6 * n}) for n in (10, 20, 40)]
+    line.append(record(80, **figures, status="oom"))
+    found = {scaling.quantity: scaling for scaling in scalings(line, "steps")}
+    assert found["nfe"].law.exponent == pytest.approx(1.0)
+    assert found["nfe"].law.n_points == 3
+    assert found["memory"].theory == 1.0
+    assert found["time"].law is None
+    assert found["time"].reason.startswith("0 of 4 points")
+
+
+def test_every_axis_changes_what_it_names():
+    """Steps, tolerance, batch and time span, each in cells that are otherwise alike."""
+    request = Request(backends=("direct", "adjoint"), tasks=("linear",))
+    assert [cell.spec.n_steps for cell in scaling_plan(request, "steps", ()).cells[::2]] == list(VALUES["steps"])
+    assert {cell.spec.solver for cell in scaling_plan(request, "steps", ()).cells} == {"rk4"}
+    assert [cell.spec.rtol for cell in scaling_plan(request, "tolerance", ()).cells[::2]] == list(VALUES["tolerance"])
+    assert [cell.batch_size for cell in scaling_plan(request, "batch", (4, 8, 16)).cells[::2]] == [4, 8, 16]
+    horizons = scaling_plan(request, "horizon", ())
+    assert [cell.horizon for cell in horizons.cells[::2]] == list(VALUES["horizon"])
+    assert len(horizons.groups) == len(VALUES["horizon"])
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "message"),
+    [
+        ("stpes", (), "steps"),
+        ("steps", (10, 20), "at least 3"),
+        ("steps", (10, 20, 30.5), "positive whole"),
+        ("batch", (0, 1, 2), "positive whole"),
+        ("tolerance", (1e-3, 1e-4, float("nan")), "positive"),
+    ],
+)
+def test_bad_axes_are_refused(axis, values, message):
+    """Before anything is measured."""
+    with pytest.raises(UserError, match=message):
+        scaling_plan(Request(backends=("direct",), tasks=("linear",)), axis, values)
+
+
+def test_steps_need_a_solver_of_fixed_steps():
+    """An adaptive one chooses its own number."""
+    with pytest.raises(UserError, match="dopri5 chooses its own"):
+        scaling_plan(Request(backends=("direct",), tasks=("linear",), solvers=("dopri5",)), "steps", ())
+
+
+def test_backends_state_their_law_and_their_nature():
+    """Each installed backend of ours has an exponent of memory; what it says of itself are sentences."""
+    for name in registry.working("backend"):
+        backend = registry.load("backend", name, AbstractBackend)
+        assert backend.memory_exponent() in (0.0, 0.5, 1.0)
+        assert all(sentence.endswith(".") for sentence in backend.differences(SolverSpec(first_step=0.1)))
+
+
+def test_the_number_of_checkpoints_is_diffraxs():
+    """What is said of diffrax's checkpoints is what Equinox's loop really takes."""
+    pytest.importorskip("diffrax")
+    from nodebench.solvers.diffrax_solve import default_checkpoints
+
+    for limit in range(2, 300):
+        least = next(k for k in range(1, 300) if 2 * limit < (k + 1) * (k + 2))
+        assert default_checkpoints(limit) == least
