@@ -10,12 +10,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import DivergedError, NotInstalledError
 from nodebench.frameworks.base import (
@@ -31,7 +32,19 @@ from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, Sol
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
 
 Behaviour = Literal[
-    "ok", "raise", "crash", "hang", "memory", "nan", "missing", "unsupported", "wrong", "shifted", "die", "until"
+    "ok",
+    "raise",
+    "crash",
+    "hang",
+    "memory",
+    "nan",
+    "missing",
+    "unsupported",
+    "wrong",
+    "shifted",
+    "die",
+    "until",
+    "while",
 ]
 
 
@@ -42,14 +55,17 @@ class FakeBackend(AbstractBackend):
     Attributes:
         behaviour: `raise`, `crash` (SIGKILL), `die` (exits with last words), `hang`, `memory` (asks for far too much),
             `nan`, `missing` (a library that is not there), `unsupported`, `wrong` (a gradient of the wrong sign),
-            `shifted` (solution and gradient a fifth too large), `until` (raises until there is a file) or `ok`.
+            `shifted` (solution and gradient a fifth too large), `until` (raises until there is a file), `while` (works
+            while there is one) or `ok`.
         sleep_s: Duration of one solve, in seconds.
-        path: The file that `until` waits for.
+        work: Products of two matrices of 64 x 64 numbers in one solve: what it costs where `sleep_s` only passes time.
+        path: The file of `until` and `while`.
     """
 
     framework: ClassVar[str] = "nodebench.testing:FakeFramework"
     behaviour: Behaviour = "ok"
     sleep_s: float = 0.0
+    work: int = 0
     path: str = ""
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
@@ -61,8 +77,10 @@ class FakeBackend(AbstractBackend):
         """The exact solution, after the misbehaviour."""
         del spec
         time.sleep(self.sleep_s)
-        if self.behaviour == "until" and not Path(self.path).exists():
-            raise ValueError("the fake raises until it is mended")
+        for _ in range(self.work):
+            _MATRIX @ _MATRIX
+        if self.behaviour in ("until", "while") and not Path(self.path).exists():
+            raise ValueError(f"the fake raises without {self.path}")
         _MISBEHAVIOURS.get(self.behaviour, lambda: None)()
         growth = np.exp(field.rate * (times - times[0]))[:, None]  # type: ignore[attr-defined]  # a FakeField
         return {"wrong": -1.0, "shifted": 1.2}.get(self.behaviour, 1.0) * growth * y0
@@ -75,6 +93,9 @@ class FakeBackend(AbstractBackend):
         """One step per output time."""
         del field, y0, spec
         return StepGrid(tuple(float(t) for t in times), 0)
+
+
+_MATRIX = np.eye(64)
 
 
 def _raise() -> None:
@@ -175,6 +196,123 @@ class FakeStep(AbstractGradientStep):
     def saved_bytes(self) -> int | None:
         """A figure that a test can expect."""
         return 64
+
+
+@dataclass(frozen=True)
+class PlantedStep(AbstractGradientStep):
+    """A gradient step with a fault planted into it.
+
+    Attributes:
+        inner: The step as it is.
+        slowdown: How much longer it takes: 0.1 is a tenth. It is spent at work, not asleep.
+        leak_bytes: What each step keeps alive for ever.
+        wrong: Whether its gradients have the wrong sign.
+    """
+
+    inner: AbstractGradientStep
+    slowdown: float
+    leak_bytes: int
+    wrong: bool
+    leaked: list[bytearray] = field(default_factory=list)
+
+    def step(self) -> Gradients:
+        """The inner step, and the faults."""
+        began = time.perf_counter()
+        gradients = self.inner.step()
+        until = began + (1 + self.slowdown) * (time.perf_counter() - began)
+        while time.perf_counter() < until:
+            pass
+        if self.leak_bytes:
+            self.leaked.append(bytearray(self.leak_bytes))
+        return self._turned(gradients)
+
+    def forward(self) -> Any:
+        """The inner one."""
+        return self.inner.forward()
+
+    def backward(self, state: Any) -> Gradients:
+        """The inner one, its sign turned where it is to be wrong."""
+        return self._turned(self.inner.backward(state))
+
+    def solution(self) -> State:
+        """The inner one."""
+        return self.inner.solution()
+
+    def forward_evaluations(self) -> int:
+        """The inner one's."""
+        return self.inner.forward_evaluations()
+
+    def evaluations(self) -> Evaluations:
+        """The inner one's."""
+        return self.inner.evaluations()
+
+    def saved_bytes(self) -> int | None:
+        """The inner one's."""
+        return self.inner.saved_bytes()
+
+    def _turned(self, gradients: Gradients) -> Gradients:
+        if not self.wrong:
+            return gradients
+        y0 = tuple(-part for part in gradients.y0) if isinstance(gradients.y0, tuple) else -gradients.y0
+        return replace(gradients, y0=y0, params={name: -value for name, value in gradients.params.items()})
+
+
+@dataclass(frozen=True)
+class Planted(FakeBackend):
+    """A `FakeBackend` with a fault that a benchmark must find.
+
+    Attributes:
+        slowdown: How much longer a step takes: 0.1 is a tenth.
+        leak_mib: What each step keeps alive, in MiB.
+        wrong: Whether its gradients have the wrong sign.
+    """
+
+    framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+    work: int = 200
+    slowdown: float = 0.0
+    leak_mib: int = 0
+    wrong: bool = False
+
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
+        """The step with its fault."""
+        inner = super().gradient_step(problem, spec, framework)
+        return PlantedStep(inner, self.slowdown, self.leak_mib * 2**20, self.wrong)
+
+
+@dataclass(frozen=True)
+class PlantedTorch(AbstractBackend):
+    """`direct` with a fault that a benchmark must find; options as those of `Planted`."""
+
+    framework: ClassVar[str] = "torch"
+    slowdown: float = 0.0
+    leak_mib: int = 0
+    wrong: bool = False
+
+    @property
+    def _direct(self) -> AbstractBackend:
+        direct: AbstractBackend = registry.load("backend", "direct", AbstractBackend)
+        return direct
+
+    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
+        """What `direct` says."""
+        return self._direct.unsupported(problem, spec)
+
+    def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
+        """The solution by `direct`."""
+        return self._direct.solve(field, y0, times, spec)
+
+    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
+        """The steps of `direct`."""
+        return self._direct.grid(field, y0, times, spec)
+
+    def exact_counterpart(self) -> str | None:
+        """`direct`."""
+        return "direct"
+
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
+        """The step of `direct` with its fault."""
+        inner = self._direct.gradient_step(problem, spec, framework)
+        return PlantedStep(inner, self.slowdown, self.leak_mib * 2**20, self.wrong)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from nodebench.bench.events import Event
 from nodebench.bench.measured import Measured, Start
 from nodebench.bench.messages import Turn
 from nodebench.bench.settings import Settings
-from nodebench.bench.timing import MIN_STARTS, Interval, over_starts, paired_ratio
+from nodebench.bench.timing import MIN_STARTS, Interval, over_starts, paired_ratio, reason_to_stop
 
 ROUNDS_PER_START = 10
 """Rounds of a start, if its share of the budget allows: more would make its own median better, not the estimate."""
@@ -79,11 +79,7 @@ class Interleaving:
     def _stop(self, *, spent: bool) -> str:
         if self.settings.rounds is not None:
             return "rounds" if self._n_rounds >= self.settings.rounds else ""
-        if self._n_starts < MIN_STARTS:
-            return ""
-        if all(interval.half_width <= self.settings.precision for interval in self._intervals()):
-            return "precision"
-        return "budget" if spent else ""
+        return reason_to_stop(self._intervals(), self._n_starts, self.settings.precision, spent=spent)
 
     def _intervals(self) -> list[Interval]:
         control, *others = self._alive()

@@ -12,6 +12,7 @@ belongs on the highest level that varies.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import exp, log, sqrt
 from statistics import mean, median, stdev
 from typing import Literal
@@ -59,8 +60,30 @@ def over_starts(samples: Sequence[Sequence[float]]) -> Interval:
     centre = mean(logs)
     if len(logs) == 1:
         return Interval(exp(centre))
-    half = float(student_t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1)) * stdev(logs) / sqrt(len(logs))
+    half = quantile((1 + CONFIDENCE) / 2, len(logs) - 1) * stdev(logs) / sqrt(len(logs))
     return Interval(exp(centre), exp(centre - half), exp(centre + half))
+
+
+@cache
+def quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's distribution."""
+    return float(student_t.ppf(probability, degrees))
+
+
+def reason_to_stop(intervals: Sequence[Interval], n_starts: int, precision: float, *, spent: bool) -> str:
+    """What ends the starts, `precision` or `budget`; nothing where they go on.
+
+    Args:
+        intervals: Every ratio to the control.
+        n_starts: Starts so far; fewer than `MIN_STARTS` are never enough.
+        precision: Half width of an interval, relative to its estimate, that is narrow enough.
+        spent: Whether the budget is spent.
+    """
+    if n_starts < MIN_STARTS:
+        return ""
+    if all(interval.half_width <= precision for interval in intervals):
+        return "precision"
+    return "budget" if spent else ""
 
 
 def paired_ratio(samples: Sequence[Sequence[float]], control: Sequence[Sequence[float]]) -> Interval:
