@@ -102,6 +102,17 @@ def test_another_control_begins_anew(tmp_path):
     assert third.figures["n_rounds"] == 6
 
 
+def test_without_a_cell_that_works_the_timing_ends():
+    """By the budget or by rounds, and with no figure."""
+    for settings in (Settings(timeout_s=60, budget_s=1), Settings(timeout_s=60, rounds=3)):
+        group = cells("behaviour=raise", "behaviour=crash", settings=settings)
+        timing = interleaving(group)
+        timing.measure()
+        assert timing.control is None
+        assert [measured.failed for measured in group] == [True, True]
+        assert "stopped_by" not in group[0].figures
+
+
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="without pgrep nobody counts the workers")
 def test_an_interruption_leaves_no_worker():
     """Whatever ends the timing ends its workers."""

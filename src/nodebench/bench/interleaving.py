@@ -79,6 +79,8 @@ class Interleaving:
     def _stop(self, *, spent: bool) -> str:
         if self.settings.rounds is not None:
             return "rounds" if self._n_rounds >= self.settings.rounds else ""
+        if not self._n_starts:
+            return ""  # the control has just failed
         return reason_to_stop(self._intervals(), self._n_starts, self.settings.precision, spent=spent)
 
     def _intervals(self) -> list[Interval]:
