@@ -215,7 +215,7 @@ def interrupted(tmp_path, task, wanted, number):
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         # A job in the background of a shell ignores interruptions, and so would what it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  the tests have no threads
     )
     seen = []
     for line in process.stdout:
