@@ -208,15 +208,16 @@ COMMAND = [sys.executable, "-m", "nodebench.cli", "run", "-b", BACKEND, "--prese
 
 def interrupted(tmp_path, task, wanted, number):
     """Start a run, interrupt it when a line holds `wanted`, and return its exit code and output."""
+    # A job in the background of a shell ignores interruptions, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*COMMAND, "-t", task, "--rounds", "5", "--store", str(tmp_path / "results.db")],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # A job in the background of a shell ignores interruptions, and so would what it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  the tests have no threads
     )
+    signal.signal(signal.SIGINT, before)
     seen = []
     for line in process.stdout:
         seen.append(line)
