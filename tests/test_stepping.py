@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.problem import SolverSpec
 from nodebench.solvers.first_step import StepScale, first_step
-from nodebench.solvers.forward import reason_unsupported, solve_plain, step_grid
+from nodebench.solvers.forward import Job, reason_unsupported, solve_plain, step_grid
+from nodebench.solvers.layout import layout
 from nodebench.solvers.revolve import backwards
 from nodebench.solvers.tableau import TABLEAUS
 
@@ -25,6 +26,18 @@ def _spec(**changes):
 
 def _times(*values):
     return torch.tensor(values, dtype=torch.float64)
+
+
+def _job(field, y0, spec, *, land=True):
+    return Job(field=field, layout=layout(y0), spec=spec, land=land)
+
+
+def _solve(field, y0, times, spec, *, land=True):
+    return solve_plain(_job(field, y0, spec, land=land), y0, times)
+
+
+def _grid(field, y0, times, spec, *, land=True):
+    return step_grid(_job(field, y0, spec, land=land), y0, times)
 
 
 def _logistic(t, y):
@@ -43,7 +56,7 @@ def _exact(t):
 def test_a_fixed_method_converges_with_its_order(name):
     """Halving the step divides the error by two to the order."""
     errors = [
-        (solve_plain(_logistic, Y0, _times(0, 2), _spec(solver=name, first_step=h))[-1] - _exact(2)).abs().max().item()
+        (_solve(_logistic, Y0, _times(0, 2), _spec(solver=name, first_step=h))[-1] - _exact(2)).abs().max().item()
         for h in (0.1, 0.05)
     ]
     assert log2(errors[0] / errors[1]) == pytest.approx(TABLEAUS[name].order, abs=0.35)
@@ -54,7 +67,7 @@ def test_an_adaptive_method_keeps_its_tolerance(name):
     """The error falls with the tolerance and stays within a small multiple of it."""
     for tolerance in (1e-4, 1e-7, 1e-10):
         spec = _spec(solver=name, rtol=tolerance, atol=tolerance, max_steps=10_000)
-        error = (solve_plain(_logistic, Y0, _times(0, 2), spec)[-1] - _exact(2)).abs().max().item()
+        error = (_solve(_logistic, Y0, _times(0, 2), spec)[-1] - _exact(2)).abs().max().item()
         assert error < 5 * tolerance
 
 
@@ -63,8 +76,8 @@ def test_backwards_in_time_returns_to_the_start(name):
     """Solving to the end and back with decreasing times gives the initial state."""
     step = 0.001 if name in ("euler", "midpoint") else 0.05
     spec = _spec(solver=name, first_step=step, max_steps=10_000, rtol=1e-9, atol=1e-9)
-    there = solve_plain(_logistic, Y0, _times(0, 1), spec)[-1]
-    back = solve_plain(_logistic, there, _times(1, 0.5, 0), spec)
+    there = _solve(_logistic, Y0, _times(0, 1), spec)[-1]
+    back = _solve(_logistic, there, _times(1, 0.5, 0), spec)
     torch.testing.assert_close(back[-1], Y0, rtol=1e-3 if name == "euler" else 1e-5, atol=0)
     assert len(back) == 3
 
@@ -72,37 +85,37 @@ def test_backwards_in_time_returns_to_the_start(name):
 def test_steps_land_exactly_on_every_output_time():
     """Each output time is a boundary of the grid, to the bit."""
     times = _times(0, 0.3, 1 / 3, 2.7)
-    grid = step_grid(_logistic, Y0, times, _spec())
+    grid = _grid(_logistic, Y0, times, _spec())
     assert set(times.tolist()) <= set(grid.times)
 
 
 def test_a_step_shortened_to_land_does_not_shorten_the_next():
     """An output time just after a boundary costs one more step, not a new approach to the length of steps."""
-    plain = step_grid(_logistic, Y0, _times(0, 8), _spec(rtol=1e-5, atol=1e-5))
+    plain = _grid(_logistic, Y0, _times(0, 8), _spec(rtol=1e-5, atol=1e-5))
     middle = plain.times[3]
-    marked = step_grid(_logistic, Y0, _times(0, middle + 1e-9, 8), _spec(rtol=1e-5, atol=1e-5))
+    marked = _grid(_logistic, Y0, _times(0, middle + 1e-9, 8), _spec(rtol=1e-5, atol=1e-5))
     assert marked.n_accepted <= plain.n_accepted + 2
 
 
 def test_a_fixed_method_takes_equal_steps_in_each_interval():
     """The steps of an interval are equal, and as few as `first_step` allows."""
-    grid = step_grid(_logistic, Y0, _times(0, 1, 1.05, 2), _spec(solver="rk4", first_step=0.3))
+    grid = _grid(_logistic, Y0, _times(0, 1, 1.05, 2), _spec(solver="rk4", first_step=0.3))
     np.testing.assert_allclose(np.diff(grid.times), [0.25] * 4 + [0.05] + [0.95 / 4] * 4)
 
 
 def test_a_rejected_step_is_counted_and_mended():
     """A first step far too long is rejected, and the result is within the tolerance all the same."""
     spec = _spec(first_step=5.0)
-    grid = step_grid(lambda _, y: -20 * y, Y0, _times(0, 5), spec)
+    grid = _grid(lambda _, y: -20 * y, Y0, _times(0, 5), spec)
     assert grid.n_rejected > 0
-    final = solve_plain(lambda _, y: -20 * y, Y0, _times(0, 5), spec)[-1]
+    final = _solve(lambda _, y: -20 * y, Y0, _times(0, 5), spec)[-1]
     torch.testing.assert_close(final, Y0 * exp(-100), rtol=0, atol=1e-5)
 
 
 def test_tuple_and_single_states_take_the_same_steps():
     """A tuple is solved as the flat vector of its parts."""
-    whole = solve_plain(_logistic, Y0, _times(0, 1), _spec())
-    parts = solve_plain(
+    whole = _solve(_logistic, Y0, _times(0, 1), _spec())
+    parts = _solve(
         lambda t, y: (_logistic(t, y[0]), _logistic(t, y[1])), (Y0[:1], Y0[1:].reshape(1, 1)), _times(0, 1), _spec()
     )
     assert [part.shape for part in parts] == [(2, 1), (2, 1, 1)]
@@ -112,7 +125,7 @@ def test_tuple_and_single_states_take_the_same_steps():
 def test_the_step_limit_names_the_time_reached():
     """Too few steps raise, with the time that was reached and what to raise."""
     with pytest.raises(StepLimitError, match=r"7 steps reached only t = .*max_steps"):
-        solve_plain(_logistic, Y0, _times(0, 100), _spec(max_steps=7, rtol=1e-10, atol=1e-10))
+        _solve(_logistic, Y0, _times(0, 100), _spec(max_steps=7, rtol=1e-10, atol=1e-10))
 
 
 @pytest.mark.parametrize("solver", ["dopri5", "rk4"])
@@ -121,20 +134,20 @@ def test_a_state_that_explodes_is_diverged(solver):
     spec = _spec(solver=solver, max_steps=100_000, first_step=0.01)
     y0 = torch.ones(1, dtype=torch.float64)
     with pytest.raises(DivergedError, match="t = "):
-        solve_plain(lambda _, y: y**2, y0, _times(0, 2), spec)
+        _solve(lambda _, y: y**2, y0, _times(0, 2), spec)
 
 
 @pytest.mark.parametrize("first", [0.1, None])
 def test_a_field_of_nan_is_diverged_at_once(first):
     """NaN from the start raises in the first step, whoever chooses that step."""
     with pytest.raises(DivergedError, match="t = 0"):
-        solve_plain(lambda _, y: y * float("nan"), Y0, _times(0, 2), _spec(first_step=first))
+        _solve(lambda _, y: y * float("nan"), Y0, _times(0, 2), _spec(first_step=first))
 
 
 def test_an_overflow_within_a_step_is_mended_by_a_shorter_one():
     """A stage that overflows rejects the step and does not end the solve."""
     y0 = torch.ones(1, dtype=torch.float64)
-    final = solve_plain(lambda _, y: -(y**9), y0, _times(0, 1), _spec(first_step=1000.0, max_steps=1000))[-1]
+    final = _solve(lambda _, y: -(y**9), y0, _times(0, 1), _spec(first_step=1000.0, max_steps=1000))[-1]
     assert final.item() == pytest.approx(9 ** (-1 / 8), rel=1e-5)
 
 
@@ -142,19 +155,19 @@ def test_an_overflow_within_a_step_is_mended_by_a_shorter_one():
 def test_times_that_are_not_monotone_are_refused(times):
     """Fewer than two times, repeated, turning or non-finite ones are errors."""
     with pytest.raises(UserError, match="times"):
-        solve_plain(_logistic, Y0, torch.tensor(times, dtype=torch.float64), _spec())
+        _solve(_logistic, Y0, torch.tensor(times, dtype=torch.float64), _spec())
 
 
 def test_a_field_of_the_wrong_shape_is_refused():
     """A derivative that would broadcast is an error."""
     with pytest.raises(UserError, match="shapes of the state"):
-        solve_plain(lambda _, y: y.sum(), Y0, _times(0, 1), _spec())
+        _solve(lambda _, y: y.sum(), Y0, _times(0, 1), _spec())
 
 
 def test_a_field_that_changes_its_state_is_refused():
     """An in-place first operation would corrupt the solve, and is an error."""
     with pytest.raises(UserError, match="in place"):
-        solve_plain(lambda _, y: y.mul_(2), Y0.clone(), _times(0, 1), _spec())
+        _solve(lambda _, y: y.mul_(2), Y0.clone(), _times(0, 1), _spec())
 
 
 def test_a_method_without_an_error_estimate_needs_its_step():
@@ -162,7 +175,7 @@ def test_a_method_without_an_error_estimate_needs_its_step():
     spec = _spec(solver="rk4", first_step=None)
     assert "first_step" in reason_unsupported(_logistic, spec)
     with pytest.raises(UserError, match="first_step"):
-        solve_plain(_logistic, Y0, _times(0, 1), spec)
+        _solve(_logistic, Y0, _times(0, 1), spec)
 
 
 def test_an_unknown_solver_is_unsupported():

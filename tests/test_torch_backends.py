@@ -12,10 +12,12 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.frameworks.torch import Torch
 from nodebench.problem import Problem, SolverSpec
+from nodebench.solvers.interpolant import interpolant
 from nodebench.solvers.tableau import TABLEAUS
 
-OWN = ("direct", "adjoint", "adjoint[norm=seminorm]", "checkpoint", "checkpoint[checkpoints=2]")
-EXACT = ("direct", "checkpoint", "checkpoint[checkpoints=1]", "checkpoint[checkpoints=2]")
+CONTINUOUS = ("adjoint", "adjoint[norm=seminorm]", "interpolated", "interpolated[norm=seminorm]")
+EXACT = ("direct", "checkpoint", "checkpoint[checkpoints=1]", "checkpoint[checkpoints=2]", "symplectic")
+OWN = (*EXACT, *CONTINUOUS, "reversible")
 ALL = (*OWN, "torchdiffeq", "torchdiffeq-adjoint")
 FIXED = {"euler": 1, "midpoint": 2, "rk4": 4, "rk38": 4}
 OWN_STAGES = {"bosh3": 3, "dopri5": 6, "tsit5": 6}
@@ -120,7 +122,7 @@ def _discretised_loss(problem, spec, fractions):
 def test_direct_is_the_derivative_of_its_discretisation(solver, framework):
     """It equals autograd through the same steps, written out plainly, for y0, parameters and times."""
     problem, spec = _problem(timed=True), _spec(solver=solver)
-    grid = np.array(_load("direct").grid(problem.field, problem.y0, problem.times, spec).times)
+    grid = np.array(_load("direct[land=true]").grid(problem.field, problem.y0, problem.times, spec).times)
     fractions = []
     for a, b in ((0.0, 0.8), (0.8, 2.0)):
         inside = grid[(grid >= a) & (grid <= b)]
@@ -158,7 +160,7 @@ def test_finite_differences_agree(text, framework):
 
 
 @pytest.mark.parametrize("solver", sorted(TABLEAUS))
-@pytest.mark.parametrize("text", [*OWN, "torchdiffeq", "torchdiffeq-adjoint"])
+@pytest.mark.parametrize("text", [*EXACT, *CONTINUOUS, "torchdiffeq", "torchdiffeq-adjoint"])
 def test_counts_equal_their_closed_forms(text, solver, framework):
     """Evaluations and VJPs follow from the steps, for every solver and backend."""
     backend, problem, spec = _load(text), _problem(), _spec(solver=solver)
@@ -175,9 +177,13 @@ def test_counts_equal_their_closed_forms(text, solver, framework):
         assert counted.n_vjps == stages * grid.n_accepted + (text == "torchdiffeq" and adaptive)
     elif text == "checkpoint":
         assert counted.nfe_backward == counted.n_vjps == stages * grid.n_accepted
+    elif text == "symplectic":
+        # All stages with a graph, and all but the last before, without one, to know where they are.
+        assert counted.nfe_backward == (2 * stages - 1) * grid.n_accepted
+        assert counted.n_vjps == stages * grid.n_accepted
     elif text.startswith("checkpoint"):
         assert counted.nfe_backward > counted.n_vjps == stages * grid.n_accepted
-    elif text.startswith("adjoint"):
+    elif text in CONTINUOUS:
         # One evaluation where each of the two output times is left, and whole steps.
         assert counted.nfe_backward == counted.n_vjps
         assert (counted.nfe_backward - 2 * adaptive) % stages == 0
@@ -356,7 +362,7 @@ def test_torchdiffeqs_rk4_is_another_method():
 def test_torchdiffeq_landing_takes_our_steps():
     """With `land` its adaptive grid is ours, to rounding."""
     problem, spec = _problem(), _spec()
-    ours = _load("direct").grid(problem.field, problem.y0, problem.times, spec)
+    ours = _load("direct[land=true]").grid(problem.field, problem.y0, problem.times, spec)
     theirs = _load("torchdiffeq[land=true]").grid(problem.field, problem.y0, problem.times, spec)
     np.testing.assert_allclose(theirs.times[:4], ours.times[:4], rtol=1e-6)
 
@@ -366,3 +372,144 @@ def test_checkpoints_must_be_positive():
     for value in ("0", "-1", "few"):
         with pytest.raises(UserError, match="checkpoint"):
             _load(f"checkpoint[checkpoints={value}]")
+
+
+def _dense_problem():
+    """Output times of which some share a step, one the last one, and some steps have none."""
+    return _problem(times=(0.0, 0.01, 0.02, 0.9, 1.0, 1.9, 1.95, 2.0))
+
+
+def _dense_loss(problem, spec, grid):
+    """The loss of the same steps with the states inside them interpolated, taped by torch throughout."""
+    method, dense = TABLEAUS[spec.solver], interpolant(spec.solver)
+    times = problem.times.tolist()
+    y, ys = problem.y0, {0.0: problem.y0}
+    for start, end in pairwise(grid.times):
+        h, k = end - start, []
+        for c, row in zip(method.c, method.a, strict=True):
+            stage = y + h * sum((a * kj for a, kj in zip(row, k, strict=True)), start=torch.zeros_like(y))
+            k.append(problem.field(start + c * h, stage))
+        for t in times:
+            if start < t <= end:
+                weights = dense.weights((t - start) / h)
+                ys[t] = y + h * sum(b * ki for b, ki in zip(weights, k, strict=True))
+        y = y + h * sum(b * ki for b, ki in zip(method.b, k, strict=True))
+    return problem.loss(torch.stack([ys[t] for t in times]))
+
+
+@pytest.mark.parametrize("solver", ["bosh3", "dopri5", "tsit5"])
+def test_direct_is_the_derivative_of_its_dense_output(solver, framework):
+    """Output times inside steps are differentiated through the interpolation, the shared closing stages included."""
+    problem, spec = _dense_problem(), _spec(solver=solver)
+    grid = _load("direct").grid(problem.field, problem.y0, problem.times, spec)
+    assert len(grid.times) < len(problem.times) or solver == "bosh3"
+    y0 = problem.y0.clone().requires_grad_()
+    params = tuple(problem.field.parameters())
+    loss = _dense_loss(Problem(problem.field, y0, problem.times, problem.loss), spec, grid)
+    found = torch.autograd.grad(loss, (y0, *params), allow_unused=True)
+    pairs = zip((y0, *params), found, strict=True)
+    expected = torch.cat([(torch.zeros_like(x) if g is None else g).reshape(-1) for x, g in pairs])
+    torch.testing.assert_close(_gradient("direct", problem, spec, framework), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("solver", ["bosh3", "dopri5", "tsit5"])
+@pytest.mark.parametrize("text", EXACT[1:])
+def test_recomputing_changes_nothing_of_dense_output(text, solver, framework):
+    """With output times inside steps, too, all exact methods agree with `direct` to 1e-10."""
+    problem, spec = _dense_problem(), _spec(solver=solver)
+    expected = _gradient("direct", problem, spec, framework)
+    torch.testing.assert_close(_gradient(text, problem, spec, framework), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_many_output_times_cost_no_evaluations(framework):
+    """A hundred output times take the very steps of two; `land=true` takes one for each."""
+    two, hundred = _problem(times=(0.0, 2.0)), _problem(times=tuple(np.linspace(0, 2, 101)))
+    counts = [_load("direct").gradient_step(p, _spec(), framework).evaluations() for p in (two, hundred)]
+    assert counts[0].nfe_forward == counts[1].nfe_forward
+    assert counts[1].n_vjps == counts[0].n_vjps + 1  # the closing stage of the last step, which the loss looks at
+    landing = _load("direct[land=true]").gradient_step(hundred, _spec(), framework).evaluations()
+    assert landing.nfe_forward == 1 + 6 * 100
+
+
+@pytest.mark.parametrize(("text", "order"), [("adjoint", 5), ("interpolated", 4)])
+def test_continuous_adjoints_converge_to_the_exact_gradient(text, order, framework):
+    """The distance from the discrete gradient falls as the step's error does: by 2^order for half the step."""
+    problem = _problem(times=(0.0, 2.0))
+    distances = []
+    for h in (0.1, 0.05):
+        # A tolerance that no step misses leaves steps of the first one's length only where they cannot grow.
+        spec = _spec(solver="dopri5", first_step=h, rtol=1e-30, atol=(h / 0.1) ** 5 * 1e-6, max_steps=10_000)
+        exact = _gradient("direct", problem, spec, framework)
+        distances.append((_gradient(text, problem, spec, framework) - exact).norm().item())
+    assert distances[1] < distances[0] / 2 ** (order - 1)
+
+
+def test_an_output_time_that_the_loss_does_not_see_costs_the_adjoint_nothing(framework):
+    """The backward solve stops only where the adjoint jumps."""
+    times = torch.linspace(0, 2, 50, dtype=torch.float64)
+    ends = Problem(Net().double(), _problem().y0, times, lambda ys: ys[-1].pow(2).sum())
+    two = Problem(ends.field, ends.y0, times[[0, -1]], ends.loss)
+    counts = [_load("adjoint").gradient_step(p, _spec(), framework).evaluations().nfe_backward for p in (ends, two)]
+    assert counts[0] == counts[1]
+
+
+def test_a_hundred_output_times_cost_the_adjoint_one_step_each(framework):
+    """Backward evaluations are at most three times those of a forward solve that steps onto the same times."""
+    problem = _problem(times=tuple(np.linspace(0, 2, 100)))
+    counted = _load("adjoint[land=true]").gradient_step(problem, _spec(), framework).evaluations()
+    assert counted.nfe_backward <= 3 * counted.nfe_forward
+    assert counted.nfe_backward == 99 * 7
+
+
+@pytest.mark.parametrize("solver", sorted(TABLEAUS))
+def test_reversible_is_the_derivative_of_its_own_steps(solver, framework):
+    """It equals autograd through the pair of solutions, written out plainly, to 1e-10."""
+    problem, spec = _problem(timed=True), _spec(solver=solver)
+    backend = _load("reversible")
+    grid = np.array(backend.grid(problem.field, problem.y0, problem.times, spec).times)
+    y0, times = problem.y0.clone().requires_grad_(), problem.times.clone().requires_grad_()
+    method, coupling = TABLEAUS[solver], backend.coupling
+
+    def increment(t, y, h):
+        k = []
+        for c, row in zip(method.c, method.a, strict=True):
+            stage = y + h * sum((a * kj for a, kj in zip(row, k, strict=True)), start=torch.zeros_like(y))
+            k.append(problem.field(t + c * h, stage))
+        return h * sum(b * ki for b, ki in zip(method.b, k, strict=True))
+
+    y, z, ys = y0, y0, [y0]
+    for begin, end in pairwise(times):
+        inside = grid[(grid >= begin.item()) & (grid <= end.item())]
+        marks = [(float(t) - begin.item()) / (end.item() - begin.item()) for t in inside]
+        for low, high in pairwise(marks):
+            t, h = begin + (end - begin) * low, (end - begin) * (high - low)
+            y = coupling * y + (1 - coupling) * z + increment(t, z, h)
+            z = z - increment(t + h, y, -h)
+        ys.append(y)
+    params = tuple(problem.field.parameters())
+    found = torch.autograd.grad(problem.loss(torch.stack(ys)), (y0, *params, times), allow_unused=True)
+    pairs = zip((y0, *params, times), found, strict=True)
+    expected = torch.cat([(torch.zeros_like(x) if g is None else g).reshape(-1) for x, g in pairs])
+    torch.testing.assert_close(_gradient("reversible", problem, spec, framework), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_counts_of_reversible_follow_from_its_steps(framework):
+    """Two Runge-Kutta steps forward, one evaluation for the error, and two with graphs backward."""
+    backend, problem, spec = _load("reversible"), _problem(), _spec()
+    grid = backend.grid(problem.field, problem.y0, problem.times, spec)
+    counted = backend.gradient_step(problem, spec, framework).evaluations()
+    assert grid.n_rejected == 0
+    assert counted.nfe_forward == (2 * 6 + 1) * grid.n_accepted
+    assert counted.nfe_backward == counted.n_vjps == 2 * 6 * grid.n_accepted
+
+
+def test_a_coupling_out_of_range_is_refused():
+    """Above 0 and at most 1, or an error that says so."""
+    with pytest.raises(UserError, match="at most 1"):
+        _load("reversible[coupling=1.5]")
+
+
+@pytest.mark.parametrize("solver", ["rk4", "euler"])
+def test_interpolated_says_what_it_cannot_interpolate(solver):
+    """A method without dense output is unsupported, with what to use instead."""
+    assert "has no dense output" in _load("interpolated").unsupported(_problem(), _spec(solver=solver))

@@ -1,7 +1,7 @@
 """Solves without a graph: what every gradient method of ours does where no gradient is wanted."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,9 +9,11 @@ from torch import Tensor
 from nodebench.errors import UserError
 from nodebench.frameworks.torch_field import impure_reason, parameters
 from nodebench.problem import Field, SolverSpec, State, StepGrid
-from nodebench.solvers.layout import Layout, layout, output_times
+from nodebench.solvers.layout import Layout, output_times
+from nodebench.solvers.method import RungeKutta
+from nodebench.solvers.passage import Leg, dense_output, passage
 from nodebench.solvers.scheme import Scheme, rms_ratio
-from nodebench.solvers.stepping import Dynamics, Stepper
+from nodebench.solvers.stepping import Stepper
 from nodebench.solvers.tableau import TABLEAUS, tableau
 
 
@@ -42,61 +44,85 @@ class FieldRows:
             row.copy_(part)
 
 
-def plain_stepper(field: Field, shape: Layout, y: Tensor, times: Sequence[float], spec: SolverSpec) -> Stepper:
-    """A stepper through the field itself, without a graph."""
-    scheme = Scheme(tableau(spec.solver), y)
-    dynamics = Dynamics(FieldRows(field, shape, scheme.rows), rms_ratio(scheme, spec))
-    return Stepper(scheme, spec, dynamics, y, (times[0], times[-1]))
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every autograd function of ours is handed first; some add options of their own.
+
+    Attributes:
+        field: The field.
+        layout: Layout of its state.
+        spec: How it is solved.
+        land: Whether every output time is stepped onto; else all but the last are interpolated to, where the method
+            can.
+    """
+
+    field: Field
+    layout: Layout
+    spec: SolverSpec
+    land: bool = False
 
 
-class Job(Protocol):
-    """What every autograd function of ours is handed first; each adds its own options."""
+class PlainSolve:
+    """A solve through the field itself, without a graph.
 
-    @property
-    def field(self) -> Field:
-        """The field."""
+    Args:
+        job: Field, layout and solver spec.
+        y: Flat initial state.
+        marks: Output times.
 
-    @property
-    def layout(self) -> Layout:
-        """Layout of its state."""
+    Attributes:
+        ys: States at the output times, filled in by `legs`, shape `(n_marks, n)`.
+        scheme: Tableau and buffers.
+        stepper: What takes the steps.
+        dense: How states inside steps are interpolated, or None.
+    """
 
-    @property
-    def spec(self) -> SolverSpec:
-        """How it is solved."""
+    def __init__(self, job: Job, y: Tensor, marks: Sequence[float]) -> None:
+        self.scheme = Scheme(tableau(job.spec.solver), y)
+        method = RungeKutta(
+            self.scheme, FieldRows(job.field, job.layout, self.scheme.rows), rms_ratio(self.scheme, job.spec)
+        )
+        self.stepper = Stepper(method, job.spec, y, (marks[0], marks[-1]))
+        self.ys = y.new_empty(len(marks), y.numel())
+        self.dense = dense_output(self.scheme, land=job.land)
+        self._marks = marks
+
+    def legs(self) -> Iterator[tuple[Leg, Tensor]]:
+        """Each step and the state it began at."""
+        return passage(self.stepper, self._marks, self.ys, self.scheme.rows, self.dense)
 
 
 def solve_through(function: type[torch.autograd.Function], job: Job, y0: State, times: Tensor) -> State:
-    """Solve by an autograd function of (job, flat y0, times, *params), or plainly where no gradient is wanted."""
+    """Solve by an autograd function of (job, flat y0, times, *params), or plainly where no gradient is wanted.
+
+    Where the times are differentiated, every one of them is stepped onto.
+    """
     if not torch.is_grad_enabled():
-        return solve_plain(job.field, y0, times, job.spec)
+        return solve_plain(job, y0, times)
+    if times.requires_grad:
+        job = replace(job, land=True)
     ys: Tensor = function.apply(  # type: ignore[no-untyped-call]
         job, job.layout.flatten(y0), times, *parameters(job.field)
     )
     return job.layout.state(ys)
 
 
-def solve_plain(field: Field, y0: State, times: Tensor, spec: SolverSpec) -> State:
+def solve_plain(job: Job, y0: State, times: Tensor) -> State:
     """Solve without a graph."""
-    shape, marks = layout(y0), output_times(times)
     with torch.no_grad():
-        y = shape.flatten(y0).detach()
-        stepper = plain_stepper(field, shape, y, marks, spec)
-        ys = y.new_empty(len(marks), y.numel())
-        ys[0] = y
-        for i, mark in enumerate(marks[1:], start=1):
-            for _ in stepper.advance(mark):
-                pass
-            ys[i] = stepper.y
-    return shape.state(ys)
+        solve = PlainSolve(job, job.layout.flatten(y0).detach(), output_times(times))
+        for _ in solve.legs():
+            pass
+    return job.layout.state(solve.ys)
 
 
-def step_grid(field: Field, y0: State, times: Tensor, spec: SolverSpec) -> StepGrid:
+def step_grid(job: Job, y0: State, times: Tensor) -> StepGrid:
     """The steps of a solve, from a solve of its own."""
-    shape, marks = layout(y0), output_times(times)
+    marks = output_times(times)
     with torch.no_grad():
-        stepper = plain_stepper(field, shape, shape.flatten(y0), marks, spec)
-        ends = [step.end for mark in marks[1:] for step in stepper.advance(mark)]
-    return StepGrid((marks[0], *ends), stepper.n_rejected)
+        solve = PlainSolve(job, job.layout.flatten(y0), marks)
+        ends = [leg.span[1] for leg, _ in solve.legs()]
+    return StepGrid((marks[0], *ends), solve.stepper.n_rejected)
 
 
 def reason_unsupported(field: Field, spec: SolverSpec) -> str | None:

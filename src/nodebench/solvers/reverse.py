@@ -7,10 +7,10 @@ A step `k_i = f(t + c_i h, Y_i)`, `Y_i = y0 + h Σ_j a_ij k_j`, `y1 = y0 + h Σ_
 λ being the derivative of the loss with respect to the state. Only the field is taped, not the sums between its calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from nodebench.problem import Field
 from nodebench.solvers.layout import Layout
+from nodebench.solvers.passage import DenseOutput, Leg
 from nodebench.solvers.scheme import Scheme
 from nodebench.solvers.tableau import Tableau, tableau
 
@@ -79,6 +80,26 @@ class Recorder:
         self._graphs = [graphs[-1] if method.fsal else None, *([None] * (len(graphs) - 1))]
         return taken
 
+    def single(self, t: float, y: Tensor) -> StageGraph:
+        """The graph of one evaluation by itself."""
+        self(0, t, y)
+        return self.closing()[0]
+
+    def closing(self) -> list[StageGraph]:
+        """Hand over the graph of the closing stage of the last step that was taken."""
+        graph, self._graphs[0] = self._graphs[0], None
+        return [] if graph is None else [graph]
+
+
+class Graphs(Protocol):
+    """The graphs of a step's stages, handed out and freed from the last to the first."""
+
+    def __len__(self) -> int:
+        """How many are left."""
+
+    def pop(self) -> StageGraph:
+        """Hand out the last one."""
+
 
 @dataclass(frozen=True, slots=True)
 class TimeShare:
@@ -104,13 +125,14 @@ class Transpose:
         scheme: The scheme of the steps.
         layout: Layout of the state.
         params: Parameters of the field.
+        timed: Whether the graphs know their times.
 
     Attributes:
         state: Derivative of the loss with respect to the present state, flat; add to it where the loss looks.
         params: Derivatives with respect to the parameters.
     """
 
-    def __init__(self, scheme: Scheme, layout: Layout, params: Sequence[Tensor]) -> None:
+    def __init__(self, scheme: Scheme, layout: Layout, params: Sequence[Tensor], *, timed: bool) -> None:
         method, rows = scheme.tableau, scheme.rows
         s = method.n_own
         # Rows 0 to s-1 hold dY, row s holds λ, so that dk_i is one product with the rows below i.
@@ -120,41 +142,56 @@ class Transpose:
         self._parts = [layout.parts(row) for row in self._buffer[:s]]
         self._columns = [self._buffer[i + 1 :].t() for i in range(s)]
         self._weights = _weights(method.name, rows.dtype, rows.device)
-        self._c = method.c
+        self._c, self._timed = method.c, timed
         self._inputs = tuple(params)
         self.state = self._buffer[s]
         self.params = [torch.zeros_like(p) for p in params]
 
-    def pull(self, h: float, graphs: list[StageGraph]) -> TimeShare | None:
+    def pull(self, h: float, graphs: Graphs, fed: Tensor | None = None) -> TimeShare | None:
         """Go back through one step, freeing its graphs.
+
+        Args:
+            h: Its length.
+            graphs: Those of the stages on which its end depends; behind them that of its closing stage where the loss
+                depends on it and no later step begins with it.
+            fed: What else is fed back into the stages, shape `(stages, n)`, or None.
 
         Returns:
             What the step's place and length contribute, where its graphs know their times.
         """
-        timed = graphs[0].value is not None
-        start, length = self.state.new_zeros(()), self.state.new_zeros(())
+        if len(graphs) > len(self._columns):
+            assert fed is not None, "a closing stage counts only by what is fed back into it"
+            self._dk.copy_(fed[-1])
+            self._vjp(self._parts[0], graphs.pop())
+            self.state.add_(self._buffer[0])
+        share = TimeShare(self.state.new_zeros(()), self.state.new_zeros(())) if self._timed else None
         for i in reversed(range(len(graphs))):
-            torch.addmv(self._dk, self._columns[i], self._weights[i], beta=0, alpha=h, out=self._dk)
+            columns, weights = self._columns[i], self._weights[i]
+            if fed is None:
+                torch.addmv(self._dk, columns, weights, beta=0, alpha=h, out=self._dk)
+            else:
+                torch.addmv(fed[i], columns, weights, alpha=h, out=self._dk)
             graph = graphs.pop()
-            by_time = self._vjp(i, graph)
-            if graph.value is not None:
+            by_time = self._vjp(self._parts[i], graph)
+            if share is not None and graph.value is not None:
                 # Σ_i <dk_i, k_i> / h is the derivative with respect to the h that is written in the recurrences.
-                length += torch.dot(self._dk, graph.value) / h + self._c[i] * by_time
-                start += by_time
+                share.length.add_(torch.dot(self._dk, graph.value) / h + self._c[i] * by_time)
+                share.start.add_(by_time)
         self.state.copy_(self._buffer.sum(0))
-        return TimeShare(start, length) if timed else None
+        return share
 
-    def _vjp(self, i: int, graph: StageGraph) -> Tensor | float:
-        """dY_i into its row, the parameters' share added; returns the share of the time."""
+    def _vjp(self, row: Sequence[Tensor], graph: StageGraph) -> Tensor | float:
+        """Write dY into the parts of its row, add the parameters' share and return the time's."""
         n_parts = len(self._dk_parts)
         edges = [edge for edge in graph.outputs if edge is not None]
         if not edges:
-            self._buffer[i].zero_()
+            for part in row:
+                part.zero_()
             return 0.0
         covectors = [dk for dk, edge in zip(self._dk_parts, graph.outputs, strict=True) if edge is not None]
         found = torch.autograd.grad(edges, (*graph.inputs, *self._inputs), covectors, allow_unused=True)
-        for row, part in zip(self._parts[i], found[:n_parts], strict=True):
-            row.zero_() if part is None else row.copy_(part)
+        for place, part in zip(row, found[:n_parts], strict=True):
+            place.zero_() if part is None else place.copy_(part)
         accumulate(self.params, found[len(graph.inputs) :])
         by_time = found[n_parts] if len(graph.inputs) > n_parts else None
         return 0.0 if by_time is None else by_time
@@ -171,10 +208,76 @@ def accumulate(totals: list[Tensor], found: Sequence[Tensor | None]) -> None:
             total.add_(part)
 
 
-def time_gradient(share: TimeShare, fractions: tuple[float, float], begin: Tensor, end: Tensor) -> None:
-    """Add a step's share to the derivatives with respect to the two ends of its output interval.
+@dataclass(frozen=True)
+class LossGradient:
+    """What the loss feeds back into a solve at its output times.
 
-    Inside an output interval [ta, tb] the steps stay at the same fractions: a step begins at ta + s (tb - ta) and is
+    Attributes:
+        legs: The steps of the solve.
+        ys: Derivative of the loss with respect to the states at the output times, shape `(n_times, n)`.
+        dense: How the states inside steps were interpolated; None where there are none.
+    """
+
+    legs: Sequence[Leg]
+    ys: Tensor
+    dense: DenseOutput | None
+
+    def at_end(self, i: int) -> Tensor | None:
+        """What is fed into the state at the end of step i, where that is an output time."""
+        leg = self.legs[i]
+        ends = i + 1 == len(self.legs) or self.legs[i + 1].interval != leg.interval
+        return self.ys[leg.interval[1]] if ends else None
+
+    def stages(self, i: int) -> Tensor | None:
+        """What is fed into the stages of step i through the states inside it, shape `(stages, n)`.
+
+        Its first stage is also the closing stage of the step before.
+        """
+        own, before = self._inside(i), self._inside(i - 1) if i else None
+        if before is None:
+            return own
+        fed = torch.zeros_like(before) if own is None else own
+        fed[0].add_(before[-1])
+        return fed
+
+    def _inside(self, i: int) -> Tensor | None:
+        leg = self.legs[i]
+        if self.dense is None or not leg.thetas:
+            return None
+        return leg.h * (self.dense.weights(leg.thetas).t() @ self.ys[leg.inside])
+
+
+def pull_through(
+    transpose: Transpose, loss: LossGradient, steps: Iterable[tuple[int, Graphs]], by_times: Tensor | None
+) -> Tensor:
+    """Pull the derivative of a loss back through a whole solve.
+
+    Args:
+        transpose: Pulls through one step; its state is zero.
+        loss: What the loss feeds back.
+        steps: Index and graphs of each step, last step first.
+        by_times: Where the derivative with respect to the output times is added, or None.
+
+    Returns:
+        The derivative with respect to the initial state, flat; those of the parameters are in `transpose`.
+    """
+    for i, graphs in steps:
+        leg, at_end = loss.legs[i], loss.at_end(i)
+        if at_end is not None:
+            transpose.state.add_(at_end)
+        share = transpose.pull(leg.h, graphs, loss.stages(i))
+        if leg.thetas:
+            transpose.state.add_(loss.ys[leg.inside].sum(0))
+        if by_times is not None and share is not None:
+            begin, end = leg.interval
+            time_gradient(share, leg.fractions, by_times[begin], by_times[end])
+    return transpose.state + loss.ys[0]
+
+
+def time_gradient(share: TimeShare, fractions: tuple[float, float], begin: Tensor, end: Tensor) -> None:
+    """Add a step's share to the derivatives with respect to the two output times between which it was taken.
+
+    Inside an interval [ta, tb] the steps stay at the same fractions: a step begins at ta + s (tb - ta) and is
     d (tb - ta) long. This is the exact derivative of the discretisation whose fractions are frozen.
     """
     s, d = fractions[0], fractions[1] - fractions[0]

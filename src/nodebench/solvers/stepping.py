@@ -10,7 +10,7 @@ from torch import Tensor
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.problem import SolverSpec
 from nodebench.solvers.first_step import StepScale, first_step
-from nodebench.solvers.scheme import ErrorRatio, Evaluate, Scheme
+from nodebench.solvers.method import AbstractMethod
 
 SAFETY, SMALLEST, LARGEST = 0.9, 0.2, 10.0
 """Constants of the step-size controller, those of torchdiffeq and diffrax."""
@@ -33,19 +33,6 @@ class Step:
     fractions: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Dynamics:
-    """What a stepper integrates: how a stage is evaluated and how an error is measured.
-
-    Attributes:
-        evaluate: Writes rows of the scheme's buffer.
-        ratio: Error norm; never asked for by a method without an error estimate.
-    """
-
-    evaluate: Evaluate
-    ratio: ErrorRatio
-
-
 class Stepper:
     """Steps through time, landing exactly on each time it is told to reach.
 
@@ -54,9 +41,8 @@ class Stepper:
     torchdiffeq and diffrax. A method without an error estimate takes equal steps of at most `spec.first_step`.
 
     Args:
-        scheme: Tableau and buffers.
+        method: What takes the steps.
         spec: Tolerances, first step and limit.
-        dynamics: What is integrated.
         y: Flat initial state.
         times: Beginning and end of the whole solve.
 
@@ -67,25 +53,20 @@ class Stepper:
         n_rejected: Rejected steps.
     """
 
-    def __init__(
-        self, scheme: Scheme, spec: SolverSpec, dynamics: Dynamics, y: Tensor, times: tuple[float, float]
-    ) -> None:
+    def __init__(self, method: AbstractMethod, spec: SolverSpec, y: Tensor, times: tuple[float, float]) -> None:
         self.y, self.t = y, times[0]
         self.n_accepted = self.n_rejected = 0
-        self._scheme, self._spec, self._dynamics = scheme, spec, dynamics
-        self._first_known = False  # whether row 0 holds the derivative here
+        self._method, self._spec = method, spec
         self._h = self._first_step(times)
 
     def reset(self, y: Tensor) -> None:
         """Go on from another state at the same time; its derivative is not known."""
-        self.y, self._first_known = y, False
+        self.y = y
+        self._method.forget()
 
     def evaluate(self) -> Tensor:
-        """The derivative here: row 0 of the buffer, where the next step finds it again."""
-        if not self._first_known:
-            self._dynamics.evaluate(0, self.t, self.y)
-            self._first_known = self._scheme.tableau.fsal
-        return self._scheme.rows[0]
+        """The derivative here, which the next step need not evaluate again; overwritten by it."""
+        return self._method.derivative(self.t, self.y)
 
     def advance(self, target: float) -> Iterator[Step]:
         """Step to `target` and yield each accepted step, with the buffers still as the step left them.
@@ -94,23 +75,24 @@ class Stepper:
             StepLimitError: If `spec.max_steps` do not suffice.
             DivergedError: If the state leaves the finite numbers.
         """
-        return self._adaptive(target) if self._scheme.tableau.adaptive else self._fixed(target)
+        return self._adaptive(target) if self._method.tableau.adaptive else self._fixed(target)
 
     def _first_step(self, times: tuple[float, float]) -> float:
-        spec, method = self._spec, self._scheme.tableau
+        spec, method = self._spec, self._method.tableau
         if spec.first_step is not None:
             return spec.first_step
         if not method.adaptive:
             raise UserError(f"`{method.name}` has no error estimate, so that it needs `first_step`.")
 
         def field(t: float, y: Tensor) -> Tensor:
-            self._dynamics.evaluate(0, t, y)
-            return self._scheme.rows[0].clone()
+            self._method.forget()
+            return self._method.derivative(t, y).clone()
 
         def rms(v: Tensor) -> float:
             return float(torch.linalg.vector_norm(v).item()) / sqrt(max(v.numel(), 1))
 
         h = first_step(field, self.y, times, StepScale(method.order, spec.rtol, spec.atol, rms))
+        self._method.forget()
         if not isfinite(h):
             raise DivergedError(f"the field is not finite at t = {self.t:.6g}, where the solve begins.")
         return h
@@ -129,10 +111,11 @@ class Stepper:
             self._count()
             span = self.t, target if i == n - 1 else start + length * ((i + 1) / n)
             y0 = self.y
-            self.y = self._scheme.stages(self._dynamics.evaluate, y0, span, first_known=False)
+            self.y = self._method.accept(self._method.step(y0, span), span)
             self.t = span[1]
             self.n_accepted += 1
             yield Step(*span, y0, (i / n, (i + 1) / n))
+            self._method.carry()
         if not torch.isfinite(self.y).all():
             raise DivergedError(f"the state is not finite at t = {self.t:.6g}, after {n} steps of {length / n:.3g}.")
 
@@ -147,28 +130,17 @@ class Stepper:
             if not landing and h < 8 * ulp(self.t):
                 raise DivergedError(f"the step underflows at t = {self.t:.6g}: {h:.3g}.")
             y0 = self.y
-            y1, ratio = self._attempt(y0, span)
-            self._h = abs(span[1] - span[0]) * _factor(ratio, self._scheme.tableau.order)
+            y1, ratio = self._method.attempt(y0, span)
+            self._h = abs(span[1] - span[0]) * _factor(ratio, self._method.tableau.order)
             if not ratio <= 1:
                 self.n_rejected += 1
                 continue
             # A step shortened to land says little of the step that could be taken next.
             self._h = max(self._h, h) if landing else self._h
-            self.y, self.t = y1, span[1]
+            self.y, self.t = self._method.accept(y1, span), span[1]
             self.n_accepted += 1
             yield Step(*span, y0, ((span[0] - begin) / length, (span[1] - begin) / length))
-            self._scheme.rows[0].copy_(self._scheme.rows[-1])
-
-    def _attempt(self, y0: Tensor, span: tuple[float, float]) -> tuple[Tensor, float]:
-        # Every adaptive method here ends with the derivative at the end of the step (a test holds it).
-        y1 = self._scheme.stages(self._dynamics.evaluate, y0, span, first_known=self._first_known)
-        self._first_known = True
-        self._dynamics.evaluate(self._scheme.tableau.n_stages - 1, span[1], y1)
-        ratio = self._dynamics.ratio(span[1] - span[0], y0, y1)
-        # Only asked after an infinite error: a shorter step mends one that left the finite numbers on its way.
-        if not isfinite(ratio) and not (y0.isfinite().all() and self._scheme.rows[0].isfinite().all()):
-            raise DivergedError(f"not finite at t = {span[0]:.6g}, before a step of {span[1] - span[0]:.3g}.")
-        return y1, ratio
+            self._method.carry()
 
 
 def _factor(ratio: float, order: int) -> float:

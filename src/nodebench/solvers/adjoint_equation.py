@@ -1,0 +1,201 @@
+"""The adjoint equation, solved backwards; the parameters' gradient is a quadrature apart from its state.
+
+With a = dL/dy, along a solution of dy/dt = f(t, y): da/dt = -aᵀ ∂f/∂y and dL/dθ = -∫ aᵀ ∂f/∂θ dt, taken backwards in
+time. Shared by the backends that differ in where y comes from. It stands here because a backend imports no other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nodebench.solvers.forward import Job
+from nodebench.solvers.method import RungeKutta
+from nodebench.solvers.scheme import Scheme
+from nodebench.solvers.stepping import Stepper
+from nodebench.solvers.tableau import tableau
+
+
+class Path(Protocol):
+    """The state as a function of time."""
+
+    def __call__(self, t: float) -> Tensor:
+        """The flat state at `t`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdjointJob(Job):
+    """What is solved, and how the error of the backward solve is measured.
+
+    Attributes:
+        full: Whether the parameters' gradients count, each with a norm of its own; else state and adjoint alone.
+    """
+
+    full: bool = True
+
+
+class AdjointSweep:
+    """One backward solve through all output times that the loss looks at.
+
+    Args:
+        job: What is solved.
+        params: Parameters of the field.
+        ys: States at the output times, flat, shape `(n_times, n)`.
+        grad_ys: Derivative of the loss with respect to them.
+        path: Where the state comes from on the way; None to solve for it again, backwards, beside its adjoint.
+    """
+
+    def __init__(
+        self, job: AdjointJob, params: Sequence[Tensor], ys: Tensor, grad_ys: Tensor, path: Path | None = None
+    ) -> None:
+        self._job, self._ys, self._grad_ys, self._path = job, ys, grad_ys, path
+        self._start = self._joined(len(ys) - 1, grad_ys[-1])
+        self._scheme = Scheme(tableau(job.spec.solver), self._start)
+        self._equation = _AdjointEquation(job, self._scheme, params, path)
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The derivative of the loss with respect to each parameter, after `run`."""
+        return self._equation.gradients()
+
+    def run(self, marks: Sequence[float], *, timed: bool) -> tuple[Tensor, Tensor | None]:
+        """Solve from the last output time to the first.
+
+        Args:
+            marks: The output times.
+            timed: Whether the derivatives with respect to them are wanted.
+
+        Returns:
+            dL/dy0, flat, and dL/dtimes or None.
+        """
+        n, equation = self._ys.shape[1], self._equation
+        method = RungeKutta(self._scheme, equation, equation.ratio)
+        stepper = Stepper(method, self._job.spec, self._start, (marks[-1], marks[0]))
+        # An output time that the loss does not look at is no place to stop. One synchronisation for all.
+        seen = (self._grad_ys != 0).any(dim=1).tolist()
+        for i in [i for i in reversed(range(1, len(marks) - 1)) if seen[i]]:
+            self._advance(stepper, marks[i])
+            # The stored state replaces the one reconstructed backwards, whose error would otherwise go on.
+            stepper.reset(self._joined(i, stepper.y[-n:] + self._grad_ys[i]))
+        self._advance(stepper, marks[0])
+        adjoint = stepper.y[-n:]
+        return adjoint + self._grad_ys[0], self._by_times(marks, adjoint) if timed else None
+
+    def _advance(self, stepper: Stepper, target: float) -> None:
+        for step in stepper.advance(target):
+            self._equation.accept(step.end - step.start)
+
+    def _joined(self, i: int, adjoint: Tensor) -> Tensor:
+        return adjoint if self._path is not None else torch.cat([self._ys[i], adjoint])
+
+    def _by_times(self, marks: Sequence[float], adjoint: Tensor) -> Tensor:
+        """<dL/dy_i, f(t_i, y_i)> at every output time but the first, where it is that of the adjoint, negative."""
+        shape = self._job.layout
+        covectors = torch.cat([-adjoint[None], self._grad_ys[1:]])
+        with torch.no_grad():
+            rates = [
+                torch.cat([part.reshape(-1) for part in shape.derivative(self._job.field(t, shape.state(y)))])
+                for t, y in zip(marks, self._ys, strict=True)
+            ]
+        return (covectors * torch.stack(rates)).sum(dim=1)
+
+
+class _AdjointEquation:
+    """The right-hand side, and the quadrature of the parameters' gradient.
+
+    A stage writes `[f, -aᵀ ∂f/∂y]` into the scheme's row (without f where the state follows a path) and `aᵀ ∂f/∂θ` into
+    a row of the quadrature. The quadrature is summed once per accepted step and is never part of a stage.
+    """
+
+    def __init__(self, job: AdjointJob, scheme: Scheme, params: Sequence[Tensor], path: Path | None) -> None:
+        self._job, self._scheme, self._params, self._path = job, scheme, tuple(params), path
+        rows = scheme.rows
+        self._n = rows.shape[1] if path is not None else rows.shape[1] // 2
+        self._f_rows = [job.layout.parts(row[: self._n]) if path is None else [] for row in rows]
+        self._a_rows = [job.layout.parts(row[-self._n :]) for row in rows]
+        self._total = rows.new_zeros(sum(p.numel() for p in params))
+        self._quadrature = Scheme(scheme.tableau, self._total)
+        self._p_rows = [self._split(row) for row in self._quadrature.rows]
+        sizes = [self._n] * (rows.shape[1] // self._n) + [p.numel() for p in params if job.full]
+        self._norms = _Norms(job, scheme, self._quadrature, sizes)
+        self._next: Tensor | None = None
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        pieces = torch.split(flat, [p.numel() for p in self._params]) if self._params else ()
+        return [piece.view(p.shape) for piece, p in zip(pieces, self._params, strict=True)]
+
+    def __call__(self, stage: int, t: float, z: Tensor) -> None:
+        """Evaluate the field and one vector-Jacobian product of it."""
+        shape = self._job.layout
+        y = z[: self._n] if self._path is None else self._path(t)
+        leaves = [part.detach().requires_grad_() for part in shape.parts(y)]
+        with torch.enable_grad():
+            result = self._job.field(t, tuple(leaves) if shape.is_tuple else leaves[0])
+        parts = shape.derivative(result)
+        for row, part in zip(self._f_rows[stage], parts if self._path is None else (), strict=True):
+            row.copy_(part.detach())
+        taped = [(part, a) for part, a in zip(parts, shape.parts(z[-self._n :]), strict=True) if part.requires_grad]
+        found: Sequence[Tensor | None] = [None] * (len(leaves) + len(self._params))
+        if taped:
+            outputs, covectors = zip(*taped, strict=True)
+            found = torch.autograd.grad(outputs, (*leaves, *self._params), covectors, allow_unused=True)
+        for row, by_part in zip(self._a_rows[stage], found[: len(leaves)], strict=True):
+            row.zero_() if by_part is None else torch.neg(by_part, out=row)
+        _store(self._p_rows[stage], found[len(leaves) :])
+
+    def ratio(self, h: float, z0: Tensor, z1: Tensor) -> float:
+        """Error of a step relative to the tolerance."""
+        self._next = None
+        if not self._job.full or not self._params:
+            return self._norms.ratio(h, (z0, z1), None)
+        self._next = self._quadrature.combine(self._total, -h)
+        return self._norms.ratio(h, (z0, z1), (self._total, self._next))
+
+    def accept(self, h: float) -> None:
+        """Add an accepted step's share of the parameters' gradient."""
+        if not self._params:
+            return
+        self._total = self._quadrature.combine(self._total, -h) if self._next is None else self._next
+        if self._scheme.tableau.fsal:
+            self._quadrature.rows[0].copy_(self._quadrature.rows[-1])
+
+    def gradients(self) -> list[Tensor]:
+        """The gradient with respect to each parameter."""
+        return self._split(self._total)
+
+
+class _Norms:
+    """Largest root-mean-square of the relative errors of several parts, with one synchronisation."""
+
+    def __init__(self, job: AdjointJob, state: Scheme, quadrature: Scheme, sizes: Sequence[int]) -> None:
+        rows = state.rows
+        self._state, self._quadrature, self._rtol = state, quadrature, job.spec.rtol
+        self._atol = rows.new_tensor(job.spec.atol)
+        self._relative = rows.new_empty(sum(sizes))
+        self._parts = torch.split(self._relative, list(sizes))
+        self._weights = rows.new_tensor([1 / sqrt(max(size, 1)) for size in sizes])
+
+    def ratio(self, h: float, z: tuple[Tensor, Tensor], g: tuple[Tensor, Tensor] | None) -> float:
+        n = self._state.rows.shape[1]
+        torch.div(self._state.error(), self._scale(z), out=self._relative[:n])
+        if g is not None:
+            torch.div(self._quadrature.error(), self._scale(g), out=self._relative[n:])
+        norms = torch._foreach_norm(self._parts)  # noqa: SLF001  one dispatch for all parts
+        largest: float = torch.stack(norms).mul_(self._weights).max().item()
+        return abs(h) * largest
+
+    def _scale(self, ends: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.add(self._atol, torch.maximum(ends[0].abs(), ends[1].abs()), alpha=self._rtol)
+
+
+def _store(rows: list[Tensor], found: Sequence[Tensor | None]) -> None:
+    """Write gradients into their rows; a parameter that was not used has None."""
+    used = [part for part in found if part is not None]
+    if rows and len(used) == len(rows):
+        torch._foreach_copy_(rows, used)  # one dispatch for all; torch.optim relies on its kind as well
+        return
+    for row, part in zip(rows, found, strict=True):
+        row.zero_() if part is None else row.copy_(part)
