@@ -9,7 +9,10 @@ from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.adjoint_equation import AdjointJob, AdjointSweep
+from nodebench.solvers.adjoint_equation import AdjointEquation, AdjointJob, AdjointSweep
+from nodebench.solvers.compiled_adjoint import CompiledAdjointEquation
+from nodebench.solvers.compiled_direct import solve_compiled, solve_through_compiled
+from nodebench.solvers.compiled_field import reason_not_compiled
 from nodebench.solvers.forward import reason_unsupported, solve_plain, solve_through, step_grid
 from nodebench.solvers.layout import layout, output_times
 
@@ -27,6 +30,7 @@ class Adjoint(AbstractBackend):
             gradients do not feed back.
         land: Step onto every output time in the forward solve, too; see `direct`. The backward solve always stops at
             those that the loss looks at, since the adjoint jumps there, with its step carried across.
+        compile: Compile a step forward and a step of the adjoint equation; see `direct`.
 
     References:
         Neural ordinary differential equations (Chen, Rubanova, Bettencourt, Duvenaud, 2018), equations 10 to 12,
@@ -38,14 +42,19 @@ class Adjoint(AbstractBackend):
     framework: ClassVar[str] = "torch"
     norm: Literal["full", "seminorm"] = "full"
     land: bool = False
+    compile: bool = False
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """None for every field without layers that change from one evaluation to the next."""
-        return reason_unsupported(problem.field, spec)
+        """A sentence for layers that change between evaluations, and for what cannot be compiled."""
+        reason = reason_unsupported(problem.field, spec)
+        if reason is None and self.compile:
+            return reason_not_compiled(problem.field, timed=problem.differentiate_times)
+        return reason
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
-        return solve_through(_AdjointSolve, self._job(field, y0, spec), y0, times)
+        through = solve_through_compiled if self.compile else solve_through
+        return through(_AdjointSolve, self._job(field, y0, spec), y0, times)
 
     def memory_exponent(self) -> float:
         """O(1): nothing of the forward solve is kept but its output states."""
@@ -59,14 +68,29 @@ class Adjoint(AbstractBackend):
         """The steps of the forward solve."""
         return step_grid(self._job(field, y0, spec), y0, times)
 
-    def _job(self, field: Field, y0: State, spec: SolverSpec) -> AdjointJob:
-        return AdjointJob(field=field, layout=layout(y0), spec=spec, land=self.land, full=self.norm == "full")
+    def _job(self, field: Field, y0: State, spec: SolverSpec) -> "_Job":
+        return _Job(
+            field=field,
+            layout=layout(y0),
+            spec=spec,
+            land=self.land,
+            full=self.norm == "full",
+            compile=self.compile,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job(AdjointJob):
+    compile: bool
 
 
 class _AdjointSolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, job: AdjointJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
-        ys = job.layout.flatten_outputs(solve_plain(job, job.layout.state(y0), times))
+    def forward(ctx: Any, job: _Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+        if job.compile:
+            ys = solve_compiled(job, y0.detach(), times)
+        else:
+            ys = job.layout.flatten_outputs(solve_plain(job, job.layout.state(y0), times))
         ctx.job = job
         ctx.save_for_backward(ys, times, *params)
         return ys
@@ -75,6 +99,8 @@ class _AdjointSolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *params = ctx.saved_tensors
-        sweep = AdjointSweep(ctx.job, params, ys, grad_ys)
-        by_y0, by_times = sweep.run(output_times(times), timed=ctx.needs_input_grad[2])
-        return None, by_y0, None if by_times is None else by_times.to(times), *sweep.gradients
+        sweep = AdjointSweep(ctx.job, ys, grad_ys)
+        make = CompiledAdjointEquation if ctx.job.compile else AdjointEquation
+        equation = make(ctx.job, sweep.start, params)
+        by_y0, by_times = sweep.run(equation, output_times(times), timed=ctx.needs_input_grad[2])
+        return None, by_y0, None if by_times is None else by_times.to(times), *equation.gradients()

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.adjoint_equation import AdjointJob, AdjointSweep
+from nodebench.solvers.adjoint_equation import AdjointEquation, AdjointJob, AdjointSweep
 from nodebench.solvers.forward import PlainSolve, reason_unsupported, solve_through, step_grid
 from nodebench.solvers.interpolant import interpolant
 from nodebench.solvers.layout import layout, output_times
@@ -88,9 +88,10 @@ class _InterpolatedSolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *params = ctx.saved_tensors
-        sweep = AdjointSweep(ctx.job, params, ys, grad_ys, ctx.path)
-        by_y0, by_times = sweep.run(output_times(times), timed=ctx.needs_input_grad[2])
-        return None, by_y0, None if by_times is None else by_times.to(times), *sweep.gradients
+        sweep = AdjointSweep(ctx.job, ys, grad_ys, along=True)
+        equation = AdjointEquation(ctx.job, sweep.start, params, ctx.path)
+        by_y0, by_times = sweep.run(equation, output_times(times), timed=ctx.needs_input_grad[2])
+        return None, by_y0, None if by_times is None else by_times.to(times), *equation.gradients()
 
 
 class _Polynomials:

@@ -107,7 +107,7 @@ class _Method(AbstractMethod):
     """The step of a pair (y, z), which lies in one flat vector."""
 
     def __init__(self, job: _Job, scheme: Scheme) -> None:
-        self.tableau = scheme.tableau
+        self.tableau, self.rows = scheme.tableau, scheme.rows
         self._scheme, self._coupling = scheme, job.coupling
         self._field = FieldRows(job.field, job.layout, scheme.rows)
         self._ratio = rms_ratio(scheme, job.spec)
@@ -160,7 +160,7 @@ class _Solve:
 
     def legs(self) -> Iterator[Leg]:
         """Each step."""
-        for leg, _ in passage(self.stepper, self._marks, self._pairs, self.scheme.rows, dense=None):
+        for leg, _ in passage(self.stepper, self._marks, self._pairs, dense=None):
             yield leg
 
     @property

@@ -4,6 +4,7 @@ With a = dL/dy, along a solution of dy/dt = f(t, y): da/dt = -aᵀ ∂f/∂y and
 time. Shared by the backends that differ in where y comes from. It stands here because a backend imports no other.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nodebench.solvers.forward import Job
-from nodebench.solvers.method import RungeKutta
+from nodebench.solvers.method import AbstractMethod, RungeKutta
 from nodebench.solvers.scheme import Scheme
 from nodebench.solvers.stepping import Stepper
 from nodebench.solvers.tableau import tableau
@@ -37,59 +38,68 @@ class AdjointJob(Job):
     full: bool = True
 
 
+class AbstractAdjointEquation(ABC):
+    """The adjoint equation as something to take steps of, and the quadrature of the parameters' gradient."""
+
+    @property
+    @abstractmethod
+    def method(self) -> AbstractMethod:
+        """What takes the steps of [y, a], or of a alone where the state follows a path."""
+
+    @abstractmethod
+    def accept(self, h: float) -> None:
+        """Add the share of an accepted step of length `h`, while its buffers are as it left them."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """The gradient with respect to each parameter so far."""
+
+
 class AdjointSweep:
     """One backward solve through all output times that the loss looks at.
 
     Args:
         job: What is solved.
-        params: Parameters of the field.
         ys: States at the output times, flat, shape `(n_times, n)`.
         grad_ys: Derivative of the loss with respect to them.
-        path: Where the state comes from on the way; None to solve for it again, backwards, beside its adjoint.
+        along: Whether the state follows a path and only the adjoint is solved for; else it is solved for again,
+            backwards, beside its adjoint.
+
+    Attributes:
+        start: State and adjoint, or the adjoint alone, at the last output time.
     """
 
-    def __init__(
-        self, job: AdjointJob, params: Sequence[Tensor], ys: Tensor, grad_ys: Tensor, path: Path | None = None
-    ) -> None:
-        self._job, self._ys, self._grad_ys, self._path = job, ys, grad_ys, path
-        self._start = self._joined(len(ys) - 1, grad_ys[-1])
-        self._scheme = Scheme(tableau(job.spec.solver), self._start)
-        self._equation = _AdjointEquation(job, self._scheme, params, path)
+    def __init__(self, job: AdjointJob, ys: Tensor, grad_ys: Tensor, *, along: bool = False) -> None:
+        self._job, self._ys, self._grad_ys, self._along = job, ys, grad_ys, along
+        self.start = self._joined(len(ys) - 1, grad_ys[-1])
 
-    @property
-    def gradients(self) -> list[Tensor]:
-        """The derivative of the loss with respect to each parameter, after `run`."""
-        return self._equation.gradients()
-
-    def run(self, marks: Sequence[float], *, timed: bool) -> tuple[Tensor, Tensor | None]:
+    def run(
+        self, equation: AbstractAdjointEquation, marks: Sequence[float], *, timed: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Solve from the last output time to the first.
 
         Args:
+            equation: The equation, fresh; the parameters' gradient is in it afterwards.
             marks: The output times.
             timed: Whether the derivatives with respect to them are wanted.
 
         Returns:
             dL/dy0, flat, and dL/dtimes or None.
         """
-        n, equation = self._ys.shape[1], self._equation
-        method = RungeKutta(self._scheme, equation, equation.ratio)
-        stepper = Stepper(method, self._job.spec, self._start, (marks[-1], marks[0]))
+        n = self._ys.shape[1]
+        stepper = Stepper(equation.method, self._job.spec, self.start, (marks[-1], marks[0]))
         # An output time that the loss does not look at is no place to stop. One synchronisation for all.
         seen = (self._grad_ys != 0).any(dim=1).tolist()
         for i in [i for i in reversed(range(1, len(marks) - 1)) if seen[i]]:
-            self._advance(stepper, marks[i])
+            _advance(stepper, equation, marks[i])
             # The stored state replaces the one reconstructed backwards, whose error would otherwise go on.
             stepper.reset(self._joined(i, stepper.y[-n:] + self._grad_ys[i]))
-        self._advance(stepper, marks[0])
+        _advance(stepper, equation, marks[0])
         adjoint = stepper.y[-n:]
         return adjoint + self._grad_ys[0], self._by_times(marks, adjoint) if timed else None
 
-    def _advance(self, stepper: Stepper, target: float) -> None:
-        for step in stepper.advance(target):
-            self._equation.accept(step.end - step.start)
-
     def _joined(self, i: int, adjoint: Tensor) -> Tensor:
-        return adjoint if self._path is not None else torch.cat([self._ys[i], adjoint])
+        return adjoint if self._along else torch.cat([self._ys[i], adjoint])
 
     def _by_times(self, marks: Sequence[float], adjoint: Tensor) -> Tensor:
         """<dL/dy_i, f(t_i, y_i)> at every output time but the first, where it is that of the adjoint, negative."""
@@ -103,15 +113,28 @@ class AdjointSweep:
         return (covectors * torch.stack(rates)).sum(dim=1)
 
 
-class _AdjointEquation:
-    """The right-hand side, and the quadrature of the parameters' gradient.
+def _advance(stepper: Stepper, equation: AbstractAdjointEquation, target: float) -> None:
+    for step in stepper.advance(target):
+        equation.accept(step.end - step.start)
+
+
+class AdjointEquation(AbstractAdjointEquation):
+    """The equation operator by operator.
 
     A stage writes `[f, -aᵀ ∂f/∂y]` into the scheme's row (without f where the state follows a path) and `aᵀ ∂f/∂θ` into
     a row of the quadrature. The quadrature is summed once per accepted step and is never part of a stage.
+
+    Args:
+        job: What is solved.
+        start: State and adjoint, or the adjoint alone, at the last output time.
+        params: Parameters of the field.
+        path: Where the state comes from on the way; None where it is part of what is solved for.
     """
 
-    def __init__(self, job: AdjointJob, scheme: Scheme, params: Sequence[Tensor], path: Path | None) -> None:
+    def __init__(self, job: AdjointJob, start: Tensor, params: Sequence[Tensor], path: Path | None = None) -> None:
+        scheme = Scheme(tableau(job.spec.solver), start)
         self._job, self._scheme, self._params, self._path = job, scheme, tuple(params), path
+        self._method = RungeKutta(scheme, self._evaluate, self._ratio)
         rows = scheme.rows
         self._n = rows.shape[1] if path is not None else rows.shape[1] // 2
         self._f_rows = [job.layout.parts(row[: self._n]) if path is None else [] for row in rows]
@@ -127,7 +150,12 @@ class _AdjointEquation:
         pieces = torch.split(flat, [p.numel() for p in self._params]) if self._params else ()
         return [piece.view(p.shape) for piece, p in zip(pieces, self._params, strict=True)]
 
-    def __call__(self, stage: int, t: float, z: Tensor) -> None:
+    @property
+    def method(self) -> AbstractMethod:
+        """See the base class."""
+        return self._method
+
+    def _evaluate(self, stage: int, t: float, z: Tensor) -> None:
         """Evaluate the field and one vector-Jacobian product of it."""
         shape = self._job.layout
         y = z[: self._n] if self._path is None else self._path(t)
@@ -146,7 +174,7 @@ class _AdjointEquation:
             row.zero_() if by_part is None else torch.neg(by_part, out=row)
         _store(self._p_rows[stage], found[len(leaves) :])
 
-    def ratio(self, h: float, z0: Tensor, z1: Tensor) -> float:
+    def _ratio(self, h: float, z0: Tensor, z1: Tensor) -> float:
         """Error of a step relative to the tolerance."""
         self._next = None
         if not self._job.full or not self._params:

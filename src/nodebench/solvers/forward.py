@@ -84,12 +84,12 @@ class PlainSolve:
         )
         self.stepper = Stepper(method, job.spec, y, (marks[0], marks[-1]))
         self.ys = y.new_empty(len(marks), y.numel())
-        self.dense = dense_output(self.scheme, land=job.land)
+        self.dense = dense_output(self.scheme.tableau, y, land=job.land)
         self._marks = marks
 
     def legs(self) -> Iterator[tuple[Leg, Tensor]]:
         """Each step and the state it began at."""
-        return passage(self.stepper, self._marks, self.ys, self.scheme.rows, self.dense)
+        return passage(self.stepper, self._marks, self.ys, self.dense)
 
 
 def solve_through(function: type[torch.autograd.Function], job: Job, y0: State, times: Tensor) -> State:

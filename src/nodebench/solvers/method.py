@@ -15,9 +15,15 @@ Span = tuple[float, float]
 
 
 class AbstractMethod(ABC):
-    """One-step method on a flat state, with whatever it carries from one step to the next."""
+    """One-step method on a flat state, with whatever it carries from one step to the next.
+
+    Attributes:
+        tableau: Its tableau.
+        rows: Stage derivatives of the last step, shape `(stages, n)`.
+    """
 
     tableau: Tableau
+    rows: Tensor
 
     @abstractmethod
     def derivative(self, t: float, y: Tensor) -> Tensor:
@@ -59,7 +65,7 @@ class RungeKutta(AbstractMethod):
     """
 
     def __init__(self, scheme: Scheme, evaluate: Evaluate, ratio: ErrorRatio) -> None:
-        self.tableau = scheme.tableau
+        self.tableau, self.rows = scheme.tableau, scheme.rows
         self._scheme, self._evaluate, self._ratio = scheme, evaluate, ratio
         self._first_known = False  # whether row 0 holds the derivative at the present state
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from nodebench.solvers.interpolant import Interpolant, interpolant
-from nodebench.solvers.scheme import Scheme
 from nodebench.solvers.stepping import Stepper
+from nodebench.solvers.tableau import Tableau
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,14 @@ class DenseOutput:
         return torch.addmm(y0, self.weights(leg.thetas), rows, alpha=leg.h)
 
 
-def dense_output(scheme: Scheme, *, land: bool) -> DenseOutput | None:
-    """Dense output of a scheme; None where every output time is to be stepped onto, or the method has none."""
-    continuous = interpolant(scheme.tableau.name)
-    return None if land or continuous is None else DenseOutput(continuous, scheme.rows)
+def dense_output(method: Tableau, like: Tensor, *, land: bool) -> DenseOutput | None:
+    """Dense output of a method; None where every output time is to be stepped onto, or the method has none."""
+    continuous = interpolant(method.name)
+    return None if land or continuous is None else DenseOutput(continuous, like)
 
 
 def passage(
-    stepper: Stepper, marks: Sequence[float], ys: Tensor, rows: Tensor, dense: DenseOutput | None
+    stepper: Stepper, marks: Sequence[float], ys: Tensor, dense: DenseOutput | None
 ) -> Iterator[tuple[Leg, Tensor]]:
     """Step through all output times and write the states there.
 
@@ -84,7 +84,6 @@ def passage(
         stepper: A stepper at the first output time.
         marks: Output times.
         ys: Where the states go, shape `(n_marks, n)`.
-        rows: The buffer of stage derivatives, shape `(stages, n)`.
         dense: How to interpolate; None to step onto every output time, else only onto the last.
 
     Yields:
@@ -103,7 +102,7 @@ def passage(
             thetas = tuple((mark - step.start) / h for mark in marks[first:next_one])
             leg = Leg((step.start, step.end), step.fractions, (begin, end), first, thetas)
             if dense is not None and thetas:
-                ys[leg.inside] = dense.states(step.y0, rows, leg)
+                ys[leg.inside] = dense.states(step.y0, stepper.rows, leg)
             yield leg, step.y0
             first = next_one
         ys[end] = stepper.y

@@ -233,14 +233,15 @@ class LossGradient:
 
         Its first stage is also the closing stage of the step before.
         """
-        own, before = self._inside(i), self._inside(i - 1) if i else None
+        own, before = self.inside(i), self.inside(i - 1) if i else None
         if before is None:
             return own
         fed = torch.zeros_like(before) if own is None else own
         fed[0].add_(before[-1])
         return fed
 
-    def _inside(self, i: int) -> Tensor | None:
+    def inside(self, i: int) -> Tensor | None:
+        """The same with its own closing stage, but without that of the step before."""
         leg = self.legs[i]
         if self.dense is None or not leg.thetas:
             return None

@@ -68,6 +68,11 @@ class Stepper:
         """The derivative here, which the next step need not evaluate again; overwritten by it."""
         return self._method.derivative(self.t, self.y)
 
+    @property
+    def rows(self) -> Tensor:
+        """Stage derivatives of the last step, shape `(stages, n)`; overwritten by the next one."""
+        return self._method.rows
+
     def advance(self, target: float) -> Iterator[Step]:
         """Step to `target` and yield each accepted step, with the buffers still as the step left them.
 

@@ -1,0 +1,172 @@
+"""The adjoint equation by compiled steps: all evaluations and vector-Jacobian products of a step are one program."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nodebench.solvers.adjoint_equation import AbstractAdjointEquation, AdjointJob
+from nodebench.solvers.compiled_direct import stage_times, weighted
+from nodebench.solvers.compiled_field import CompiledField
+from nodebench.solvers.method import AbstractMethod, Span, check_beginning
+from nodebench.solvers.tableau import Tableau, tableau
+
+
+class CompiledAdjointEquation(AbstractAdjointEquation):
+    """State and adjoint [y, a], and the quadrature of the parameters' gradient beside them.
+
+    Args:
+        job: What is solved.
+        start: [y, a] at the last output time.
+        params: Parameters of the field.
+    """
+
+    def __init__(self, job: AdjointJob, start: Tensor, params: Sequence[Tensor]) -> None:
+        self._params = params
+        self._method = _Method(job, start, params)
+
+    @property
+    def method(self) -> AbstractMethod:
+        """See the base class."""
+        return self._method
+
+    def accept(self, h: float) -> None:
+        """The program has summed the step's share already; it counts from here on."""
+        del h
+        self._method.keep()
+
+    def gradients(self) -> list[Tensor]:
+        """See the base class."""
+        pieces = torch.split(self._method.total, [p.numel() for p in self._params]) if self._params else ()
+        return [piece.view(p.shape) for piece, p in zip(pieces, self._params, strict=True)]
+
+
+class _Functions:
+    """A step of the adjoint equation, and the evaluation before the first one, as functions of tensors.
+
+    Their arguments are the parameters, the field's constants, and what is named; `scalars` holds the length of the
+    step, the two tolerances, and the times of the stages.
+    """
+
+    def __init__(self, field: CompiledField, method: Tableau, params: Sequence[Tensor], *, full: bool) -> None:
+        self._field, self._method, self._n_params = field, method, len(params)
+        self._n_fixed = len(params) + len(field.constants)
+        self._sizes = [p.numel() for p in params] if full else []
+
+    def first(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """(z, scalars) -> derivative of z, and that of the parameters' gradient."""
+        (z, scalars), rate = self._split(arguments)
+        rates: tuple[Tensor, Tensor] = rate(scalars[3], z)
+        return rates
+
+    def step(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """(z, its derivative, the gradient's, the gradient, scalars) -> z, gradient, both last derivatives, error."""
+        (z, k, g, total, scalars), rate = self._split(arguments)
+        method, h, rows, shares = self._method, scalars[0], [k], [g]
+
+        def visit(i: int, place: Tensor) -> None:
+            row, share = rate(scalars[3 + i], place)
+            rows.append(row)
+            shares.append(share)
+
+        for i in range(1, method.n_own):
+            visit(i, weighted(z, h, method.a[i], rows))
+        end = weighted(z, h, method.b, rows)
+        if method.fsal:
+            visit(method.n_own, end)
+        # The integral runs backwards in time, against the sign of h.
+        later = weighted(total, -h, method.b, shares)
+        ratio = torch.zeros_like(h)
+        if method.b_error is not None:
+            errors = [weighted(torch.zeros_like(x), h, method.b_error, r) for x, r in ((z, rows), (total, shares))]
+            ratio = self._norm(errors, (z, end), (total, later), scalars)
+        return end, later, rows[-1], shares[-1], ratio
+
+    def _norm(
+        self, errors: Sequence[Tensor], z: tuple[Tensor, Tensor], total: tuple[Tensor, Tensor], scalars: Tensor
+    ) -> Tensor:
+        """Largest root-mean-square of the relative errors of the state, the adjoint and each parameter's gradient."""
+        relative = [
+            error / (scalars[2] + scalars[1] * torch.maximum(before.abs(), after.abs()))
+            for error, (before, after) in zip(errors, (z, total), strict=True)
+        ]
+        parts = [*relative[0].chunk(2), *(torch.split(relative[1], self._sizes) if self._sizes else ())]
+        return torch.stack([part.square().mean().sqrt() for part in parts]).max()
+
+    def _split(self, arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+        params, constants = arguments[: self._n_params], arguments[self._n_params : self._n_fixed]
+        return arguments[self._n_fixed :], partial(self._rate, params, constants)
+
+    def _rate(
+        self, params: Sequence[Tensor], constants: Sequence[Tensor], t: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y, a = (half.detach() for half in z.chunk(2))
+        with torch.enable_grad():
+            leaves = [y.requires_grad_(), *(p.detach().requires_grad_() for p in params)]
+            f = self._field.rate(leaves[1:], constants, t, leaves[0])
+        found: Sequence[Tensor | None] = [None] * len(leaves)
+        if f.requires_grad:
+            found = torch.autograd.grad(f, leaves, a, allow_unused=True)
+        by_y, *by_params = (torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True))
+        shares = torch.cat([g.reshape(-1) for g in by_params]) if by_params else y.new_zeros(0)
+        return torch.cat([f.detach(), -by_y]), shares
+
+
+class _Method(AbstractMethod):
+    """Steps of the adjoint equation by compiled programs."""
+
+    def __init__(self, job: AdjointJob, z: Tensor, params: Sequence[Tensor]) -> None:
+        self.tableau = tableau(job.spec.solver)
+        half = z.chunk(2)[0]
+        field = CompiledField(job, half)
+        functions = _Functions(field, self.tableau, params, full=job.full)
+        self._fixed = [p.detach() for p in params] + field.constants
+        self._spec = job.spec
+        self.rows = z[None]  # no state inside a step is asked for
+        self.total = z.new_zeros(sum(p.numel() for p in params))
+        self._next = self.total
+        scalars = self._scalars(z, (0.0, 1.0))
+        self._first = field.function("adjoint first", functions.first, [*self._fixed, z, scalars])
+        inputs = [*self._fixed, z, z, self.total, self.total, scalars]
+        name = f"adjoint step, {'full norm' if job.full else 'seminorm'}"
+        self._program = field.function(name, functions.step, inputs)
+        self._known: Sequence[Tensor] | None = None  # both derivatives at the present place
+        self._last: Sequence[Tensor] = ()
+
+    def keep(self) -> None:
+        """Let the gradient after the last step be the present one."""
+        self.total = self._next
+
+    def derivative(self, t: float, y: Tensor) -> Tensor:
+        if self._known is None:
+            self._known = self._first(*self._fixed, y, self._scalars(y, (t, t)))
+        return self._known[0]
+
+    def step(self, y0: Tensor, span: Span) -> Tensor:
+        return self._run(y0, span)[0]
+
+    def attempt(self, y0: Tensor, span: Span) -> tuple[Tensor, float]:
+        end, error = self._run(y0, span)
+        ratio: float = error.item()
+        check_beginning(ratio, y0, self.derivative(span[0], y0), span)
+        return end, ratio
+
+    def _run(self, y0: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        if self._known is None:
+            self.derivative(span[0], y0)
+        assert self._known is not None, "`derivative` has just made it known"
+        scalars = self._scalars(y0, span)
+        end, self._next, *self._last, error = self._program(*self._fixed, y0, *self._known, self.total, scalars)
+        return end, error
+
+    def _scalars(self, z: Tensor, span: Span) -> Tensor:
+        values = [span[1] - span[0], self._spec.rtol, self._spec.atol, *stage_times(self.tableau, span)]
+        return torch.tensor(values, dtype=z.dtype, device=z.device)
+
+    def carry(self) -> None:
+        self._known = self._last if self.tableau.fsal else None
+
+    def forget(self) -> None:
+        self._known = None

@@ -1,0 +1,267 @@
+"""Backpropagation through compiled steps: each step and its transposed derivative are one program."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nodebench.errors import UnsupportedError, UserError
+from nodebench.frameworks.torch_field import parameters
+from nodebench.problem import State
+from nodebench.solvers.compiled_field import CompiledField, reason_not_compiled
+from nodebench.solvers.forward import Job, solve_through
+from nodebench.solvers.inductor import Differentiated, Pair
+from nodebench.solvers.layout import output_times
+from nodebench.solvers.method import AbstractMethod, Span, check_beginning
+from nodebench.solvers.passage import Leg, dense_output, passage
+from nodebench.solvers.reverse import LossGradient
+from nodebench.solvers.stepping import Stepper
+from nodebench.solvers.tableau import Tableau, tableau
+
+
+def weighted(base: Tensor, h: Tensor, weights: Sequence[float], rows: Sequence[Tensor]) -> Tensor:
+    """Add h Σ w_i k_i to `base`, without the terms of weight zero."""
+    terms = [w * k for w, k in zip(weights, rows, strict=False) if w]
+    return base + h * sum(terms[1:], start=terms[0]) if terms else base
+
+
+def stage_times(method: Tableau, span: Span) -> list[float]:
+    """Times of the stages; the very end where c = 1."""
+    start, end = span
+    return [end if c == 1.0 else start + c * (end - start) for c in method.c]
+
+
+class StepFunctions:
+    """One step, and the evaluation before the first one, as functions of tensors.
+
+    Their arguments are the parameters, the field's constants, and what is named; `scalars` holds the length of the
+    step, the two tolerances, and the times of the stages.
+
+    Args:
+        field: The field.
+        method: The tableau.
+        params: The parameters.
+    """
+
+    def __init__(self, field: CompiledField, method: Tableau, params: Sequence[Tensor]) -> None:
+        self.field, self.method, self.n_params = field, method, len(params)
+        self._n_fixed = len(params) + len(field.constants)
+
+    def first(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """(y, scalars) -> the derivative at the beginning of a step."""
+        (y, scalars), rate = self._split(arguments)
+        return (rate(scalars[3], y),)
+
+    def step(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """(y, first derivative, scalars) -> state at the end, all stage derivatives, relative error."""
+        (y, k, scalars), rate = self._split(arguments)
+        method, h, rows = self.method, scalars[0], [k]
+        for i in range(1, method.n_own):
+            rows.append(rate(scalars[3 + i], weighted(y, h, method.a[i], rows)))
+        end = weighted(y, h, method.b, rows)
+        if method.fsal:
+            rows.append(rate(scalars[3 + method.n_own], end))
+        return end, torch.stack(rows), self._ratio(y, end, h, rows, scalars)
+
+    def _ratio(self, y: Tensor, end: Tensor, h: Tensor, rows: Sequence[Tensor], scalars: Tensor) -> Tensor:
+        if self.method.b_error is None:
+            return torch.zeros_like(h)
+        y, end, rows = y.detach(), end.detach(), [row.detach() for row in rows]
+        scale = scalars[2] + scalars[1] * torch.maximum(y.abs(), end.abs())
+        error = weighted(torch.zeros_like(y), h.detach(), self.method.b_error, rows)
+        return (error / scale).square().mean().sqrt()
+
+    def _split(self, arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+        params, constants = arguments[: self.n_params], arguments[self.n_params : self._n_fixed]
+        return arguments[self._n_fixed :], partial(self.field.rate, params, constants)
+
+    def differentiated(self, function: Any, *, places: int, n_results: int) -> Differentiated:
+        """A function of these by the parameters and the first `places` named arguments."""
+        inputs = (*range(self.n_params), *range(self._n_fixed, self._n_fixed + places))
+        return Differentiated(function, inputs, n_results)
+
+
+@dataclass
+class _Taken:
+    """What an accepted step keeps: what its pair saved, and that of the evaluation before it, where there was one."""
+
+    saved: Any
+    first: Any
+
+
+class CompiledMethod(AbstractMethod):
+    """Steps by compiled programs.
+
+    Args:
+        job: Field, layout and solver spec.
+        params: Parameters of the field.
+        y: Flat initial state.
+
+    Attributes:
+        rows: Stage derivatives of the last step.
+    """
+
+    def __init__(self, job: Job, params: Sequence[Tensor], y: Tensor) -> None:
+        self.tableau = tableau(job.spec.solver)
+        field = CompiledField(job, y)
+        functions = StepFunctions(field, self.tableau, params)
+        self._fixed = [p.detach() for p in params] + field.constants
+        self._spec = job.spec
+        self.rows = y.new_empty(self.tableau.n_stages, y.numel())
+        scalars = self._scalars(y, (0.0, 1.0))
+        self.first = field.pair(
+            "first", functions.differentiated(functions.first, places=1, n_results=1), [*self._fixed, y, scalars]
+        )
+        self.pair: Pair = field.pair(
+            "step", functions.differentiated(functions.step, places=2, n_results=2), [*self._fixed, y, y, scalars]
+        )
+        self._k: Tensor | None = None
+        self._before: Any = None
+        self._saved: Any = None
+
+    def take(self) -> _Taken:
+        """Hand over what the step that was just accepted keeps."""
+        taken, self._before, self._saved = _Taken(self._saved, self._before), None, None
+        return taken
+
+    def derivative(self, t: float, y: Tensor) -> Tensor:
+        """See the base class."""
+        if self._k is None:
+            (self._k,), self._before = self.first.forward(*self._fixed, y, self._scalars(y, (t, t)))
+        return self._k
+
+    def step(self, y0: Tensor, span: Span) -> Tensor:
+        """See the base class."""
+        return self._run(y0, span)[0]
+
+    def attempt(self, y0: Tensor, span: Span) -> tuple[Tensor, float]:
+        """See the base class."""
+        end, error = self._run(y0, span)
+        ratio: float = error.item()
+        check_beginning(ratio, y0, self.rows[0], span)
+        return end, ratio
+
+    def _run(self, y0: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        k = self.derivative(span[0], y0)
+        (end, self.rows, error), self._saved = self.pair.forward(*self._fixed, y0, k, self._scalars(y0, span))
+        return end, error
+
+    def _scalars(self, y: Tensor, span: Span) -> Tensor:
+        values = [span[1] - span[0], self._spec.rtol, self._spec.atol, *stage_times(self.tableau, span)]
+        return torch.tensor(values, dtype=y.dtype, device=y.device)
+
+    def carry(self) -> None:
+        """See the base class."""
+        self._k = self.rows[-1] if self.tableau.fsal else None
+
+    def forget(self) -> None:
+        """See the base class."""
+        self._k = None
+
+
+def solve_through_compiled(function: type[torch.autograd.Function], job: Job, y0: State, times: Tensor) -> State:
+    """Solve by an autograd function of (job, flat y0, times, *params), or by compiled steps without a graph.
+
+    Raises:
+        UnsupportedError: If the field cannot be compiled, or the times are to be differentiated.
+    """
+    reason = reason_not_compiled(job.field, timed=times.requires_grad)
+    if reason is not None:
+        raise UnsupportedError(reason)
+    if torch.is_grad_enabled():
+        return solve_through(function, job, y0, times)
+    with torch.no_grad():
+        return job.layout.state(solve_compiled(job, job.layout.flatten(y0).detach(), times))
+
+
+def solve_compiled(job: Job, y: Tensor, times: Tensor) -> Tensor:
+    """States at the output times by compiled steps, without a graph, shape `(n_times, n)`."""
+    solve = _Solve(job, y, times, parameters(job.field))
+    for _ in solve.legs():
+        pass
+    return solve.ys
+
+
+class _Solve:
+    def __init__(self, job: Job, y: Tensor, times: Tensor, params: Sequence[Tensor]) -> None:
+        self._marks = output_times(times)
+        self.method = CompiledMethod(job, params, y)
+        self._stepper = Stepper(self.method, job.spec, y, (self._marks[0], self._marks[-1]))
+        self.method.forget()
+        self.dense = dense_output(self.method.tableau, y, land=job.land)
+        self.ys = y.new_empty(len(self._marks), y.numel())
+
+    def legs(self) -> Iterator[Leg]:
+        for leg, _ in passage(self._stepper, self._marks, self.ys, self.dense):
+            yield leg
+
+
+class CompiledDirectSolve(torch.autograd.Function):
+    """A solve by compiled steps; a function of (job, flat y0, times, *params)."""
+
+    @staticmethod
+    def forward(ctx: Any, job: Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+        """Solve, and keep what the transposed steps need."""
+        solve = _Solve(job, y0.detach(), times, params)
+        legs, tape = [], []
+        for leg in solve.legs():
+            legs.append(leg)
+            tape.append(solve.method.take())
+        ctx.legs, ctx.tape, ctx.method, ctx.dense, ctx.params = legs, tape, solve.method, solve.dense, params
+        return solve.ys
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_ys: Tensor) -> Any:
+        """Pull the derivative back through the steps, last one first."""
+        if not ctx.tape:
+            raise UserError("`direct` frees its graphs as it reads them; solve again for a second backward pass.")
+        back = _Back(ctx.method, ctx.params, grad_ys[0])
+        loss = LossGradient(ctx.legs, grad_ys, ctx.dense)
+        for i in reversed(range(len(ctx.tape))):
+            at_end = loss.at_end(i)
+            if at_end is not None:
+                back.by_y = back.by_y + at_end
+            back.pull(ctx.tape.pop(), loss.inside(i))
+            if ctx.legs[i].thetas:
+                back.by_y = back.by_y + grad_ys[ctx.legs[i].inside].sum(0)
+        return None, back.by_y + grad_ys[0], None, *back.params
+
+
+class _Back:
+    """The derivative of the loss on its way back.
+
+    Attributes:
+        by_y: With respect to the present state.
+        params: With respect to the parameters, so far.
+    """
+
+    def __init__(self, method: CompiledMethod, params: Sequence[Tensor], like: Tensor) -> None:
+        self._method, self._closing = method, method.tableau.fsal
+        self.by_y = torch.zeros_like(like)
+        self.params = [torch.zeros_like(p) for p in params]
+        self._fed = like.new_zeros(method.tableau.n_stages, like.numel())
+        self._by_k: Tensor | None = None  # with respect to the last derivative of the step before
+
+    def pull(self, taken: _Taken, inside: Tensor | None) -> None:
+        """Go back through one step; `inside` is fed into its stages, shape `(stages, n)`."""
+        fed = self._fed.zero_() if inside is None else inside
+        if self._closing and self._by_k is not None:
+            fed[-1].add_(self._by_k)
+        self.by_y, by_k = self._added(self._method.pair.backward(taken.saved, [self.by_y, fed]))
+        self._by_k = by_k
+        if taken.first is not None:
+            (by_y,) = self._added(self._method.first.backward(taken.first, [by_k]))
+            self.by_y = self.by_y + by_y
+
+    def _added(self, found: Sequence[Tensor | None]) -> list[Tensor]:
+        """Add the parameters' shares; returns the others, zeros where there is nothing."""
+        n = len(self.params)
+        for total, share in zip(self.params, found[:n], strict=True):
+            if share is not None:
+                total.add_(share)
+        return [torch.zeros_like(self.by_y) if g is None else g for g in found[n:]]

@@ -1,0 +1,228 @@
+"""Functions of tensors and their transposed derivatives as compiled programs, by torch's Inductor.
+
+A function is traced once, forward and backward as one graph, which is cut in two: the forward half returns, beside its
+results, what the backward half needs. Unlike `torch.compile` the programs have no guards and no autograd function
+around them: a step of a small ODE takes some hundred microseconds, and both would be a good part of that. The price is
+that shapes, and whatever of a function is not among its arguments, are fixed when it is traced.
+
+What Inductor generates is kept on disk (`TORCHINDUCTOR_CACHE_DIR`), and found again by other processes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, fx
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from nodebench.errors import UnsupportedError
+
+Function = Callable[..., tuple[Tensor, ...]]
+"""A function of tensors alone that returns a tuple of tensors."""
+
+Program = Callable[..., Sequence[Any]]
+
+OPTIONS = {"cpp_wrapper": True}
+"""Inductor's options: the calls of kernels and matrix products are compiled, too, not made from Python."""
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """What is differentiated: results by inputs.
+
+    Attributes:
+        function: The function.
+        inputs: Places of the inputs by which it is differentiated.
+        n_results: How many of its results are, from the first on; the others have no derivative.
+    """
+
+    function: Function
+    inputs: tuple[int, ...]
+    n_results: int
+
+
+class Pair(Protocol):
+    """A function and its transposed derivative."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Any]:
+        """The results, and what `backward` needs."""
+
+    def backward(self, saved: Any, covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The derivatives of Σ <covector, result> by each input that is differentiated by; None for 0."""
+
+
+class TapedPair:
+    """The same by autograd, without compilation: for a field that does more than compute, such as count its calls."""
+
+    def __init__(self, what: Differentiated) -> None:
+        self._what = what
+
+    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Any]:
+        """See `Pair`."""
+        with torch.enable_grad():
+            leaves = _leaves(self._what, inputs)
+            results = self._what.function(*leaves)
+        return [r.detach() for r in results], (leaves, results)
+
+    def backward(self, saved: Any, covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """See `Pair`."""
+        leaves, results = saved
+        return _gradients(self._what, leaves, results, covectors)
+
+
+class CompiledPair:
+    """The same compiled; the backward half when it is first needed.
+
+    Args:
+        what: What is differentiated.
+        inputs: Inputs of the shapes, dtype and device for which it is compiled.
+
+    Raises:
+        UnsupportedError: If the function cannot be traced, since what it does depends on the values of its inputs.
+    """
+
+    def __init__(self, what: Differentiated, inputs: Sequence[Tensor]) -> None:
+        def joint(*arguments: Tensor) -> tuple[Tensor | None, ...]:
+            with torch.enable_grad():
+                leaves = _leaves(what, arguments[: len(inputs)])
+                results = what.function(*leaves)
+                found = _gradients(what, leaves, results, arguments[len(inputs) :])
+            return (*(r.detach() for r in results), *found)
+
+        with torch.no_grad():
+            results = what.function(*inputs)
+            covectors = [torch.zeros_like(r) for r in results[: what.n_results]]
+        graph = _traced(joint, [*inputs, *covectors])
+        halves = _cut(graph, len(inputs), len(results))
+        self._n_results = len(results)
+        self._forward = compiled(halves.forward, inputs)
+        self._backward_graph: fx.GraphModule | None = halves.backward
+        self._backward: Program | None = None
+
+    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Any]:
+        """See `Pair`."""
+        found = self._forward(*inputs)
+        return found[: self._n_results], found[self._n_results :]
+
+    def backward(self, saved: Any, covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """See `Pair`."""
+        if self._backward is None:
+            assert self._backward_graph is not None, "it is kept until it has been compiled"
+            self._backward = compiled(self._backward_graph, [*saved, *covectors])
+            self._backward_graph = None
+        return self._backward(*saved, *covectors)
+
+
+def compiled_function(function: Function, inputs: Sequence[Tensor]) -> Program:
+    """A function compiled for inputs like these; it may differentiate within.
+
+    Raises:
+        UnsupportedError: As for `CompiledPair`.
+    """
+    graph = _traced(function, inputs)
+    _forget_shapes(graph.graph)
+    return compiled(graph, inputs)
+
+
+def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
+    """A graph of operations compiled for inputs like these."""
+    with torch.no_grad():
+        # The compiler behind `torch.compile`, without its guards.
+        program: Program = torch._inductor.compile(graph, list(inputs), options=OPTIONS)  # noqa: SLF001
+    return program
+
+
+def _traced(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
+    try:
+        with torch.no_grad():
+            # Twice, since a function that differentiates within cannot be made free of in-place operations at once.
+            graph: fx.GraphModule = make_fx(functionalize(make_fx(function)(*inputs)))(*inputs)
+    except RuntimeError as error:
+        raise UnsupportedError(
+            f"it cannot be compiled, since what it does depends on values ({' '.join(str(error).split())[:200]}); "
+            "leave `compile` out."
+        ) from error
+    return graph
+
+
+def _leaves(what: Differentiated, inputs: Sequence[Tensor]) -> list[Tensor]:
+    leaves = [tensor.detach() for tensor in inputs]
+    for i in what.inputs:
+        leaves[i].requires_grad_()
+    return leaves
+
+
+def _gradients(
+    what: Differentiated, leaves: Sequence[Tensor], results: Sequence[Tensor], covectors: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    taped = [(r, v) for r, v in zip(results, covectors, strict=False) if r.requires_grad]
+    by = [leaves[i] for i in what.inputs]
+    if not taped:
+        return [None] * len(by)
+    outputs, seeds = zip(*taped, strict=True)
+    return torch.autograd.grad(outputs, by, seeds, allow_unused=True)
+
+
+@dataclass(frozen=True)
+class _Halves:
+    forward: fx.GraphModule
+    backward: fx.GraphModule
+
+
+def _cut(graph: fx.GraphModule, n_inputs: int, n_results: int) -> _Halves:
+    """Cut a joint graph; its inputs are those of the forward half and then the covectors, its outputs likewise."""
+    places = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    inputs, covectors = places[:n_inputs], places[n_inputs:]
+    outputs = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    behind = set(covectors)
+    for node in graph.graph.nodes:
+        if any(source in behind for source in node.all_input_nodes):
+            behind.add(node)
+    saved: dict[fx.Node, None] = {}
+    for node in graph.graph.nodes:
+        if node in behind and node.op != "output":
+            for source in node.all_input_nodes:
+                _save(source, behind, saved)
+    for node in outputs[n_results:]:
+        if node is not None:
+            _save(node, behind, saved)
+    return _Halves(
+        _subgraph(graph, inputs, [*outputs[:n_results], *saved]),
+        _subgraph(graph, [*saved, *covectors], outputs[n_results:]),
+    )
+
+
+def _save(node: fx.Node, behind: set[fx.Node], saved: dict[fx.Node, None]) -> None:
+    """Enter what the backward half needs of the forward half; instead of a view, what it is a view of."""
+    if node in behind or node.op == "get_attr":
+        return
+    if isinstance(node.target, torch._ops.OpOverload) and node.target.is_view:  # noqa: SLF001  torch's only name of it
+        for source in node.all_input_nodes:
+            _save(source, behind, saved)
+        return
+    saved[node] = None
+
+
+def _subgraph(graph: fx.GraphModule, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node | None]) -> fx.GraphModule:
+    """The part of a graph that leads from some nodes to others."""
+    wanted = {node for node in outputs if node is not None}
+    needed = set(wanted)
+    for node in reversed(graph.graph.nodes):
+        if node in needed and node not in inputs:
+            needed.update(node.all_input_nodes)
+    part = fx.Graph()
+    copies = {node: part.placeholder(node.name) for node in inputs}
+    for node in graph.graph.nodes:
+        if node in needed and node not in copies and node.op != "output":
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(tuple(None if node is None else copies[node] for node in outputs))
+    _forget_shapes(part)
+    return fx.GraphModule(graph, part)
+
+
+def _forget_shapes(graph: fx.Graph) -> None:
+    # What tracing noted of each value belongs to that trace; Inductor makes its own.
+    for node in graph.nodes:
+        node.meta.clear()
