@@ -135,14 +135,17 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
 
 
 def _traced(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
+    # Of their own: two inputs that are one tensor would be traced as one.
+    inputs = [tensor.clone() for tensor in inputs]
     try:
         with torch.no_grad():
             # Twice, since a function that differentiates within cannot be made free of in-place operations at once.
             graph: fx.GraphModule = make_fx(functionalize(make_fx(function)(*inputs)))(*inputs)
     except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
         raise UnsupportedError(
-            f"it cannot be compiled, since what it does depends on values ({' '.join(str(error).split())[:200]}); "
-            "leave `compile` out."
+            f"the field cannot be traced for compilation, as when what it does depends on values: {reason}; leave "
+            "`compile` out."
         ) from error
     return graph
 

@@ -1,0 +1,165 @@
+"""Compiled steps against the same backends uncompiled, in float64."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nodebench import registry
+from nodebench.backends.base import AbstractBackend
+from nodebench.errors import UnsupportedError, UserError
+from nodebench.frameworks.torch import Torch
+from nodebench.problem import Problem, SolverSpec
+
+TIMES = (0.0, 0.3, 1.0, 1.9, 2.0)
+
+
+class Flow(nn.Module):
+    """A field of two parts with a buffer, a frozen parameter, an unused one, and an operation in place."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.net, self.frozen = nn.Linear(3, 2), nn.Parameter(torch.tensor([0.5, -0.3]), requires_grad=False)
+        self.unused = nn.Parameter(torch.ones(3))
+        self.register_buffer("shift", torch.tensor([0.1, 0.2]))
+
+    def forward(self, t, y):
+        z, _ = y
+        time = torch.ones_like(z[:, :1]) * t
+        rate = torch.tanh(self.net(torch.cat([z + self.shift, time], dim=1)).mul_(self.frozen))
+        return rate, -rate.sum(dim=1, keepdim=True)
+
+
+@pytest.fixture(scope="module", name="field")
+def field_fixture():
+    """One field for all tests of this file, so that its programs are compiled once."""
+    return Flow().double()
+
+
+def _problem(field, n=4, times=TIMES):
+    torch.manual_seed(0)
+    y0 = (torch.randn(n, 2, dtype=torch.float64), torch.zeros(n, 1, dtype=torch.float64))
+    return Problem(field, y0, torch.tensor(times, dtype=torch.float64), lambda ys: sum(p[1:].pow(2).sum() for p in ys))
+
+
+def _spec(**changes):
+    return SolverSpec(**{"rtol": 1e-6, "atol": 1e-6, "first_step": 0.1, "dtype": "float64", **changes})
+
+
+def _backend(text):
+    return registry.load("backend", text, AbstractBackend)
+
+
+def _gradient(text, problem, spec):
+    gradients = _backend(text).grad(problem, spec, Torch("cpu", "float64", 1))
+    return torch.cat([g.reshape(-1) for g in (gradients.loss, *gradients.y0, *gradients.params.values())])
+
+
+@pytest.mark.parametrize(
+    ("compiled", "plain"),
+    [
+        ("direct[compile=true]", "direct"),
+        ("direct[compile=true,land=true]", "direct[land=true]"),
+        ("adjoint[compile=true]", "adjoint"),
+        ("adjoint[norm=seminorm,compile=true]", "adjoint[norm=seminorm]"),
+    ],
+)
+def test_compilation_changes_nothing(compiled, plain, field):
+    """Loss and gradients agree to 1e-10, with output times inside steps, buffers, frozen and unused parameters."""
+    expected = _gradient(plain, _problem(field), _spec())
+    torch.testing.assert_close(_gradient(compiled, _problem(field), _spec()), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_new_weights_are_seen(field):
+    """Parameters and buffers are arguments of the programs: changing them needs no compilation and is not missed."""
+    before = _gradient("direct[compile=true]", _problem(field), _spec())
+    with torch.no_grad():
+        field.net.weight.mul_(1.5)
+        field.shift.add_(0.3)
+        field.frozen.mul_(2.0)
+    after = _gradient("direct[compile=true]", _problem(field), _spec())
+    torch.testing.assert_close(after, _gradient("direct", _problem(field), _spec()), rtol=1e-10, atol=1e-10)
+    assert (after - before).norm() > 0.1 * before.norm()
+
+
+def test_rejected_steps_leave_no_trace(field):
+    """A first step far too long is rejected, as it is uncompiled."""
+    spec = _spec(first_step=2.0, rtol=1e-9, atol=1e-9)
+    assert _backend("direct").grid(field, _problem(field).y0, _problem(field).times, spec).n_rejected > 0
+    found = _gradient("direct[compile=true]", _problem(field), spec)
+    torch.testing.assert_close(found, _gradient("direct", _problem(field), spec), rtol=1e-10, atol=1e-10)
+
+
+def test_a_method_of_fixed_steps_is_compiled(field):
+    """Without a closing stage, each step begins with an evaluation of its own."""
+    spec = _spec(solver="rk4", first_step=0.25)
+    found = _gradient("direct[compile=true]", _problem(field), spec)
+    torch.testing.assert_close(found, _gradient("direct", _problem(field), spec), rtol=1e-10, atol=1e-10)
+
+
+def test_without_gradients_the_states_are_the_same(field):
+    """Under no_grad the compiled steps give the same states and no graph."""
+    problem = _problem(field)
+    with torch.no_grad():
+        states = [
+            _backend(b).solve(field, problem.y0, problem.times, _spec()) for b in ("direct[compile=true]", "direct")
+        ]
+    for found, expected in zip(*states, strict=True):
+        assert found.grad_fn is None
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_evaluations_are_counted(field):
+    """The closing stage of each step is differentiated with it, that before the first one by itself."""
+    backend, problem = _backend("direct[compile=true]"), _problem(field)
+    grid = backend.grid(field, problem.y0, problem.times, _spec())
+    counted = backend.gradient_step(problem, _spec(), Torch("cpu", "float64", 1)).evaluations()
+    assert counted.nfe_forward == 1 + 6 * (grid.n_accepted + grid.n_rejected)
+    assert counted.nfe_backward == 0
+    assert counted.n_vjps == 1 + 6 * grid.n_accepted
+
+
+def test_a_second_backward_pass_is_refused(field):
+    """What was kept is freed as it is read."""
+    problem = _problem(field)
+    y0 = tuple(part.clone().requires_grad_() for part in problem.y0)
+    loss = problem.loss(_backend("direct[compile=true]").solve(field, y0, problem.times, _spec()))
+    loss.backward(retain_graph=True)
+    with pytest.raises(UserError, match="solve again"):
+        loss.backward()
+
+
+class Branching(nn.Module):
+    """A field that does one thing or another, depending on the state."""
+
+    def forward(self, t, y):
+        del t
+        return -y if y.sum() > 0 else y
+
+
+@pytest.mark.parametrize("text", ["direct[compile=true]", "adjoint[compile=true]"])
+def test_a_field_that_depends_on_values_is_refused(text):
+    """Tracing it would freeze one of its branches: an error that says so, not a wrong solution."""
+    y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(UnsupportedError, match="depends on values"):
+        _backend(text).solve(Branching(), y0, torch.tensor([0.0, 1.0], dtype=torch.float64), _spec())
+
+
+@pytest.mark.parametrize("text", ["direct[compile=true]", "adjoint[compile=true]"])
+def test_what_cannot_be_compiled_says_so_before(text, field):
+    """A plain function and derivatives by times are unsupported, with the reason; solving raises it, too."""
+    backend, times = _backend(text), torch.tensor(TIMES, dtype=torch.float64)
+    function = Problem(lambda _, y: -y, torch.ones(2, dtype=torch.float64), times, torch.sum)
+    assert "nn.Module" in backend.unsupported(function, _spec())
+    timed = Problem(field, _problem(field).y0, times, torch.sum, differentiate_times=True)
+    assert "times" in backend.unsupported(timed, _spec())
+    with pytest.raises(UnsupportedError, match="times"):
+        backend.solve(field, timed.y0, times.requires_grad_(), _spec())
+
+
+def test_other_shapes_are_compiled_anew(field):
+    """Another batch size gets programs of its own and the right gradient."""
+    found = _gradient("adjoint[compile=true]", _problem(field, n=3, times=(1.0, 0.0)), _spec())
+    expected = _gradient("adjoint", _problem(field, n=3, times=(1.0, 0.0)), _spec())
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
