@@ -82,11 +82,11 @@ def test_a_fixed_method_gives_gradients_of_its_order():
     assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.4)
 
 
-@pytest.mark.parametrize("solver", ["bosh3", "tsit5"])
+@pytest.mark.parametrize("solver", ["heun", "bosh3", "tsit5", "dopri8"])
 def test_the_other_embedded_pairs_are_right_too(solver):
-    """States of bosh3 and tsit5 agree with the matrix exponential."""
+    """Their states agree with the matrix exponential."""
     Jax("cpu", "float64", 1)
-    problem, spec = _linear((0.0, 1.0)), _spec(solver=solver, rtol=1e-6, atol=1e-6)
+    problem, spec = _linear((0.0, 1.0)), _spec(solver=solver, rtol=1e-6, atol=1e-6, max_steps=4096)
     found = _load("diffrax").solve(problem.field, problem.y0, problem.times, spec)
     np.testing.assert_allclose(found[-1], STATES @ expm(MATRIX).T, rtol=1e-4)
 
@@ -108,6 +108,16 @@ def test_evaluations_follow_the_closed_forms(text, recomputed):
     else:
         assert counted.nfe_backward == counted.n_vjps
         assert counted.n_vjps % 6 == 1
+
+
+@pytest.mark.parametrize(("solver", "known", "stages"), [("heun", 0, 2), ("dopri8", 1, 13)])
+def test_evaluations_follow_the_stages(solver, known, stages):
+    """Heun's method evaluates both of its stages in every step; dopri8's first is the last of the step before."""
+    framework, backend = Jax("cpu", "float64", 1), _load("diffrax")
+    problem, spec = _linear((0.0, 2.0)), _spec(solver=solver, first_step=1.0, rtol=1e-4, atol=1e-4)
+    grid = backend.grid(problem.field, problem.y0, problem.times, spec)
+    counted = backend.gradient_step(problem, spec, framework).evaluations()
+    assert counted.nfe_forward == known + stages * (grid.n_accepted + grid.n_rejected)
 
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint"])

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import torchdiffeq
 from torch import nn
 
 from nodebench import registry
@@ -12,6 +13,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.frameworks.torch import Torch
 from nodebench.problem import Problem, SolverSpec
+from nodebench.solvers.forward import solve_plain
 from nodebench.solvers.interpolant import interpolant
 from nodebench.solvers.tableau import TABLEAUS
 
@@ -20,7 +22,7 @@ EXACT = ("direct", "checkpoint", "checkpoint[checkpoints=1]", "checkpoint[checkp
 OWN = (*EXACT, *CONTINUOUS, "reversible")
 ALL = (*OWN, "torchdiffeq", "torchdiffeq-adjoint")
 FIXED = {"euler": 1, "midpoint": 2, "rk4": 4, "rk38": 4}
-OWN_STAGES = {"bosh3": 3, "dopri5": 6, "tsit5": 6}
+OWN_STAGES = {"heun": 2, "bosh3": 3, "dopri5": 6, "tsit5": 6, "dopri8": 13}
 
 
 class Net(nn.Module):
@@ -163,7 +165,7 @@ def test_finite_differences_agree(text, framework):
 @pytest.mark.parametrize("text", [*EXACT, *CONTINUOUS, "torchdiffeq", "torchdiffeq-adjoint"])
 def test_counts_equal_their_closed_forms(text, solver, framework):
     """Evaluations and VJPs follow from the steps, for every solver and backend."""
-    backend, problem, spec = _load(text), _problem(), _spec(solver=solver)
+    backend, problem, spec = _load(text), _problem(), _spec(solver=solver, max_steps=2000)
     if backend.unsupported(problem, spec) is not None:
         pytest.skip("the backend says that it does not support this")
     grid = backend.grid(problem.field, problem.y0, problem.times, spec)
@@ -357,6 +359,46 @@ def test_torchdiffeqs_rk4_is_another_method():
     theirs = _load("torchdiffeq").solve(problem.field, problem.y0, problem.times, spec)
     ours = _load("direct").solve(problem.field, problem.y0, problem.times, spec)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_torchdiffeqs_adaptive_heun_is_another_method():
+    """It evaluates the field once at the end of a step, where Euler's method predicts it to be; Heun's does twice."""
+    assert "adaptive_heun" in _load("torchdiffeq").unsupported(_problem(), _spec(solver="heun"))
+    y0, times = torch.ones(1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    evaluated = {"torchdiffeq": [], "ours": []}
+
+    def field(library):
+        def evaluate(t, y):
+            evaluated[library].append(round(float(t), 9))  # torchdiffeq evaluates just before the end of a step
+            return -y
+
+        return evaluate
+
+    spec = _spec(solver="heun", rtol=1e-3, atol=1e-3, first_step=0.03)
+    tolerances = {"rtol": spec.rtol, "atol": spec.atol, "options": {"first_step": spec.first_step}}
+    torchdiffeq.odeint(field("torchdiffeq"), y0, times, method="adaptive_heun", **tolerances)
+    solve_plain(field("ours"), y0, times, spec)
+    assert evaluated["ours"][:3] == [0.0, 0.03, 0.03]
+    assert evaluated["torchdiffeq"][:2] == [0.0, 0.03]
+    assert evaluated["torchdiffeq"][2] > 0.03
+
+
+@pytest.mark.parametrize("first_step", [0.05, 2.0])
+@pytest.mark.parametrize("solver", ["bosh3", "dopri5", "dopri8"])
+def test_torchdiffeq_takes_our_steps(solver, first_step):
+    """Given the first step, it accepts and rejects the same ones and comes to the same state, to rounding."""
+    problem, spec = _problem(times=(0.0, 5.0)), _spec(solver=solver, first_step=first_step, rtol=1e-7, atol=1e-7)
+    ours, theirs = (
+        backend.grid(problem.field, problem.y0, problem.times, spec)
+        for backend in (_load("direct"), _load("torchdiffeq[land=true]"))
+    )
+    assert ours.n_rejected == theirs.n_rejected
+    np.testing.assert_allclose(theirs.times, ours.times, rtol=1e-6)
+    states = [
+        _load(text).solve(problem.field, problem.y0, problem.times, spec)[-1]
+        for text in ("direct", "torchdiffeq[land=true]")
+    ]
+    torch.testing.assert_close(*states, rtol=1e-9, atol=1e-9)
 
 
 def test_torchdiffeq_landing_takes_our_steps():

@@ -25,9 +25,11 @@ Scan = Literal["default", "bounded"]
 
 FIXED: Mapping[str, Callable[..., Any]] = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint}
 ADAPTIVE: Mapping[str, Callable[..., Any]] = {
+    "heun": diffrax.Heun,
     "bosh3": diffrax.Bosh3,
     "dopri5": diffrax.Dopri5,
     "tsit5": diffrax.Tsit5,
+    "dopri8": diffrax.Dopri8,
 }
 
 

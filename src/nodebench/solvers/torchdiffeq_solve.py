@@ -23,16 +23,26 @@ METHODS: Mapping[str, str] = {
     "rk38": "rk4",
     "bosh3": "bosh3",
     "dopri5": "dopri5",
+    "dopri8": "dopri8",
 }
 """Our names of solvers to torchdiffeq's."""
+
+NAMESAKES: Mapping[str, str] = {
+    "rk4": "torchdiffeq's `rk4` is the 3/8 rule, another method than the classical one: ask for `rk38`.",
+    "heun": (
+        "torchdiffeq's `adaptive_heun` is another method: it begins each step with the derivative at the end that "
+        "Euler's method predicted for the last one, not at the end itself."
+    ),
+}
+"""Why methods of a like name are not ours."""
 
 FIXED = ("euler", "midpoint", "rk38")
 
 
 def unsupported(field: Field, spec: SolverSpec) -> str | None:
     """Why torchdiffeq cannot solve this, in one sentence, or None."""
-    if spec.solver == "rk4":
-        return "torchdiffeq's `rk4` is the 3/8 rule, another method than the classical one: ask for `rk38`."
+    if spec.solver in NAMESAKES:
+        return NAMESAKES[spec.solver]
     if spec.solver not in METHODS:
         return f"torchdiffeq has no `{spec.solver}`; of ours it has {', '.join(METHODS)}."
     if spec.solver in FIXED and spec.first_step is None:
