@@ -122,6 +122,8 @@ def test_dry_run_starts_nothing(tmp_path):
         (("run", "-b", "adjoint", "-t", "mnits"), "did you mean 'mnist'"),
         (("run", "-b", "adjoint", "-t", "mnist", "--model", "odnet"), "did you mean 'odenet'"),
         (("run", "-b", "adjoint", "-t", "mnist", "--solver", "dopri55"), "did you mean 'dopri5'"),
+        (("run", "-b", "adjoint", "-t", "mnist", "--controller", "pid"), "must be 'integral' or 'pi'; got 'pid'"),
+        (("scale", "-b", "adjoint", "-t", "linear", "--controller", "p"), "must be 'integral' or 'pi'; got 'p'"),
         (("run", "-b", "adjoint[nrm=full]", "-t", "mnist"), "did you mean 'norm'"),
         (("run", "-b", "adjoint", "-t", "mnist", "--preset", "quik"), "did you mean 'quick'"),
         (("run", "-b", "adjoint", "-t", "mnist", "--rtol", "-1"), "`rtol` must be positive"),

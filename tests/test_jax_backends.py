@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,12 @@ def test_evaluations_follow_the_stages(solver, known, stages):
     grid = backend.grid(problem.field, problem.y0, problem.times, spec)
     counted = backend.gradient_step(problem, spec, framework).evaluations()
     assert counted.nfe_forward == known + stages * (grid.n_accepted + grid.n_rejected)
+
+
+@pytest.mark.parametrize("text", ["diffrax", "diffrax-backsolve"])
+def test_gradients_with_the_pi_controller_are_the_closed_form(text):
+    """It changes the steps, forward and backward, and not what they lead to."""
+    assert _error(text, (0.0, 0.7, 2.0), _spec(controller="pi", rtol=1e-9, atol=1e-9)) < 1e-6
 
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint"])
@@ -237,6 +244,14 @@ def test_a_step_size_control_is_diffrax_default():
     control = diffrax_solve.controller(_spec())
     values = (control.safety, control.factormin, control.factormax, control.pcoeff, control.icoeff, control.dcoeff)
     assert values == (0.9, 0.2, 10.0, 0, 1, 0)
+
+
+@pytest.mark.parametrize("norm", [None, diffrax.adjoint_rms_seminorm])
+def test_the_pi_controller_is_that_of_gustafsson(norm):
+    """Its gains are those of our own, whatever the norm."""
+    control = diffrax_solve.controller(_spec(controller="pi"), norm)
+    assert (control.pcoeff, control.icoeff, control.dcoeff) == (0.4, 0.3, 0)
+    assert (control.norm is norm) == (norm is not None)
 
 
 def test_float32_states_stay_float32_in_a_process_of_64_bits():

@@ -1,7 +1,9 @@
 """The same weights give the same field, loss and gradient in torch and JAX, in float64 to nine digits."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from nodebench.backends.diffrax import Diffrax
 from nodebench.backends.direct import Direct
@@ -89,6 +91,40 @@ def test_adaptive_steps_are_the_same():
         grids.append(backend.grid(problem.field, problem.y0, problem.times, spec))
     assert grids[0].n_rejected == grids[1].n_rejected
     np.testing.assert_allclose(grids[1].times, grids[0].times, rtol=1e-9)
+
+
+def _relaxing(stack):
+    """Van der Pol's oscillator: slow, then so fast that steps are rejected."""
+
+    def field(t, y):
+        del t
+        return stack([y[1], 8 * (1 - y[0] ** 2) * y[1] - y[0]])
+
+    return field
+
+
+@pytest.mark.parametrize("controller", ["integral", "pi"])
+@pytest.mark.parametrize("solver", ["heun", "bosh3", "dopri5", "tsit5", "dopri8"])
+def test_accepted_and_rejected_steps_are_the_same(solver, controller):
+    """On a stiff oscillator both libraries accept and reject the same steps and come to the same state."""
+    tolerance = 1e-3 if solver == "heun" else 1e-6
+    spec = SolverSpec(
+        solver=solver, controller=controller, first_step=0.5, rtol=tolerance, atol=tolerance, max_steps=4096,
+        dtype="float64",
+    )  # fmt: skip
+    times = np.array([0.0, 12.0])
+    Jax("cpu", "float64", 1)
+    ours, theirs = (
+        (backend.grid(field, y0, at, spec), np.asarray(backend.solve(field, y0, at, spec))[-1])
+        for backend, field, y0, at in (
+            (Direct(), _relaxing(torch.stack), torch.tensor([2.0, 0.0], dtype=torch.float64), torch.tensor(times)),
+            (Diffrax(), _relaxing(jnp.stack), jnp.array([2.0, 0.0]), times),
+        )
+    )
+    assert ours[0].n_rejected == theirs[0].n_rejected > 3
+    # An error estimate is a difference of nearly equal sums, which loses digits, and lengths of steps inherit that.
+    np.testing.assert_allclose(theirs[0].times, ours[0].times, rtol=1e-7)
+    np.testing.assert_allclose(theirs[1], ours[1], rtol=1e-9)
 
 
 def test_metric_and_training_loss_are_the_same():

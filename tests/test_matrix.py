@@ -62,6 +62,7 @@ def test_all_backends_are_every_installed_one():
         ({"measure": "grad"}, UnknownNameError, "gradient"),
         ({"device": "gpu"}, UnknownNameError, "cuda"),
         ({"dtype": "float16"}, UserError, "float32"),
+        ({"controller": "pid"}, UserError, "'integral' or 'pi'"),
         ({"rtols": (-1e-3,)}, UserError, "`rtol` must be positive"),
         ({"rtols": (0.0,)}, UserError, "`rtol` must be positive"),
         ({"rtols": (float("nan"),)}, UserError, "`rtol` must be positive"),

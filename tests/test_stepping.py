@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.problem import SolverSpec
+from nodebench.solvers.controller import CONTROLLERS, StepController
 from nodebench.solvers.first_step import StepScale, first_step
 from nodebench.solvers.forward import Job, reason_unsupported, solve_plain, step_grid
 from nodebench.solvers.layout import layout
@@ -84,12 +85,13 @@ def test_an_adaptive_method_converges_with_its_order_in_equal_steps(name):
     assert log2(errors[0] / errors[1]) == pytest.approx(TABLEAUS[name].order, abs=0.2)
 
 
+@pytest.mark.parametrize("controller", sorted(CONTROLLERS))
 @pytest.mark.parametrize("name", ADAPTIVE)
-def test_an_adaptive_method_keeps_its_tolerance(name):
+def test_an_adaptive_method_keeps_its_tolerance(name, controller):
     """The error falls with the tolerance and stays within a small multiple of it."""
     tightest = 1e-7 if name == "heun" else 1e-10  # of order 2 it would take a hundred thousand steps
     for tolerance in (1e-4, 1e-7, tightest):
-        spec = _spec(solver=name, rtol=tolerance, atol=tolerance, max_steps=10_000)
+        spec = _spec(solver=name, controller=controller, rtol=tolerance, atol=tolerance, max_steps=10_000)
         error = (_solve(_logistic, Y0, _times(0, 2), spec)[-1] - _exact(2)).abs().max().item()
         assert error < 5 * tolerance
 
@@ -205,6 +207,53 @@ def test_a_method_without_an_error_estimate_needs_its_step():
 def test_an_unknown_solver_is_unsupported():
     """A solver that is none of ours is a reason, not a crash."""
     assert "dopri6" in reason_unsupported(_logistic, _spec(solver="dopri6"))
+
+
+def test_the_integral_controller_looks_at_the_last_error_alone():
+    """0.9 times the error to the power -1 / order, whatever the errors before."""
+    controller = StepController("integral", 5)
+    controller.factor(0.001)
+    assert controller.factor(0.3) == 0.9 / 0.3 ** (1 / 5)
+
+
+def test_the_pi_controller_looks_at_the_last_two_errors():
+    """Gustafsson's exponents 0.7 / order and 0.4 / order, the error before the first step counted as 1."""
+    controller = StepController("pi", 5)
+    assert controller.factor(0.2) == pytest.approx(0.9 * 0.2 ** (-0.7 / 5))
+    assert controller.factor(0.1) == pytest.approx(0.9 * 0.1 ** (-0.7 / 5) * 0.2 ** (0.4 / 5))
+
+
+@pytest.mark.parametrize(
+    "passed_over", [{"ratio": 3.0}, {"ratio": float("inf")}, {"ratio": 1e-9, "shortened": True}], ids=str
+)
+def test_the_pi_controller_remembers_whole_accepted_steps(passed_over):
+    """A rejected step, or one cut to end on an output time, leaves its memory as it was."""
+    controller = StepController("pi", 5)
+    controller.factor(0.2)
+    controller.factor(**passed_over)
+    assert controller.factor(0.1) == pytest.approx(0.9 * 0.1 ** (-0.7 / 5) * 0.2 ** (0.4 / 5))
+
+
+def test_an_error_of_zero_lets_the_next_step_be_longer():
+    """It counts as 1 when it is the error before."""
+    controller = StepController("pi", 5)
+    assert controller.factor(0.0) == 10
+    assert controller.factor(0.1) == pytest.approx(0.9 * 0.1 ** (-0.7 / 5))
+
+
+@pytest.mark.parametrize("name", sorted(CONTROLLERS))
+@pytest.mark.parametrize(
+    ("ratio", "bounds"), [(1e-30, (10, 10)), (1.0, (1, 1)), (1e30, (0.2, 0.2)), (float("nan"), (0.2, 0.2))]
+)
+def test_a_factor_has_bounds(name, ratio, bounds):
+    """Between 0.2 and 10, and at least 1 after an accepted step."""
+    assert bounds[0] <= StepController(name, 5).factor(ratio) <= bounds[1]
+
+
+def test_an_unknown_controller_is_refused():
+    """A controller that there is not is an error that names both that there are."""
+    with pytest.raises(UserError, match="'integral' or 'pi'"):
+        _spec(controller="pid")
 
 
 @given(rate=st.floats(0.01, 100), end=st.floats(0.1, 50), order=st.sampled_from([1, 3, 5]), back=st.booleans())

@@ -55,6 +55,13 @@ def test_cells_that_were_not_compared_stand_apart():
     assert len(gradient_tables([record("a", rtol=1e-3), record("b", rtol=1e-5)])) == 4
 
 
+def test_a_controller_stands_in_the_title_where_it_is_not_the_default():
+    """Cells of another controller are another pair of tables, and say so."""
+    default, _, other, _ = gradient_tables([record("a", controller="integral"), record("a", controller="pi")])
+    assert "controller" not in str(default.title)
+    assert "pi controller" in str(other.title)
+
+
 def test_a_failed_cell_is_in_both_tables_with_its_reason():
     """It leaves a hole among the figures, and its reason below."""
     failed = record("a", status="oom", reason="no memory", first_step_s=None)

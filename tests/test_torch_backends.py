@@ -13,8 +13,9 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.frameworks.torch import Torch
 from nodebench.problem import Problem, SolverSpec
-from nodebench.solvers.forward import solve_plain
+from nodebench.solvers.forward import Job, solve_plain
 from nodebench.solvers.interpolant import interpolant
+from nodebench.solvers.layout import layout
 from nodebench.solvers.tableau import TABLEAUS
 
 CONTINUOUS = ("adjoint", "adjoint[norm=seminorm]", "interpolated", "interpolated[norm=seminorm]")
@@ -377,7 +378,8 @@ def test_torchdiffeqs_adaptive_heun_is_another_method():
     spec = _spec(solver="heun", rtol=1e-3, atol=1e-3, first_step=0.03)
     tolerances = {"rtol": spec.rtol, "atol": spec.atol, "options": {"first_step": spec.first_step}}
     torchdiffeq.odeint(field("torchdiffeq"), y0, times, method="adaptive_heun", **tolerances)
-    solve_plain(field("ours"), y0, times, spec)
+    ours = field("ours")
+    solve_plain(Job(field=ours, layout=layout(y0), spec=spec), y0, times)
     assert evaluated["ours"][:3] == [0.0, 0.03, 0.03]
     assert evaluated["torchdiffeq"][:2] == [0.0, 0.03]
     assert evaluated["torchdiffeq"][2] > 0.03
@@ -399,6 +401,22 @@ def test_torchdiffeq_takes_our_steps(solver, first_step):
         for text in ("direct", "torchdiffeq[land=true]")
     ]
     torch.testing.assert_close(*states, rtol=1e-9, atol=1e-9)
+
+
+def test_torchdiffeq_has_one_controller_alone():
+    """Another is unsupported with the reason, unless the method has no error to control."""
+    backend, problem = _load("torchdiffeq"), _problem()
+    assert "integral controller" in backend.unsupported(problem, _spec(controller="pi"))
+    assert backend.unsupported(problem, _spec(controller="pi", solver="rk38")) is None
+
+
+def test_the_backward_solve_of_the_adjoint_has_the_same_controller(framework):
+    """Another controller takes other steps backward, through output states that differ by the tolerance."""
+    counts = {
+        controller: _load("adjoint").gradient_step(_problem(), _spec(controller=controller), framework).evaluations()
+        for controller in ("integral", "pi")
+    }
+    assert counts["integral"].nfe_backward != counts["pi"].nfe_backward
 
 
 def test_torchdiffeq_landing_takes_our_steps():

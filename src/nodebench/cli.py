@@ -70,6 +70,7 @@ def run(
     measure: Annotated[str, typer.Option(help="gradient, training or both.")] = "both",
     preset: Annotated[str, typer.Option(help="Budget: smoke, quick, standard or paper.")] = "quick",
     solver: Annotated[Many, typer.Option(help="Runge-Kutta method.")] = None,
+    controller: Annotated[str, typer.Option(help="How steps are chosen: integral or pi.")] = "integral",
     rtol: Annotated[Many, typer.Option(help="Relative tolerance.")] = None,
     atol: Annotated[
         float | None, typer.Option(help="Absolute tolerance; equal to --rtol where only that is given.")
@@ -120,6 +121,7 @@ def run(
         tasks=_split(task),
         models=_split(model),
         solvers=_split(solver),
+        controller=controller,
         rtols=tuple(_number("--rtol", text) for text in _split(rtol)),
         atol=atol,
         first_step=first_step,
@@ -172,6 +174,7 @@ def scale(
     solver: Annotated[
         Many, typer.Option(help="Runge-Kutta method; over steps one without step control (default: rk4).")
     ] = None,
+    controller: Annotated[str, typer.Option(help="How steps are chosen: integral or pi.")] = "integral",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")] = None,
@@ -201,6 +204,7 @@ def scale(
         tasks=_split(task),
         models=_split(model),
         solvers=_split(solver),
+        controller=controller,
         dtype=dtype,
         device=device,
         seeds=tuple(int(_number("--seed", text, whole=True)) for text in _split(seed)) or (0,),

@@ -25,6 +25,8 @@ class SolverSpec:
 
     Attributes:
         solver: Name of the Runge-Kutta method, for example `"dopri5"`.
+        controller: How a method with an error estimate chooses its steps: `"integral"`, from the last error alone, or
+            `"pi"`, from the last two (proportional-integral).
         rtol: Relative tolerance of the root-mean-square error norm.
         atol: Absolute tolerance of the same norm, in units of the state.
         first_step: Length of the first step (of every step, for a method without an error estimate), positive, in units
@@ -35,10 +37,11 @@ class SolverSpec:
         dtype: Floating-point type of the state and the parameters.
 
     Raises:
-        UserError: If a tolerance, step or limit is not positive and finite, or the dtype is unknown.
+        UserError: If a tolerance, step or limit is not positive and finite, or controller or dtype is unknown.
     """
 
     solver: str = "dopri5"
+    controller: str = "integral"
     rtol: float = 1e-3
     atol: float = 1e-3
     first_step: float | None = None
@@ -57,6 +60,8 @@ class SolverSpec:
         for name, value in positive.items():
             if value is not None and not (isfinite(value) and value > 0):
                 raise UserError(f"`{name}` must be positive and finite; got {value!r}.")
+        if self.controller not in ("integral", "pi"):
+            raise UserError(f"`controller` must be 'integral' or 'pi'; got {self.controller!r}.")
         if self.dtype not in ("float32", "float64"):
             raise UserError(f"`dtype` must be 'float32' or 'float64'; got {self.dtype!r}.")
 

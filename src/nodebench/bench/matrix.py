@@ -24,6 +24,7 @@ class Request:
         tasks: Tasks with options; `all` stands for every installed one.
         models: Models of the tasks; `all` stands for all of them.
         solvers: Runge-Kutta methods.
+        controller: How their steps are chosen: `integral` or `pi`.
         rtols: Relative tolerances.
         atol: Absolute tolerance; None for one equal to the relative tolerance.
         first_step: First step (every step, for a fixed-step method); None lets the harness choose.
@@ -43,6 +44,7 @@ class Request:
     tasks: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     solvers: tuple[str, ...] = ()
+    controller: str = "integral"
     rtols: tuple[float, ...] = ()
     atol: float | None = None
     first_step: float | None = None
@@ -177,6 +179,7 @@ def _specs(task: AbstractTask, request: Request) -> list[SolverSpec]:
         spec = replace(
             task.spec,
             solver=solver,
+            controller=request.controller,
             rtol=rtol,
             atol=default_atol if request.atol is None else request.atol,
             first_step=request.first_step,

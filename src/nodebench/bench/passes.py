@@ -181,6 +181,7 @@ def conditions(prepared: Prepared) -> dict[str, str]:
         "state size": str(y0.size),
         "output times": ", ".join(f"{np.float32(t):.9g}" for t in problem.times),
         "tableau": spec.solver,
+        "controller": spec.controller,
         "tolerances": f"rtol {spec.rtol:g}, atol {spec.atol:g}, root-mean-square norm",
         "first step": f"{spec.first_step:g}",
         "step limit": str(spec.max_steps),

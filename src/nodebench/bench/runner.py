@@ -275,6 +275,7 @@ def _spec_fields(cell: Cell) -> Figures:
     spec = cell.spec
     return {
         "solver": spec.solver,
+        "controller": spec.controller,
         "rtol": spec.rtol,
         "atol": spec.atol,
         "max_steps": spec.max_steps,

@@ -251,15 +251,16 @@ def _has_gradient(record: Record) -> bool:
 
 def _comparison(record: Record) -> tuple[object, ...]:
     return (
-        record.run_id, record.task, record.model, record.solver, record.rtol, record.atol, record.first_step,
-        record.max_steps, record.dtype, record.device, record.threads, record.batch_size, record.seed, record.preset,
-        record.horizon,
+        record.run_id, record.task, record.model, record.solver, record.controller, record.rtol, record.atol,
+        record.first_step, record.max_steps, record.dtype, record.device, record.threads, record.batch_size,
+        record.seed, record.preset, record.horizon,
     )  # fmt: skip
 
 
 def _gradient_title(record: Record) -> str:
     return (
         f"{record.task} {record.model}: one gradient step; batch {record.batch_size}, {record.solver}, "
+        f"{'' if record.controller in (None, 'integral') else f'{record.controller} controller, '}"
         f"rtol {number(record.rtol)}, atol {number(record.atol)}, first step {number(record.first_step)}, "
         f"{record.dtype}, {record.device}, "
         f"{record.threads} threads, seed {record.seed}"

@@ -3,6 +3,7 @@
 Schema history (the number is kept in the store's `PRAGMA user_version`):
 1  first release.
 2  judged and undecided comparisons, what a failure left behind, the cost of measuring.
+3  the controller of the step size.
 """
 
 import json
@@ -12,7 +13,7 @@ from math import isfinite
 from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Status = Literal[
     "ok", "failed", "timeout", "oom", "diverged", "wrong_gradient", "incomparable", "unsupported", "not_installed"
@@ -34,6 +35,7 @@ class Record:
         backend: Gradient method with its options; None for a model that solves no ODE.
         framework: `torch` or `jax`.
         solver: Runge-Kutta method.
+        controller: How its steps were chosen: `integral` or `pi`.
         rtol: Relative tolerance.
         atol: Absolute tolerance.
         first_step: Length of the first step handed to every backend (of every step, for a fixed-step method).
@@ -113,6 +115,7 @@ class Record:
     backend: str | None = None
     framework: str | None = None
     solver: str | None = None
+    controller: str | None = None
     rtol: float | None = None
     atol: float | None = None
     first_step: float | None = None

@@ -19,6 +19,7 @@ import numpy as np
 
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.problem import Array, Field, SolverSpec, State, StepGrid
+from nodebench.solvers.controller import CONTROLLERS
 
 Scan = Literal["default", "bounded"]
 """How diffrax loops over the stages of a step: `"bounded"` keeps them in the backward pass, `"default"` recomputes."""
@@ -98,12 +99,14 @@ def poisoned(ys: State, result: Any) -> State:
 
 
 def controller(spec: SolverSpec, norm: Callable[[Any], Any] | None = None) -> Any:
-    """The step size control of a solver: equal steps, or diffrax's default, which is an integral controller."""
+    """The step size control of a solver: equal steps, or diffrax's own with the gains of `spec.controller`."""
     if spec.solver in FIXED:
         return diffrax.ConstantStepSize()
-    if norm is None:
-        return diffrax.PIDController(rtol=spec.rtol, atol=spec.atol)
-    return diffrax.PIDController(rtol=spec.rtol, atol=spec.atol, norm=norm)
+    gains = CONTROLLERS[spec.controller]
+    chosen: dict[str, Any] = {} if norm is None else {"norm": norm}
+    return diffrax.PIDController(
+        rtol=spec.rtol, atol=spec.atol, pcoeff=gains.proportional, icoeff=gains.integral, **chosen
+    )
 
 
 def grid(field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:

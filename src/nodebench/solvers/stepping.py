@@ -9,11 +9,9 @@ from torch import Tensor
 
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.problem import SolverSpec
+from nodebench.solvers.controller import StepController
 from nodebench.solvers.first_step import StepScale, first_step
 from nodebench.solvers.method import AbstractMethod
-
-SAFETY, SMALLEST, LARGEST = 0.9, 0.2, 10.0
-"""Constants of the step-size controller, those of torchdiffeq and diffrax."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +34,8 @@ class Step:
 class Stepper:
     """Steps through time, landing exactly on each time it is told to reach.
 
-    The length of the next step and the last derivative are carried from one interval to the next. Steps are chosen by
-    an integral controller (safety 0.9, factors from 0.2 to 10, never below 1 after an accepted step), as in
-    torchdiffeq and diffrax. A method without an error estimate takes equal steps of at most `spec.first_step`.
+    The length of the next step, the controller's memory and the last derivative are carried from one interval to the
+    next. A method without an error estimate takes equal steps of at most `spec.first_step`.
 
     Args:
         method: What takes the steps.
@@ -57,6 +54,7 @@ class Stepper:
         self.y, self.t = y, times[0]
         self.n_accepted = self.n_rejected = 0
         self._method, self._spec = method, spec
+        self._controller = StepController(spec.controller, method.tableau.order)
         self._h = self._first_step(times)
 
     def reset(self, y: Tensor) -> None:
@@ -136,7 +134,7 @@ class Stepper:
                 raise DivergedError(f"the step underflows at t = {self.t:.6g}: {h:.3g}.")
             y0 = self.y
             y1, ratio = self._method.attempt(y0, span)
-            self._h = abs(span[1] - span[0]) * _factor(ratio, self._method.tableau.order)
+            self._h = abs(span[1] - span[0]) * self._controller.factor(ratio, shortened=landing)
             if not ratio <= 1:
                 self.n_rejected += 1
                 continue
@@ -146,13 +144,3 @@ class Stepper:
             self.n_accepted += 1
             yield Step(*span, y0, ((span[0] - begin) / length, (span[1] - begin) / length))
             self._method.carry()
-
-
-def _factor(ratio: float, order: int) -> float:
-    """How much longer the next step is; `ratio` may be infinite or NaN."""
-    if ratio == 0:
-        return LARGEST
-    if not isfinite(ratio):
-        return SMALLEST
-    longer: float = min(LARGEST, max(SAFETY / ratio ** (1 / order), 1.0 if ratio <= 1 else SMALLEST))
-    return longer

@@ -47,6 +47,8 @@ def unsupported(field: Field, spec: SolverSpec) -> str | None:
         return f"torchdiffeq has no `{spec.solver}`; of ours it has {', '.join(METHODS)}."
     if spec.solver in FIXED and spec.first_step is None:
         return f"`{spec.solver}` has no error estimate, so that it needs `first_step`."
+    if spec.controller != "integral" and spec.solver not in FIXED:
+        return f"torchdiffeq has the integral controller of the step size alone, not `{spec.controller}`."
     return impure_reason(field)
 
 

@@ -1,0 +1,71 @@
+"""How long the next step is: controllers of the step size, in plain Python."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+
+SAFETY, SMALLEST, LARGEST = 0.9, 0.2, 10.0
+"""Constants of the controllers, those of torchdiffeq and diffrax."""
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Gains of a proportional-integral controller of the step size.
+
+    With e_n the error of a step relative to the tolerance and k the order of its method, the next step is longer by
+    the factor `0.9 e_n^(-(integral + proportional) / k) e_{n-1}^(proportional / k)`, e_{n-1} being that of the last
+    accepted step before.
+
+    Attributes:
+        proportional: `pcoeff` of `diffrax.PIDController`.
+        integral: Its `icoeff`.
+    """
+
+    proportional: float
+    integral: float
+
+
+CONTROLLERS: Mapping[str, Gains] = {"integral": Gains(0.0, 1.0), "pi": Gains(0.4, 0.3)}
+"""Gains by name in `SolverSpec.controller`.
+
+`integral`: Solving Ordinary Differential Equations I: Nonstiff Problems (Hairer, Nørsett, Wanner, 1993), section II.4.
+`pi`: Control theoretic techniques for stepsize selection in explicit Runge-Kutta methods (Gustafsson, 1991),
+https://doi.org/10.1145/210232.210242; also Solving Ordinary Differential Equations II (Hairer, Wanner, 1996), section
+IV.2, with its exponents 0.7 / k and 0.4 / k.
+"""
+
+
+class StepController:
+    """The controller of one solve.
+
+    Factors lie between 0.2 and 10, and are never below 1 after an accepted step. The error before the first step counts
+    as 1. All as in diffrax.
+
+    Args:
+        name: One of `CONTROLLERS`.
+        order: Order of the method.
+    """
+
+    def __init__(self, name: str, order: int) -> None:
+        gains = CONTROLLERS[name]
+        self._now = (gains.integral + gains.proportional) / order
+        self._before = gains.proportional / order
+        self._last = 1.0  # error ratio of the last accepted step
+
+    def factor(self, ratio: float, *, shortened: bool = False) -> float:
+        """How much longer than this step the next one is, and remember this step's error if it is accepted.
+
+        Args:
+            ratio: Error of this step relative to the tolerance, at most 1 where it is accepted; it may be infinite or
+                NaN.
+            shortened: Whether the step was cut to end on an output time. Its error says nothing of how the error
+                changes from step to step, and is not remembered.
+        """
+        if not isfinite(ratio):
+            return SMALLEST
+        wanted = SAFETY / ratio**self._now * self._last**self._before if ratio else LARGEST
+        if not ratio <= 1:
+            return max(SMALLEST, wanted)
+        if not shortened:
+            self._last = ratio or 1.0  # zero would keep the next step from being longer
+        return min(LARGEST, max(1.0, wanted))
