@@ -83,8 +83,10 @@ class _DirectSolve(torch.autograd.Function):
     def forward(ctx: Any, job: Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         marks, y = output_times(times), y0.detach()
         scheme = Scheme(tableau(job.spec.solver), y)
-        recorder = Recorder(job.field, job.layout, scheme.rows, timed=ctx.needs_input_grad[2])
         dense = dense_output(scheme.tableau, y, land=job.land)
+        closes = scheme.tableau.fsal and (dense is None or len(marks) == 2)
+        final = marks[-1] if closes else None
+        recorder = Recorder(job.field, job.layout, scheme.rows, timed=ctx.needs_input_grad[2], final=final)
         ys = y.new_empty(len(marks), y.numel())
         legs, tape = [], []
         with torch.enable_grad():
@@ -96,7 +98,7 @@ class _DirectSolve(torch.autograd.Function):
         if legs[-1].thetas:
             tape[-1] += recorder.closing()
         ctx.tape, ctx.legs, ctx.dense = tape, legs, dense
-        ctx.job, ctx.scheme, ctx.params, ctx.times = job, scheme, params, times
+        ctx.job, ctx.params, ctx.times = job, params, times
         return ys
 
     @staticmethod
@@ -105,7 +107,8 @@ class _DirectSolve(torch.autograd.Function):
         if not ctx.tape:
             raise UserError("`direct` frees its graphs as it reads them; solve again for a second backward pass.")
         params = [p for p in ctx.params if p.requires_grad]
-        transpose = Transpose(ctx.scheme, ctx.job.layout, params, timed=ctx.needs_input_grad[2])
+        method, shape = tableau(ctx.job.spec.solver), ctx.job.layout
+        transpose = Transpose(method, grad_ys[0], shape, params, timed=ctx.needs_input_grad[2])
         by_times = torch.zeros_like(ctx.times) if ctx.needs_input_grad[2] else None
         steps = ((i, ctx.tape.pop()) for i in reversed(range(len(ctx.tape))))
         by_y0 = pull_through(transpose, LossGradient(ctx.legs, grad_ys, ctx.dense), steps, by_times)

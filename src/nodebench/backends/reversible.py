@@ -210,7 +210,7 @@ class _Back:
         self._coupling = job.coupling
         self._scheme = Scheme(tableau(job.spec.solver), self._y)
         self._recorder = Recorder(job.field, job.layout, self._scheme.rows, timed=timed)
-        self.transpose = Transpose(self._scheme, job.layout, params, timed=timed)
+        self.transpose = Transpose(self._scheme.tableau, self._y, job.layout, params, timed=timed)
         self.by_y, self.by_z = torch.zeros_like(self._y), torch.zeros_like(self._z)
 
     def pull(self, leg: Leg) -> TimeShare | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nodebench.solvers.forward import Job
 from nodebench.solvers.method import AbstractMethod, RungeKutta
-from nodebench.solvers.scheme import Scheme
+from nodebench.solvers.scheme import Scheme, error_scale
 from nodebench.solvers.stepping import Stepper
 from nodebench.solvers.tableau import tableau
 
@@ -216,7 +216,7 @@ class _Norms:
         return abs(h) * largest
 
     def _scale(self, ends: tuple[Tensor, Tensor]) -> Tensor:
-        return torch.add(self._atol, torch.maximum(ends[0].abs(), ends[1].abs()), alpha=self._rtol)
+        return error_scale(*ends, self._atol, self._rtol)
 
 
 def _store(rows: list[Tensor], found: Sequence[Tensor | None]) -> None:

@@ -60,7 +60,7 @@ class DiscreteAdjointSolve(torch.autograd.Function):
         params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
         timed = ctx.needs_input_grad[2]
         rerun = _Rerun(ctx.job, ctx.legs, kept, timed=timed)
-        transpose = Transpose(rerun.scheme, ctx.job.layout, params, timed=timed)
+        transpose = Transpose(rerun.scheme.tableau, kept[0], ctx.job.layout, params, timed=timed)
         by_times = torch.zeros_like(times) if timed else None
         loss = LossGradient(ctx.legs, grad_ys, ctx.dense)
         by_y0 = pull_through(transpose, loss, rerun.steps(), by_times)

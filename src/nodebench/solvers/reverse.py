@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from nodebench.problem import Field
+from nodebench.problem import Field, State
 from nodebench.solvers.layout import Layout
 from nodebench.solvers.passage import DenseOutput, Leg
-from nodebench.solvers.scheme import Scheme
 from nodebench.solvers.tableau import Tableau, tableau
 
 
@@ -49,16 +48,22 @@ class Recorder:
         layout: Layout of its state.
         rows: Buffer that it writes.
         timed: Whether derivatives with respect to time are wanted.
+        final: Time at which a closing stage only tells the error, since no step begins there and the loss does not
+            depend on it: there its graph is not built. None where there is no such time.
     """
 
-    def __init__(self, field: Field, layout: Layout, rows: Tensor, *, timed: bool) -> None:
-        self._field, self._layout, self._timed = field, layout, timed
+    def __init__(self, field: Field, layout: Layout, rows: Tensor, *, timed: bool, final: float | None = None) -> None:
+        self._field, self._layout, self._timed, self._final = field, layout, timed, final
         self._flat, self._rows = rows, [layout.parts(row) for row in rows]
         self._graphs: list[StageGraph | None] = [None] * len(rows)
 
     def __call__(self, stage: int, t: float, y: Tensor) -> None:
         """Write the derivative at `y` into row `stage` and keep its graph in place of the last one."""
         self._graphs[stage] = None  # freed before the next one is built
+        if t == self._final and stage + 1 == len(self._graphs):
+            with torch.no_grad():
+                self._write(stage, self._field(t, self._layout.state(y)))
+            return
         leaves = [part.detach().requires_grad_() for part in self._layout.parts(y)]
         time: Any = t
         inputs = tuple(leaves)
@@ -66,12 +71,16 @@ class Recorder:
             time = torch.tensor(t, dtype=y.dtype, device=y.device, requires_grad=True)
             inputs = (*inputs, time)
         result = self._field(time, tuple(leaves) if self._layout.is_tuple else leaves[0])
-        parts = self._layout.derivative(result)
-        for row, part in zip(self._rows[stage], parts, strict=True):
-            row.copy_(part.detach())
+        parts = self._write(stage, result)
         # An edge instead of the output itself, whose values nobody needs again.
         edges = tuple(get_gradient_edge(part) if part.requires_grad else None for part in parts)
         self._graphs[stage] = StageGraph(edges, inputs, self._flat[stage].clone() if self._timed else None)
+
+    def _write(self, stage: int, result: State) -> Sequence[Tensor]:
+        parts = self._layout.derivative(result)
+        for row, part in zip(self._rows[stage], parts, strict=True):
+            row.copy_(part.detach())
+        return parts
 
     def take(self, method: Tableau) -> list[StageGraph]:
         """Hand over the graphs of an accepted step; a closing stage becomes the first of the next step."""
@@ -122,7 +131,8 @@ class Transpose:
     """Pulls the derivative of a loss back through steps, last step first, and gathers the parameters' on the way.
 
     Args:
-        scheme: The scheme of the steps.
+        method: The tableau of the steps.
+        like: A flat state.
         layout: Layout of the state.
         params: Parameters of the field.
         timed: Whether the graphs know their times.
@@ -132,16 +142,15 @@ class Transpose:
         params: Derivatives with respect to the parameters.
     """
 
-    def __init__(self, scheme: Scheme, layout: Layout, params: Sequence[Tensor], *, timed: bool) -> None:
-        method, rows = scheme.tableau, scheme.rows
+    def __init__(self, method: Tableau, like: Tensor, layout: Layout, params: Sequence[Tensor], *, timed: bool) -> None:
         s = method.n_own
         # Rows 0 to s-1 hold dY, row s holds λ, so that dk_i is one product with the rows below i.
-        self._buffer = rows.new_zeros(s + 1, rows.shape[1])
-        self._dk = rows.new_empty(rows.shape[1])
+        self._buffer = like.new_zeros(s + 1, like.numel())
+        self._dk = like.new_empty(like.numel())
         self._dk_parts = layout.parts(self._dk)
         self._parts = [layout.parts(row) for row in self._buffer[:s]]
         self._columns = [self._buffer[i + 1 :].t() for i in range(s)]
-        self._weights = _weights(method.name, rows.dtype, rows.device)
+        self._weights = _weights(method.name, like.dtype, like.device)
         self._c, self._timed = method.c, timed
         self._inputs = tuple(params)
         self.state = self._buffer[s]

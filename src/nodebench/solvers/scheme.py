@@ -77,6 +77,13 @@ class Scheme:
         return torch.mv(self._columns[-1], self._b_error)
 
 
+def error_scale(y0: Tensor, y1: Tensor, atol: Tensor, rtol: float) -> Tensor:
+    """What an error is measured by, atol + rtol max(|y0|, |y1|), in one new tensor."""
+    scale = y0.abs()
+    torch.maximum(scale, y1.abs(), out=scale)
+    return torch.add(atol, scale, alpha=rtol, out=scale)
+
+
 def rms_ratio(scheme: Scheme, spec: SolverSpec) -> ErrorRatio:
     """Root-mean-square norm of error / (atol + rtol max(|y0|, |y1|)) over the whole flat state."""
     rtol, rows = spec.rtol, scheme.rows
@@ -84,8 +91,7 @@ def rms_ratio(scheme: Scheme, spec: SolverSpec) -> ErrorRatio:
     inverse = 1 / sqrt(max(rows.shape[1], 1))
 
     def ratio(h: float, y0: Tensor, y1: Tensor) -> float:
-        scale = torch.add(atol, torch.maximum(y0.abs(), y1.abs()), alpha=rtol)
-        norm: float = torch.linalg.vector_norm(scheme.error().div_(scale)).item()
+        norm: float = torch.linalg.vector_norm(scheme.error().div_(error_scale(y0, y1, atol, rtol))).item()
         return abs(h) * inverse * norm
 
     return ratio
