@@ -51,6 +51,12 @@ def test_all_backends_are_every_installed_one():
     assert [cell.backend for cell in planned.cells] == registry.names("backend")
 
 
+def test_solvers_of_libraries_can_be_asked_for():
+    """A multistep method is a solver like ours; who lacks it says so when it is measured."""
+    planned = plan(request(solvers=("lsoda", "vode-adams", "dopri5")))
+    assert {cell.spec.solver for cell in planned.cells} == {"lsoda", "vode-adams", "dopri5"}
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

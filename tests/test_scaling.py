@@ -50,6 +50,8 @@ def test_theory():
     assert [theory("steps", quantity, diffrax) for quantity in ("memory", "saved", "nfe", "time")] == [0.5, 0.5, 1, 1]
     assert theory("tolerance", "memory", direct) == pytest.approx(-0.2)
     assert theory("tolerance", "memory", record(1, memory_exponent=1.0, solver="bosh3")) == pytest.approx(-1 / 3)
+    multistep = record(1, memory_exponent=0.0, solver="lsoda")
+    assert [theory("tolerance", quantity, multistep) for quantity in ("memory", "nfe")] == [0.0, None]
     assert [theory("batch", quantity, mute) for quantity in ("memory", "nfe", "time")] == [1.0, 0.0, 1.0]
     assert theory("horizon", "memory", mute) is None
 
@@ -95,10 +97,11 @@ def test_bad_axes_are_refused(axis, values, message):
         scaling_plan(Request(backends=("direct",), tasks=("linear",)), axis, values)
 
 
-def test_steps_need_a_solver_of_fixed_steps():
+@pytest.mark.parametrize("solver", ["dopri5", "lsoda", "vode-adams"])
+def test_steps_need_a_solver_of_fixed_steps(solver):
     """An adaptive one chooses its own number."""
-    with pytest.raises(UserError, match="dopri5 chooses its own"):
-        scaling_plan(Request(backends=("direct",), tasks=("linear",), solvers=("dopri5",)), "steps", ())
+    with pytest.raises(UserError, match=f"{solver} chooses its own"):
+        scaling_plan(Request(backends=("direct",), tasks=("linear",), solvers=(solver,)), "steps", ())
 
 
 def test_backends_state_their_law_and_their_nature():

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from nodebench import registry
 from nodebench.errors import NodebenchError
+from nodebench.solvers.methods import MULTISTEP
 from nodebench.solvers.tableau import TABLEAUS
 from nodebench.tasks.base import AbstractTask
 
@@ -75,8 +76,8 @@ def models() -> list[Row]:
 
 
 def solvers() -> list[Row]:
-    """All Runge-Kutta methods of our own solver."""
-    return [
+    """The Runge-Kutta methods of our own solver, and SciPy's multistep methods."""
+    runge_kutta = [
         {
             "name": method.name,
             "order": str(method.order),
@@ -85,3 +86,8 @@ def solvers() -> list[Row]:
         }
         for method in TABLEAUS.values()
     ]
+    multistep = [
+        {"name": method.name, "order": f"1 to {method.max_order}", "stages": "-", "steps": "adaptive"}
+        for method in MULTISTEP.values()
+    ]
+    return runge_kutta + multistep

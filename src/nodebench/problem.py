@@ -24,7 +24,7 @@ class SolverSpec:
     """How an ODE is solved; one value for all backends of a comparison.
 
     Attributes:
-        solver: Name of the Runge-Kutta method, for example `"dopri5"`.
+        solver: Name of the method, for example `"dopri5"`.
         controller: How a method with an error estimate chooses its steps: `"integral"`, from the last error alone, or
             `"pi"`, from the last two (proportional-integral).
         rtol: Relative tolerance of the root-mean-square error norm.

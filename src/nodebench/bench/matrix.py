@@ -8,7 +8,7 @@ from nodebench import registry
 from nodebench.bench.plan import Cell, Plan, unique
 from nodebench.errors import PluginError, UnknownNameError, UserError
 from nodebench.problem import SolverSpec
-from nodebench.solvers.tableau import TABLEAUS
+from nodebench.solvers.methods import METHODS
 from nodebench.tasks.base import AbstractTask, Preset
 
 MEASURES = ("gradient", "training", "both")
@@ -23,7 +23,7 @@ class Request:
         backends: Backends with options; `all` stands for every installed one.
         tasks: Tasks with options; `all` stands for every installed one.
         models: Models of the tasks; `all` stands for all of them.
-        solvers: Runge-Kutta methods.
+        solvers: Names of solvers.
         controller: How their steps are chosen: `integral` or `pi`.
         rtols: Relative tolerances.
         atol: Absolute tolerance; None for one equal to the relative tolerance.
@@ -81,7 +81,7 @@ def _check_choices(request: Request) -> None:
         ("preset", request.preset, get_args(Preset)),
         ("measure", request.measure, MEASURES),
         ("device", request.device, DEVICES),
-        *(("solver", solver, TABLEAUS) for solver in request.solvers),
+        *(("solver", solver, METHODS) for solver in request.solvers),
     ):
         if value not in known:
             raise UnknownNameError(kind, value, known)

@@ -9,7 +9,7 @@ from nodebench.bench.matrix import Request, plan
 from nodebench.bench.plan import Cell, Plan, unique
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.results.scaling import MIN_POINTS, Axis
-from nodebench.solvers.tableau import TABLEAUS, tableau
+from nodebench.solvers.methods import METHODS
 
 VALUES: dict[Axis, tuple[float, ...]] = {
     "steps": (10, 20, 40, 80, 160),
@@ -57,7 +57,7 @@ def _cells_at(request: Request, axis: str, value: float) -> list[Cell]:
     steps = int(value)
     solvers = request.solvers or (FIXED_STEP_SOLVER,)
     for solver in solvers:
-        if solver in TABLEAUS and tableau(solver).adaptive:
+        if solver in METHODS and METHODS[solver].adaptive:
             raise UserError(f"`--over steps` needs a solver of fixed steps; {solver} chooses its own.")
     # In proportion, since memory of some methods follows the limit; with room for steps that end on output times.
     limit = steps + steps // 2 + 5

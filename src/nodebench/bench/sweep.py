@@ -14,7 +14,7 @@ from nodebench.bench.accuracy import relative_error
 from nodebench.bench.subject import Subject
 from nodebench.errors import CellError
 from nodebench.problem import Problem, SolverSpec
-from nodebench.solvers.tableau import tableau
+from nodebench.solvers.methods import method
 
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Relative and absolute tolerance alike; below lies the rounding of float32."""
@@ -39,7 +39,7 @@ def tolerance_sweep(subject: Subject, problem: Problem) -> list[Entry]:
         the output times from those at `REFERENCE_TOLERANCE`, in the cell's dtype), `forward_s` (median time of a solve
         without gradients) and `reason`, which says why figures are None. Empty for a solver of fixed steps.
     """
-    if not tableau(subject.spec.solver).adaptive:
+    if not method(subject.spec.solver).adaptive:
         return []
     try:
         reference = _solution(subject, problem, REFERENCE_TOLERANCE)

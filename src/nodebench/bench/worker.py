@@ -35,7 +35,7 @@ from nodebench.errors import CellError, DivergedError, PluginError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.solvers.first_step import StepScale, first_step
-from nodebench.solvers.tableau import tableau
+from nodebench.solvers.methods import STARTING_ORDER, method
 from nodebench.tasks.base import Recipe, Splits
 
 
@@ -246,10 +246,11 @@ def _choose_first_step(framework: AbstractFramework, problem: Problem, spec: Sol
     span = abs(times[-1] - times[0])
     if spec.first_step is not None:
         return min(spec.first_step, span)
-    method = tableau(spec.solver)
-    if not method.adaptive:
+    solver = method(spec.solver)
+    if not solver.adaptive:
         return span / spec.n_steps
-    scale = StepScale(method.order, spec.rtol, spec.atol, rms=lambda y: float(np.sqrt(np.mean(y**2))))
+    order = solver.order or STARTING_ORDER
+    scale = StepScale(order, spec.rtol, spec.atol, rms=lambda y: float(np.sqrt(np.mean(y**2))))
     step = first_step(framework.evaluate(problem), framework.flat_state(problem.y0), (times[0], times[-1]), scale)
     # Three digits: the number must not depend on the rounding errors of the machine that chose it.
     return min(float(f"{step:.3g}"), span)

@@ -34,7 +34,7 @@ class Record:
         dataset: The data set that was really used.
         backend: Gradient method with its options; None for a model that solves no ODE.
         framework: `torch` or `jax`.
-        solver: Runge-Kutta method.
+        solver: Name of the solver.
         controller: How its steps were chosen: `integral` or `pi`.
         rtol: Relative tolerance.
         atol: Absolute tolerance.

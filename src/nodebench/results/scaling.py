@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from nodebench.results.record import Record
-from nodebench.solvers.tableau import tableau
+from nodebench.solvers.methods import method
 
 Axis = Literal["steps", "tolerance", "batch", "horizon"]
 """What is varied: fixed steps over the time span, the relative and absolute tolerance, the batch, or the time span."""
@@ -132,12 +132,16 @@ def theory(axis: Axis, quantity: Quantity, record: Record) -> float | None:
 
     Memory goes with n^p in the number n of steps, p being the record's `memory_exponent`; evaluations and time go with
     n. An adaptive solver of order q controls an error of h^q per step, h being the step, so that n goes with
-    tolerance^(-1/q). Over the batch memory and time go with its size, once arithmetic outweighs what each call costs;
-    over the horizon n goes with the time span, as long as the dynamics does not change its pace.
+    tolerance^(-1/q); one that changes its order has no q. Over the batch memory and time go with its size, once
+    arithmetic outweighs what each call costs; over the horizon n goes with the time span, as long as the dynamics does
+    not change its pace.
     """
     if axis == "batch":
         return 0.0 if quantity == "nfe" else 1.0
     in_steps = record.memory_exponent if quantity in ("memory", "saved") else 1.0
     if in_steps is None or record.solver is None:
         return None
-    return -in_steps / tableau(record.solver).order + 0.0 if axis == "tolerance" else in_steps
+    if axis != "tolerance" or in_steps == 0:
+        return in_steps
+    order = method(record.solver).order
+    return None if order is None else -in_steps / order
