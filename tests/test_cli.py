@@ -67,6 +67,16 @@ def test_a_failed_cell_exits_with_1(tmp_path):
     assert "the fake raises as told" in done.stdout
 
 
+def test_what_a_backend_does_not_support_is_no_failure_of_the_others(tmp_path):
+    """Beside a cell that is ok an `unsupported` one leaves the exit code 0; alone it does not."""
+    refusing = f"{BACKEND}[behaviour=unsupported]"
+    both = nodebench(*FAKE, "-b", refusing, "--store", str(tmp_path / "both.db"))
+    assert both.returncode == 0, both.stderr
+    assert "this fake supports nothing" in both.stdout
+    alone = nodebench("run", "-b", refusing, *FAKE[3:], "--store", str(tmp_path / "alone.db"))
+    assert alone.returncode == 1
+
+
 def test_failures_are_measured_again_on_demand(tmp_path):
     """`--rerun-failed` goes on in the same run, and `show` tells the last attempt."""
     flag, store = tmp_path / "mended", str(tmp_path / "r.db")

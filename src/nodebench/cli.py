@@ -69,7 +69,7 @@ def run(
     dataset: Annotated[str | None, typer.Option(help="Data set of the task.")] = None,
     measure: Annotated[str, typer.Option(help="gradient, training or both.")] = "both",
     preset: Annotated[str, typer.Option(help="Budget: smoke, quick, standard or paper.")] = "quick",
-    solver: Annotated[Many, typer.Option(help="Runge-Kutta method.")] = None,
+    solver: Annotated[Many, typer.Option(help="Solver; see `nodebench list solvers`.")] = None,
     controller: Annotated[str, typer.Option(help="How steps are chosen: integral or pi.")] = "integral",
     rtol: Annotated[Many, typer.Option(help="Relative tolerance.")] = None,
     atol: Annotated[
@@ -158,7 +158,7 @@ def run(
     _print_records(records, as_json=as_json)
     if continuation == "new" and not as_json:
         _print_cost(records, time.monotonic() - began)
-    raise typer.Exit(0 if all(record.status == "ok" for record in records) else 1)
+    raise typer.Exit(_exit_code(records))
 
 
 @app.command()
@@ -221,7 +221,7 @@ def scale(
     else:
         _print_records(records, as_json=False)
         _console().print(scaling_table(laws))
-    raise typer.Exit(0 if all(record.status == "ok" for record in records) else 1)
+    raise typer.Exit(_exit_code(records))
 
 
 @app.command("list")
@@ -370,6 +370,12 @@ def _measure(planned: Any, settings: Any, path: Path, *, continuation: Any, as_j
             notify.interrupted()
             raise typer.Exit(130) from None
     return opened.records([run_id])
+
+
+def _exit_code(records: list[Any]) -> int:
+    """0 where something was measured and nothing failed: with `all`, what a backend does not support is no failure."""
+    statuses = {record.status for record in records}
+    return 0 if "ok" in statuses <= {"ok", "unsupported"} else 1
 
 
 def _print_cost(records: list[Any], elapsed_s: float) -> None:
