@@ -1,0 +1,385 @@
+"""SciPy's LSODA and VODE, forward and for the continuous adjoint: what the paper of neural ODEs itself ran."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from scipy.integrate import LSODA, ode
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nodebench.backends.base import AbstractBackend
+from nodebench.errors import CellError, DivergedError, StepLimitError, UserError
+from nodebench.frameworks.torch_field import impure_reason, parameters, state_parts
+from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench.solvers.layout import Layout, layout, output_times
+from nodebench.solvers.methods import MULTISTEP
+
+LARGEST_JACOBIAN = 2**31
+"""LSODA counts the numbers of its work array in 32 bits."""
+
+SMALLEST_RTOL = 100 * float(np.finfo(np.float64).eps)
+"""LSODA raises a smaller one to this by itself."""
+
+_Derivative = Callable[[float, np.ndarray], np.ndarray]
+"""Flat float64 state of any length to its derivative."""
+
+
+@dataclass(frozen=True)
+class Scipy(AbstractBackend):
+    """SciPy's LSODA or VODE (implicit Adams), and the continuous adjoint by the same integrator, as in the paper.
+
+    The backward state `[y, a, dL/dparams]` is one flat float64 vector, started anew from the stored state at every
+    output time. Multistep methods evaluate once or twice a step where a Runge-Kutta method does six times, and pay for
+    it with many short steps of low order at each start: cheap over one long interval, dear over many output times. The
+    field is computed in its own dtype on its own device; every evaluation passes through a float64 array of the host.
+
+    LSODA is driven by `scipy.integrate.LSODA`, VODE by `scipy.integrate.ode`: the interfaces that go step by step, so
+    that steps can be counted and limited. `solve_ivp` has no VODE, and neither it nor `odeint` limits a whole solve.
+    LSODA sets aside a dense Jacobian of the backward state, for the case that it finds the problem stiff.
+
+    Memory is independent of the steps. Prefer `adjoint` unless it is the paper's solver that is in question.
+
+    References:
+        Neural ordinary differential equations (Chen, Rubanova, Bettencourt, Duvenaud, 2018), section 3 and appendix B,
+        https://arxiv.org/abs/1806.07366
+        The integrators: see `nodebench.solvers.methods`.
+    """
+
+    framework: ClassVar[str] = "torch"
+
+    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
+        """See the base class: Runge-Kutta methods, and what LSODA cannot hold."""
+        if spec.solver not in MULTISTEP:
+            return _no_such(spec.solver)
+        if spec.solver == "lsoda" and (reason := _beyond_lsoda(problem, spec)):
+            return reason
+        return impure_reason(problem.field)
+
+    def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
+        """Solve, differentiably; see `AbstractBackend.solve`.
+
+        Raises:
+            CellError: Besides the base class's, if the integrator gives up for another reason than its steps.
+        """
+        job = _Job(field, layout(y0), spec)
+        flat: Tensor = _AdjointSolve.apply(  # type: ignore[no-untyped-call]
+            job, job.layout.flatten(y0), times, *parameters(field)
+        )
+        return job.layout.state(flat)
+
+    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
+        """The steps of the forward solve; VODE's last one reaches past the last output time.
+
+        Without a first step VODE tries some before it starts, which count as rejected.
+        """
+        job, marks, solver = _Job(field, layout(y0), spec), output_times(times), _Solver(spec)
+        flat = job.layout.flatten(y0)
+        for _ in solver.solve(_Forward(job, flat), _numbers(flat), marks):
+            pass
+        return StepGrid((marks[0], *solver.ends), solver.n_tried - len(solver.ends))
+
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """Family of methods, norm, interpolation, and where a backward solve starts."""
+        norm = "the largest entry" if spec.solver == "lsoda" else "the root mean square"
+        return (
+            "it is a multistep method, whose order and steps follow the problem: not the tableau of any other.",
+            f"its error norm is {norm}, backward over state, adjoint and parameters' gradient as one vector.",
+            "its state is float64 on the host, whatever dtype and device the field has.",
+            "it interpolates to output times forward, and starts anew with the first step at each of them backward.",
+        )
+
+    def memory_exponent(self) -> float:
+        """O(1): nothing of the forward solve is kept but its output states."""
+        return 0.0
+
+    def exact_counterpart(self) -> str | None:
+        """None: no backend differentiates a multistep method's steps."""
+        return None
+
+
+def _no_such(solver: str) -> str:
+    ask = " or ".join(f"`--solver {name}`" for name in MULTISTEP)
+    return f"`{solver}` is none of SciPy's multistep methods; take {ask}."
+
+
+def _beyond_lsoda(problem: Problem, spec: SolverSpec) -> str | None:
+    if spec.rtol < SMALLEST_RTOL:
+        return f"LSODA takes no relative tolerance below {SMALLEST_RTOL:.2g}; got {spec.rtol:g}."
+    state = sum(part.numel() for part in state_parts(problem.y0))
+    size = 2 * state + sum(p.numel() for p in parameters(problem.field))
+    if size**2 < LARGEST_JACOBIAN:
+        return None
+    return (
+        f"LSODA sets aside a dense Jacobian, {size}² numbers for the backward state here, more than it can count; "
+        "take `--solver vode-adams`, which needs none."
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    field: Field
+    layout: Layout
+    spec: SolverSpec
+
+
+class _AdjointSolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, job: _Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+        states = _Solver(job.spec).solve(_Forward(job, y0), _numbers(y0), output_times(times))
+        ys = _tensor(np.stack([_numbers(y0), *states]), y0)
+        ctx.job = job
+        ctx.save_for_backward(ys, times, *params)
+        return ys
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_ys: Tensor) -> Any:
+        ys, times, *params = ctx.saved_tensors
+        sweep = _Sweep(_Augmented(ctx.job, params, ys[0]), _numbers(ys), _numbers(grad_ys), output_times(times))
+        by_y0, by_params = sweep.run(timed=ctx.needs_input_grad[2])
+        by_times = times.new_tensor(sweep.by_times) if ctx.needs_input_grad[2] else None
+        pieces = np.split(by_params, np.cumsum([p.numel() for p in params]))[:-1]
+        shaped = [_tensor(piece, p).view(p.shape) for piece, p in zip(pieces, params, strict=True)]
+        return None, _tensor(by_y0, ys), by_times, *shaped
+
+
+class _Sweep:
+    """The backward solve through all output times, from the last to the first."""
+
+    def __init__(self, augmented: "_Augmented", ys: np.ndarray, grad_ys: np.ndarray, marks: Sequence[float]) -> None:
+        self._augmented, self._ys, self._grad_ys, self._marks = augmented, ys, grad_ys, marks
+        self.by_times = [0.0] * len(marks)
+
+    def run(self, *, timed: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The gradients of the initial state and of the parameters; those of the times into `by_times`."""
+        solver, n = _Solver(self._augmented.spec), self._ys.shape[1]
+        adjoint, by_params = np.zeros(n), np.zeros(self._augmented.n_params)
+        for i in range(len(self._marks) - 1, 0, -1):
+            if timed:
+                self.by_times[i] = self._grad_ys[i] @ self._rate(i)
+            adjoint = adjoint + self._grad_ys[i]
+            # The stored state, not the one reconstructed backwards, whose error would otherwise go on.
+            start = np.concatenate([self._ys[i], adjoint, by_params])
+            (end,) = solver.solve(self._augmented, start, (self._marks[i], self._marks[i - 1]))
+            adjoint, by_params = end[n : 2 * n], end[2 * n :]
+        if timed:
+            self.by_times[0] = -adjoint @ self._rate(0)
+        return adjoint + self._grad_ys[0], by_params
+
+    def _rate(self, i: int) -> np.ndarray:
+        return self._augmented.plain(self._marks[i], self._ys[i])
+
+
+class _Forward:
+    """The field on flat float64 arrays, without a graph.
+
+    Args:
+        job: Field and layout.
+        like: A tensor of the dtype and on the device of the field.
+    """
+
+    def __init__(self, job: _Job, like: Tensor) -> None:
+        self._job, self._like = job, like
+
+    def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
+        shape = self._job.layout
+        with torch.no_grad():
+            return _joined(shape.derivative(self._job.field(t, shape.state(_tensor(y, self._like)))))
+
+
+class _Augmented:
+    """The dynamics of `[y, a, dL/dparams]`: f, -aᵀ ∂f/∂y and -aᵀ ∂f/∂θ, equations 10 to 12 of the paper.
+
+    Args:
+        job: Field, layout and spec.
+        params: Parameters of the field.
+        like: A tensor of the dtype and on the device of the field.
+    """
+
+    def __init__(self, job: _Job, params: Sequence[Tensor], like: Tensor) -> None:
+        self._job, self._params, self._like = job, tuple(params), like
+        self.spec, self.plain = job.spec, _Forward(job, like)
+        self.n_params = sum(p.numel() for p in params)
+
+    def __call__(self, t: float, z: np.ndarray) -> np.ndarray:
+        """Evaluate the field and one vector-Jacobian product of it."""
+        shape, n = self._job.layout, self._like.numel()
+        y, a = shape.parts(_tensor(z[:n], self._like)), shape.parts(_tensor(z[n : 2 * n], self._like))
+        leaves = [part.detach().requires_grad_() for part in y]
+        with torch.enable_grad():
+            parts = shape.derivative(self._job.field(t, tuple(leaves) if shape.is_tuple else leaves[0]))
+        inputs = (*leaves, *self._params)
+        taped = [(part, covector) for part, covector in zip(parts, a, strict=True) if part.requires_grad]
+        found: Sequence[Tensor | None] = [None] * len(inputs)
+        if taped:
+            outputs, covectors = zip(*taped, strict=True)
+            found = torch.autograd.grad(outputs, inputs, covectors, allow_unused=True)
+        products = [torch.zeros_like(x) if g is None else -g for x, g in zip(inputs, found, strict=True)]
+        return _joined([part.detach() for part in parts] + products)
+
+
+def _tensor(values: np.ndarray, like: Tensor) -> Tensor:
+    # Always a copy: the integrator goes on writing into the array that it hands out.
+    return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to("cpu", torch.float64).numpy()
+
+
+def _joined(parts: Sequence[Tensor]) -> np.ndarray:
+    return _numbers(torch.cat([part.reshape(-1) for part in parts]))
+
+
+class _Vode:
+    """SciPy's VODE step by step.
+
+    Args:
+        derivative: What is solved.
+        y0: State at `span[0]`.
+        span: Where the solve begins and ends.
+        spec: Tolerances and first step.
+
+    Attributes:
+        t: Where the last step ended, past the end of the solve at last.
+    """
+
+    def __init__(self, derivative: _Derivative, y0: np.ndarray, span: tuple[float, float], spec: SolverSpec) -> None:
+        self._end, self.t = span[1], span[0]
+        first = np.copysign(_first_step(span, spec) or 0.0, span[1] - span[0])  # zero leaves it the choice
+        self._ode = ode(derivative)
+        self._ode.set_integrator("vode", method="adams", rtol=spec.rtol, atol=spec.atol, first_step=first)
+        self._ode.set_initial_value(y0, span[0])
+
+    def step(self) -> np.ndarray:
+        """Take a step and return the state at its end."""
+        y: np.ndarray = self._ode.integrate(self._end, step=True)
+        self.t = self._ode.t
+        return y
+
+    def at(self, t: float) -> np.ndarray:
+        """The state at a time within the last step."""
+        y: np.ndarray = self._ode.integrate(t)  # behind where it is, it interpolates instead of stepping
+        return y.copy()
+
+
+class _Lsoda:
+    """SciPy's LSODA step by step; it ends a step on the end of the solve. Arguments and attributes as of `_Vode`."""
+
+    def __init__(self, derivative: _Derivative, y0: np.ndarray, span: tuple[float, float], spec: SolverSpec) -> None:
+        first = _first_step(span, spec)
+        self._lsoda = LSODA(derivative, span[0], y0, span[1], first_step=first, rtol=spec.rtol, atol=spec.atol)
+        self.t = span[0]
+
+    def step(self) -> np.ndarray:
+        """Take a step and return the state at its end."""
+        self._lsoda.step()
+        self.t = self._lsoda.t
+        y: np.ndarray = self._lsoda.y
+        return y
+
+    def at(self, t: float) -> np.ndarray:
+        """The state at a time within the last step."""
+        y: np.ndarray = self._lsoda.y if t == self.t else self._lsoda.dense_output()(t)
+        return y
+
+
+def _first_step(span: tuple[float, float], spec: SolverSpec) -> float | None:
+    return None if spec.first_step is None else min(spec.first_step, abs(span[1] - span[0]))
+
+
+_INTEGRATORS: Mapping[str, Callable[..., _Vode | _Lsoda]] = {"lsoda": _Lsoda, "vode-adams": _Vode}
+
+
+class _Solver:
+    """Solves with one of SciPy's integrators, any number of times within one limit of steps.
+
+    Args:
+        spec: Integrator, tolerances, first step and limit.
+
+    Attributes:
+        ends: Where each accepted step ended.
+        n_tried: Steps so far, rejected ones included.
+
+    Raises:
+        UserError: If SciPy has no such integrator.
+    """
+
+    def __init__(self, spec: SolverSpec) -> None:
+        if spec.solver not in _INTEGRATORS:
+            raise UserError(_no_such(spec.solver))
+        self._spec = spec
+        self.ends: list[float] = []
+        self.n_tried = 0
+
+    def solve(self, derivative: _Derivative, y0: np.ndarray, marks: Sequence[float]) -> Iterator[np.ndarray]:
+        """The states at each of `marks` but the first, where the state is `y0`."""
+        watched = _Watched(derivative)
+        integrator = _INTEGRATORS[self._spec.solver](watched, y0, (marks[0], marks[-1]), self._spec)
+        direction = np.sign(marks[-1] - marks[0])
+        for mark in marks[1:]:
+            while direction * (mark - integrator.t) > 0:
+                self._step(integrator, watched)
+            yield integrator.at(mark)
+
+    def _step(self, integrator: _Vode | _Lsoda, watched: "_Watched") -> None:
+        start = integrator.t
+        with _named_errors(self._spec.solver, start, watched):
+            y = integrator.step()
+        self.ends.append(integrator.t)
+        self.n_tried += watched.tries(start)
+        if not np.isfinite(y).all():
+            raise DivergedError(f"{self._spec.solver}: the state left the finite numbers after t = {start:.6g}.")
+        if self.n_tried > self._spec.max_steps:
+            raise StepLimitError(
+                f"{self._spec.solver}: the limit of {self._spec.max_steps} steps was reached at t = {start:.6g}; "
+                "raise `max_steps` or loosen the tolerances."
+            )
+
+
+class _Watched:
+    """A derivative that remembers where it was asked for, and whether its last value was finite."""
+
+    def __init__(self, derivative: _Derivative) -> None:
+        self._derivative = derivative
+        self._times: list[float] = []
+        self.finite = True
+
+    def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
+        value = self._derivative(float(t), y)
+        self._times.append(float(t))
+        self.finite = bool(np.isfinite(value).all())
+        return value
+
+    def tries(self, start: float) -> int:
+        """How many steps were tried from `start` since the last call; neither integrator tells what it rejects.
+
+        A try evaluates at its end alone, however often it corrects, and a rejected one is followed by a shorter one.
+        """
+        tried = sum(1 for t, _ in groupby(self._times) if t != start)
+        self._times.clear()
+        return tried
+
+
+@contextmanager
+def _named_errors(solver: str, start: float, watched: _Watched) -> Iterator[None]:
+    """Turn the warning with which SciPy says that an integrator gave up into an error of ours.
+
+    Raises:
+        DivergedError: If the derivative was not finite.
+        CellError: If it was.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=r"(vode|lsoda): ", category=UserWarning)
+        try:
+            yield
+        except UserWarning as warning:
+            if not watched.finite:
+                raise DivergedError(f"{solver}: the derivative is not finite after t = {start:.6g}.") from warning
+            raise CellError(f"{solver} gave up after t = {start:.6g}; {warning}") from warning
