@@ -123,6 +123,16 @@ def test_a_plain_solve_evaluates_as_the_forward_pass_does(solver, framework):
 
 
 @BOTH
+def test_what_is_handed_in_is_not_written(solver, framework):
+    """Initial state and times are after a gradient what they were."""
+    problem = _problem()
+    y0, times = problem.y0.clone(), problem.times.clone()
+    BACKEND.grad(problem, _spec(solver), framework)
+    assert torch.equal(problem.y0, y0)
+    assert torch.equal(problem.times, times)
+
+
+@BOTH
 def test_output_times_cost_no_evaluations_forward(solver, framework):
     """States between the steps are interpolated: fifty output times are reached by the same evaluations as one."""
     one, many = (_problem(times=times) for times in ((0.0, 2.0), tuple(np.linspace(0, 2, 51))))

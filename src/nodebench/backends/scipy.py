@@ -86,8 +86,10 @@ class Scipy(AbstractBackend):
 
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
         """Family of methods, norm, interpolation, and where a backward solve starts."""
-        norm = "the largest entry" if spec.solver == "lsoda" else "the root mean square"
+        lsoda = spec.solver == "lsoda"
+        norm = "the largest entry" if lsoda else "the root mean square"
         return (
+            *(("it sets aside a dense Jacobian, the square of its state in memory, used or not.",) if lsoda else ()),
             "it is a multistep method, whose order and steps follow the problem: not the tableau of any other.",
             f"its error norm is {norm}, backward over state, adjoint and parameters' gradient as one vector.",
             "its state is float64 on the host, whatever dtype and device the field has.",
@@ -321,7 +323,8 @@ class _Solver:
     def solve(self, derivative: _Derivative, y0: np.ndarray, marks: Sequence[float]) -> Iterator[np.ndarray]:
         """The states at each of `marks` but the first, where the state is `y0`."""
         watched = _Watched(derivative)
-        integrator = _INTEGRATORS[self._spec.solver](watched, y0, (marks[0], marks[-1]), self._spec)
+        # A copy: it shares its memory with a tensor of the caller's, and the integrator works in place.
+        integrator = _INTEGRATORS[self._spec.solver](watched, y0.copy(), (marks[0], marks[-1]), self._spec)
         direction = np.sign(marks[-1] - marks[0])
         for mark in marks[1:]:
             while direction * (mark - integrator.t) > 0:
