@@ -120,6 +120,12 @@ def test_saved_bytes_follow_the_step_limit():
     assert 0 < small < large
 
 
+def test_a_compiled_program_has_no_floor():
+    """JAX says that its steps compile, and offers no calls of a field that XLA fuses with the solver."""
+    assert Jax.compiles
+    assert Jax("cpu", "float32", 1).gradient_step(Diffrax().solve, _problem(), SPEC).field_calls() is None
+
+
 def test_there_is_no_device_peak_on_a_cpu():
     """The call is made, and None returned."""
     made = []

@@ -83,3 +83,28 @@ def test_trained_models_show_metric_and_unit():
     reached, _ = training_tables([trained, record("b")])
     assert "test error 4.011 %" in text(reached)
     assert training_tables([record("b")]) == []
+
+
+def test_the_share_of_the_floor_is_shown():
+    """A step of 1.23 times its own evaluations and VJPs says so; one without a floor leaves a hole."""
+    _, cost = gradient_tables([record("a", step_s=1.0, floor_ratio=1.234), record("b", step_s=1.0)])
+    assert "1.23" in text(cost)
+    assert text(cost).splitlines()[-2].split()[4] == ABSENT
+
+
+def test_compilation_has_a_column_where_something_compiled():
+    """A comparison of eager cells has none."""
+    _, cost = gradient_tables([record("a", step_s=1.0)])
+    assert "compile" not in text(cost)
+    _, cost = gradient_tables([record("a", step_s=1.0), record("b", step_s=1.0, compile_s=12.34)])
+    assert "compile" in text(cost)
+    assert "12.3" in text(cost)
+
+
+def test_the_table_of_costs_loses_nothing_on_80_columns():
+    """A long name folds; every figure stays whole."""
+    figures = {"step_s": 2.4621, "step_s_low": 2.41, "step_s_high": 2.51, "floor_ratio": 1.234, "compile_s": 12.34}
+    ratio = {"ratio": 14.3, "ratio_low": 13.1, "ratio_high": 15.2, "verdict": "slower", "control": "a"}
+    _, cost = gradient_tables([record("torchdiffeq-adjoint", peak_memory_bytes=900 * 2**20, **figures, **ratio)])
+    row = ["900", "12.3", "2462", "2410..2510", "1.23", "14.3", "13.1..15.2", "slower"]
+    assert any(line.split()[1:] == row for line in text(cost).splitlines())

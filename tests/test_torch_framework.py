@@ -1,5 +1,7 @@
 """torch as a framework: arrays, weights, counters, saved bytes, optimisers, and training that goes on to the bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.errors import PluginError, UnsupportedError, UserError
 from nodebench.frameworks.base import Optimizer, load_framework
 from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.torch_step import CountingField
 from nodebench.frameworks.torch_training import make_optimizer, make_schedule
 from nodebench.problem import Problem, SolverSpec
 from nodebench.tasks.linear.task import Linear
@@ -222,3 +225,45 @@ def test_unknown_schedules_are_refused():
     settings = Optimizer(schedule="step")
     with pytest.raises(UserError, match="schedule"):
         make_schedule(make_optimizer([nn.Parameter(torch.zeros(1))], settings), settings, 10)
+
+
+class _PartlyConstant(nn.Module):
+    """The rate of the second part depends on nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(0.5))
+        self.graphs = []
+
+    def forward(self, t, y):
+        assert isinstance(t, float)
+        self.graphs.append(torch.is_grad_enabled())
+        return self.rate * y[0], torch.ones_like(y[1])
+
+
+def test_field_calls_are_evaluations_with_and_without_a_graph():
+    """So many calls each, at the first time; a part of constant rate has no derivative, and no graph stays behind."""
+    framework, field = Torch("cpu", "float32", 1), _PartlyConstant()
+    problem = Problem(field, (torch.ones(3), torch.ones(2)), torch.tensor([0.0, 1.0]), lambda ys: ys[0].sum())
+    calls = framework.gradient_step(lambda f, y, t, s: y, problem, SolverSpec()).field_calls()  # noqa: ARG005
+    calls.evaluation(3)
+    assert field.graphs == [False] * 3
+    calls.evaluation_with_vjp(2)
+    assert field.graphs == [False] * 3 + [True] * 2
+    assert field.rate.grad is None
+
+
+@pytest.mark.parametrize("name", ["direct", "torchdiffeq-adjoint"])
+def test_a_floor_counts_calls_of_the_field_and_its_vjps(name):
+    """`evaluation_with_vjp` differentiates by state and parameters, whatever wraps the step."""
+    framework = Torch("cpu", "float32", 1)
+    model = _model(framework)
+    problem = framework.problem(model, {"y0": torch.ones(2, 4)})
+    counter = CountingField(problem.field)
+    backend = registry.load("backend", name, AbstractBackend)
+    step = backend.gradient_step(replace(problem, field=counter), SolverSpec(first_step=0.1), framework)
+    calls = step.field_calls()
+    calls.evaluation(2)
+    assert (counter.n_evaluations, counter.n_vjps) == (2, 0)
+    calls.evaluation_with_vjp(3)
+    assert (counter.n_evaluations, counter.n_vjps) == (5, 3)

@@ -24,6 +24,7 @@ from nodebench.frameworks.base import (
     AbstractGradientStep,
     AbstractTrainer,
     Batch,
+    FieldCalls,
     Optimizer,
     Solve,
     Weights,
@@ -60,6 +61,7 @@ class FakeBackend(AbstractBackend):
         sleep_s: Duration of one solve, in seconds.
         work: Products of two matrices of 64 x 64 numbers in one solve: what it costs where `sleep_s` only passes time.
         path: The file of `until` and `while`.
+        compiled: Whether it says of itself that its first step compiles.
     """
 
     framework: ClassVar[str] = "nodebench.testing:FakeFramework"
@@ -67,6 +69,7 @@ class FakeBackend(AbstractBackend):
     sleep_s: float = 0.0
     work: int = 0
     path: str = ""
+    compiled: bool = False
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         """Whatever its behaviour says."""
@@ -84,6 +87,10 @@ class FakeBackend(AbstractBackend):
         _MISBEHAVIOURS.get(self.behaviour, lambda: None)()
         growth = np.exp(field.rate * (times - times[0]))[:, None]  # type: ignore[attr-defined]  # a FakeField
         return {"wrong": -1.0, "shifted": 1.2}.get(self.behaviour, 1.0) * growth * y0
+
+    def compiles(self) -> bool:
+        """As told."""
+        return self.compiled
 
     def exact_counterpart(self) -> str | None:
         """A fake that behaves."""
@@ -197,6 +204,19 @@ class FakeStep(AbstractGradientStep):
         """A figure that a test can expect."""
         return 64
 
+    def field_calls(self) -> FieldCalls | None:
+        """The field, and the field with the derivative of its only parameter."""
+        field, state = self.problem.field, self.problem.y0
+
+        def evaluate(n: int) -> None:
+            for _ in range(n):
+                field(0.0, state)
+
+        def differentiate(n: int) -> None:
+            evaluate(2 * n)
+
+        return FieldCalls(evaluate, differentiate)
+
 
 @dataclass(frozen=True)
 class PlantedStep(AbstractGradientStep):
@@ -249,6 +269,10 @@ class PlantedStep(AbstractGradientStep):
     def saved_bytes(self) -> int | None:
         """The inner one's."""
         return self.inner.saved_bytes()
+
+    def field_calls(self) -> FieldCalls | None:
+        """The inner one's: what is planted is no call of the field."""
+        return self.inner.field_calls()
 
     def _turned(self, gradients: Gradients) -> Gradients:
         if not self.wrong:

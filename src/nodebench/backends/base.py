@@ -59,6 +59,10 @@ class AbstractBackend(ABC):
         del spec
         return ()
 
+    def compiles(self) -> bool:
+        """Whether, with these options, its first gradient step compiles, even where its framework does not."""
+        return False
+
     def memory_exponent(self) -> float | None:
         """The p of memory ~ n^p in the number n of steps, as the method's theory has it; None where it is mute."""
         return None

@@ -7,7 +7,7 @@ import torchdiffeq
 from torch import nn
 
 from nodebench.backends.base import AbstractBackend
-from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep
+from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep, FieldCalls
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
 from nodebench.solvers import torchdiffeq_solve
 
@@ -107,3 +107,6 @@ class _NamedErrors(AbstractGradientStep):
 
     def saved_bytes(self) -> int | None:
         return self._inner.saved_bytes()
+
+    def field_calls(self) -> FieldCalls | None:
+        return self._inner.field_calls()

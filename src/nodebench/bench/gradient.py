@@ -86,7 +86,7 @@ class GradientGroup:
         measured.open(programs)
         self._ask(measured, "pin")
         prepared: Preparation = self._ask(measured, "prepare", first_step=self.comparison.first_step)
-        measured.conditions = prepared.conditions
+        measured.conditions, measured.compiles = prepared.conditions, prepared.compiles
         measured.figures |= {
             "first_step_s": prepared.first_step_s,
             "n_params": prepared.n_params,
@@ -114,6 +114,7 @@ class GradientGroup:
         measured.resident_bytes = sizes.pop("resident_bytes") or 0
         measured.figures |= sizes
         measured.figures |= self._ask(measured, "split")
+        measured.figures |= self._ask(measured, "floor", evaluations=counts.evaluations)
 
     def _discrete(self, measured: Measured, counterpart: str | None, counts: Counts) -> Path | None:
         """The exact gradients of the cell's own discretisation, where a backend can tell them on the same steps."""
@@ -183,6 +184,8 @@ class GradientGroup:
                 "step_s_high": step.high,
                 "cpu_s": cpu.estimate,
             }
+            if measured.compiles:
+                measured.figures["compile_s"] = measured.figures["first_step_s"] - step.estimate
             self._note_competitor(measured, step, cpu)
             # A wrong gradient is shown with its time, but neither ranked nor a measure for others.
             if control is not None and control.ok and measured.ok and measured is not control:

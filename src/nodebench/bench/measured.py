@@ -39,6 +39,7 @@ class Measured:
         settings: How it is measured.
         figures: Fields of its record.
         conditions: What must be equal for all that are compared with it, as its worker found it.
+        compiles: Whether its first gradient step compiled.
         resident_bytes: Highest resident set of its worker, which the timing needs room for.
         starts: The series of its timing.
         measured_s: Time spent in measured work, in seconds.
@@ -50,6 +51,7 @@ class Measured:
     settings: Settings
     figures: Figures = field(default_factory=lambda: {"status": "ok", "notes": []})
     conditions: dict[str, str] = field(default_factory=dict)
+    compiles: bool = False
     resident_bytes: int = 0
     starts: list[Start] = field(default_factory=list)
     measured_s: float = 0.0
@@ -77,7 +79,9 @@ class Measured:
         Args:
             programs: Folder in which workers of the same cell keep compiled programs for each other, or None.
         """
-        self._worker = WorkerProcess(self.settings.assignment(self.cell, programs))
+        # A folder for each cell: what one had compiled would make another's first step cheaper.
+        own = None if programs is None else programs / self.cell.cell_id
+        self._worker = WorkerProcess(self.settings.assignment(self.cell, own))
 
     def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
         """Send its worker a command whose answer `receive` waits for; raises `WorkerError` if it has died."""

@@ -64,6 +64,8 @@ class Preparation:
     """Answer to `prepare`: what is known once a cell has made its first gradient step."""
 
     first_step_s: float
+    compiles: bool
+    """Whether that step compiled, as framework and backend declare."""
     n_params: int
     loss: float
     dataset: str

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from nodebench.bench.accuracy import Reference, in_tolerances, reference_from, relative_error
+from nodebench.bench.floor import FloorTurn, floor_figures
 from nodebench.bench.memory import peak_resident_bytes, traced_bytes
 from nodebench.bench.messages import Counts, Preparation, Turn
 from nodebench.bench.subject import Prepared
 from nodebench.errors import DivergedError
 from nodebench.frameworks.base import AbstractGradientStep
-from nodebench.problem import Gradients, StepGrid
+from nodebench.problem import Evaluations, Gradients, StepGrid
 
 TURN_S = 0.05
 """Shortest turn: a faster step is repeated within it, so that the clock's and the messages' cost vanish."""
@@ -31,6 +32,9 @@ WARM_UP_STEPS = 10
 
 SPLITS = range(3, 21)
 """How often forward and backward pass are timed apart: as often as fits into ten turns."""
+
+FLOORS, FLOOR_S, FLOOR_PART_S = range(5, 41), 1.0, 0.01
+"""How often a step and its field take turns: as often as fits into a second; and how long each of the three takes."""
 
 
 @dataclass
@@ -62,6 +66,7 @@ class GradientPasses:
         passes = cls(prepared, step)
         preparation = Preparation(
             first_step_s=first_step_s,
+            compiles=subject.framework.compiles or subject.gradient_backend().compiles(),
             n_params=subject.framework.n_params(prepared.model),
             loss=passes._finite_loss(gradients),
             dataset=prepared.inputs.dataset,
@@ -128,6 +133,25 @@ class GradientPasses:
                 splits.append(_split(self.step))
         forward, backward = zip(*splits, strict=True)
         return {"forward_s": median(forward), "backward_s": median(backward)}
+
+    def floor(self, evaluations: Evaluations) -> dict[str, float]:
+        """What the step's own evaluations and VJPs cost, and how far above that it is; nothing where there is none.
+
+        The step and the two calls of the field take turns, each repeated to some length, so that what slows the
+        machine for a while slows all three.
+        """
+        calls = self.step.field_calls()
+        if calls is None or not evaluations.nfe_forward:
+            return {}
+        timed = (_repeated(self.step.step), calls.evaluation, calls.evaluation_with_vjp)
+        turns: list[FloorTurn] = []
+        with _without_collection():
+            repetitions = [_repetitions(call) for call in timed]
+            began = time.perf_counter()
+            while len(turns) < FLOORS.start or (len(turns) < FLOORS.stop and time.perf_counter() - began < FLOOR_S):
+                costs = [_once(call, n) for call, n in zip(timed, repetitions, strict=True)]
+                turns.append(FloorTurn(*costs))
+        return floor_figures(turns, evaluations)
 
     def warm_up(self) -> None:
         """The steps before the timing, which also decide how many a turn has."""
@@ -203,6 +227,27 @@ def _timed(call: Callable[[], object], repetitions: int) -> tuple[float, float]:
     for _ in range(repetitions):
         call()
     return (time.perf_counter() - wall) / repetitions, (time.process_time() - cpu) / repetitions
+
+
+def _repeated(call: Callable[[], object]) -> Callable[[int], None]:
+    def repeat(n: int) -> None:
+        for _ in range(n):
+            call()
+
+    return repeat
+
+
+def _repetitions(call: Callable[[int], None]) -> int:
+    """How often a call fits into a part of a floor's turn, from a warmed one."""
+    call(1)
+    return max(1, math.ceil(FLOOR_PART_S / _once(call, 1)))
+
+
+def _once(call: Callable[[int], None], n: int) -> float:
+    """Wall time of one of n calls, in seconds."""
+    start = time.perf_counter()
+    call(n)
+    return (time.perf_counter() - start) / n
 
 
 def _split(step: AbstractGradientStep) -> tuple[float, float]:

@@ -169,7 +169,10 @@ def _environment(assignment: Assignment) -> dict[str, str]:
     environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}".strip()
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if assignment.programs is not None:
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(assignment.programs)
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(assignment.programs / "jax")
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(assignment.programs / "inductor")
+        environment["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "1"
+        environment["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "1"
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         environment["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     environment["EQX_ON_ERROR"] = "off"  # diffrax's checks would call back to the host from the timed program

@@ -65,6 +65,7 @@ class Worker:
             "memory": lambda: self._prepared().memory(),
             "pin": self.pin,
             "split": lambda: self._prepared().split(),
+            "floor": lambda evaluations: self._prepared().floor(evaluations),
             "warm_up": lambda: self._prepared().warm_up(),
             "turn": lambda: self._prepared().turn(),
             "train": self.train,

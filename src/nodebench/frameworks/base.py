@@ -57,6 +57,22 @@ class Optimizer:
     clip_norm: float | None = None
 
 
+@dataclass(frozen=True)
+class FieldCalls:
+    """The two calls of its field that a gradient step cannot do without, prepared for timing.
+
+    Each makes so many calls, one after the other, at the initial state and the first time, and returns when the device
+    has finished.
+
+    Attributes:
+        evaluation: Evaluate the field without a graph.
+        evaluation_with_vjp: Evaluate it with a graph, and pull a fixed covector back to the state and the parameters.
+    """
+
+    evaluation: Callable[[int], None]
+    evaluation_with_vjp: Callable[[int], None]
+
+
 class AbstractGradientStep(ABC):
     """One gradient step of a problem, moved, built and compiled.
 
@@ -91,6 +107,10 @@ class AbstractGradientStep(ABC):
     @abstractmethod
     def saved_bytes(self) -> int | None:
         """Bytes kept for the backward pass: torch's saved tensors, or XLA's temporary and output buffers."""
+
+    @abstractmethod
+    def field_calls(self) -> FieldCalls | None:
+        """The calls that make up the floor of a step; None where a step does not consist of calls of the field."""
 
 
 class AbstractTrainer(ABC):
@@ -131,6 +151,9 @@ class AbstractFramework(ABC):
 
     reference_backend: ClassVar[str | None] = None
     """The backend that computes reference gradients, in float64; None where there is none."""
+
+    compiles: ClassVar[bool] = False
+    """Whether every gradient step is compiled by its first call."""
 
     @abstractmethod
     def __init__(self, device: str, dtype: str, threads: int) -> None:

@@ -50,6 +50,7 @@ class Jax(AbstractFramework):
 
     name: ClassVar[str] = "jax"
     reference_backend: ClassVar[str | None] = "diffrax"
+    compiles: ClassVar[bool] = True
 
     def __init__(self, device: str, dtype: str, threads: int) -> None:
         self._threads = threads

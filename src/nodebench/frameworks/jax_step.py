@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import PyTreeDef, tree_flatten, tree_unflatten
 
-from nodebench.frameworks.base import AbstractGradientStep, Solve
+from nodebench.frameworks.base import AbstractGradientStep, FieldCalls, Solve
 from nodebench.frameworks.jax_parameters import named_parameters
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State
 
@@ -204,6 +204,14 @@ class JaxGradientStep(AbstractGradientStep):
         if analysis is None:
             return None
         return int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
+
+    def field_calls(self) -> FieldCalls | None:
+        """None: XLA fuses solver and field into one program.
+
+        A field compiled and called alone would pay for a call from Python that the program never makes, so that such
+        a floor could well lie above the step.
+        """
+        return None
 
     def _gradients(self, loss: Array, gradient: _Inputs) -> Gradients:
         leaves, y0, times = gradient

@@ -7,7 +7,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from nodebench.frameworks.base import AbstractGradientStep, Solve
+from nodebench.frameworks.base import AbstractGradientStep, FieldCalls, Solve
 from nodebench.frameworks.torch_field import named_parameters, state_parts
 from nodebench.problem import Evaluations, Field, Gradients, Problem, SolverSpec, State
 
@@ -112,6 +112,33 @@ class GradientStep(AbstractGradientStep):
         total = sum(storage.nbytes() for storage in storages.values())
         del pending
         return total
+
+    def field_calls(self) -> FieldCalls | None:
+        """The field at the initial state, with and without a graph; the time is a float, which costs least."""
+        t = float(self._times[0])
+        y0 = tuple(part.detach().requires_grad_() for part in self._y0)
+        state: State = y0 if isinstance(self._problem.y0, tuple) else y0[0]
+        inputs: tuple[Tensor, ...] = (*y0, *self._params)
+        draw = torch.Generator().manual_seed(0)
+        covectors = [torch.randn(part.shape, generator=draw).to(part) for part in self._y0]
+
+        def evaluate(n: int) -> None:
+            with torch.no_grad():
+                for _ in range(n):
+                    self._problem.field(t, state)
+            self._synchronize()
+
+        def differentiate(n: int) -> None:
+            for _ in range(n):
+                rates = state_parts(self._problem.field(t, state))
+                # A part whose rate is constant has no graph.
+                pulled = [(rate, along) for rate, along in zip(rates, covectors, strict=True) if rate.requires_grad]
+                if pulled:
+                    outputs, along = zip(*pulled, strict=True)
+                    torch.autograd.grad(outputs, inputs, along, allow_unused=True)
+            self._synchronize()
+
+        return FieldCalls(evaluate, differentiate)
 
     def _synchronize(self) -> None:
         if self._times.is_cuda or self._y0[0].is_cuda:

@@ -13,7 +13,7 @@ from nodebench.results.scaling import Scaling
 ABSENT = "-"
 """What stands where a figure was not measured."""
 
-WRAPPED = ("reason", "also", "metric", "NFE f+b by epoch")
+WRAPPED = ("backend", "reason", "also", "metric", "NFE f+b by epoch")
 """Columns whose text may need more than a line."""
 
 LAST_EPOCHS = 6
@@ -60,9 +60,16 @@ def gradient_tables(records: Iterable[Record]) -> list[Table]:
             groups.setdefault(_comparison(record), []).append(record)
     tables = []
     for group in groups.values():
-        tables.append(_table(_gradient_title(group[0]), EXACTNESS_COLUMNS, group))
-        tables.append(_table("", COST_COLUMNS, [record for record in group if record.first_step_s is not None]))
+        tables.append(_table(_gradient_title(group[0]), EXACTNESS_COLUMNS, group, gap=0))
+        started = [record for record in group if record.first_step_s is not None]
+        tables.append(_table("", _cost_columns(started), started, gap=0))
     return [table for table in tables if table.row_count]
+
+
+def _cost_columns(group: Sequence[Record]) -> Sequence[Column]:
+    if all(record.compile_s is None for record in group):
+        return COST_COLUMNS
+    return [*COST_COLUMNS[:2], COMPILE_COLUMN, *COST_COLUMNS[2:]]
 
 
 def training_tables(records: Iterable[Record]) -> list[Table]:
@@ -167,10 +174,10 @@ def _steps(record: Record) -> str:
     return f"{record.n_accepted}+{record.n_rejected}r" if record.n_rejected else str(record.n_accepted)
 
 
-def _ratio(record: Record) -> str:
-    if record.ratio is None:
-        return "control" if record.control is None and record.status == "ok" and record.step_s is not None else ABSENT
-    return number(record.ratio)
+def _verdict(record: Record) -> str:
+    if record.status != "ok" or record.verdict is not None:
+        return record.verdict or record.status
+    return "control" if record.control is None and record.step_s is not None else ""
 
 
 def _nfe_history(record: Record) -> str:
@@ -193,17 +200,20 @@ EXACTNESS_COLUMNS: Sequence[Column] = (
 discretisation; evaluations forward and backward; accepted steps and, with an r, rejected ones."""
 
 COST_COLUMNS: Sequence[Column] = (
-    ("backend", lambda r: r.backend or ABSENT),
-    ("peak MiB", lambda r: mebibytes(r.peak_memory_bytes)),
-    ("first s", lambda r: number(r.first_step_s)),
-    ("step ms", lambda r: milliseconds(r.step_s)),
-    ("95 %", lambda r: interval(r.step_s_low, r.step_s_high, 1000)),
-    ("ratio", _ratio),
-    ("95 %", lambda r: interval(r.ratio_low, r.ratio_high)),
-    ("verdict", lambda r: r.verdict or ("" if r.status == "ok" else r.status)),
+    ("\nbackend", lambda r: r.backend or ABSENT),
+    ("peak\nMiB", lambda r: mebibytes(r.peak_memory_bytes)),
+    ("step\nms", lambda r: milliseconds(r.step_s)),
+    ("\n95 %", lambda r: interval(r.step_s_low, r.step_s_high, 1000)),
+    ("x\nfloor", lambda r: number(r.floor_ratio)),
+    ("\nratio", lambda r: number(r.ratio)),
+    ("\n95 %", lambda r: interval(r.ratio_low, r.ratio_high)),
+    ("\nverdict", _verdict),
 )
-"""Peak memory, the first step with its compilation, the time of a step, its ratio to the control's, and what that says:
-faster, slower, or undecided where the interval holds 1."""
+"""Peak memory, the time of a step, how many times its own evaluations and VJPs that is, its ratio to the control's, and
+what that says: faster, slower, or undecided where the interval holds 1."""
+
+COMPILE_COLUMN: Column = ("compile\ns", lambda r: number(r.compile_s))
+"""What compilation costs, shown where a cell compiled."""
 
 TRAINING_COLUMNS: Sequence[Column] = (
     ("task", lambda r: r.task),
@@ -235,11 +245,19 @@ FAILURE_COLUMNS: Sequence[Column] = (
 )
 
 
-def _table(title: str, columns: Sequence[Column], records: Sequence[Record]) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+def _table(title: str, columns: Sequence[Column], records: Sequence[Record], gap: int = 1) -> Table:
+    """A table with `gap` spaces between columns beside the one that is always there."""
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, gap),
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for name, _ in columns:
         # A long name folds rather than losing its end.
-        table.add_column(name, overflow="fold", no_wrap=name not in WRAPPED)
+        table.add_column(name, overflow="fold", no_wrap=name.strip() not in WRAPPED)
     for record in records:
         table.add_row(*(escape(text(record)) for _, text in columns), style=None if record.status == "ok" else "red")
     return table

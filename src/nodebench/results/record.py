@@ -3,7 +3,7 @@
 Schema history (the number is kept in the store's `PRAGMA user_version`):
 1  first release.
 2  judged and undecided comparisons, what a failure left behind, the cost of measuring.
-3  the controller of the step size.
+3  share of the floor, cost of compilation, step-size controller.
 """
 
 import json
@@ -76,8 +76,16 @@ class Record:
         unreleased_bytes: What one gradient step leaves allocated when its result is gone.
         saved_bytes: Bytes kept for the backward pass (torch: saved tensors; JAX: XLA's temporary and output buffers).
         first_step_s: The first gradient step, compilation and warm-up included, in seconds.
+        compile_s: What compilation costs: `first_step_s` less `step_s`, where the first step compiles, with no code
+            kept from earlier; None where nothing is compiled.
         forward_s: Median time of the forward solve and loss.
         backward_s: Median time of the backward pass.
+        floor_s: What the evaluations and VJPs that were counted cost by themselves, at the initial state:
+            (nfe_forward + nfe_backward) times an evaluation, n_vjps times what a graph and a VJP add to one. None where
+            solver and field are one program.
+        floor_ratio: A gradient step relative to `floor_s`: median over turns in which the step and the calls of its
+            field alternate within one process. Only so are both measured under the same conditions: `step_s`, over
+            other processes and minutes, may be some per cent off `floor_ratio` times `floor_s`.
         step_s: Time of a gradient step: geometric mean over the starts of the median over the rounds of a start.
         step_s_low: Lower end of its 95 % interval.
         step_s_high: Upper end of its 95 % interval.
@@ -154,8 +162,11 @@ class Record:
     unreleased_bytes: int | None = None
     saved_bytes: int | None = None
     first_step_s: float | None = None
+    compile_s: float | None = None
     forward_s: float | None = None
     backward_s: float | None = None
+    floor_s: float | None = None
+    floor_ratio: float | None = None
     step_s: float | None = None
     step_s_low: float | None = None
     step_s_high: float | None = None

@@ -1,0 +1,89 @@
+"""The floor of a gradient step is the cost of the calls of the field that it makes, and what compiles says so."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nodebench.bench import measured as measured_module
+from nodebench.bench.floor import FloorTurn, floor_figures
+from nodebench.bench.matrix import Request, plan
+from nodebench.bench.measured import Measured
+from nodebench.bench.messages import Assignment
+from nodebench.bench.passes import GradientPasses
+from nodebench.bench.process import _environment
+from nodebench.bench.runner import Runner
+from nodebench.bench.settings import Settings
+from nodebench.problem import Evaluations, Problem, SolverSpec
+from nodebench.results.store import Store
+from nodebench.testing import FakeField, FakeStep
+
+BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
+
+
+def fake_step():
+    problem = Problem(FakeField(0.5), np.ones(3), np.array([0.0, 1.0]), np.sum)
+    solve = lambda field, y0, times, spec: np.stack([y0, y0])  # noqa: E731, ARG005  the shortest solve there is
+    return FakeStep(solve, problem, SolverSpec())
+
+
+def test_the_floor_is_evaluations_and_vjps_at_their_cost():
+    """(7 + 5) evaluations of 2 s, and 3 VJPs which add 5 s each to one."""
+    assert FloorTurn(step_s=78.0, eval_s=2.0, eval_with_vjp_s=7.0).floor_s(Evaluations(7, 5, 3)) == 12 * 2 + 3 * 5
+
+
+def test_backpropagation_has_a_floor_of_evaluations_with_a_graph():
+    """Where every evaluation is differentiated the plain one drops out."""
+    assert FloorTurn(1.0, eval_s=0.3, eval_with_vjp_s=0.5).floor_s(Evaluations(4, 0, 4)) == pytest.approx(2.0)
+
+
+def test_the_share_is_paired_within_the_turn():
+    """A slow spell hits a step and its floor alike: the median is that of the ratios, not the ratio of the medians."""
+    turns = [FloorTurn(3.0, 1.0, 2.0), FloorTurn(30.0, 10.0, 20.0), FloorTurn(5.0, 2.0, 4.0)]
+    assert floor_figures(turns, Evaluations(1, 0, 1)) == {"floor_s": 4.0, "floor_ratio": 1.5}
+
+
+def test_a_step_of_one_program_has_no_floor():
+    """Where the framework offers no calls, or none were counted, nothing is measured."""
+
+    class Fused(FakeStep):
+        def field_calls(self):
+            return None
+
+    fused = Fused(fake_step().solve, fake_step().problem, SolverSpec())
+    assert GradientPasses(None, fused).floor(Evaluations(7, 5, 3)) == {}
+    assert GradientPasses(None, fake_step()).floor(Evaluations(0, 0, 0)) == {}
+
+
+def test_the_floor_is_in_the_record(tmp_path):
+    """Both fields are measured for a cell whose step consists of calls; only a cell that compiles has `compile_s`."""
+    compiled = f"{BACKEND}[compiled=true]"
+    planned = plan(Request(backends=(BACKEND, compiled), tasks=(TASK,), preset="smoke", measure="gradient"))
+    store = Store(tmp_path / "results.db")
+    Runner(store, Settings(rounds=5, timeout_s=60), lambda _: None).run(planned, "test", {})
+    plain, other = store.records()
+    assert plain.floor_s > 0
+    assert plain.floor_ratio > 0
+    assert plain.compile_s is None
+    assert other.compile_s == other.first_step_s - other.step_s
+
+
+def test_compiled_programs_are_kept_apart_by_cell(tmp_path, monkeypatch):
+    """What another cell compiled would make a first step cheaper: each has a folder of its own."""
+    assigned = []
+    monkeypatch.setattr(measured_module, "WorkerProcess", assigned.append)
+    cell = plan(Request(backends=(BACKEND,), tasks=(TASK,), preset="smoke", measure="gradient")).cells[0]
+    for member in (cell, cell, replace(cell, seed=1)):
+        Measured(member, Settings()).open(tmp_path)
+    folders = [assignment.programs for assignment in assigned]
+    assert folders[0] == folders[1] != folders[2]
+    assert all(folder.parent == tmp_path for folder in folders)
+
+
+def test_both_compilers_keep_their_programs_in_the_folder(tmp_path):
+    """A later worker of the same cell finds what XLA or torch.compile made for the first."""
+    cell = plan(Request(backends=(BACKEND,), tasks=(TASK,), preset="smoke", measure="gradient")).cells[0]
+    environment = _environment(Assignment(cell, programs=tmp_path))
+    folders = [environment[name] for name in ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")]
+    assert folders == [str(tmp_path / "jax"), str(tmp_path / "inductor")]
+    assert environment["TORCHINDUCTOR_FX_GRAPH_CACHE"] == environment["TORCHINDUCTOR_AUTOGRAD_CACHE"] == "1"
