@@ -26,8 +26,9 @@ lint: setup  ## formatting, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## benchmarks of our own solver; prints a table
-	$(BIN)/python -m pytest -q benchmarks -p benchmark --benchmark-only
+bench: setup  ## benchmarks of our own solver; ends with the table of our methods beside their rivals
+	$(BIN)/python -m pytest -q benchmarks -p benchmark --benchmark-only --benchmark-max-time 0.5 --benchmark-columns min,median,iqr,rounds
+	$(BIN)/python benchmarks/ratios.py
 
 clean:
 	rm -rf $(VENV) .nodebench .pytest_cache .mypy_cache .ruff_cache .hypothesis

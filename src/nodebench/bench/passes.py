@@ -33,8 +33,12 @@ WARM_UP_STEPS = 10
 SPLITS = range(3, 21)
 """How often forward and backward pass are timed apart: as often as fits into ten turns."""
 
-FLOORS, FLOOR_S, FLOOR_PART_S = range(5, 41), 1.0, 0.01
-"""How often a step and its field take turns: as often as fits into a second; and how long each of the three takes."""
+FLOORS = range(5, 41)
+"""How often a step and its field take turns: as often as fits into a second."""
+
+FLOOR_PART_S = 0.01, 0.1
+"""Shortest part of such a turn, and longest part of a call of the field: between, it takes as long as the step, so that
+what slows the machine for a moment slows both alike."""
 
 
 @dataclass
@@ -146,9 +150,11 @@ class GradientPasses:
         timed = (_repeated(self.step.step), calls.evaluation, calls.evaluation_with_vjp)
         turns: list[FloorTurn] = []
         with _without_collection():
-            repetitions = [_repetitions(call) for call in timed]
+            once = [_warmed(call) for call in timed]
+            part_s = max(FLOOR_PART_S[0], min(FLOOR_PART_S[1], once[0]))
+            repetitions = [max(1, math.ceil(part_s / cost)) for cost in once]
             began = time.perf_counter()
-            while len(turns) < FLOORS.start or (len(turns) < FLOORS.stop and time.perf_counter() - began < FLOOR_S):
+            while len(turns) < FLOORS.start or (len(turns) < FLOORS.stop and time.perf_counter() - began < 1.0):
                 costs = [_once(call, n) for call, n in zip(timed, repetitions, strict=True)]
                 turns.append(FloorTurn(*costs))
         return floor_figures(turns, evaluations)
@@ -237,10 +243,10 @@ def _repeated(call: Callable[[], object]) -> Callable[[int], None]:
     return repeat
 
 
-def _repetitions(call: Callable[[int], None]) -> int:
-    """How often a call fits into a part of a floor's turn, from a warmed one."""
+def _warmed(call: Callable[[int], None]) -> float:
+    """Wall time of a warmed call, in seconds."""
     call(1)
-    return max(1, math.ceil(FLOOR_PART_S / _once(call, 1)))
+    return _once(call, 1)
 
 
 def _once(call: Callable[[int], None], n: int) -> float:
