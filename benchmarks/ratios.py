@@ -27,7 +27,7 @@ from nodebench.results.store import Store
 TASKS = ("benchmarks/mlp_task.py:Mlp", "cnf", "mnist", "spiral")
 STORE = Path(".nodebench/bench.db")
 
-BUDGET_S = 4.0
+BUDGET_S = 2.0
 """Timing budget of a cell, in seconds."""
 
 COLUMNS = ("problem", "backend", "NFE f+b", "peak\nMiB", "step\nms", "x\nfloor", "err dp", "err dy0")
@@ -111,9 +111,9 @@ def main(tasks: Sequence[str]) -> None:
     order = {record.task: i for i, (record, _) in reversed(list(enumerate(compared)))}
     compared.sort(key=lambda pair: order[pair[0].task])
     console.print(table(compared))
-    notes = dict.fromkeys(note for pair in compared for record in pair for note in record.notes)
+    notes = dict.fromkeys(f"{record.task}: {note}" for pair in compared for record in pair for note in record.notes)
     for note in notes:
-        console.print(f"note: {escape(note)}", soft_wrap=True)
+        console.print(f"note, {escape(note)}", soft_wrap=True)
 
 
 if __name__ == "__main__":
