@@ -81,11 +81,11 @@ class Record:
         forward_s: Median time of the forward solve and loss.
         backward_s: Median time of the backward pass.
         floor_s: What the evaluations and VJPs that were counted cost by themselves, at the initial state:
-            (nfe_forward + nfe_backward) times an evaluation, n_vjps times what a graph and a VJP add to one. None where
-            solver and field are one program.
-        floor_ratio: A gradient step relative to `floor_s`: median over turns in which the step and the calls of its
-            field alternate within one process. Only so are both measured under the same conditions: `step_s`, over
-            other processes and minutes, may be some per cent off `floor_ratio` times `floor_s`.
+            (nfe_forward + nfe_backward) times an evaluation, n_vjps times what a graph and a VJP add to one. The field
+            is called as it is written, not compiled. None where solver and field are one program.
+        floor_ratio: A gradient step relative to its floor: median over turns in which the step and the calls of its
+            field alternate within one process. Only so are both measured under the same conditions: `step_s`, of
+            other processes and other minutes, may be some per cent off `floor_ratio` times `floor_s`.
         step_s: Time of a gradient step: geometric mean over the starts of the median over the rounds of a start.
         step_s_low: Lower end of its 95 % interval.
         step_s_high: Upper end of its 95 % interval.
