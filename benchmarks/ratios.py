@@ -104,7 +104,7 @@ def table(compared: Sequence[tuple[Record, Record]]) -> Table:
 
 def main(tasks: Sequence[str]) -> None:
     """Measure, and print the table."""
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     compared: list[tuple[Record, Record]] = []
     for control, others in comparisons().items():
         compared += pairs(measure(control, others, tasks or TASKS, console), control)
