@@ -56,6 +56,10 @@ class Adjoint(AbstractBackend):
         through = solve_through_compiled if self.compile else solve_through
         return through(_AdjointSolve, self._job(field, y0, spec), y0, times)
 
+    def compiles(self) -> bool:
+        """As asked for."""
+        return self.compile
+
     def memory_exponent(self) -> float:
         """O(1): nothing of the forward solve is kept but its output states."""
         return 0.0

@@ -62,6 +62,10 @@ class Direct(AbstractBackend):
             return solve_through_compiled(CompiledDirectSolve, job, y0, times)
         return solve_through(_DirectSolve, job, y0, times)
 
+    def compiles(self) -> bool:
+        """As asked for."""
+        return self.compile
+
     def memory_exponent(self) -> float:
         """O(n): the graphs of all stages of accepted steps are kept."""
         return 1.0

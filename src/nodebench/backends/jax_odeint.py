@@ -14,8 +14,8 @@ from jax.experimental.ode import odeint
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep
-from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
+from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep, AbstractWrappedStep
+from nodebench.problem import Array, Evaluations, Field, Problem, SolverSpec, State, StepGrid
 
 N_BEFORE = 2
 """Evaluations before the first step: at the first time, and for the choice of the first step."""
@@ -235,7 +235,7 @@ def _followed(seen: Sequence[_Sighting], sign: int, marks: Sequence[float], limi
     return StepGrid(tuple(boundaries), used - len(boundaries) + 1)
 
 
-class _Checked(AbstractGradientStep):
+class _Checked(AbstractWrappedStep):
     """A gradient step whose counting passes raise what `odeint` keeps to itself.
 
     Args:
@@ -248,19 +248,8 @@ class _Checked(AbstractGradientStep):
     def __init__(
         self, inner: AbstractGradientStep, watched: AbstractGradientStep, marks: Sequence[float], limit: int
     ) -> None:
-        self._inner, self._watched, self._marks, self._limit = inner, watched, marks, limit
-
-    def step(self) -> Gradients:
-        return self._inner.step()
-
-    def forward(self) -> Any:
-        return self._inner.forward()
-
-    def backward(self, state: Any) -> Gradients:
-        return self._inner.backward(state)
-
-    def solution(self) -> State:
-        return self._inner.solution()
+        AbstractWrappedStep.__init__(self, inner)
+        self._watched, self._marks, self._limit = watched, marks, limit
 
     def forward_evaluations(self) -> int:
         _SEEN.begin()
@@ -276,9 +265,6 @@ class _Checked(AbstractGradientStep):
         self._check_forward(solves[0][1][:-1])
         self._check_backward([solve for backward, solve in solves if backward])
         return counted
-
-    def saved_bytes(self) -> int | None:
-        return self._inner.saved_bytes()
 
     def _check_forward(self, solve: Sequence[_Sighting]) -> None:
         sign = _sign(self._marks)

@@ -7,7 +7,7 @@ import torchdiffeq
 from torch import nn
 
 from nodebench.backends.base import AbstractBackend
-from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep, FieldCalls
+from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep, AbstractWrappedStep
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
 from nodebench.solvers import torchdiffeq_solve
 
@@ -80,33 +80,15 @@ class TorchdiffeqAdjoint(AbstractBackend):
         return _NamedErrors(framework.gradient_step(self.solve, problem, spec))
 
 
-class _NamedErrors(AbstractGradientStep):
-    def __init__(self, inner: AbstractGradientStep) -> None:
-        self._inner = inner
-
+class _NamedErrors(AbstractWrappedStep):
     def step(self) -> Gradients:
         with torchdiffeq_solve.named_errors():
-            return self._inner.step()
-
-    def forward(self) -> Any:
-        return self._inner.forward()
+            return self.inner.step()
 
     def backward(self, state: Any) -> Gradients:
         with torchdiffeq_solve.named_errors():
-            return self._inner.backward(state)
-
-    def solution(self) -> State:
-        return self._inner.solution()
-
-    def forward_evaluations(self) -> int:
-        return self._inner.forward_evaluations()
+            return self.inner.backward(state)
 
     def evaluations(self) -> Evaluations:
         with torchdiffeq_solve.named_errors():
-            return self._inner.evaluations()
-
-    def saved_bytes(self) -> int | None:
-        return self._inner.saved_bytes()
-
-    def field_calls(self) -> FieldCalls | None:
-        return self._inner.field_calls()
+            return self.inner.evaluations()

@@ -113,6 +113,49 @@ class AbstractGradientStep(ABC):
         """The calls that make up the floor of a step; None where a step does not consist of calls of the field."""
 
 
+class AbstractWrappedStep(AbstractGradientStep):
+    """A gradient step that is another one but for what a subclass says.
+
+    Args:
+        inner: The other one.
+    """
+
+    def __init__(self, inner: AbstractGradientStep) -> None:
+        self.inner = inner
+
+    def step(self) -> Gradients:
+        """That of the other one, as is all below."""
+        return self.inner.step()
+
+    def forward(self) -> Any:
+        """See `step`."""
+        return self.inner.forward()
+
+    def backward(self, state: Any) -> Gradients:
+        """See `step`."""
+        return self.inner.backward(state)
+
+    def solution(self) -> State:
+        """See `step`."""
+        return self.inner.solution()
+
+    def forward_evaluations(self) -> int:
+        """See `step`."""
+        return self.inner.forward_evaluations()
+
+    def evaluations(self) -> Evaluations:
+        """See `step`."""
+        return self.inner.evaluations()
+
+    def saved_bytes(self) -> int | None:
+        """See `step`."""
+        return self.inner.saved_bytes()
+
+    def field_calls(self) -> FieldCalls | None:
+        """See `step`."""
+        return self.inner.field_calls()
+
+
 class AbstractTrainer(ABC):
     """A model in training: its weights, optimiser state and step count."""
 
