@@ -227,16 +227,27 @@ def test_saved_bytes_of_direct_are_proportional_to_the_steps(framework):
     assert np.log(saved[2] / saved[0]) / np.log(16) == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("text", ["adjoint", "checkpoint[checkpoints=2]"])
+@pytest.mark.parametrize("text", ["adjoint", "checkpoint[checkpoints=2]", "reversible"])
 def test_saved_bytes_of_the_adjoint_do_not_grow_with_the_steps(text, framework):
     """The exponent over 10 to 160 steps is below 0.1."""
     saved = [_saved(text, n, framework) for n in (10, 160)]
     assert np.log(saved[1] / saved[0]) / np.log(16) < 0.1
 
 
-def test_saved_bytes_of_checkpoint_are_one_state_per_step(framework):
+@pytest.mark.parametrize("text", ["checkpoint", "symplectic"])
+def test_saved_bytes_of_checkpoints_are_one_state_per_step(text, framework):
     """Each further step keeps the state, 64 bytes here, and no graph."""
-    assert _saved("checkpoint", 20, framework) - _saved("checkpoint", 10, framework) == 10 * 4 * 2 * 8
+    assert _saved(text, 20, framework) - _saved(text, 10, framework) == 10 * 4 * 2 * 8
+
+
+def test_saved_bytes_of_interpolated_are_five_states_per_step(framework):
+    """The state at the beginning of a step and the four coefficients of its polynomial."""
+    backend, saved, steps = _load("interpolated"), [], []
+    for tolerance in (1e-4, 1e-9):
+        spec = _spec(rtol=tolerance, atol=tolerance)
+        saved.append(backend.gradient_step(_problem(), spec, framework).saved_bytes())
+        steps.append(backend.grid(_problem().field, _problem().y0, _problem().times, spec).n_accepted)
+    assert saved[1] - saved[0] == 5 * 4 * 2 * 8 * (steps[1] - steps[0]) > 0
 
 
 @pytest.mark.parametrize("text", ALL)

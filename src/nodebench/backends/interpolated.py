@@ -1,6 +1,7 @@
 """The continuous adjoint along the forward solve's dense output."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -77,38 +78,48 @@ class _InterpolatedSolve(torch.autograd.Function):
         solve = PlainSolve(job, y0.detach(), marks)
         continuous = interpolant(job.spec.solver)
         assert continuous is not None, "a method without dense output is unsupported"
-        path = _Polynomials(DenseOutput(continuous, y0), forwards=marks[-1] > marks[0])
+        ctx.dense = DenseOutput(continuous, y0)
+        legs: list[Leg] = []
+        kept: list[Tensor] = []
         for leg, y in solve.legs():
-            path.append(leg, y, solve.scheme.rows)
-        ctx.job, ctx.path = job, path
-        ctx.save_for_backward(solve.ys, times, *params)
+            legs.append(leg)
+            kept += [y, ctx.dense.polynomial(solve.scheme.rows)]
+        ctx.job, ctx.legs, ctx.n_params = job, legs, len(params)
+        ctx.save_for_backward(solve.ys, times, *params, *kept)
         return solve.ys
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
-        ys, times, *params = ctx.saved_tensors
+        ys, times, *saved = ctx.saved_tensors
+        params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
+        path = _Path(ctx.dense, ctx.legs, kept[::2], kept[1::2])
         sweep = AdjointSweep(ctx.job, ys, grad_ys, along=True)
-        equation = AdjointEquation(ctx.job, sweep.start, params, ctx.path)
+        equation = AdjointEquation(ctx.job, sweep.start, params, path)
         by_y0, by_times = sweep.run(equation, output_times(times), timed=ctx.needs_input_grad[2])
         return None, by_y0, None if by_times is None else by_times.to(times), *equation.gradients()
 
 
-class _Polynomials:
-    """The state as a polynomial in each step."""
+class _Path:
+    """The state as a polynomial in each step.
 
-    def __init__(self, dense: DenseOutput, *, forwards: bool) -> None:
-        self._dense, self._direction = dense, 1.0 if forwards else -1.0
-        self._starts: list[float] = []
-        self._steps: list[tuple[Leg, Tensor, Tensor]] = []
+    Args:
+        dense: How polynomials are evaluated.
+        legs: The steps.
+        starts: The state at the beginning of each step.
+        polynomials: The polynomial of each step.
+    """
 
-    def append(self, leg: Leg, y0: Tensor, rows: Tensor) -> None:
-        """Keep a step from the state it began at and its stage derivatives, shape `(stages, n)`."""
-        self._starts.append(self._direction * leg.span[0])
-        self._steps.append((leg, y0, self._dense.polynomial(rows)))
+    def __init__(
+        self, dense: DenseOutput, legs: Sequence[Leg], starts: Sequence[Tensor], polynomials: Sequence[Tensor]
+    ) -> None:
+        self._dense, self._legs, self._starts, self._polynomials = dense, legs, starts, polynomials
+        self._direction = 1.0 if legs[0].h > 0 else -1.0
+        self._begins = [self._direction * leg.span[0] for leg in legs]
 
     def __call__(self, t: float) -> Tensor:
         """The flat state at `t`."""
-        leg, y0, polynomial = self._steps[max(0, bisect_right(self._starts, self._direction * t) - 1)]
-        theta = (t - leg.span[0]) / leg.h
-        return torch.addmv(y0, polynomial.t(), self._dense.powers([theta])[0], alpha=leg.h)
+        i = max(0, bisect_right(self._begins, self._direction * t) - 1)
+        leg = self._legs[i]
+        powers = self._dense.powers([(t - leg.span[0]) / leg.h])[0]
+        return torch.addmv(self._starts[i], self._polynomials[i].t(), powers, alpha=leg.h)

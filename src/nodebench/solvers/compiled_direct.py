@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nodebench.errors import UnsupportedError, UserError
+from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch_field import parameters
 from nodebench.problem import State
 from nodebench.solvers.compiled_field import CompiledField, reason_not_compiled
@@ -79,18 +79,18 @@ class StepFunctions:
         params, constants = arguments[: self.n_params], arguments[self.n_params : self._n_fixed]
         return arguments[self._n_fixed :], partial(self.field.rate, params, constants)
 
-    def differentiated(self, function: Any, *, places: int, n_results: int) -> Differentiated:
-        """A function of these by the parameters and the first `places` named arguments."""
-        inputs = (*range(self.n_params), *range(self._n_fixed, self._n_fixed + places))
-        return Differentiated(function, inputs, n_results)
+    def differentiated(self, function: Any, *, n_places: int, n_results: int) -> Differentiated:
+        """A function of these by the parameters and the named arguments, of which the last are the scalars."""
+        inputs = (*range(self.n_params), *range(self._n_fixed, self._n_fixed + n_places))
+        return Differentiated(function, self._n_fixed + n_places + 1, inputs, n_results)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Taken:
     """What an accepted step keeps: what its pair saved, and that of the evaluation before it, where there was one."""
 
-    saved: Any
-    first: Any
+    saved: Sequence[Tensor]
+    first: Sequence[Tensor] = ()
 
 
 class CompiledMethod(AbstractMethod):
@@ -114,18 +114,18 @@ class CompiledMethod(AbstractMethod):
         self.rows = y.new_empty(self.tableau.n_stages, y.numel())
         scalars = self._scalars(y, (0.0, 1.0))
         self.first = field.pair(
-            "first", functions.differentiated(functions.first, places=1, n_results=1), [*self._fixed, y, scalars]
+            "first", functions.differentiated(functions.first, n_places=1, n_results=1), [*self._fixed, y, scalars]
         )
         self.pair: Pair = field.pair(
-            "step", functions.differentiated(functions.step, places=2, n_results=2), [*self._fixed, y, y, scalars]
+            "step", functions.differentiated(functions.step, n_places=2, n_results=2), [*self._fixed, y, y, scalars]
         )
         self._k: Tensor | None = None
-        self._before: Any = None
-        self._saved: Any = None
+        self._before: Sequence[Tensor] = ()
+        self._saved: Sequence[Tensor] = ()
 
     def take(self) -> _Taken:
         """Hand over what the step that was just accepted keeps."""
-        taken, self._before, self._saved = _Taken(self._saved, self._before), None, None
+        taken, self._before, self._saved = _Taken(self._saved, self._before), (), ()
         return taken
 
     def derivative(self, t: float, y: Tensor) -> Tensor:
@@ -211,22 +211,28 @@ class CompiledDirectSolve(torch.autograd.Function):
         for leg in solve.legs():
             legs.append(leg)
             tape.append(solve.method.take())
-        ctx.legs, ctx.tape, ctx.method, ctx.dense, ctx.params = legs, tape, solve.method, solve.dense, params
+        ctx.legs, ctx.method, ctx.dense, ctx.n_params = legs, solve.method, solve.dense, len(params)
+        ctx.sizes = [(len(taken.saved), len(taken.first)) for taken in tape]
+        kept = [tensor for taken in tape for tensor in (*taken.saved, *taken.first)]
+        ctx.save_for_backward(*params, *kept)
         return solve.ys
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         """Pull the derivative back through the steps, last one first."""
-        if not ctx.tape:
-            raise UserError("`direct` frees its graphs as it reads them; solve again for a second backward pass.")
-        back = _Back(ctx.method, ctx.params, grad_ys[0])
+        saved = list(ctx.saved_tensors)
+        params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
+        back = _Back(ctx.method, params, grad_ys[0])
         loss = LossGradient(ctx.legs, grad_ys, ctx.dense)
-        for i in reversed(range(len(ctx.tape))):
+        for i, (n_saved, n_first) in reversed(list(enumerate(ctx.sizes))):
+            at = len(kept) - n_first
+            taken = _Taken(kept[at - n_saved : at], kept[at:])
+            del kept[at - n_saved :]
             at_end = loss.at_end(i)
             if at_end is not None:
                 back.by_y = back.by_y + at_end
-            back.pull(ctx.tape.pop(), loss.inside(i))
+            back.pull(taken, loss.inside(i))
             if ctx.legs[i].thetas:
                 back.by_y = back.by_y + grad_ys[ctx.legs[i].inside].sum(0)
         return None, back.by_y + grad_ys[0], None, *back.params
@@ -254,7 +260,7 @@ class _Back:
             fed[-1].add_(self._by_k)
         self.by_y, by_k = self._added(self._method.pair.backward(taken.saved, [self.by_y, fed]))
         self._by_k = by_k
-        if taken.first is not None:
+        if taken.first:
             (by_y,) = self._added(self._method.first.backward(taken.first, [by_k]))
             self.by_y = self.by_y + by_y
 

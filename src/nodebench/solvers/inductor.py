@@ -34,11 +34,13 @@ class Differentiated:
 
     Attributes:
         function: The function.
-        inputs: Places of the inputs by which it is differentiated.
+        n_inputs: How many inputs it has.
+        inputs: Places of those by which it is differentiated.
         n_results: How many of its results are, from the first on; the others have no derivative.
     """
 
     function: Function
+    n_inputs: int
     inputs: tuple[int, ...]
     n_results: int
 
@@ -46,10 +48,10 @@ class Differentiated:
 class Pair(Protocol):
     """A function and its transposed derivative."""
 
-    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Any]:
+    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The results, and what `backward` needs."""
 
-    def backward(self, saved: Any, covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def backward(self, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The derivatives of Σ <covector, result> by each input that is differentiated by; None for 0."""
 
 
@@ -59,17 +61,17 @@ class TapedPair:
     def __init__(self, what: Differentiated) -> None:
         self._what = what
 
-    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Any]:
+    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """See `Pair`."""
         with torch.enable_grad():
             leaves = _leaves(self._what, inputs)
             results = self._what.function(*leaves)
-        return [r.detach() for r in results], (leaves, results)
+        return [r.detach() for r in results], [*results, *leaves]
 
-    def backward(self, saved: Any, covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def backward(self, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """See `Pair`."""
-        leaves, results = saved
-        return _gradients(self._what, leaves, results, covectors)
+        n = len(saved) - self._what.n_inputs
+        return _gradients(self._what, saved[n:], saved[:n], covectors)
 
 
 class CompiledPair:
@@ -101,12 +103,12 @@ class CompiledPair:
         self._backward_graph: fx.GraphModule | None = halves.backward
         self._backward: Program | None = None
 
-    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Any]:
+    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """See `Pair`."""
         found = self._forward(*inputs)
         return found[: self._n_results], found[self._n_results :]
 
-    def backward(self, saved: Any, covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def backward(self, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """See `Pair`."""
         if self._backward is None:
             assert self._backward_graph is not None, "it is kept until it has been compiled"
