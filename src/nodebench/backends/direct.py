@@ -87,9 +87,8 @@ class _DirectSolve(torch.autograd.Function):
     def forward(ctx: Any, job: Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         marks, y = output_times(times), y0.detach()
         scheme = Scheme(tableau(job.spec.solver), y)
-        dense = dense_output(scheme.tableau, y, land=job.land)
-        closes = scheme.tableau.fsal and (dense is None or len(marks) == 2)
-        final = marks[-1] if closes else None
+        dense = dense_output(scheme.tableau, y, marks, land=job.land)
+        final = marks[-1] if scheme.tableau.fsal and dense is None else None
         recorder = Recorder(job.field, job.layout, scheme.rows, timed=ctx.needs_input_grad[2], final=final)
         ys = y.new_empty(len(marks), y.numel())
         legs, tape = [], []

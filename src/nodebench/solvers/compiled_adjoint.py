@@ -122,16 +122,17 @@ class _Method(AbstractMethod):
         half = z.chunk(2)[0]
         field = CompiledField(job, half)
         functions = _Functions(field, self.tableau, params, full=job.full)
-        self._fixed = [p.detach() for p in params] + field.constants
+        fixed = self._fixed = [p.detach() for p in params] + field.constants
         self._spec = job.spec
         self.rows = z[None]  # no state inside a step is asked for
         self.total = z.new_zeros(sum(p.numel() for p in params))
         self._next = self.total
         scalars = self._scalars(z, (0.0, 1.0))
-        self._first = field.function("adjoint first", functions.first, [*self._fixed, z, scalars])
-        inputs = [*self._fixed, z, z, self.total, self.total, scalars]
-        name = f"adjoint step, {'full norm' if job.full else 'seminorm'}"
-        self._program = field.function(name, functions.step, inputs)
+        self._first = field.function("adjoint first", lambda: (functions.first, [*fixed, z, scalars]))
+        self._program = field.function(
+            f"adjoint step, {'full norm' if job.full else 'seminorm'}",
+            lambda: (functions.step, [*fixed, z, z, self.total, self.total, scalars]),
+        )
         self._known: Sequence[Tensor] | None = None  # both derivatives at the present place
         self._last: Sequence[Tensor] = ()
 

@@ -14,11 +14,11 @@ from nodebench.frameworks.torch_field import parameters
 from nodebench.problem import State
 from nodebench.solvers.compiled_field import CompiledField, reason_not_compiled
 from nodebench.solvers.forward import Job, solve_through
-from nodebench.solvers.inductor import Differentiated, Pair
+from nodebench.solvers.inductor import Differentiated
 from nodebench.solvers.layout import output_times
 from nodebench.solvers.method import AbstractMethod, Span, check_beginning
 from nodebench.solvers.passage import Leg, dense_output, passage
-from nodebench.solvers.reverse import LossGradient
+from nodebench.solvers.reverse import LossGradient, accumulate
 from nodebench.solvers.stepping import Stepper
 from nodebench.solvers.tableau import Tableau, tableau
 
@@ -44,12 +44,12 @@ class StepFunctions:
     Args:
         field: The field.
         method: The tableau.
-        params: The parameters.
+        n_params: How many parameters there are.
     """
 
-    def __init__(self, field: CompiledField, method: Tableau, params: Sequence[Tensor]) -> None:
-        self.field, self.method, self.n_params = field, method, len(params)
-        self._n_fixed = len(params) + len(field.constants)
+    def __init__(self, field: CompiledField, method: Tableau, n_params: int) -> None:
+        self.field, self.method, self.n_params = field, method, n_params
+        self._n_fixed = n_params + len(field.constants)
 
     def first(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """(y, scalars) -> the derivative at the beginning of a step."""
@@ -79,10 +79,16 @@ class StepFunctions:
         params, constants = arguments[: self.n_params], arguments[self.n_params : self._n_fixed]
         return arguments[self._n_fixed :], partial(self.field.rate, params, constants)
 
-    def differentiated(self, function: Any, *, n_places: int, n_results: int) -> Differentiated:
-        """A function of these by the parameters and the named arguments, of which the last are the scalars."""
-        inputs = (*range(self.n_params), *range(self._n_fixed, self._n_fixed + n_places))
-        return Differentiated(function, self._n_fixed + n_places + 1, inputs, n_results)
+    def differentiated_first(self) -> Differentiated:
+        """`first`, by the parameters and the state."""
+        return Differentiated(self.first, self._n_fixed + 2, self._variables(1), n_results=1)
+
+    def differentiated_step(self) -> Differentiated:
+        """`step`, its end and derivatives by the parameters, the state and the first derivative."""
+        return Differentiated(self.step, self._n_fixed + 3, self._variables(2), n_results=2)
+
+    def _variables(self, n_places: int) -> tuple[int, ...]:
+        return (*range(self.n_params), *range(self._n_fixed, self._n_fixed + n_places))
 
 
 @dataclass(frozen=True)
@@ -107,18 +113,20 @@ class CompiledMethod(AbstractMethod):
 
     def __init__(self, job: Job, params: Sequence[Tensor], y: Tensor) -> None:
         self.tableau = tableau(job.spec.solver)
-        field = CompiledField(job, y)
-        functions = StepFunctions(field, self.tableau, params)
-        self._fixed = [p.detach() for p in params] + field.constants
         self._spec = job.spec
-        self.rows = y.new_empty(self.tableau.n_stages, y.numel())
-        scalars = self._scalars(y, (0.0, 1.0))
-        self.first = field.pair(
-            "first", functions.differentiated(functions.first, n_places=1, n_results=1), [*self._fixed, y, scalars]
-        )
-        self.pair: Pair = field.pair(
-            "step", functions.differentiated(functions.step, n_places=2, n_results=2), [*self._fixed, y, y, scalars]
-        )
+        self.rows = y[None]  # until there has been a step
+        field = CompiledField(job, y)
+        self._fixed = [p.detach() for p in params] + field.constants
+
+        def first() -> tuple[Differentiated, list[Tensor]]:
+            functions = StepFunctions(field, self.tableau, len(params))
+            return functions.differentiated_first(), [*self._fixed, y, self._scalars(y, (0.0, 1.0))]
+
+        def step() -> tuple[Differentiated, list[Tensor]]:
+            functions = StepFunctions(field, self.tableau, len(params))
+            return functions.differentiated_step(), [*self._fixed, y, y, self._scalars(y, (0.0, 1.0))]
+
+        self.first, self.pair = field.pair("first", first), field.pair("step", step)
         self._k: Tensor | None = None
         self._before: Sequence[Tensor] = ()
         self._saved: Sequence[Tensor] = ()
@@ -192,7 +200,7 @@ class _Solve:
         self.method = CompiledMethod(job, params, y)
         self._stepper = Stepper(self.method, job.spec, y, (self._marks[0], self._marks[-1]))
         self.method.forget()
-        self.dense = dense_output(self.method.tableau, y, land=job.land)
+        self.dense = dense_output(self.method.tableau, y, self._marks, land=job.land)
         self.ys = y.new_empty(len(self._marks), y.numel())
 
     def legs(self) -> Iterator[Leg]:
@@ -267,7 +275,5 @@ class _Back:
     def _added(self, found: Sequence[Tensor | None]) -> list[Tensor]:
         """Add the parameters' shares; returns the others, zeros where there is nothing."""
         n = len(self.params)
-        for total, share in zip(self.params, found[:n], strict=True):
-            if share is not None:
-                total.add_(share)
+        accumulate(self.params, found[:n])
         return [torch.zeros_like(self.by_y) if g is None else g for g in found[n:]]

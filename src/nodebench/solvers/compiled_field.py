@@ -53,12 +53,12 @@ class CompiledField:
         reason = reason_not_compiled(job.field, timed=False)
         if reason is not None or not isinstance(job.field, nn.Module):
             raise UnsupportedError(str(reason))
-        self._module, self._layout = job.field, job.layout
-        self._names = list(named_parameters(job.field))
-        others = {**dict(job.field.named_parameters()), **dict(job.field.named_buffers())}
-        self._others = {name: tensor for name, tensor in others.items() if name not in self._names}
-        self.constants = [tensor.detach() for tensor in self._others.values()]
-        self._key = (job.layout, job.spec.solver, like.dtype, like.device)
+        module = self._module = job.field
+        self._layout = job.layout
+        self._programs = _PROGRAMS.setdefault(module, {})
+        self._names, self._others = self._kept("names", lambda: _names(module))
+        self.constants = [_tensor(module, name).detach() for name in self._others]
+        self._key = (job.layout, job.spec.solver, like.dtype, like.device, tuple(c.shape for c in self.constants))
 
     def rate(self, params: Sequence[Tensor], constants: Sequence[Tensor], t: Tensor, y: Tensor) -> Tensor:
         """The flat derivative at a flat state."""
@@ -66,23 +66,39 @@ class CompiledField:
         result = torch.func.functional_call(self._module, tensors, (t, self._layout.state(y)))
         return torch.cat([part.reshape(-1) for part in self._layout.derivative(result)])
 
-    def pair(self, name: str, what: Differentiated, inputs: Sequence[Tensor]) -> Pair:
-        """The compiled pair of a function of this field, from an earlier call where there was one."""
+    def pair(self, name: str, what: Callable[[], tuple[Differentiated, Sequence[Tensor]]]) -> Pair:
+        """The compiled pair of a function of this field, from an earlier call where there was one.
+
+        Args:
+            name: Tells the functions of one field apart.
+            what: Makes the function and inputs of the shapes for which it is compiled; only called where needed.
+        """
         if isinstance(self._module, CountingField):
-            return TapedPair(what)
-        pair: Pair = self._kept(name, lambda: CompiledPair(what, inputs))
+            return TapedPair(what()[0])
+        pair: Pair = self._kept((name, self._key), lambda: CompiledPair(*what()))
         return pair
 
-    def function(self, name: str, function: Function, inputs: Sequence[Tensor]) -> Program:
+    def function(self, name: str, what: Callable[[], tuple[Function, Sequence[Tensor]]]) -> Program:
         """The same for a function that is not differentiated from outside."""
         if isinstance(self._module, CountingField):
-            return function
-        program: Program = self._kept(name, lambda: compiled_function(function, inputs))
+            return what()[0]
+        program: Program = self._kept((name, self._key), lambda: compiled_function(*what()))
         return program
 
-    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
-        programs = _PROGRAMS.setdefault(self._module, {})
-        key = (name, self._key, tuple(p.shape for p in self.constants))
-        if key not in programs:
-            programs[key] = make()
-        return programs[key]
+    def _kept(self, key: object, make: Callable[[], Any]) -> Any:
+        if key not in self._programs:
+            self._programs[key] = make()
+        return self._programs[key]
+
+
+def _names(module: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of the parameters that are differentiated by, and of all other tensors; walking a module takes its time."""
+    names = list(named_parameters(module))
+    every = [*dict(module.named_parameters()), *dict(module.named_buffers())]
+    return names, [name for name in every if name not in names]
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    path, _, attribute = name.rpartition(".")
+    tensor: Tensor = getattr(module.get_submodule(path), attribute)
+    return tensor

@@ -84,7 +84,7 @@ class PlainSolve:
         )
         self.stepper = Stepper(method, job.spec, y, (marks[0], marks[-1]))
         self.ys = y.new_empty(len(marks), y.numel())
-        self.dense = dense_output(self.scheme.tableau, y, land=job.land)
+        self.dense = dense_output(self.scheme.tableau, y, marks, land=job.land)
         self._marks = marks
 
     def legs(self) -> Iterator[tuple[Leg, Tensor]]:

@@ -1,7 +1,7 @@
 """How states lie in flat vectors, and what output times must be."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isfinite
 from typing import Any
@@ -24,6 +24,10 @@ class Layout:
 
     shapes: tuple[torch.Size, ...]
     is_tuple: bool
+    _sizes: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_sizes", tuple(shape.numel() for shape in self.shapes))
 
     def flatten(self, state: State) -> Tensor:
         """The state as one vector, differentiable."""
@@ -37,8 +41,8 @@ class Layout:
         lead = flat.shape[:-1]
         if not self.is_tuple:
             return [flat.view(lead + self.shapes[0])]
-        pieces = torch.split(flat, [shape.numel() for shape in self.shapes], dim=-1)
-        return [piece.reshape(*lead, *shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+        pieces = torch.split_with_sizes(flat, self._sizes, dim=-1)
+        return [piece.reshape(lead + shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
     def state(self, flat: Tensor) -> State:
         """The state that lies in a flat tensor."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -69,10 +70,15 @@ class DenseOutput:
         return torch.addmm(y0, self.weights(leg.thetas), rows, alpha=leg.h)
 
 
-def dense_output(method: Tableau, like: Tensor, *, land: bool) -> DenseOutput | None:
+def dense_output(method: Tableau, like: Tensor, marks: Sequence[float], *, land: bool) -> DenseOutput | None:
     """Dense output of a method; None where every output time is to be stepped onto, or the method has none."""
-    continuous = interpolant(method.name)
-    return None if land or continuous is None else DenseOutput(continuous, like)
+    return None if land or len(marks) == 2 else _dense_output(method.name, like.dtype, like.device)
+
+
+@cache
+def _dense_output(name: str, dtype: torch.dtype, device: torch.device) -> DenseOutput | None:
+    continuous = interpolant(name)
+    return None if continuous is None else DenseOutput(continuous, torch.empty(0, dtype=dtype, device=device))
 
 
 def passage(
