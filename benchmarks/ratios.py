@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nodebench import registry
 from nodebench.bench.machine import fingerprint, idle_cores
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.runner import Runner
@@ -30,18 +29,16 @@ STORE = Path(".nodebench/bench.db")
 BUDGET_S = 2.0
 """Timing budget of a cell, in seconds."""
 
+COMPARISONS: Mapping[str, tuple[str, ...]] = {
+    "torchdiffeq": ("direct", "direct[compile=true]"),
+    "torchdiffeq-adjoint": ("adjoint", "adjoint[compile=true]"),
+    # Eager torch is no match for a program that XLA compiled: like is set against like.
+    "diffrax": ("direct[compile=true]",),
+}
+"""Each rival, the control of its comparison, with the backends of ours that are set against it."""
+
 COLUMNS = ("problem", "backend", "NFE f+b", "peak\nMiB", "step\nms", "compile\ns", "x\nfloor", "err dp", "err dy0")
 RATIOS = ("peak\nratio", "time\nratio", "\n95 %", "\nverdict")
-
-
-def comparisons() -> Mapping[str, tuple[str, ...]]:
-    """Each rival, the control of its comparison, with the backends of ours that are set against it."""
-    eager = {"torchdiffeq": ("direct",), "torchdiffeq-adjoint": ("adjoint",)}
-    if "compile" not in registry.describe("backend", "direct").options:
-        return eager
-    # Eager torch is no match for a program that XLA compiled: like is set against like.
-    compiled = "direct[compile=true]"
-    return {**eager, "torchdiffeq": ("direct", compiled), "diffrax": (compiled,)}
 
 
 def measure(control: str, others: Sequence[str], tasks: Sequence[str], console: Console) -> list[Record]:
@@ -106,7 +103,7 @@ def main(tasks: Sequence[str]) -> None:
     """Measure, and print the table."""
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     compared: list[tuple[Record, Record]] = []
-    for control, others in comparisons().items():
+    for control, others in COMPARISONS.items():
         compared += pairs(measure(control, others, tasks or TASKS, console), control)
     order = {record.task: i for i, (record, _) in reversed(list(enumerate(compared)))}
     compared.sort(key=lambda pair: order[pair[0].task])

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench.solvers import passage
 from nodebench.solvers.adjoint_equation import AdjointEquation, AdjointJob, AdjointSweep
 from nodebench.solvers.compiled_adjoint import CompiledAdjointEquation
 from nodebench.solvers.compiled_direct import solve_compiled, solve_through_compiled
@@ -59,6 +60,10 @@ class Adjoint(AbstractBackend):
     def compiles(self) -> bool:
         """As asked for."""
         return self.compile
+
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """Interpolation to output times."""
+        return passage.differences(spec, land=self.land)
 
     def memory_exponent(self) -> float:
         """O(1): nothing of the forward solve is kept but its output states."""

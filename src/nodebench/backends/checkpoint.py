@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UserError
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench.solvers import passage
 from nodebench.solvers.discrete_adjoint import DiscreteAdjointSolve, DiscreteJob
 from nodebench.solvers.forward import reason_unsupported, solve_through, step_grid
 from nodebench.solvers.layout import layout
@@ -47,6 +48,10 @@ class Checkpoint(AbstractBackend):
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
         return solve_through(DiscreteAdjointSolve, self._job(field, y0, spec), y0, times)
+
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """Interpolation to output times."""
+        return passage.differences(spec, land=self.land)
 
     def memory_exponent(self) -> float:
         """O(n), a state for each step; O(1) with a fixed number of checkpoints."""

@@ -10,12 +10,12 @@ from torch.autograd.function import once_differentiable
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UserError
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench.solvers import passage
 from nodebench.solvers.compiled_direct import CompiledDirectSolve, solve_through_compiled
 from nodebench.solvers.compiled_field import reason_not_compiled
 from nodebench.solvers.forward import Job, reason_unsupported, solve_through, step_grid
 from nodebench.solvers.layout import layout, output_times
 from nodebench.solvers.method import RungeKutta
-from nodebench.solvers.passage import dense_output, passage
 from nodebench.solvers.reverse import LossGradient, Recorder, Transpose, pull_through
 from nodebench.solvers.scheme import Scheme, rms_ratio
 from nodebench.solvers.stepping import Stepper
@@ -66,6 +66,10 @@ class Direct(AbstractBackend):
         """As asked for."""
         return self.compile
 
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """Interpolation to output times."""
+        return passage.differences(spec, land=self.land)
+
     def memory_exponent(self) -> float:
         """O(n): the graphs of all stages of accepted steps are kept."""
         return 1.0
@@ -87,7 +91,7 @@ class _DirectSolve(torch.autograd.Function):
     def forward(ctx: Any, job: Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         marks, y = output_times(times), y0.detach()
         scheme = Scheme(tableau(job.spec.solver), y)
-        dense = dense_output(scheme.tableau, y, marks, land=job.land)
+        dense = passage.dense_output(scheme.tableau, y, marks, land=job.land)
         final = marks[-1] if scheme.tableau.fsal and dense is None else None
         recorder = Recorder(job.field, job.layout, scheme.rows, timed=ctx.needs_input_grad[2], final=final)
         ys = y.new_empty(len(marks), y.numel())
@@ -95,7 +99,7 @@ class _DirectSolve(torch.autograd.Function):
         with torch.enable_grad():
             method = RungeKutta(scheme, recorder, rms_ratio(scheme, job.spec))
             stepper = Stepper(method, job.spec, y, (marks[0], marks[-1]))
-            for leg, _ in passage(stepper, marks, ys, dense):
+            for leg, _ in passage.passage(stepper, marks, ys, dense):
                 legs.append(leg)
                 tape.append(recorder.take(scheme.tableau))
         if legs[-1].thetas:

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench.solvers import passage
 from nodebench.solvers.adjoint_equation import AdjointEquation, AdjointJob, AdjointSweep
 from nodebench.solvers.forward import PlainSolve, reason_unsupported, solve_through, step_grid
 from nodebench.solvers.interpolant import interpolant
@@ -54,6 +55,10 @@ class Interpolated(AbstractBackend):
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
         return solve_through(_InterpolatedSolve, self._job(field, y0, spec), y0, times)
+
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        """Interpolation to output times."""
+        return passage.differences(spec, land=self.land)
 
     def memory_exponent(self) -> float:
         """O(n), a polynomial for each step."""

@@ -7,9 +7,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from nodebench.problem import SolverSpec
 from nodebench.solvers.interpolant import Interpolant, interpolant
 from nodebench.solvers.stepping import Stepper
-from nodebench.solvers.tableau import Tableau
+from nodebench.solvers.tableau import TABLEAUS, Tableau
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,13 @@ def dense_output(method: Tableau, like: Tensor, marks: Sequence[float], *, land:
 def _dense_output(name: str, dtype: torch.dtype, device: torch.device) -> DenseOutput | None:
     continuous = interpolant(name)
     return None if continuous is None else DenseOutput(continuous, torch.empty(0, dtype=dtype, device=device))
+
+
+def differences(spec: SolverSpec, *, land: bool) -> tuple[str, ...]:
+    """What sets a solve apart from one that steps onto every output time, a sentence each."""
+    if land or spec.solver not in TABLEAUS or interpolant(spec.solver) is None:
+        return ()
+    return ("it steps onto the last output time and interpolates to those before (its `land` option changes that).",)
 
 
 def passage(
