@@ -171,3 +171,10 @@ def test_other_shapes_are_compiled_anew(field):
     problem, spec = _problem(field, n=3, times=(1.0, 0.0)), _spec(solver="heun", rtol=1e-4, atol=1e-4)
     found = _gradient("direct[compile=true]", problem, spec)
     torch.testing.assert_close(found, _gradient("direct", problem, spec), rtol=1e-10, atol=1e-10)
+
+
+def test_a_missing_compiler_is_a_reason_given_before(field, monkeypatch):
+    """Without a C++ compiler it is unsupported, with what to install."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert "install one" in _backend("direct[compile=true]").unsupported(_problem(field), _spec())

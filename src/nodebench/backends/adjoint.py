@@ -23,7 +23,12 @@ class Adjoint(AbstractBackend):
     """The continuous adjoint, solved backwards from the output states: memory independent of the steps.
 
     The gradient is that of the continuous problem, computed with the error of a solve of its own; the state is
-    reconstructed backwards, which amplifies errors where the dynamics contracts. Prefer `checkpoint` there.
+    reconstructed backwards, which amplifies errors where the dynamics contracts.
+
+    Memory is one graph, the output states, and s + 2 copies of the parameters' gradient; the cost an evaluation and a
+    VJP for each of the s stages of each backward step, at least one step for every output time that the loss looks at.
+    Do not use it where an exact gradient is wanted or the dynamics contracts (`checkpoint`, `symplectic`), nor for
+    many output times (`checkpoint`, whose cost does not grow with them).
 
     Attributes:
         norm: Error norm of the backward solve. `full`: the largest root-mean-square of the state, its adjoint and each

@@ -19,6 +19,10 @@ class Checkpoint(AbstractBackend):
     The forward solve keeps its steps and states and no graph. The backward pass redoes each step with a graph and
     differentiates it, so that the field is evaluated once more. Lengths of steps count as constants, as in `direct`.
 
+    With n steps of s stages, memory is n states and s graphs, the cost n s evaluations and n s VJPs beside the forward
+    solve; with C checkpoints C states instead of n, and some steps redone several times. Do not use it where all graphs
+    fit, which `direct` is faster with, nor where those of one step do not (`symplectic`).
+
     Attributes:
         checkpoints: `all` keeps the state before each step. A number keeps only as many, the initial one included, and
             recomputes the others along the binomial schedule.

@@ -28,7 +28,9 @@ class Direct(AbstractBackend):
 
     The graphs of the field are kept for every stage of every accepted step; the sums between them are differentiated
     by hand. Lengths of steps count as constants: their dependence on state and parameters is not differentiated.
-    Prefer `checkpoint` where memory is short, at the price of evaluating the field once more.
+
+    With n accepted steps of s stages, memory is n s graphs, the cost n s VJPs beside the forward solve. Do not use it
+    where the graphs do not fit: `checkpoint` gives the same gradient from n states, for n s further evaluations.
 
     Attributes:
         land: Step onto every output time. Else only the last is stepped onto and those before are interpolated to, at

@@ -1,5 +1,7 @@
 """A field as a function of tensors alone, and the programs that were compiled of it."""
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,6 +30,8 @@ _PROGRAMS: WeakKeyDictionary[nn.Module, dict[object, Any]] = WeakKeyDictionary()
 
 def reason_not_compiled(field: Field, *, timed: bool) -> str | None:
     """Why a solve of this field cannot be compiled, in one sentence, or None."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        return "`compile` needs a C++ compiler, and there is none on the path; install one, for example g++."
     if not isinstance(field, nn.Module):
         return "`compile` needs an `nn.Module`: tensors that a function refers to otherwise would be frozen."
     if timed:
