@@ -177,4 +177,50 @@ def test_a_missing_compiler_is_a_reason_given_before(field, monkeypatch):
     """Without a C++ compiler it is unsupported, with what to install."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    assert "install one" in _backend("direct[compile=true]").unsupported(_problem(field), _spec())
+    assert "install it" in _backend("direct[compile=true]").unsupported(_problem(field), _spec())
+
+
+def test_a_parameter_that_is_frozen_later_is_not_confused_with_another():
+    """Which parameters are differentiated by is part of what a program is compiled for."""
+    field = nn.ParameterDict({"a": torch.tensor([0.5]), "b": torch.tensor([2.0])}).double()
+
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factors = field
+
+        def forward(self, t, y):
+            del t
+            return y * self.factors["a"] - self.factors["b"] * y**2
+
+    product, times = Product(), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    problem = Problem(product, torch.full((1,), 0.3, dtype=torch.float64), times, lambda ys: ys[-1].sum())
+    spec = _spec(solver="midpoint", first_step=0.5)
+    for frozen, free in (("b", "a"), ("a", "b")):
+        field[frozen].requires_grad_(requires_grad=False)
+        field[free].requires_grad_(requires_grad=True)
+        found, expected = (
+            _backend(text).grad(problem, spec, Torch("cpu", "float64", 1)).params
+            for text in ("direct[compile=true]", "direct")
+        )
+        assert list(found) == [f"factors.{free}"]
+        torch.testing.assert_close(found[f"factors.{free}"], expected[f"factors.{free}"], rtol=1e-12, atol=0)
+
+
+def test_a_tensor_that_is_no_buffer_is_refused():
+    """Compiled code would keep its present values, so that drawing it anew would do nothing: an error says so."""
+    field = Branching()
+    field.noise = torch.ones(2)
+    with pytest.raises(UnsupportedError, match="register it as a buffer"):
+        _backend("direct[compile=true]").solve(
+            field, torch.ones(2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64), _spec()
+        )
+
+
+def test_a_strided_initial_state_is_compiled_rightly(field):
+    """A column of a larger array is solved like its copy."""
+    problem = _problem(field)
+    wide = tuple(torch.cat([part, part], dim=1)[:, : part.shape[1]] for part in problem.y0)
+    strided = Problem(field, wide, problem.times, problem.loss)
+    found = _gradient("direct[compile=true]", strided, _spec())
+    torch.testing.assert_close(found, _gradient("direct", problem, _spec()), rtol=1e-10, atol=1e-10)

@@ -268,15 +268,16 @@ def test_the_rnn_is_fed_with_its_own_predictions_beyond_the_span():
         np.testing.assert_allclose(model.metric(tensors(batch)).item(), expected, rtol=1e-9)
 
 
-def test_the_default_tolerance_is_exact_enough():
-    """Landing on the points makes the default's loss and gradient right to 1e-4, far below the noise of a step."""
+@pytest.mark.parametrize(("backend", "error"), [(Direct(land=True), 1e-4), (Direct(), 1e-3)])
+def test_the_default_tolerance_is_exact_enough(backend, error):
+    """The default's loss and gradient are right to 1e-4 on the points, to 1e-3 interpolated: below a step's noise."""
     batch = trajectories()
     task = Spiral()
-    loss, gradients = torch_gradients(torch_latent_ode(Direct(), spec=task.spec), batch)
+    loss, gradients = torch_gradients(torch_latent_ode(backend, spec=task.spec), batch)
     exact_loss, exact = torch_gradients(torch_latent_ode(Direct()), batch)
-    np.testing.assert_allclose(loss, exact_loss, rtol=1e-4)
+    np.testing.assert_allclose(loss, exact_loss, rtol=error)
     for name, value in exact.items():
-        assert np.linalg.norm(gradients[name] - value) <= 1e-4 * np.linalg.norm(value), name
+        assert np.linalg.norm(gradients[name] - value) <= error * np.linalg.norm(value), name
 
 
 @pytest.mark.parametrize("model", ["latent-ode", "rnn"])

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nodebench.bench.subject import check_times
+from nodebench import registry
+from nodebench.bench.subject import check_times, source_digest
 from nodebench.errors import UserError
 
 
@@ -17,3 +18,14 @@ def test_other_times_are_refused(times):
     """Times that repeat, turn back or are no numbers are an error that shows them."""
     with pytest.raises(UserError, match="strictly increasing or strictly decreasing"):
         check_times(times)
+
+
+def test_edited_code_is_another_problem(tmp_path):
+    """A reference gradient of yesterday's code is not found for today's."""
+    file = tmp_path / "mine.py"
+    file.write_text("class Mine:\n    rate = 1\n")
+    mine = registry.load_class(f"{file}:Mine")
+    before = source_digest(mine)
+    assert source_digest(mine) == before
+    file.write_text("class Mine:\n    rate = 2\n")
+    assert source_digest(mine) != before

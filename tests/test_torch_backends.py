@@ -584,3 +584,18 @@ def test_a_coupling_out_of_range_is_refused():
 def test_interpolated_says_what_it_cannot_interpolate(solver):
     """A method without dense output is unsupported, with what to use instead."""
     assert "has no dense output" in _load("interpolated").unsupported(_problem(), _spec(solver=solver))
+
+
+@pytest.mark.parametrize("text", OWN)
+def test_a_first_step_is_chosen_where_none_is_given(text):
+    """As a layer in somebody's own code, without a harness to choose it."""
+    problem = _problem()
+    states = _load(text).solve(problem.field, problem.y0, problem.times, _spec(first_step=None))
+    expected = _load("direct").solve(problem.field, problem.y0, problem.times, _spec(rtol=1e-9, atol=1e-9))
+    torch.testing.assert_close(states, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_field_that_is_not_finite_at_the_beginning_is_named():
+    """Choosing the first step says so, instead of dividing by zero."""
+    with pytest.raises(DivergedError, match="where the solve begins"):
+        _load("direct").solve(lambda _, y: y / 0, torch.ones(2), torch.tensor([0.0, 1.0]), _spec(first_step=None))

@@ -9,11 +9,10 @@ from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers import passage
+from nodebench.solvers import compiled_field, passage
 from nodebench.solvers.adjoint_equation import AdjointEquation, AdjointJob, AdjointSweep
 from nodebench.solvers.compiled_adjoint import CompiledAdjointEquation
 from nodebench.solvers.compiled_direct import solve_compiled, solve_through_compiled
-from nodebench.solvers.compiled_field import reason_not_compiled
 from nodebench.solvers.forward import reason_unsupported, solve_plain, solve_through, step_grid
 from nodebench.solvers.layout import layout, output_times
 
@@ -25,8 +24,9 @@ class Adjoint(AbstractBackend):
     The gradient is that of the continuous problem, computed with the error of a solve of its own; the state is
     reconstructed backwards, which amplifies errors where the dynamics contracts.
 
-    Memory is one graph, the output states, and s + 2 copies of the parameters' gradient; the cost an evaluation and a
-    VJP for each of the s stages of each backward step, at least one step for every output time that the loss looks at.
+    Memory is one graph, the output states, and s + 6 copies of the parameters' gradient (s + 2 with the seminorm, which
+    does not need their error); the cost an evaluation and a VJP for each of the s stages of each backward step, at
+    least one step for every output time that the loss looks at.
     Do not use it where an exact gradient is wanted or the dynamics contracts (`checkpoint`, `symplectic`), nor for
     many output times (`checkpoint`, whose cost does not grow with them).
 
@@ -54,7 +54,7 @@ class Adjoint(AbstractBackend):
         """A sentence for layers that change between evaluations, and for what cannot be compiled."""
         reason = reason_unsupported(problem.field, spec)
         if reason is None and self.compile:
-            return reason_not_compiled(problem.field, timed=problem.differentiate_times)
+            return compiled_field.reason_unsupported(problem)
         return reason
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:

@@ -10,9 +10,8 @@ from torch.autograd.function import once_differentiable
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UserError
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers import passage
+from nodebench.solvers import compiled_field, passage
 from nodebench.solvers.compiled_direct import CompiledDirectSolve, solve_through_compiled
-from nodebench.solvers.compiled_field import reason_not_compiled
 from nodebench.solvers.forward import Job, reason_unsupported, solve_through, step_grid
 from nodebench.solvers.layout import layout, output_times
 from nodebench.solvers.method import RungeKutta
@@ -54,7 +53,7 @@ class Direct(AbstractBackend):
         """A sentence for layers that change between evaluations, and for what cannot be compiled."""
         reason = reason_unsupported(problem.field, spec)
         if reason is None and self.compile:
-            return reason_not_compiled(problem.field, timed=problem.differentiate_times)
+            return compiled_field.reason_unsupported(problem)
         return reason
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
@@ -77,7 +76,7 @@ class Direct(AbstractBackend):
         return 1.0
 
     def exact_counterpart(self) -> str | None:
-        """Itself."""
+        """Itself, uncompiled."""
         return "direct[land=true]" if self.land else "direct"
 
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
@@ -115,9 +114,8 @@ class _DirectSolve(torch.autograd.Function):
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         if not ctx.tape:
             raise UserError("`direct` frees its graphs as it reads them; solve again for a second backward pass.")
-        params = [p for p in ctx.params if p.requires_grad]
         method, shape = tableau(ctx.job.spec.solver), ctx.job.layout
-        transpose = Transpose(method, grad_ys[0], shape, params, timed=ctx.needs_input_grad[2])
+        transpose = Transpose(method, grad_ys[0], shape, ctx.params, timed=ctx.needs_input_grad[2])
         by_times = torch.zeros_like(ctx.times) if ctx.needs_input_grad[2] else None
         steps = ((i, ctx.tape.pop()) for i in reversed(range(len(ctx.tape))))
         by_y0 = pull_through(transpose, LossGradient(ctx.legs, grad_ys, ctx.dense), steps, by_times)

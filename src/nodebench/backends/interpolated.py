@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
+from nodebench.errors import UnsupportedError
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 from nodebench.solvers import passage
 from nodebench.solvers.adjoint_equation import AdjointEquation, AdjointJob, AdjointSweep
@@ -49,7 +50,7 @@ class Interpolated(AbstractBackend):
         """A sentence for a method without dense output, and for layers that change between evaluations."""
         reason = reason_unsupported(problem.field, spec)
         if reason is None and interpolant(spec.solver) is None:
-            return f"`{spec.solver}` has no dense output; use one of bosh3, dopri5, heun and tsit5, or `checkpoint`."
+            return _no_dense_output(spec.solver)
         return reason
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
@@ -76,13 +77,18 @@ class Interpolated(AbstractBackend):
         return AdjointJob(field=field, layout=layout(y0), spec=spec, land=self.land, full=self.norm == "full")
 
 
+def _no_dense_output(solver: str) -> str:
+    return f"`{solver}` has no dense output; use one of bosh3, dopri5, heun and tsit5, or `checkpoint`."
+
+
 class _InterpolatedSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, job: AdjointJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         marks = output_times(times)
         solve = PlainSolve(job, y0.detach(), marks)
         continuous = interpolant(job.spec.solver)
-        assert continuous is not None, "a method without dense output is unsupported"
+        if continuous is None:
+            raise UnsupportedError(_no_dense_output(job.spec.solver))
         ctx.dense = DenseOutput(continuous, y0)
         legs: list[Leg] = []
         kept: list[Tensor] = []

@@ -47,6 +47,8 @@ class JaxOdeint(AbstractBackend):
         """See the base class: other methods, and fields whose arrays are not all parameters."""
         if spec.solver != "dopri5":
             return f"`jax.experimental.ode.odeint` has one method, `dopri5`, and no `{spec.solver}`."
+        if spec.controller != "integral":
+            return "`jax.experimental.ode.odeint` has an integral controller of the step size only."
         others = [
             leaf for leaf in jax.tree.leaves(problem.field) if eqx.is_array(leaf) and not eqx.is_inexact_array(leaf)
         ]

@@ -57,6 +57,8 @@ class Scipy(AbstractBackend):
         """See the base class: Runge-Kutta methods, and what LSODA cannot hold."""
         if spec.solver not in MULTISTEP:
             return _no_such(spec.solver)
+        if spec.controller != "integral":
+            return f"{spec.solver} chooses its steps by itself; leave --controller out."
         if spec.solver == "lsoda" and (reason := _beyond_lsoda(problem, spec)):
             return reason
         return impure_reason(problem.field)

@@ -114,7 +114,9 @@ class GradientGroup:
         measured.resident_bytes = sizes.pop("resident_bytes") or 0
         measured.figures |= sizes
         measured.figures |= self._ask(measured, "split")
-        measured.figures |= self._ask(measured, "floor", evaluations=counts.evaluations)
+        # Evaluations that a compiler has fused are not made of calls of the field, and may cost less than these.
+        if not measured.compiles:
+            measured.figures |= self._ask(measured, "floor", evaluations=counts.evaluations)
 
     def _discrete(self, measured: Measured, counterpart: str | None, counts: Counts) -> Path | None:
         """The exact gradients of the cell's own discretisation, where a backend can tell them on the same steps."""

@@ -1,17 +1,21 @@
 """The subject of a measurement: a cell's task, model and backend, made in the worker's process."""
 
+import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from nodebench import registry
+from nodebench import registry, solvers
 from nodebench.backends.base import AbstractBackend
 from nodebench.bench.plan import Cell
 from nodebench.errors import UnsupportedError, UserError
 from nodebench.frameworks.base import AbstractFramework, load_framework
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
+from nodebench.registry import load_class
 from nodebench.tasks.base import AbstractTask, GradientInputs
 
 
@@ -40,9 +44,10 @@ class Subject:
 
     @property
     def identity(self) -> str:
-        """All that makes the problem what it is, beside weights, batch and solver: task, model and their options."""
+        """All that makes the problem what it is, beside weights, batch and solver: task, model, options and code."""
         options = sorted(self.task.model_options(self.cell.model).items())
-        return f"{self.cell.task} {self.cell.model} {self.target} {options} horizon {self.cell.horizon}"
+        code = source_digest(type(self.task), load_class(self.target), type(self.backend))
+        return f"{self.cell.task} {self.cell.model} {self.target} {options} horizon {self.cell.horizon} code {code}"
 
     def inputs(self) -> GradientInputs:
         """Weights and batch of the gradient measurement."""
@@ -69,6 +74,15 @@ def _no_solve(field: Field, y0: State, times: Array) -> State:
     """Stands where a model is built for its field alone."""
     del field, y0, times
     raise AssertionError("a model built for its field alone solves nothing")
+
+
+def source_digest(*classes: type) -> str:
+    """Hash of the modules in which classes live and of our solvers: what they compute changes with them."""
+    digest = hashlib.sha256()
+    files = {Path(inspect.getfile(cls)) for cls in classes if cls is not type(None)}
+    for file in sorted(files) + sorted(Path(solvers.__path__[0]).glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def import_all(cell: Cell) -> None:

@@ -10,6 +10,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -82,7 +83,8 @@ class Worker:
         """
         if self.assignment.cores is not None and sys.platform == "linux":
             for thread in Path("/proc/self/task").iterdir():
-                os.sched_setaffinity(int(thread.name), self.assignment.cores)
+                with suppress(ProcessLookupError):  # a thread may end between the two
+                    os.sched_setaffinity(int(thread.name), self.assignment.cores)
 
     def first_step(self) -> float:
         """Choose the first step that is handed to every backend of the group."""
@@ -253,6 +255,8 @@ def _choose_first_step(framework: AbstractFramework, problem: Problem, spec: Sol
     order = solver.order or STARTING_ORDER
     scale = StepScale(order, spec.rtol, spec.atol, rms=lambda y: float(np.sqrt(np.mean(y**2))))
     step = first_step(framework.evaluate(problem), framework.flat_state(problem.y0), (times[0], times[-1]), scale)
+    if not math.isfinite(step):
+        raise DivergedError(f"the field is not finite at t = {times[0]:.6g}, where the solve begins.")
     # Three digits: the number must not depend on the rounding errors of the machine that chose it.
     return min(float(f"{step:.3g}"), span)
 

@@ -196,10 +196,9 @@ def solve_compiled(job: Job, y: Tensor, times: Tensor) -> Tensor:
 
 class _Solve:
     def __init__(self, job: Job, y: Tensor, times: Tensor, params: Sequence[Tensor]) -> None:
-        self._marks = output_times(times)
+        self._marks, y = output_times(times), y.contiguous()  # a program is compiled for one layout in memory
         self.method = CompiledMethod(job, params, y)
         self._stepper = Stepper(self.method, job.spec, y, (self._marks[0], self._marks[-1]))
-        self.method.forget()
         self.dense = dense_output(self.method.tableau, y, self._marks, land=job.land)
         self.ys = y.new_empty(len(self._marks), y.numel())
 

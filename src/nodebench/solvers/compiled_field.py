@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nodebench.errors import UnsupportedError
-from nodebench.frameworks.torch_field import named_parameters
 from nodebench.frameworks.torch_step import CountingField
-from nodebench.problem import Field
+from nodebench.problem import Field, Problem
 from nodebench.solvers.forward import Job
 from nodebench.solvers.inductor import (
     CompiledPair,
@@ -28,10 +27,16 @@ _PROGRAMS: WeakKeyDictionary[nn.Module, dict[object, Any]] = WeakKeyDictionary()
 """Programs by field, then by all else that they were compiled for."""
 
 
+def reason_unsupported(problem: Problem) -> str | None:
+    """Why a problem cannot be solved by compiled steps here, in one sentence, or None."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        return f"`compile` needs a C++ compiler, and {compiler} is not on the path; install it, or set CXX to another."
+    return reason_not_compiled(problem.field, timed=problem.differentiate_times)
+
+
 def reason_not_compiled(field: Field, *, timed: bool) -> str | None:
-    """Why a solve of this field cannot be compiled, in one sentence, or None."""
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
-        return "`compile` needs a C++ compiler, and there is none on the path; install one, for example g++."
+    """Why a solve of this field cannot be compiled anywhere, in one sentence, or None."""
     if not isinstance(field, nn.Module):
         return "`compile` needs an `nn.Module`: tensors that a function refers to otherwise would be frozen."
     if timed:
@@ -60,9 +65,12 @@ class CompiledField:
         module = self._module = job.field
         self._layout = job.layout
         self._programs = _PROGRAMS.setdefault(module, {})
-        self._names, self._others = self._kept("names", lambda: _names(module))
-        self.constants = [_tensor(module, name).detach() for name in self._others]
-        self._key = (job.layout, job.spec.solver, like.dtype, like.device, tuple(c.shape for c in self.constants))
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        self._names = [name for name, p in tensors.items() if isinstance(p, nn.Parameter) and p.requires_grad]
+        self._others = [name for name in tensors if name not in self._names]
+        self.constants = [tensors[name].detach() for name in self._others]
+        kinds = tuple((name, t.requires_grad, t.shape, t.stride(), t.dtype) for name, t in tensors.items())
+        self._key = (job.layout, job.spec.solver, like.dtype, like.device, kinds, module.training)
 
     def rate(self, params: Sequence[Tensor], constants: Sequence[Tensor], t: Tensor, y: Tensor) -> Tensor:
         """The flat derivative at a flat state."""
@@ -91,18 +99,16 @@ class CompiledField:
 
     def _kept(self, key: object, make: Callable[[], Any]) -> Any:
         if key not in self._programs:
+            self._check_attributes()
             self._programs[key] = make()
         return self._programs[key]
 
-
-def _names(module: nn.Module) -> tuple[list[str], list[str]]:
-    """Names of the parameters that are differentiated by, and of all other tensors; walking a module takes its time."""
-    names = list(named_parameters(module))
-    every = [*dict(module.named_parameters()), *dict(module.named_buffers())]
-    return names, [name for name in every if name not in names]
-
-
-def _tensor(module: nn.Module, name: str) -> Tensor:
-    path, _, attribute = name.rpartition(".")
-    tensor: Tensor = getattr(module.get_submodule(path), attribute)
-    return tensor
+    def _check_attributes(self) -> None:
+        """Refuse tensors that are neither parameters nor buffers: a program would keep their present values."""
+        for module in self._module.modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor):
+                    raise UnsupportedError(
+                        f"`{name}` of {type(module).__name__} is a tensor that is neither parameter nor buffer, and "
+                        "compiled code would keep its present values; register it as a buffer."
+                    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite, nan
 from typing import Any
 
 
@@ -34,7 +35,7 @@ def first_step(field: Callable[[float, Any], Any], y0: Any, times: tuple[float, 
         scale: Order, tolerances and norm.
 
     Returns:
-        The length of the first step, positive.
+        The length of the first step, positive; not a number where the field is not finite.
 
     References:
         Solving Ordinary Differential Equations I: Nonstiff Problems (Hairer, Nørsett, Wanner, 1993), section II.4. The
@@ -46,6 +47,8 @@ def first_step(field: Callable[[float, Any], Any], y0: Any, times: tuple[float, 
     tolerance = scale.atol + abs(y0) * scale.rtol
     f0 = field(start, y0)
     size_y, size_f = scale.rms(y0 / tolerance), scale.rms(f0 / tolerance)
+    if not isfinite(size_f):
+        return nan
     trial = 1e-6 if size_y < 1e-5 or size_f < 1e-5 else 0.01 * size_y / size_f
     trial = min(trial, span)
     f1 = field(start + direction * trial, y0 + direction * trial * f0)

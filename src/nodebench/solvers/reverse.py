@@ -86,6 +86,7 @@ class Recorder:
         """Hand over the graphs of an accepted step; a closing stage becomes the first of the next step."""
         graphs = self._graphs
         taken = [graph for graph in graphs[: method.n_own] if graph is not None]
+        assert len(taken) == method.n_own, "every stage of an accepted step has been recorded"
         self._graphs = [graphs[-1] if method.fsal else None, *([None] * (len(graphs) - 1))]
         return taken
 

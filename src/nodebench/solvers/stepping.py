@@ -62,10 +62,6 @@ class Stepper:
         self.y = y
         self._method.forget()
 
-    def evaluate(self) -> Tensor:
-        """The derivative here, which the next step need not evaluate again; overwritten by it."""
-        return self._method.derivative(self.t, self.y)
-
     @property
     def rows(self) -> Tensor:
         """Stage derivatives of the last step, shape `(stages, n)`; overwritten by the next one."""
