@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nodebench.backends.base import AbstractBackend
-from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers import compiled_field, passage
+from nodebench.backends.runge_kutta import AbstractRungeKutta
+from nodebench.problem import Array, Field, Problem, SolverSpec, State
+from nodebench.solvers import compiled_field
 from nodebench.solvers.adjoint_equation import AdjointEquation, AdjointJob, AdjointSweep
 from nodebench.solvers.compiled_adjoint import CompiledAdjointEquation
 from nodebench.solvers.compiled_direct import solve_compiled, solve_through_compiled
-from nodebench.solvers.forward import reason_unsupported, solve_plain, solve_through, step_grid
+from nodebench.solvers.forward import reason_unsupported, solve_plain, solve_through
 from nodebench.solvers.layout import layout, output_times
 
 
 @dataclass(frozen=True)
-class Adjoint(AbstractBackend):
+class Adjoint(AbstractRungeKutta):
     """The continuous adjoint, solved backwards from the output states: memory independent of the steps.
 
     The gradient is that of the continuous problem, computed with the error of a solve of its own; the state is
@@ -60,29 +60,18 @@ class Adjoint(AbstractBackend):
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
         through = solve_through_compiled if self.compile else solve_through
-        return through(_AdjointSolve, self._job(field, y0, spec), y0, times)
+        return through(_AdjointSolve, self.job(field, y0, spec), y0, times)
 
     def compiles(self) -> bool:
         """As asked for."""
         return self.compile
 
-    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Interpolation to output times."""
-        return passage.differences(spec, land=self.land)
-
     def memory_exponent(self) -> float:
         """O(1): nothing of the forward solve is kept but its output states."""
         return 0.0
 
-    def exact_counterpart(self) -> str | None:
-        """`direct`, which takes the same forward steps."""
-        return "direct[land=true]" if self.land else "direct"
-
-    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
-        """The steps of the forward solve."""
-        return step_grid(self._job(field, y0, spec), y0, times)
-
-    def _job(self, field: Field, y0: State, spec: SolverSpec) -> "_Job":
+    def job(self, field: Field, y0: State, spec: SolverSpec) -> "_Job":
+        """See the base class."""
         return _Job(
             field=field,
             layout=layout(y0),

@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from nodebench.backends.base import AbstractBackend
+from nodebench.backends.runge_kutta import AbstractRungeKutta
 from nodebench.errors import UserError
-from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers import passage
+from nodebench.problem import Array, Field, SolverSpec, State
 from nodebench.solvers.discrete_adjoint import DiscreteAdjointSolve, DiscreteJob
-from nodebench.solvers.forward import reason_unsupported, solve_through, step_grid
+from nodebench.solvers.forward import solve_through
 from nodebench.solvers.layout import layout
 
 
 @dataclass(frozen=True)
-class Checkpoint(AbstractBackend):
+class Checkpoint(AbstractRungeKutta):
     """The gradient of `direct`, its graphs rebuilt one step at a time from kept states: exact, memory of one step.
 
     The forward solve keeps its steps and states and no graph. The backward pass redoes each step with a graph and
@@ -45,30 +44,15 @@ class Checkpoint(AbstractBackend):
         if self.checkpoints != "all" and self.checkpoints < 1:
             raise UserError(f"`checkpoints` must be 'all' or at least 1; got {self.checkpoints}.")
 
-    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """None for every field without layers that change from one evaluation to the next."""
-        return reason_unsupported(problem.field, spec)
-
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
-        return solve_through(DiscreteAdjointSolve, self._job(field, y0, spec), y0, times)
-
-    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Interpolation to output times."""
-        return passage.differences(spec, land=self.land)
+        return solve_through(DiscreteAdjointSolve, self.job(field, y0, spec), y0, times)
 
     def memory_exponent(self) -> float:
         """O(n), a state for each step; O(1) with a fixed number of checkpoints."""
         return 1.0 if self.checkpoints == "all" else 0.0
 
-    def exact_counterpart(self) -> str | None:
-        """`direct`, which takes the same steps."""
-        return "direct[land=true]" if self.land else "direct"
-
-    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
-        """The steps of the forward solve."""
-        return step_grid(self._job(field, y0, spec), y0, times)
-
-    def _job(self, field: Field, y0: State, spec: SolverSpec) -> DiscreteJob:
+    def job(self, field: Field, y0: State, spec: SolverSpec) -> DiscreteJob:
+        """See the base class."""
         n_kept = None if self.checkpoints == "all" else self.checkpoints
         return DiscreteJob(field=field, layout=layout(y0), spec=spec, land=self.land, n_kept=n_kept)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nodebench.backends.base import AbstractBackend
+from nodebench.backends.runge_kutta import AbstractRungeKutta
 from nodebench.errors import UserError
-from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench.problem import Array, Field, Problem, SolverSpec, State
 from nodebench.solvers import compiled_field, passage
 from nodebench.solvers.compiled_direct import CompiledDirectSolve, solve_through_compiled
-from nodebench.solvers.forward import Job, reason_unsupported, solve_through, step_grid
+from nodebench.solvers.forward import Job, reason_unsupported, solve_through
 from nodebench.solvers.layout import layout, output_times
 from nodebench.solvers.method import RungeKutta
 from nodebench.solvers.reverse import LossGradient, Recorder, Transpose, pull_through
@@ -22,7 +22,7 @@ from nodebench.solvers.tableau import tableau
 
 
 @dataclass(frozen=True)
-class Direct(AbstractBackend):
+class Direct(AbstractRungeKutta):
     """Backpropagation through the accepted steps: exact for the discretised problem, memory grows with the steps.
 
     The graphs of the field are kept for every stage of every accepted step; the sums between them are differentiated
@@ -58,7 +58,7 @@ class Direct(AbstractBackend):
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
-        job = self._job(field, y0, spec)
+        job = self.job(field, y0, spec)
         if self.compile:
             return solve_through_compiled(CompiledDirectSolve, job, y0, times)
         return solve_through(_DirectSolve, job, y0, times)
@@ -67,23 +67,12 @@ class Direct(AbstractBackend):
         """As asked for."""
         return self.compile
 
-    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Interpolation to output times."""
-        return passage.differences(spec, land=self.land)
-
     def memory_exponent(self) -> float:
         """O(n): the graphs of all stages of accepted steps are kept."""
         return 1.0
 
-    def exact_counterpart(self) -> str | None:
-        """Itself, uncompiled."""
-        return "direct[land=true]" if self.land else "direct"
-
-    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
-        """The steps of the forward solve."""
-        return step_grid(self._job(field, y0, spec), y0, times)
-
-    def _job(self, field: Field, y0: State, spec: SolverSpec) -> Job:
+    def job(self, field: Field, y0: State, spec: SolverSpec) -> Job:
+        """See the base class."""
         return Job(field=field, layout=layout(y0), spec=spec, land=self.land)
 
 

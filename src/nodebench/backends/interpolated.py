@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nodebench.backends.base import AbstractBackend
+from nodebench.backends.runge_kutta import AbstractRungeKutta
 from nodebench.errors import UnsupportedError
-from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers import passage
+from nodebench.problem import Array, Field, Problem, SolverSpec, State
 from nodebench.solvers.adjoint_equation import AdjointEquation, AdjointJob, AdjointSweep
-from nodebench.solvers.forward import PlainSolve, reason_unsupported, solve_through, step_grid
+from nodebench.solvers.forward import PlainSolve, reason_unsupported, solve_through
 from nodebench.solvers.interpolant import interpolant
 from nodebench.solvers.layout import layout, output_times
 from nodebench.solvers.passage import DenseOutput, Leg
 
 
 @dataclass(frozen=True)
-class Interpolated(AbstractBackend):
+class Interpolated(AbstractRungeKutta):
     """The continuous adjoint with the state interpolated from the forward solve: nothing is reconstructed backwards.
 
     The forward solve keeps the polynomial of each step; the backward solve has the adjoint alone as its state, and the
@@ -55,25 +54,14 @@ class Interpolated(AbstractBackend):
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
-        return solve_through(_InterpolatedSolve, self._job(field, y0, spec), y0, times)
-
-    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Interpolation to output times."""
-        return passage.differences(spec, land=self.land)
+        return solve_through(_InterpolatedSolve, self.job(field, y0, spec), y0, times)
 
     def memory_exponent(self) -> float:
         """O(n), a polynomial for each step."""
         return 1.0
 
-    def exact_counterpart(self) -> str | None:
-        """`direct`, which takes the same forward steps."""
-        return "direct[land=true]" if self.land else "direct"
-
-    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
-        """The steps of the forward solve."""
-        return step_grid(self._job(field, y0, spec), y0, times)
-
-    def _job(self, field: Field, y0: State, spec: SolverSpec) -> AdjointJob:
+    def job(self, field: Field, y0: State, spec: SolverSpec) -> AdjointJob:
+        """See the base class."""
         return AdjointJob(field=field, layout=layout(y0), spec=spec, land=self.land, full=self.norm == "full")
 
 

@@ -3,16 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nodebench.backends.base import AbstractBackend
-from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers import passage
+from nodebench.backends.runge_kutta import AbstractRungeKutta
+from nodebench.problem import Array, Field, SolverSpec, State
 from nodebench.solvers.discrete_adjoint import DiscreteAdjointSolve, DiscreteJob
-from nodebench.solvers.forward import reason_unsupported, solve_through, step_grid
+from nodebench.solvers.forward import solve_through
 from nodebench.solvers.layout import layout
 
 
 @dataclass(frozen=True)
-class Symplectic(AbstractBackend):
+class Symplectic(AbstractRungeKutta):
     """The gradient of `direct` with the graph of one evaluation at a time: exact, in little more than its states.
 
     The adjoint is integrated by the Runge-Kutta method that is conjugate to the forward one, which conserves the
@@ -35,29 +34,14 @@ class Symplectic(AbstractBackend):
     framework: ClassVar[str] = "torch"
     land: bool = False
 
-    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """None for every field without layers that change from one evaluation to the next."""
-        return reason_unsupported(problem.field, spec)
-
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
-        return solve_through(DiscreteAdjointSolve, self._job(field, y0, spec), y0, times)
-
-    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Interpolation to output times."""
-        return passage.differences(spec, land=self.land)
+        return solve_through(DiscreteAdjointSolve, self.job(field, y0, spec), y0, times)
 
     def memory_exponent(self) -> float:
         """O(n), a state for each step."""
         return 1.0
 
-    def exact_counterpart(self) -> str | None:
-        """`direct`, which takes the same steps."""
-        return "direct[land=true]" if self.land else "direct"
-
-    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
-        """The steps of the forward solve."""
-        return step_grid(self._job(field, y0, spec), y0, times)
-
-    def _job(self, field: Field, y0: State, spec: SolverSpec) -> DiscreteJob:
+    def job(self, field: Field, y0: State, spec: SolverSpec) -> DiscreteJob:
+        """See the base class."""
         return DiscreteJob(field=field, layout=layout(y0), spec=spec, land=self.land, one_graph=True)

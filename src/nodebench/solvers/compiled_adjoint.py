@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nodebench.solvers.adjoint_equation import AbstractAdjointEquation, AdjointJob
-from nodebench.solvers.compiled_direct import stage_times, weighted
+from nodebench.solvers.compiled_direct import step_scalars, weighted
 from nodebench.solvers.compiled_field import CompiledField
 from nodebench.solvers.method import AbstractMethod, Span, check_beginning
 from nodebench.solvers.tableau import Tableau, tableau
@@ -163,8 +163,7 @@ class _Method(AbstractMethod):
         return end, error
 
     def _scalars(self, z: Tensor, span: Span) -> Tensor:
-        values = [span[1] - span[0], self._spec.rtol, self._spec.atol, *stage_times(self.tableau, span)]
-        return torch.tensor(values, dtype=z.dtype, device=z.device)
+        return step_scalars(self.tableau, self._spec, z, span)
 
     def carry(self) -> None:
         self._known = self._last if self.tableau.fsal else None

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch_field import parameters
-from nodebench.problem import State
+from nodebench.problem import SolverSpec, State
 from nodebench.solvers.compiled_field import CompiledField, reason_not_compiled
 from nodebench.solvers.forward import Job, solve_through
 from nodebench.solvers.inductor import Differentiated
@@ -29,10 +29,11 @@ def weighted(base: Tensor, h: Tensor, weights: Sequence[float], rows: Sequence[T
     return base + h * sum(terms[1:], start=terms[0]) if terms else base
 
 
-def stage_times(method: Tableau, span: Span) -> list[float]:
-    """Times of the stages; the very end where c = 1."""
+def step_scalars(method: Tableau, spec: SolverSpec, like: Tensor, span: Span) -> Tensor:
+    """Length of a step, both tolerances, and the times of the stages; the very end where c = 1."""
     start, end = span
-    return [end if c == 1.0 else start + c * (end - start) for c in method.c]
+    times = [end if c == 1.0 else start + c * (end - start) for c in method.c]
+    return torch.tensor([end - start, spec.rtol, spec.atol, *times], dtype=like.dtype, device=like.device)
 
 
 class StepFunctions:
@@ -159,8 +160,7 @@ class CompiledMethod(AbstractMethod):
         return end, error
 
     def _scalars(self, y: Tensor, span: Span) -> Tensor:
-        values = [span[1] - span[0], self._spec.rtol, self._spec.atol, *stage_times(self.tableau, span)]
-        return torch.tensor(values, dtype=y.dtype, device=y.device)
+        return step_scalars(self.tableau, self._spec, y, span)
 
     def carry(self) -> None:
         """See the base class."""
