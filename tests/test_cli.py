@@ -224,3 +224,9 @@ def test_version():
     done = nodebench("--version")
     assert done.returncode == 0
     assert done.stdout.startswith("nodebench ")
+
+
+def test_a_dry_run_shows_options_in_brackets(tmp_path):
+    """The table of cells shows a backend as it is written, its options included."""
+    done = nodebench("run", "-b", "direct[land=true]", "-t", "linear", "--dry-run", cwd=tmp_path)
+    assert "direct[land=true]" in done.stdout

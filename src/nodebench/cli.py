@@ -415,7 +415,8 @@ def _print_plan(planned: Any, *, as_json: bool) -> None:
         table.add_column(name)
     for cell in planned.cells:
         numbers = (f"{cell.spec.rtol:g}", str(cell.batch_size), str(cell.seed))
-        table.add_row(cell.cell_id, cell.task, cell.model, cell.backend or "-", cell.spec.solver, *numbers, cell.preset)
+        names = (cell.task, cell.model, cell.backend or "-", cell.spec.solver)
+        table.add_row(cell.cell_id, *map(_escape, names), *numbers, cell.preset)
     _console().print(table)
 
 
