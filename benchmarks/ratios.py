@@ -7,6 +7,7 @@ run` does, by the same runner: paired, in turns, over several starts of fresh wo
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -36,6 +37,9 @@ COMPARISONS: Mapping[str, tuple[str, ...]] = {
     "diffrax": ("direct[compile=true]",),
 }
 """Each rival, the control of its comparison, with the backends of ours that are set against it."""
+
+UNCOMPILED = ("mnist",)
+"""Tasks whose time goes into convolutions: compiling them takes minutes and gains nothing."""
 
 COLUMNS = ("problem", "backend", "NFE f+b", "peak\nMiB", "step\nms", "compile\ns", "x\nfloor", "err dp", "err dy0")
 RATIOS = ("peak\nratio", "time\nratio", "\n95 %", "\nverdict")
@@ -103,10 +107,10 @@ def main(tasks: Sequence[str]) -> None:
     """Measure, and print the table."""
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     compared: list[tuple[Record, Record]] = []
-    for control, others in COMPARISONS.items():
-        compared += pairs(measure(control, others, tasks or TASKS, console), control)
-    order = {record.task: i for i, (record, _) in reversed(list(enumerate(compared)))}
-    compared.sort(key=lambda pair: order[pair[0].task])
+    for task, (control, others) in product(tasks or TASKS, COMPARISONS.items()):
+        wanted = [other for other in others if task not in UNCOMPILED or "compile" not in other]
+        if wanted:
+            compared += pairs(measure(control, wanted, [task], console), control)
     console.print(table(compared))
     notes = dict.fromkeys(f"{record.task}: {note}" for pair in compared for record in pair for note in record.notes)
     for note in notes:
