@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nodebench.frameworks.base import Batch, Optimizer, Weights
+from nodebench.pictures import Picture, View
 from nodebench.problem import Gradients, SolverSpec
 
 Preset = Literal["smoke", "quick", "standard", "paper"]
@@ -116,7 +117,8 @@ class AbstractTask(ABC):
     - `metric(batch)`: the metric's value for each example, shape `(n,)`;
     - `problem(batch)`: its gradient problem, a `nodebench.problem.Problem` (ODE models only);
     - `diagnostics(batch)`: for each of the task's `diagnostics` by name, its value for each example, shape `(n,)` (only
-      where the task has any).
+      where the task has any);
+    - whatever other methods from a batch to arrays by name the task's `pictures` view it by.
     """
 
     models: ClassVar[Mapping[str, ModelEntry]]
@@ -135,6 +137,17 @@ class AbstractTask(ABC):
     @property
     def diagnostics(self) -> tuple[Metric, ...]:
         """Further figures reported beside the metric, each over the held-out examples by its own reduction."""
+        return ()
+
+    def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
+        """What there is to see of a trained model, each picture under a name of its own.
+
+        Args:
+            model: The model.
+            splits: The data it was trained on.
+            view: Calls a method of the trained model on a batch; the method returns arrays by name.
+        """
+        del model, splits, view
         return ()
 
     @abstractmethod
