@@ -300,4 +300,4 @@ def test_jax_model_trains():
     for step in range(8):
         trainer.step({"base": splits.train["base"][64 * step : 64 * (step + 1)]})
     assert trainer.metric(test).mean() < before
-    assert trainer.diagnostics(test)["mass outside"].shape == (64,)
+    assert trainer.view("diagnostics", test)["mass outside"].shape == (64,)

@@ -4,9 +4,11 @@ import sqlite3
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from nodebench.errors import StoreError, UnknownNameError
+from nodebench.pictures import Images, pack
 from nodebench.results.record import SCHEMA_VERSION, Record
 from nodebench.results.store import Store, now
 
@@ -63,6 +65,17 @@ def test_a_cell_has_one_row_in_a_run(tmp_path):
     store.append(make_record())
     with pytest.raises(StoreError, match="UNIQUE"):
         store.append(make_record())
+
+
+def test_pictures_are_those_of_the_last_attempt(tmp_path):
+    """A cell that was trained again shows its newer model; one that shows nothing has no pictures."""
+    store = Store(tmp_path / "results.db")
+    store.append(make_record(), pack([Images("a", "first", np.zeros((1, 2, 2), np.uint8), ("x",))]))
+    assert [picture.title for picture in store.pictures("r1", "c1")] == ["first"]
+    store.append(make_record(attempt=2), pack([Images("a", "second", np.zeros((1, 2, 2), np.uint8), ("x",))]))
+    assert [picture.title for picture in store.pictures("r1", "c1")] == ["second"]
+    store.append(make_record(attempt=3))
+    assert store.pictures("r1", "c1") == store.pictures("r1", "c2") == ()
 
 
 def test_newer_schema_is_refused(tmp_path):

@@ -29,6 +29,7 @@ from nodebench.frameworks.base import (
     Solve,
     Weights,
 )
+from nodebench.pictures import Curves, Picture, Plot, Series, View
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
 
@@ -357,8 +358,10 @@ class FakeTrainer(AbstractTrainer):
         """Distance of the rate from each example."""
         return np.abs(self.model.rate - batch["x"])
 
-    def diagnostics(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        """The examples themselves."""
+    def view(self, method: str, batch: Batch) -> Mapping[str, np.ndarray]:
+        """The examples themselves, which is the one method to call."""
+        if method != "diagnostics":
+            raise AttributeError(f"no method {method!r}")
         return {"value": batch["x"]}
 
     def problem(self, batch: Batch) -> Problem:
@@ -459,11 +462,19 @@ class FakeTask(AbstractTask):
     metric: ClassVar[Metric] = Metric("distance", "1", "lower")
     train_sleep_s: float = 0.0
     diverges: bool = False
+    viewed: str = "diagnostics"
 
     @property
     def diagnostics(self) -> tuple[Metric, ...]:
         """The mean of the examples."""
         return (Metric("value", "1", "lower"),)
+
+    def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
+        """The test examples along a line."""
+        del model
+        x = view(self.viewed, splits.test)["value"]
+        points = np.stack([x, np.zeros_like(x)], axis=1).astype(np.float16)
+        return (Curves("examples", "Test examples", (), (Plot("", (Series("observed", points, "points"),)),)),)
 
     def data_source(self) -> str:
         """Drawn from the seed."""

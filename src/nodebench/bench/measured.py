@@ -42,6 +42,7 @@ class Measured:
         compiles: Whether its first gradient step compiled.
         resident_bytes: Highest resident set of its worker, which the timing needs room for.
         starts: The series of its timing.
+        pictures: What is to be seen of its trained model, packed.
         measured_s: Time spent in measured work, in seconds.
         companion: Whether it is measured for others to be compared with, and leaves no record.
         failed: Whether its worker has failed; a cell that is judged wrong has not.
@@ -54,6 +55,7 @@ class Measured:
     compiles: bool = False
     resident_bytes: int = 0
     starts: list[Start] = field(default_factory=list)
+    pictures: bytes = b""
     measured_s: float = 0.0
     companion: bool = False
     failed: bool = False

@@ -226,6 +226,7 @@ class _Job:
             measured.open()
             measured.ask("pin", overhead=True)
             trained = measured.ask("train", {"first_step": first_step, "folder": folder}, on_progress=progress)
+            measured.pictures = trained.pop("pictures")
             notes = dict.fromkeys(measured.figures["notes"] + trained.pop("notes"))
             measured.figures |= {**trained, "notes": list(notes)}
         measured.dismiss()
@@ -257,7 +258,7 @@ class _Job:
             metric_direction=metric.direction if has_metric else None,
             **measured.figures,
         )
-        self.runner.store.append(record)
+        self.runner.store.append(record, measured.pictures)
         # Only now: an interruption before the row is written must find the checkpoint.
         shutil.rmtree(self.runner.checkpoints(self.run_id) / cell.cell_id, ignore_errors=True)
         self.runner.notify(Event("record", record.status, cell, record=record))

@@ -101,7 +101,7 @@ class Training:
         """Further figures over all examples of a split, by name."""
         if not diagnostics:
             return {}
-        values = [self.trainer.diagnostics(part) for part in self._parts(batch)]
+        values = [self.trainer.view("diagnostics", part) for part in self._parts(batch)]
         return {metric.name: _reduced(metric, [value[metric.name] for value in values]) for metric in diagnostics}
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:

@@ -34,6 +34,7 @@ from nodebench.bench.sweep import Entry, tolerance_sweep
 from nodebench.bench.training import Training, steps_per_epoch
 from nodebench.errors import CellError, DivergedError, PluginError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch
+from nodebench.pictures import pack
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.solvers.first_step import StepScale, first_step
 from nodebench.solvers.methods import STARTING_ORDER, method
@@ -153,19 +154,35 @@ class Worker:
             "train_peak_bytes": memory.peak_resident_bytes(),
             "epochs": progress.epoch,
             "history": progress.history,
-            **self._sweep(subject, training),
+            **self._looked_at(subject, training),
         }
 
-    def _sweep(self, subject: Subject, training: Training) -> dict[str, Any]:
-        notes = [training.splits.note] if training.splits.note else []
+    def _looked_at(self, subject: Subject, training: Training) -> dict[str, Any]:
+        """What is found by looking at the trained model; what was trained must not be lost to any of it."""
+        splits = training.splits
+        fixed = _fixed_batch(training.recipe, splits)
+        notes = [splits.note] if splits.note else []
+
+        def attempt(what: str, call: Callable[[], Any], otherwise: Any) -> Any:
+            try:
+                return call()
+            except Exception as error:  # noqa: BLE001  whatever a model raises is told in a note
+                notes.append(f"no {what}: {_failure(error).reason}")
+                return otherwise
+
         entries: list[Entry] = []
         if subject.backend is not None:
-            problem = training.trainer.problem(_fixed_batch(training.recipe, training.splits))
-            try:
-                entries = tolerance_sweep(subject, problem)
-            except Exception as error:  # noqa: BLE001  what was trained must not be lost to what is looked at afterwards
-                notes.append(f"no tolerance sweep: {_failure(error).reason}")
-        return {"tolerance_sweep": entries, "notes": notes}
+            problem = training.trainer.problem(fixed)
+            entries = attempt("tolerance sweep", lambda: tolerance_sweep(subject, problem), [])
+        pictures = attempt(
+            "pictures",
+            lambda: pack(subject.task.pictures(subject.cell.model, splits, training.trainer.view)),
+            b"",
+        )
+        # Last, since it goes on training.
+        step = partial(training.trainer.step, fixed)
+        peak = attempt("memory of a training step", lambda: _peak_bytes(subject.framework, step), None)
+        return {"tolerance_sweep": entries, "pictures": pictures, "train_memory_bytes": peak, "notes": notes}
 
     def _training(self, subject: Subject, folder: Path) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework
@@ -259,6 +276,12 @@ def _choose_first_step(framework: AbstractFramework, problem: Problem, spec: Sol
         raise DivergedError(f"the field is not finite at t = {times[0]:.6g}, where the solve begins.")
     # Three digits: the number must not depend on the rounding errors of the machine that chose it.
     return min(float(f"{step:.3g}"), span)
+
+
+def _peak_bytes(framework: AbstractFramework, call: Callable[[], object]) -> int | None:
+    call()
+    on_device = framework.peak_device_bytes(call)
+    return memory.traced_bytes(call)[0] if on_device is None else on_device
 
 
 def _fixed_batch(recipe: Recipe, splits: Splits) -> Batch:

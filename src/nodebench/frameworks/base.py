@@ -168,8 +168,8 @@ class AbstractTrainer(ABC):
         """The model's metric for each example of a batch, shape `(n,)`, without gradients."""
 
     @abstractmethod
-    def diagnostics(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        """The model's diagnostics for each example of a batch by name, shape `(n,)`, without gradients."""
+    def view(self, method: str, batch: Batch) -> Mapping[str, np.ndarray]:
+        """What a method of the model returns for a batch, arrays by name, without gradients."""
 
     @abstractmethod
     def problem(self, batch: Batch) -> Problem:

@@ -115,8 +115,8 @@ def _metric(model: Any, batch: Mapping[str, Array]) -> Array:
 
 
 @eqx.filter_jit
-def _diagnostics(model: Any, batch: Mapping[str, Array]) -> Mapping[str, Array]:
-    found: Mapping[str, Array] = model.diagnostics(batch)
+def _view(model: Any, method: str, batch: Mapping[str, Array]) -> Mapping[str, Array]:
+    found: Mapping[str, Array] = getattr(model, method)(batch)
     return found
 
 
@@ -147,9 +147,9 @@ class JaxTrainer(AbstractTrainer):
         """The model's metric for each example, shape `(n,)`."""
         return np.asarray(_metric(self._model, self._arrays(batch)), np.float64)
 
-    def diagnostics(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        """The model's diagnostics for each example by name, shape `(n,)`."""
-        found: Mapping[str, Array] = _diagnostics(self._model, self._arrays(batch))
+    def view(self, method: str, batch: Batch) -> Mapping[str, np.ndarray]:
+        """What a method of the model returns; compiled anew for each shape of a batch."""
+        found: Mapping[str, Array] = _view(self._model, method, self._arrays(batch))
         return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
     def problem(self, batch: Batch) -> Problem:

@@ -56,12 +56,12 @@ class Trainer(AbstractTrainer):
         with torch.no_grad():
             return to_array(model.metric(self._arrays(batch)))
 
-    def diagnostics(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        """The diagnostics of each example, without gradients."""
+    def view(self, method: str, batch: Batch) -> Mapping[str, np.ndarray]:
+        """What a method of the model returns, without gradients."""
         model: Any = self._model
         model.eval()
         with torch.no_grad():
-            return {name: to_array(value) for name, value in model.diagnostics(self._arrays(batch)).items()}
+            return {name: to_array(value) for name, value in getattr(model, method)(self._arrays(batch)).items()}
 
     def problem(self, batch: Batch) -> Problem:
         """The gradient problem at the present weights."""

@@ -4,6 +4,7 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 1  first release.
 2  judged and undecided comparisons, what a failure left behind, the cost of measuring.
 3  share of the floor, cost of compilation, step-size controller.
+4  memory of a training step; pictures of trained models in a table of their own.
 """
 
 import json
@@ -13,7 +14,7 @@ from math import isfinite
 from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Status = Literal[
     "ok", "failed", "timeout", "oom", "diverged", "wrong_gradient", "incomparable", "unsupported", "not_installed"
@@ -106,6 +107,7 @@ class Record:
         train_s: Wall time of training steps, in seconds.
         train_steps: Optimiser steps.
         train_peak_bytes: Highest resident set of the training process, in bytes.
+        train_memory_bytes: Peak of one warmed training step of the whole model above the idle process, in bytes.
         epochs: Finished epochs.
         history: A mapping per epoch: `epoch`, `train_loss`, `validation`, `nfe_forward`, `nfe_backward`, `train_s`.
         tolerance_sweep: The trained network at other tolerances: a mapping per tolerance of `rtol`, `nfe_forward`,
@@ -187,6 +189,7 @@ class Record:
     train_s: float | None = None
     train_steps: int | None = None
     train_peak_bytes: int | None = None
+    train_memory_bytes: int | None = None
     epochs: int | None = None
     history: list[dict[str, float | None]] = field(default_factory=list)
     tolerance_sweep: list[dict[str, float | int | str | None]] = field(default_factory=list)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nodebench.errors import StoreError, UnknownNameError
+from nodebench.pictures import Picture, unpack
 from nodebench.results.record import SCHEMA_VERSION, Record, columns
 
 BUSY_TIMEOUT_S = 60.0
@@ -85,13 +86,31 @@ class Store:
             ).fetchone()
         return None if row is None else str(row["run_id"])
 
-    def append(self, record: Record) -> None:
-        """Write one record, durable when this returns. A cell has one row in a run."""
+    def append(self, record: Record, pictures: bytes = b"") -> None:
+        """Write one record, durable when this returns. A cell has one row in a run.
+
+        Args:
+            record: The record.
+            pictures: What is to be seen of its trained model, as `nodebench.pictures.pack` makes it; empty for nothing.
+        """
         row = record.to_row()
         names = ", ".join(row)
         marks = ", ".join(f":{name}" for name in row)
         with self._connection() as db:
             db.execute(f"INSERT INTO records ({names}) VALUES ({marks})", row)
+            if pictures:
+                values = (record.run_id, record.cell_id, record.attempt, pictures)
+                db.execute("INSERT INTO pictures (run_id, cell_id, attempt, packed) VALUES (?, ?, ?, ?)", values)
+
+    def pictures(self, run_id: str, cell_id: str) -> tuple[Picture, ...]:
+        """What is to be seen of the model that a cell of a run trained in its last attempt; empty for nothing."""
+        with self._connection() as db:
+            row = db.execute(
+                "SELECT packed FROM pictures WHERE run_id = :run AND cell_id = :cell AND attempt = "
+                "(SELECT MAX(attempt) FROM records WHERE run_id = :run AND cell_id = :cell)",
+                {"run": run_id, "cell": cell_id},
+            ).fetchone()
+        return () if row is None else unpack(row["packed"])
 
     def save_measurement(self, run_id: str, cell_id: str, payload: Mapping[str, Any]) -> None:
         """Keep a gradient measurement whose cell still has to train, for a resumption."""
@@ -208,5 +227,9 @@ def _schema() -> Iterator[str]:
     yield (
         "CREATE TABLE runs (run_id TEXT PRIMARY KEY, created_at TEXT, finished_at TEXT, command TEXT, plan TEXT, "
         "environment TEXT, n_cells INTEGER)"
+    )
+    yield (
+        "CREATE TABLE pictures (run_id TEXT, cell_id TEXT, attempt INTEGER, packed BLOB, "
+        "PRIMARY KEY (run_id, cell_id, attempt))"
     )
     yield "CREATE TABLE measurements (run_id TEXT, cell_id TEXT, payload TEXT, PRIMARY KEY (run_id, cell_id))"
