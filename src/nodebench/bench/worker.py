@@ -179,9 +179,7 @@ class Worker:
             lambda: pack(subject.task.pictures(subject.cell.model, splits, training.trainer.view)),
             b"",
         )
-        # Last, since it goes on training.
-        step = partial(training.trainer.step, fixed)
-        peak = attempt("memory of a training step", lambda: _peak_bytes(subject.framework, step), None)
+        peak = attempt("memory of a training step", lambda: _step_bytes(subject, training.recipe, fixed), None)
         return {"tolerance_sweep": entries, "pictures": pictures, "train_memory_bytes": peak, "notes": notes}
 
     def _training(self, subject: Subject, folder: Path) -> Training:
@@ -278,10 +276,15 @@ def _choose_first_step(framework: AbstractFramework, problem: Problem, spec: Sol
     return min(float(f"{step:.3g}"), span)
 
 
-def _peak_bytes(framework: AbstractFramework, call: Callable[[], object]) -> int | None:
-    call()
-    on_device = framework.peak_device_bytes(call)
-    return memory.traced_bytes(call)[0] if on_device is None else on_device
+def _step_bytes(subject: Subject, recipe: Recipe, batch: Batch) -> int | None:
+    """Peak of one warmed training step, of a model of its own, so that its weights are the initial ones."""
+    cell, framework = subject.cell, subject.framework
+    model = subject.model(subject.task.weights(cell.model, cell.seed))
+    trainer = framework.trainer(model, recipe.optimizer, memory.REPETITIONS + 2)
+    step = partial(trainer.step, batch)
+    step()
+    on_device = framework.peak_device_bytes(step)
+    return memory.traced_bytes(step)[0] if on_device is None else on_device
 
 
 def _fixed_batch(recipe: Recipe, splits: Splits) -> Batch:

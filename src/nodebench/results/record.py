@@ -107,7 +107,8 @@ class Record:
         train_s: Wall time of training steps, in seconds.
         train_steps: Optimiser steps.
         train_peak_bytes: Highest resident set of the training process, in bytes.
-        train_memory_bytes: Peak of one warmed training step of the whole model above the idle process, in bytes.
+        train_memory_bytes: Peak of one warmed training step of the whole model, at its initial weights, above the idle
+            process, in bytes.
         epochs: Finished epochs.
         history: A mapping per epoch: `epoch`, `train_loss`, `validation`, `nfe_forward`, `nfe_backward`, `train_s`.
         tolerance_sweep: The trained network at other tolerances: a mapping per tolerance of `rtol`, `nfe_forward`,
