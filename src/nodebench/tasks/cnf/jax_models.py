@@ -139,6 +139,12 @@ class Cnf(eqx.Module):
         end = self._flow(self.objective.start(batch), from_base=self.objective.from_base)
         return self.objective.diagnostics(*end)
 
+    def carry(self, batch: JaxBatch) -> dict[str, jax.Array]:
+        """The batch's `points` along its `times`, shape `(n, n_times, 2)`, and the `change` of their log-density."""
+        start = batch["points"]
+        z, change = self.solve(self.field, (start, jnp.zeros_like(start[:, 0])), batch["times"])
+        return {"points": jnp.swapaxes(z, 0, 1), "change": change.T}
+
     def push(self, z: jax.Array, log_p: jax.Array) -> Densities:
         """Carry points and their log-density from the base to the data: samples with their log-density."""
         return self._flow((z, log_p), from_base=True)

@@ -8,9 +8,10 @@ import numpy as np
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
+from nodebench.pictures import Picture, View
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
-from nodebench.tasks.cnf import weights
+from nodebench.tasks.cnf import pictures, weights
 from nodebench.tasks.cnf.datasets import SAMPLERS
 from nodebench.tasks.cnf.densities import IMPROPER, POTENTIALS
 from nodebench.tasks.cnf.objectives import KL, KL_WITHOUT_WALL, MASS_OUTSIDE, NLL
@@ -164,6 +165,14 @@ class Cnf(AbstractTask):
         """Weights drawn from the seed and a batch of training examples."""
         batch = self._draw("train", batch_size, seed)
         return GradientInputs(self.weights(model, seed), batch, dataset=self.dataset, note=self._note)
+
+    def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
+        """True and learned density, and the flow between base and data (figures 4 and 5 of the paper)."""
+        del splits
+        self._check(model)
+        if model == "planar":
+            return pictures.planar(self.dataset, self._size(self.layers), view)
+        return pictures.continuous(self.dataset, view)
 
     @property
     def _note(self) -> str:

@@ -128,6 +128,12 @@ class Cnf(nn.Module):
         end = self._flow(self.objective.start(batch), from_base=self.objective.from_base)
         return self.objective.diagnostics(*end)
 
+    def carry(self, batch: TorchBatch) -> dict[str, Tensor]:
+        """The batch's `points` along its `times`, shape `(n, n_times, 2)`, and the `change` of their log-density."""
+        start = batch["points"]
+        z, change = self.solve(self.field, (start, torch.zeros_like(start[:, 0])), batch["times"])
+        return {"points": z.transpose(0, 1), "change": change.t()}
+
     def push(self, z: Tensor, log_p: Tensor) -> Densities:
         """Carry points and their log-density from the base to the data: samples with their log-density."""
         return self._flow((z, log_p), from_base=True)
@@ -162,17 +168,34 @@ class Planar(nn.Module):
 
     def forward(self, z: Tensor, log_p: Tensor) -> Densities:
         """Points, shape `(n, 2)`, and their log-density, shape `(n,)`, behind all layers."""
+        states, falls = self._through(z, slice(None))
+        return states[-1], log_p - falls.sum(1)
+
+    def carry(self, batch: TorchBatch) -> dict[str, Tensor]:
+        """The batch's `points` behind each layer from the first to before the last of its `layers`.
+
+        Returns:
+            `points`, shape `(n, m + 1, 2)` for m layers, the given ones first, and the `change` of their log-density,
+            shape `(n, m + 1)`.
+        """
+        states, falls = self._through(batch["points"], slice(*batch["layers"].tolist()))
+        change = functional.pad(-falls.cumsum(1), (1, 0))
+        return {"points": torch.stack([batch["points"], *states], dim=1), "change": change}
+
+    def _through(self, z: Tensor, layers: slice) -> tuple[list[Tensor], Tensor]:
+        """Points behind each of these layers, and by how much each lowers the log-density, shape `(n, m)`."""
         product = (self.w * self.u).sum(1)
         inner = functional.softplus(product) - 1
         u_hat = self.u + ((inner - product) / (self.w * self.w).sum(1))[:, None] * self.w
-        activations = []
-        for u, w, b in zip(u_hat.unbind(), self.w.unbind(), self.b.unbind(), strict=True):
+        states, activations = [], []
+        for u, w, b in zip(u_hat[layers].unbind(), self.w[layers].unbind(), self.b[layers].unbind(), strict=True):
             activation = torch.tanh(z @ w + b)
             z = torch.addr(z, activation, u)
+            states.append(z)
             activations.append(activation)
         # All determinants at once: 64 layers of small operations are bound by their number.
         slopes = 1 - torch.stack(activations, dim=1).square()
-        return z, log_p - torch.log1p(slopes * inner).sum(1)
+        return states, torch.log1p(slopes * inner[layers])
 
     def loss(self, batch: TorchBatch) -> Tensor:
         """Mean loss of a batch in nats."""

@@ -246,6 +246,10 @@ class ODENet(eqx.Module):
         """100 for each example that is classified wrongly, 0 for the others, shape `(n,)`."""
         return 100.0 * (self(batch["images"]).argmax(1) != batch["labels"])
 
+    def scores(self, batch: JaxBatch) -> dict[str, jax.Array]:
+        """`logits`, shape `(n, 10)`."""
+        return {"logits": self(batch["images"])}
+
     def problem(self, batch: JaxBatch) -> Problem:
         """Gradient of the training loss through the ODE alone: the downsampled images are the fixed initial state."""
         y0 = _downsampled(self.downsampling, batch["images"])

@@ -9,9 +9,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
+from nodebench.pictures import Picture, View
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
 from nodebench.tasks.mnist.data import load, where
+from nodebench.tasks.mnist.pictures import misread_digits
 from nodebench.tasks.mnist.weights import WeightDraw
 
 _TORCH = "nodebench.tasks.mnist.torch_models"
@@ -168,6 +170,11 @@ class Mnist(AbstractTask):
             )
         batch = _batch(train.images[:batch_size], train.labels[:batch_size])
         return GradientInputs(self.weights(model, seed), batch, dataset=train.name, note=train.note)
+
+    def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
+        """Misread test images; none where the model makes no mistake."""
+        self._check(model)
+        return misread_digits(splits.test, view)
 
     def _check(self, model: str) -> None:
         if model not in self.models:

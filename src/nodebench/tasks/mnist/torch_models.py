@@ -78,6 +78,10 @@ class Classifier(nn.Module):
         wrong: Tensor = self(batch["images"]).argmax(dim=1) != batch["labels"]
         return 100.0 * wrong
 
+    def scores(self, batch: TorchBatch) -> dict[str, Tensor]:
+        """`logits`, shape `(n, 10)`."""
+        return {"logits": self(batch["images"])}
+
 
 class ODEField(nn.Module):
     """Dynamics of the feature maps: two 3x3 convolutions that see the time as one more channel.

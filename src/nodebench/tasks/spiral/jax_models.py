@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nodebench.problem import Array, Field, Problem, State
-from nodebench.tasks.spiral.data import LATENT, further_times, span_times
+from nodebench.tasks.spiral.data import LATENT, N_POINTS, further_times, span_times
 from nodebench.tasks.spiral.weights import HIDDEN, UNITS
 
 JaxBatch = Mapping[str, jax.Array]
@@ -151,10 +151,19 @@ class LatentODE(eqx.Module):
         """The same error at the 100 times of the span."""
         return {"interpolation RMSE": rms_error(self._predict(batch, span_times()), batch["inside"])}
 
+    def predictions(self, batch: JaxBatch) -> dict[str, jax.Array]:
+        """Points at the 100 times of the span, `inside`, and the 100 `beyond`, and the `latent` states at all 200."""
+        latent = self._states(batch, np.concatenate([span_times(), further_times()]))
+        points = self.decoder(latent)
+        return {"inside": points[:, :N_POINTS], "beyond": points[:, N_POINTS:], "latent": latent}
+
     def _predict(self, batch: JaxBatch, times: np.ndarray) -> jax.Array:
+        return self.decoder(self._states(batch, times))
+
+    def _states(self, batch: JaxBatch, times: np.ndarray) -> jax.Array:
+        """Latent states from the posterior's mean, shape `(n, n_times, 4)`."""
         start, _ = self.recognition(batch["times"], batch["observations"])
-        states = self.solve(self.field, start, jnp.asarray(times, start.dtype))
-        return jnp.swapaxes(self.decoder(states), 0, 1)
+        return jnp.swapaxes(self.solve(self.field, start, jnp.asarray(times, start.dtype)), 0, 1)
 
     def _problem(self, batch: JaxBatch, mean: jax.Array, log_variance: jax.Array) -> Problem:
         times, index = union_of_times(batch["times"], self.distinct_times)

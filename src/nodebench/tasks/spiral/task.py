@@ -9,9 +9,10 @@ import numpy as np
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Optimizer, Weights
+from nodebench.pictures import Picture, View
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
-from nodebench.tasks.spiral import weights
+from nodebench.tasks.spiral import pictures, weights
 from nodebench.tasks.spiral.data import N_POINTS, draw, redraw_noise
 
 N_TRAIN = 1000
@@ -129,6 +130,11 @@ class Spiral(AbstractTask):
         splits = self.data("quick", seed)
         batch = {name: values[:batch_size] for name, values in splits.train.items()}
         return GradientInputs(self.weights(model, seed), batch, dataset=splits.name)
+
+    def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
+        """Reconstructed and extrapolated test trajectories, and the latent ones of the latent ODE (figure 8)."""
+        self._check(model)
+        return pictures.pictures(splits.test, view)
 
     def _check(self, model: str) -> None:
         if model not in self.models:

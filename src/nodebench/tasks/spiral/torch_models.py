@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from nodebench.errors import UserError
 from nodebench.problem import Array, Field, Problem, State
-from nodebench.tasks.spiral.data import LATENT, SPACING, further_times, span_times
+from nodebench.tasks.spiral.data import LATENT, N_FURTHER, N_POINTS, SPACING, further_times, span_times
 from nodebench.tasks.spiral.weights import HIDDEN, UNITS
 
 TorchBatch = Mapping[str, Tensor]
@@ -111,11 +111,21 @@ class LatentODE(nn.Module):
         """The same error at the 100 times of the span."""
         return {"interpolation RMSE": rms_error(self._predict(batch, span_times()), batch["inside"])}
 
+    def predictions(self, batch: TorchBatch) -> dict[str, Tensor]:
+        """Points at the 100 times of the span, `inside`, and the 100 `beyond`, and the `latent` states at all 200."""
+        latent = self._states(batch, np.concatenate([span_times(), further_times()]))
+        points: Tensor = self.decoder(latent)
+        return {"inside": points[:, :N_POINTS], "beyond": points[:, N_POINTS:], "latent": latent}
+
     def _predict(self, batch: TorchBatch, times: np.ndarray) -> Tensor:
+        points: Tensor = self.decoder(self._states(batch, times))
+        return points
+
+    def _states(self, batch: TorchBatch, times: np.ndarray) -> Tensor:
+        """Latent states from the posterior's mean, shape `(n, n_times, 4)`."""
         start, _ = self.recognition(batch["times"], batch["observations"])
-        states = self.solve(self.field, start, torch.from_numpy(times).to(start.device))
-        points: Tensor = self.decoder(states)
-        return points.transpose(0, 1)
+        states: Tensor = self.solve(self.field, start, torch.from_numpy(times).to(start.device))
+        return states.transpose(0, 1)
 
     def _problem(self, batch: TorchBatch, mean: Tensor, log_variance: Tensor) -> Problem:
         times, index = union_of_times(batch["times"], self.distinct_times)
@@ -148,17 +158,25 @@ class RNN(nn.Module):
 
     def metric(self, batch: TorchBatch) -> Tensor:
         """Root-mean-square error of each trajectory at the 100 times beyond its span."""
+        return rms_error(self._continue(batch, self._next(batch)[1]), batch["beyond"])
+
+    def predictions(self, batch: TorchBatch) -> dict[str, Tensor]:
+        """Points: of each observation but the first, from those before it, `inside`; at the 100 times `beyond`."""
+        inside, hidden = self._next(batch)
+        return {"inside": inside, "beyond": self._continue(batch, hidden)}
+
+    def _continue(self, batch: TorchBatch, hidden: Tensor) -> Tensor:
+        """Points at the 100 times beyond the span, `(n, 100, 2)`, each from the one before."""
         observations = batch["observations"]
-        _, hidden = self._next(batch)
         point = observations[:, -1]
         gap = (further_times()[0] - batch["times"][:, -1:]).to(observations.dtype)
         points = []
-        for _ in range(batch["beyond"].shape[1]):
+        for _ in range(N_FURTHER):
             out, hidden = self.rnn(torch.cat([point, gap], dim=1)[:, None], hidden)
             point = self.output(out[:, 0])
             points.append(point)
             gap = torch.full_like(gap, SPACING)
-        return rms_error(torch.stack(points, dim=1), batch["beyond"])
+        return torch.stack(points, dim=1)
 
     def diagnostics(self, batch: TorchBatch) -> dict[str, Tensor]:
         """The error of the predicted next observation, against the trajectory without noise."""

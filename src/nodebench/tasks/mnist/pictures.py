@@ -1,0 +1,50 @@
+"""What there is to see of a classifier of digits: its mistakes."""
+
+import numpy as np
+
+from nodebench.frameworks.base import Batch
+from nodebench.pictures import Images, View
+from nodebench.tasks.viewing import view_in_batches
+
+LOOKED_AT = 2_000
+"""The first test images, so many of them at most."""
+
+SHOWN = 24
+
+BATCH = 100
+
+
+def misread_digits(test: Batch, view: View) -> tuple[Images, ...]:
+    """The mistakes among the first test images, those the model is surest of first; nothing where there are none.
+
+    Args:
+        test: Test images and labels.
+        view: Calls a method of the trained model on a batch.
+    """
+    images, labels = test["images"][:LOOKED_AT], test["labels"][:LOOKED_AT]
+    logits = view_in_batches(view, "scores", {"images": images}, BATCH)["logits"]
+    probabilities = _softmax(logits.astype(np.float64))
+    predicted, surest = probabilities.argmax(1), probabilities.max(1)
+    wrong = np.flatnonzero(predicted != labels)
+    if not len(wrong):
+        return ()
+    shown = wrong[np.argsort(-surest[wrong], kind="stable")][:SHOWN]
+    return (
+        Images(
+            "misread-digits",
+            f"Misread digits, true -> predicted (probability): {_which(len(shown), len(wrong), len(labels))}",
+            np.round(255 * images[shown, 0]).astype(np.uint8),
+            tuple(f"{labels[i]} -> {predicted[i]} ({surest[i]:.2f})" for i in shown),
+        ),
+    )
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    shares: np.ndarray = powers / powers.sum(1, keepdims=True)
+    return shares
+
+
+def _which(shown: int, wrong: int, looked_at: int) -> str:
+    among = f"among the first {looked_at:,} test images"
+    return f"all {wrong} {among}" if shown == wrong else f"the {shown} surest of {wrong:,} {among}"
