@@ -45,9 +45,10 @@ def continuous(dataset: str, view: View) -> tuple[Picture, ...]:
     """
     times = np.linspace(0.0, 1.0, N_MOMENTS)
     points, change = _carry(view, _base(N_POINTS), {"times": times})
-    window = _window(dataset)
+    window = _window_around(points, dataset)
+    learned = Panel("learned density", _density(view, _back_from(1.0), _window(dataset), CELLS))
     return (
-        _densities(dataset, Panel("learned density", _density(view, _back_from(1.0), window, CELLS))),
+        _densities(dataset, learned),
         Heatmaps(
             "density-in-time",
             "Learned density on the way from base to data",
@@ -68,12 +69,13 @@ def planar(dataset: str, layers: int, view: View) -> tuple[Picture, ...]:
     """
     if dataset in POTENTIALS:
         return _planar_to_target(dataset, layers, view)
-    window = _window(dataset)
     ends = [layers - max(1, round(fraction * layers)) for fraction in FRACTIONS]
     points, change = _carry(view, _true_samples(dataset, N_POINTS), _layers(0, layers))
     log_q = log_base(points[:, -1:]) - change[:, -1:] + change
+    window = _window_around(points, dataset)
+    learned = Panel("learned density", _density(view, _layers(0, layers), _window(dataset), CELLS))
     return (
-        _densities(dataset, Panel("learned density", _density(view, _layers(0, layers), window, CELLS))),
+        _densities(dataset, learned),
         Heatmaps(
             "density-in-time",
             "Density of the base behind the inverses of the last layers",
@@ -91,15 +93,14 @@ def planar(dataset: str, layers: int, view: View) -> tuple[Picture, ...]:
 
 
 def _planar_to_target(dataset: str, layers: int, view: View) -> tuple[Picture, ...]:
-    window = _window(dataset)
     samples, _ = _carry(view, _base(N_SAMPLES), _layers(0, layers))
     points, change = _carry(view, _base(N_POINTS), _layers(0, layers))
     learned = Panel(
-        f"learned density (smoothed histogram of {N_SAMPLES:,} samples)", _histogram(samples[:, -1], window)
+        f"learned density (smoothed histogram of {N_SAMPLES:,} samples)", _histogram(samples[:, -1], _window(dataset))
     )
     return (
         _densities(dataset, learned),
-        _planar_cloud("from base to target", window, points, log_base(points[:, :1]) + change),
+        _planar_cloud("from base to target", _window_around(points, dataset), points, log_base(points[:, :1]) + change),
     )
 
 
@@ -176,6 +177,19 @@ def _window(dataset: str) -> Window:
     # The checkerboard fills [-4, 4]^2; a margin shows what a flow leaves outside of it.
     reach = WINDOW if dataset in POTENTIALS else WINDOW + 0.5
     return (-reach, reach, -reach, reach)
+
+
+def _window_around(points: np.ndarray, dataset: str) -> Window:
+    """The window of the data set, widened to a square that holds nearly all points at every moment.
+
+    Between its ends a planar flow may go far: what one layer shifts another shifts back.
+    """
+    left, right, bottom, top = _window(dataset)
+    low, high = np.quantile(points, [0.005, 0.995], axis=0)
+    low, high = np.minimum((left, bottom), low.min(0)), np.maximum((right, top), high.max(0))
+    reach = (high - low).max() / 2
+    x, y = (low + high) / 2
+    return (float(x - reach), float(x + reach), float(y - reach), float(y + reach))
 
 
 def _base(n: int) -> np.ndarray:
