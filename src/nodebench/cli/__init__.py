@@ -1,0 +1,56 @@
+"""The command line: parse, call, print. This package prints, and it alone catches `NodebenchError`.
+
+`options` has what commands share in parsing, `printing` what they share in printing; each other module has the commands
+of one kind.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from nodebench import __version__
+from nodebench.cli import diagnosis, measuring, reading
+from nodebench.cli.printing import escape_markup
+from nodebench.errors import NodebenchError
+
+app = typer.Typer(
+    help="Which gradient method for a neural ODE, and what it costs in error, memory, function evaluations and time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(measuring.run)
+app.command()(measuring.scale)
+app.command("list")(reading.list_)
+app.command()(reading.show)
+app.command()(diagnosis.doctor)
+
+
+def main() -> None:
+    """Entry point: 0 all cells ok, 1 a cell failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except NodebenchError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape_markup(str(error))}")
+        sys.exit(2)
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        print(f"nodebench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=lambda value: _version(wanted=value), is_eager=True, help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    del version

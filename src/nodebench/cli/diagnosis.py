@@ -1,0 +1,77 @@
+"""The command that looks at this machine and at the harness itself."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from nodebench.cli.options import JsonOption
+from nodebench.cli.printing import escape_markup, new_console, print_environment
+from nodebench.errors import UserError
+
+
+def doctor(
+    *,
+    selftest: Annotated[
+        bool, typer.Option("--selftest", help="Measure the harness: false alarms, planted faults, smallest effect.")
+    ] = False,
+    comparisons: Annotated[
+        int | None, typer.Option(help="Comparisons of a cell with itself in the selftest (default: 40).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show versions, devices and where the data would come from, and how to mend what is missing."""
+    if comparisons is not None and not selftest:
+        raise UserError("`--comparisons` belongs to `--selftest`.")
+    from nodebench import catalogue  # noqa: PLC0415
+    from nodebench.bench.machine import fingerprint, frameworks  # noqa: PLC0415
+
+    environment = fingerprint()
+    found = frameworks()
+    sources = {row["name"]: row["data"] for row in catalogue.tasks() if "data" in row}
+    if as_json:
+        tested = _selftest(comparisons, as_json=True) if selftest else None
+        report = {"environment": environment, "frameworks": found, "data": sources}
+        print(json.dumps(report | ({"selftest": tested.to_dict()} if tested else {}), indent=2))
+        raise typer.Exit(1 if tested and tested.problems else 0)
+    print_environment(environment)
+    for name, state in found.items():
+        new_console().print(f"{name}: {escape_markup(state)}")
+    for name, source in sources.items():
+        new_console().print(f"data of {name}: {escape_markup(source)}")
+    if selftest:
+        tested = _selftest(comparisons, as_json=False)
+        _print_selftest(tested)
+        raise typer.Exit(1 if tested.problems else 0)
+
+
+def _selftest(comparisons: int | None, *, as_json: bool) -> Any:
+    from nodebench.bench.machine import idle_cores  # noqa: PLC0415
+    from nodebench.bench.selftest import expected_s, run_selftest, workload  # noqa: PLC0415
+    from nodebench.progress import display  # noqa: PLC0415
+
+    n = 40 if comparisons is None else comparisons
+    chosen = workload()
+    console = new_console(err=as_json)
+    console.print(f"selftest: {n} comparisons of a cell with itself; about {expected_s(chosen, n) / 60:.0f} min")
+    with display(console, 0) as notify:
+        return run_selftest(chosen, n, notify, tuple(idle_cores(1)))
+
+
+def _print_selftest(tested: Any) -> None:
+    from nodebench.reports.tables import mebibytes  # noqa: PLC0415
+
+    table = Table(title=f"selftest with {escape_markup(tested.workload)}", title_justify="left", show_header=False)
+    rate = f"{tested.alarm_rate:.0%}, {tested.alarm_low:.1%} to {tested.alarm_high:.0%}; nominal 5 %"
+    table.add_row("false alarms, A against A", f"{tested.n_alarms} of {tested.n_comparisons} ({rate})")
+    for planted in tested.slowdowns:
+        caught = f"caught {planted.n_caught} of {planted.n_comparisons}, ratio {planted.estimate:.3f}"
+        table.add_row(f"slowdown of {planted.slowdown:.0%}", caught)
+    leak = f"{mebibytes(tested.leak_bytes)} MiB a step, {mebibytes(tested.clean_bytes)} without"
+    table.add_row("leak of 1 MiB a step", leak)
+    table.add_row("gradient of the wrong sign", f"called {tested.wrong_gradient}")
+    table.add_row("smallest visible slowdown", f"{tested.smallest_effect:.1%}")
+    new_console().print(table)
+    for problem in tested.problems:
+        new_console().print(f"[red]not sound:[/red] {escape_markup(problem)}")

@@ -1,0 +1,231 @@
+"""Commands that measure."""
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.table import Table
+
+from nodebench import registry
+from nodebench.cli.options import DEFAULT_STORE, JsonOption, Many, StoreOption, number, split
+from nodebench.cli.printing import escape_markup, new_console, print_records
+from nodebench.errors import UserError
+
+
+def run(
+    backend: Annotated[
+        Many, typer.Option("--backend", "-b", help=r"Gradient method, name\[option=value]; or `all`.")
+    ] = None,
+    task: Annotated[Many, typer.Option("--task", "-t", help=r"Task, name\[option=value]; or `all`.")] = None,
+    model: Annotated[Many, typer.Option("--model", help="Model of the task; or `all`.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set of the task.")] = None,
+    measure: Annotated[str, typer.Option(help="gradient, training or both.")] = "both",
+    preset: Annotated[str, typer.Option(help="Budget: smoke, quick, standard or paper.")] = "quick",
+    solver: Annotated[Many, typer.Option(help="Solver; see `nodebench list solvers`.")] = None,
+    controller: Annotated[str, typer.Option(help="How steps are chosen: integral or pi.")] = "integral",
+    rtol: Annotated[Many, typer.Option(help="Relative tolerance.")] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute tolerance; equal to --rtol where only that is given.")
+    ] = None,
+    first_step: Annotated[
+        float | None, typer.Option(help="First step; every step of a fixed-step solver (default: 20 in all).")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Step limit of one solve.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a step; the recipe's by default.")] = None,
+    seed: Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of a worker.")] = 1,
+    rounds: Annotated[
+        int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")
+    ] = None,
+    budget_s: Annotated[float | None, typer.Option(help="Timing budget of a cell, in seconds.")] = None,
+    precision: Annotated[
+        float, typer.Option(help="Relative half width of a ratio's interval at which timing ends.")
+    ] = 0.05,
+    timeout_s: Annotated[float | None, typer.Option(help="Longest pass of a cell, in seconds.")] = None,
+    memory_limit_gib: Annotated[
+        float | None, typer.Option(help="What a worker may allocate beyond its idle size, in GiB.")
+    ] = None,
+    max_grad_error: Annotated[
+        float, typer.Option(help="Relative gradient error above which a cell is `wrong_gradient`.")
+    ] = 1.0,
+    control: Annotated[
+        str | None, typer.Option(help="Backend to whose time the others are related; each group's first by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")] = False,
+    rerun_failed: Annotated[
+        bool, typer.Option("--rerun-failed", help="Measure again what did not end well in the newest run of this plan.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured and stop.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure backends on tasks: the gradient step, the training, or both."""
+    # Imported here: `--help` and `list` must answer at once.
+    from nodebench.bench.machine import idle_cores  # noqa: PLC0415
+    from nodebench.bench.matrix import Request, plan  # noqa: PLC0415
+    from nodebench.bench.settings import Settings  # noqa: PLC0415
+    from nodebench.tasks.base import Preset  # noqa: PLC0415
+
+    request = Request(
+        backends=split(backend),
+        tasks=split(task),
+        models=split(model),
+        solvers=split(solver),
+        controller=controller,
+        rtols=tuple(number("--rtol", text) for text in split(rtol)),
+        atol=atol,
+        first_step=first_step,
+        max_steps=max_steps,
+        dtype=dtype,
+        device=device,
+        seeds=tuple(int(number("--seed", text, whole=True)) for text in split(seed)) or (0,),
+        threads=threads,
+        preset=cast(Preset, preset),  # checked by `plan`, which knows the near names
+        batch_size=batch_size,
+        dataset=dataset,
+        measure=measure,
+    )
+    settings = Settings(
+        rounds=rounds,
+        budget_s=budget_s,
+        timeout_s=timeout_s,
+        precision=precision,
+        max_grad_error=max_grad_error,
+        memory_limit_gib=memory_limit_gib,
+        cores=tuple(idle_cores(threads)),
+        control=None if control is None else registry.canonical(control),
+    )
+    if resume and rerun_failed:
+        raise UserError("`--rerun-failed` goes on with an interrupted run too; leave `--resume` out.")
+    planned = plan(request)
+    planned.check_control(settings.control)
+    if dry_run:
+        _print_plan(planned, as_json=as_json)
+        return
+    continuation = "rerun-failed" if rerun_failed else "resume" if resume else "new"
+    began = time.monotonic()
+    records = measure_plan(planned, settings, store, continuation=continuation, as_json=as_json)
+    print_records(records, as_json=as_json)
+    if continuation == "new" and not as_json:
+        _print_cost(records, time.monotonic() - began)
+    raise typer.Exit(exit_code(records))
+
+
+def scale(
+    backend: Annotated[
+        Many, typer.Option("--backend", "-b", help=r"Gradient method, name\[option=value]; or `all`.")
+    ] = None,
+    task: Annotated[Many, typer.Option("--task", "-t", help=r"Task, name\[option=value]; or `all`.")] = None,
+    over: Annotated[str, typer.Option(help="What is varied: steps, tolerance, batch or horizon.")] = "steps",
+    values: Annotated[Many, typer.Option(help="Places along it, at least three, with commas between.")] = None,
+    model: Annotated[Many, typer.Option(help="Model of the task.")] = None,
+    preset: Annotated[str, typer.Option(help="Budget of the timing: smoke, quick, standard or paper.")] = "smoke",
+    solver: Annotated[
+        Many, typer.Option(help="Runge-Kutta method; over steps one without step control (default: rk4).")
+    ] = None,
+    controller: Annotated[str, typer.Option(help="How steps are chosen: integral or pi.")] = "integral",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of a worker.")] = 1,
+    rounds: Annotated[
+        int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")
+    ] = None,
+    budget_s: Annotated[float | None, typer.Option(help="Timing budget of a cell, in seconds.")] = None,
+    timeout_s: Annotated[float | None, typer.Option(help="Longest pass of a cell, in seconds.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how memory, evaluations and time grow, and print the exponents beside those of theory."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from nodebench.bench.machine import idle_cores  # noqa: PLC0415
+    from nodebench.bench.matrix import Request  # noqa: PLC0415
+    from nodebench.bench.scaling import scaling_plan  # noqa: PLC0415
+    from nodebench.bench.settings import Settings  # noqa: PLC0415
+    from nodebench.reports.tables import scaling_table  # noqa: PLC0415
+    from nodebench.results.scaling import Axis, scalings  # noqa: PLC0415
+    from nodebench.tasks.base import Preset  # noqa: PLC0415
+
+    request = Request(
+        backends=split(backend),
+        tasks=split(task),
+        models=split(model),
+        solvers=split(solver),
+        controller=controller,
+        dtype=dtype,
+        device=device,
+        seeds=tuple(int(number("--seed", text, whole=True)) for text in split(seed)) or (0,),
+        threads=threads,
+        preset=cast(Preset, preset),  # checked by `plan`, which knows the near names
+    )
+    planned = scaling_plan(request, over, [number("--values", text) for text in split(values)])
+    settings = Settings(rounds=rounds, budget_s=budget_s, timeout_s=timeout_s, cores=tuple(idle_cores(threads)))
+    continuation = "resume" if resume else "new"
+    records = measure_plan(planned, settings, store, continuation=continuation, as_json=as_json)
+    laws = scalings(records, cast(Axis, over))  # checked by `scaling_plan`
+    if as_json:
+        print(json.dumps([asdict(law) for law in laws], indent=2, allow_nan=False))
+    else:
+        print_records(records, as_json=False)
+        new_console().print(scaling_table(laws))
+    raise typer.Exit(exit_code(records))
+
+
+def measure_plan(planned: Any, settings: Any, path: Path, *, continuation: Any, as_json: bool) -> list[Any]:
+    """Run a plan with its progress shown, and give the records of the run; an interruption exits with 130."""
+    from nodebench.bench.machine import fingerprint  # noqa: PLC0415
+    from nodebench.bench.runner import Runner  # noqa: PLC0415
+    from nodebench.progress import display  # noqa: PLC0415
+    from nodebench.results.store import Store  # noqa: PLC0415
+
+    opened = Store(path)
+    command = shlex.join(["nodebench", *sys.argv[1:]])
+    with display(new_console(err=as_json), len(planned.cells)) as notify:
+        try:
+            run_id = Runner(opened, settings, notify).run(planned, command, fingerprint(), continuation)
+        except KeyboardInterrupt:
+            notify.interrupted()
+            raise typer.Exit(130) from None
+    return opened.records([run_id])
+
+
+def exit_code(records: list[Any]) -> int:
+    """0 where something was measured and nothing failed: with `all`, what a backend does not support is no failure."""
+    statuses = {record.status for record in records}
+    return 0 if "ok" in statuses <= {"ok", "unsupported"} else 1
+
+
+def _print_cost(records: list[Any], elapsed_s: float) -> None:
+    overhead_s = sum(record.overhead_s or 0.0 for record in records)
+    share = overhead_s / elapsed_s
+    new_console().print(f"{elapsed_s:.0f} s, of which {overhead_s:.0f} s ({share:.0%}) were not spent in measured work")
+
+
+def _print_plan(planned: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{"cell_id": cell.cell_id, **_plain(cell)} for cell in planned.cells], indent=2))
+        return
+    table = Table(
+        title=f"{len(planned.cells)} cells, {len(planned.groups)} groups timed in turns; measure: {planned.measure}"
+    )
+    for name in ("cell", "task", "model", "backend", "solver", "rtol", "batch", "seed", "preset"):
+        table.add_column(name)
+    for cell in planned.cells:
+        numbers = (f"{cell.spec.rtol:g}", str(cell.batch_size), str(cell.seed))
+        names = (cell.task, cell.model, cell.backend or "-", cell.spec.solver)
+        table.add_row(cell.cell_id, *map(escape_markup, names), *numbers, cell.preset)
+    new_console().print(table)
+
+
+def _plain(cell: Any) -> dict[str, Any]:
+    from dataclasses import asdict  # noqa: PLC0415
+
+    return asdict(cell)

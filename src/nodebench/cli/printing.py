@@ -1,0 +1,51 @@
+"""What commands share in printing."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+
+
+def new_console(*, err: bool = False) -> Console:
+    """A console on stdout, or on stderr, that does not fold what is piped."""
+    # A pipe has no width; a table must not be folded to 80 columns for want of one.
+    console = Console(stderr=err, highlight=False)
+    return console if console.is_terminal else Console(stderr=err, highlight=False, width=200)
+
+
+def escape_markup(text: str) -> str:
+    """Text with its brackets as text."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    return escape(text)
+
+
+def print_records(records: list[Any], *, as_json: bool) -> None:
+    """Print records as tables, or as one JSON array."""
+    from nodebench.reports.tables import failure_table, gradient_tables, sweep_table, training_tables  # noqa: PLC0415
+
+    if as_json:
+        print(json.dumps([record.to_dict() for record in records], indent=2, allow_nan=False))
+        return
+    console = new_console()
+    measured = [*gradient_tables(records), *training_tables(records)]
+    for table in [*measured, sweep_table(records), failure_table(records)]:
+        if table is not None:
+            console.print(table)
+    for note in sorted({note for record in records for note in record.notes}):
+        console.print(f"note: {escape_markup(note)}")
+    for backend, differences in {record.backend: record.differences for record in records}.items():
+        for difference in differences:
+            console.print(f"by nature, {escape_markup(str(backend))}: {escape_markup(difference)}")
+
+
+def print_environment(environment: Any) -> None:
+    """Print the fingerprint of a machine."""
+    console = new_console()
+    memory = environment["memory_bytes"]
+    size = "" if memory is None else f", {memory / 2**30:.3g} GiB"
+    console.print(f"{environment['cpu']}, {environment['cores']} cores{size}; GPU: {environment['gpu'] or 'none'}")
+    console.print(f"{environment['system']}, Python {environment['python']}")
+    console.print(
+        ", ".join(f"{name} {version or 'not installed'}" for name, version in environment["libraries"].items())
+    )

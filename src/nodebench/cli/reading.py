@@ -1,0 +1,98 @@
+"""Commands that show what there is and what has been measured."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from nodebench.cli.options import DEFAULT_STORE, JsonOption, StoreOption, open_store
+from nodebench.cli.printing import escape_markup, new_console, print_environment, print_records
+from nodebench.errors import UnknownNameError
+
+
+def list_(
+    what: Annotated[
+        str | None, typer.Argument(help="backends, tasks, models, solvers or runs; all but runs by default.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what there is to choose from, and the runs in the store."""
+    from nodebench import catalogue  # noqa: PLC0415
+
+    listings: dict[str, Callable[[], list[dict[str, str]]]] = {
+        "backends": catalogue.backends,
+        "tasks": catalogue.tasks,
+        "models": catalogue.models,
+        "solvers": catalogue.solvers,
+        "runs": lambda: _runs(store),
+    }
+    if what is not None and what not in listings:
+        raise UnknownNameError("list", what, listings)
+    chosen = [what] if what else [name for name in listings if name != "runs"]
+    rows = {name: listings[name]() for name in chosen}
+    if as_json:
+        print(json.dumps(rows[what] if what else rows, indent=2))
+        return
+    for name in chosen:
+        new_console().print(_listing(name, rows[name]))
+
+
+def show(
+    run_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs by id, the beginning of it, or `latest`.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the records of runs and the machines they were taken on; of several, also their ratios side by side."""
+    opened = open_store(store)
+    found = [opened.run(run_id) for run_id in run_ids or ["latest"]]
+    records = [opened.records([run.run_id]) for run in found]
+    if as_json:
+        print_records([record for each in records for record in each], as_json=True)
+        return
+    for run, each in zip(found, records, strict=True):
+        state = run.finished_at or "not finished: go on with --resume"
+        new_console().print(f"run {run.run_id}: {escape_markup(run.command)}\nbegan {run.created_at}, ended {state}")
+        print_environment(run.environment)
+        print_records(each, as_json=False)
+    if len(found) > 1:
+        _print_repetition(found, records)
+
+
+def _print_repetition(runs: list[Any], records: list[list[Any]]) -> None:
+    from nodebench.reports.tables import repetition_table  # noqa: PLC0415
+    from nodebench.results.environment import differences  # noqa: PLC0415
+
+    for run in runs[1:]:
+        for difference in differences(runs[0].environment, run.environment):
+            new_console().print(f"[red]not alike:[/red] {runs[0].run_id} and {run.run_id}: {escape_markup(difference)}")
+    table = repetition_table(records)
+    new_console().print("no cell has a ratio in all of these runs" if table is None else table)
+
+
+def _listing(title: str, rows: list[dict[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        table.add_column(name, no_wrap=name == "name", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape_markup(row.get(name, "")) for name in names))
+    return table
+
+
+def _runs(store: Path) -> list[dict[str, str]]:
+    return [
+        {
+            "name": found.run_id,
+            "began": found.created_at,
+            "state": "finished" if found.finished_at else "interrupted or running",
+            "records": f"{found.n_records} of {found.n_cells}",
+            "command": found.command,
+        }
+        for found in open_store(store).runs()
+    ]
