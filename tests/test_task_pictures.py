@@ -142,6 +142,28 @@ def test_flow_starts_at_the_base(moons):
     assert np.abs(flow.points[-1] - flow.points[0]).max() > 0.1
 
 
+def test_continuous_flow_is_viewed_in_one_shape():
+    """All batches of a continuous flow have the same shapes: a framework that compiles does so once."""
+    task, shapes = Cnf("moons", hidden=4), set()
+    view = viewer(task, "cnf")
+
+    def watched(method, batch):
+        shapes.add(tuple((name, array.shape) for name, array in batch.items()))
+        return view(method, batch)
+
+    task.pictures("cnf", task.data("smoke", 0), watched)
+    assert shapes == {(("points", (2048, 2)), ("times", (2,)))}
+
+
+def test_path_from_moment_to_moment_is_the_flow(moons):
+    """The points at the last moment, reached over twenty others, are where one solve takes those of the first."""
+    flow, view = moons["flow"], viewer(Cnf("moons", hidden=4), "cnf")
+    base = np.random.default_rng(0).standard_normal((500, 2))
+    found = view("carry", {"points": base, "times": np.array([0.0, 1.0])})
+    np.testing.assert_allclose(flow.points[-1], found["points"][:, -1], atol=5e-3)
+    np.testing.assert_allclose(flow.values[-1], log_base(base) + found["change"][:, -1], atol=2e-2)
+
+
 def test_planar_flow_of_data_goes_to_the_base(circles):
     """A planar flow is shown in its own direction, from data to noise, with the density that it gives the data."""
     flow, view = circles["flow"], viewer(Cnf("circles", layers=8), "planar")
@@ -301,10 +323,14 @@ def test_batches_of_a_view_are_of_equal_size():
     seen = []
 
     def view(method, batch):
-        seen.append((method, len(batch["x"]), batch["k"].tolist()))
+        seen.append((method, batch["x"].tolist(), batch["k"].tolist()))
         return {"double": 2 * batch["x"]}
 
     x = np.arange(7.0)
     found = view_in_batches(view, "method", {"x": x}, 3, {"k": np.array([5])})
     np.testing.assert_array_equal(found["double"], 2 * x)
-    assert seen == [("method", 3, [5])] * 3
+    assert seen == [
+        ("method", [0.0, 1.0, 2.0], [5]),
+        ("method", [3.0, 4.0, 5.0], [5]),
+        ("method", [6.0, 0.0, 1.0], [5]),
+    ]

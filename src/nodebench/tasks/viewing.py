@@ -13,8 +13,8 @@ def view_in_batches(
 ) -> Mapping[str, np.ndarray]:
     """What a method returns for all examples, seen in batches of equal size.
 
-    A framework that compiles does so for every new shape; the last batch is therefore filled up with its last example,
-    and what that adds is dropped.
+    A framework that compiles does so for every new shape; the last batch is therefore filled up with the first examples
+    again, and what they add is dropped.
 
     Args:
         view: Calls a method of the trained model on a batch.
@@ -26,7 +26,7 @@ def view_in_batches(
     n = len(next(iter(examples.values())))
     parts = []
     for start in range(0, n, size):
-        chosen = np.minimum(np.arange(start, start + size), n - 1)
+        chosen = np.arange(start, start + size) % n
         batch = {name: array[chosen] for name, array in examples.items()}
         parts.append(view(method, {**batch, **(settings or {})}))
     return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}

@@ -5,6 +5,7 @@ the base there, less the change on the way.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def continuous(dataset: str, view: View) -> tuple[Picture, ...]:
         view: Calls a method of the trained model on a batch.
     """
     times = np.linspace(0.0, 1.0, N_MOMENTS)
-    points, change = _carry(view, _base(N_POINTS), {"times": times})
+    points, change = _path(view, _base(N_POINTS), times)
     window = _window_around(points, dataset)
     learned = Panel("learned density", _density(view, _back_from(1.0), _window(dataset), CELLS))
     return (
@@ -143,8 +144,18 @@ def _density(view: View, back: Batch, window: Window, cells: int) -> np.ndarray:
 
 def _carry(view: View, points: np.ndarray, way: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Where a flow carries points, shape `(n, moments, 2)`, and the change of their log-density, `(n, moments)`."""
-    found = view_in_batches(view, "carry", {"points": points}, min(BATCH, len(points)), way)
+    found = view_in_batches(view, "carry", {"points": points}, BATCH, way)
     return found["points"].astype(np.float64), found["change"].astype(np.float64)
+
+
+def _path(view: View, points: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Like `_carry`, at many times and from each to the next, for which no other shapes need be compiled."""
+    path, changes = [points], [np.zeros(len(points))]
+    for span in pairwise(times):
+        ends, change = _carry(view, path[-1], {"times": np.array(span)})
+        path.append(ends[:, -1])
+        changes.append(changes[-1] + change[:, -1])
+    return np.stack(path, axis=1), np.stack(changes, axis=1)
 
 
 def _back_from(t: float) -> Batch:
