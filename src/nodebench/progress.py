@@ -58,9 +58,9 @@ class PlainDisplay:
             self.phase, self.told = phase, time.monotonic()
             self._line(f"{label}: {event.text}, {event.done} of {event.total or '?'}")
 
-    def interrupted(self) -> None:
-        """Say how to go on."""
-        self._line("interrupted; the same command with --resume goes on from here")
+    def interrupted(self, command: str) -> None:
+        """Say with which command to go on."""
+        self._line(f"interrupted; {command} goes on from here")
 
     def _line(self, text: str) -> None:
         self.console.print(escape(text), soft_wrap=True)
@@ -91,9 +91,9 @@ class LiveDisplay:
         elif event.cell is not None:
             self._show_phase(event, f"{event.cell.label}: ")
 
-    def interrupted(self) -> None:
-        """Say how to go on."""
-        self.progress.console.print("interrupted; the same command with --resume goes on from here")
+    def interrupted(self, command: str) -> None:
+        """Say with which command to go on."""
+        self.progress.console.print(f"interrupted; {command} goes on from here")
 
     def _show_phase(self, event: Event, label: str) -> None:
         name = f"{event.kind} {label}"

@@ -58,6 +58,15 @@ class GradientGroup:
     notify: Callable[[Event], None]
     discrete: dict[str, DiscreteReference | Failure] = field(default_factory=dict, init=False)
 
+    def count(self) -> None:
+        """Evaluations and steps of all cells, and nothing else."""
+        for measured in self.cells:
+            with measured.failures():
+                measured.open()
+                self._prepared(measured)
+            measured.dismiss()
+        self._judge_fairness()
+
     def measure(self) -> None:
         """All passes of all cells: one by one first, then the timing in turns."""
         with TemporaryDirectory() as programs:
@@ -82,8 +91,8 @@ class GradientGroup:
         """Whether it is the control that was asked for."""
         return measured.cell.backend == self.settings.control
 
-    def _passes(self, measured: Measured, programs: Path) -> None:
-        measured.open(programs)
+    def _prepared(self, measured: Measured) -> tuple[Preparation, Counts]:
+        """The first gradient step of an open worker, and its evaluations."""
         self._ask(measured, "pin")
         prepared: Preparation = self._ask(measured, "prepare", first_step=self.comparison.first_step)
         measured.conditions, measured.compiles = prepared.conditions, prepared.compiles
@@ -104,6 +113,11 @@ class GradientGroup:
         }
         if counts.steps is not None:
             measured.figures |= {"n_accepted": counts.steps[0], "n_rejected": counts.steps[1]}
+        return prepared, counts
+
+    def _passes(self, measured: Measured, programs: Path) -> None:
+        measured.open(programs)
+        prepared, counts = self._prepared(measured)
         if self.comparison.reference.path is None:
             measured.note(f"no grad_error: {self.comparison.reference.reason}")
         discrete = self._discrete(measured, prepared.exact_counterpart, counts)

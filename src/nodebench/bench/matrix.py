@@ -11,7 +11,9 @@ from nodebench.problem import SolverSpec
 from nodebench.solvers.methods import METHODS
 from nodebench.tasks.base import AbstractTask, Preset
 
-MEASURES = ("gradient", "training", "both")
+MEASURES = ("gradient", "counts", "training", "both")
+"""What there is to measure; `counts` has of the gradient measurement its evaluations and steps alone."""
+
 DEVICES = ("cpu", "cuda")
 
 
@@ -37,7 +39,7 @@ class Request:
         preset: Training budget.
         batch_size: Examples in a step; None for the recipe's.
         dataset: Data set, handed to the tasks as their option `dataset`.
-        measure: `gradient`, `training` or `both`.
+        measure: One of `MEASURES`.
     """
 
     backends: tuple[str, ...] = ()
@@ -67,7 +69,7 @@ def plan(request: Request) -> Plan:
     """
     _check_choices(request)
     cells = [cell for name in _expand("task", request.tasks) for cell in _task_cells(name, request)]
-    if request.measure == "gradient":
+    if request.measure in ("gradient", "counts"):
         cells = [cell for cell in cells if cell.backend is not None]
     if not cells:
         raise UserError(

@@ -65,7 +65,7 @@ class Plan:
 
     Attributes:
         cells: The cells in the order in which they are measured.
-        measure: `gradient`, `training` or `both`.
+        measure: `gradient`, `counts`, `training` or `both`.
     """
 
     cells: tuple[Cell, ...]

@@ -7,7 +7,7 @@ import math
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -48,7 +48,14 @@ class Runner:
     settings: Settings
     notify: Callable[[Event], None]
 
-    def run(self, plan: Plan, command: str, environment: Mapping[str, Any], continuation: Continuation = "new") -> str:
+    def run(
+        self,
+        plan: Plan,
+        command: str,
+        environment: Mapping[str, Any],
+        continuation: Continuation = "new",
+        known: Collection[str] = (),
+    ) -> str:
         """Measure a plan.
 
         Args:
@@ -56,6 +63,7 @@ class Runner:
             command: The command line, for the store.
             environment: Fingerprint of the machine.
             continuation: Whether to go on with a run that there is.
+            known: Ids of cells that other runs have measured, and this one leaves out.
 
         Returns:
             The id of the run. A `KeyboardInterrupt` leaves a store from which it can be resumed.
@@ -67,12 +75,14 @@ class Runner:
         found = self._earlier(plan, continuation)
         if found is not None:
             self._check_environment(found, environment)
-        run_id = found or self._begin(plan, command, environment)
+        left_out = {cell.cell_id for cell in plan.cells} & set(known)
+        run_id = found or self._begin(plan, command, environment, len(left_out))
         records = self.store.records([run_id])
         done = {record.cell_id for record in records if continuation != "rerun-failed" or record.status == "ok"}
         text = f"run {run_id}"
         if continuation != "new" and not found:
             text = f"no {'interrupted ' * (continuation == 'resume')}run of this plan to go on with; {text}"
+        done |= left_out
         self.notify(Event("run", text, done=len(done), total=len(plan.cells)))
         job = _Job(self, run_id, plan.measure, self._kept(run_id, continuation))
         for group in plan.groups:
@@ -105,9 +115,9 @@ class Runner:
                 "Begin a new run, without --resume and --rerun-failed."
             )
 
-    def _begin(self, plan: Plan, command: str, environment: Mapping[str, Any]) -> str:
+    def _begin(self, plan: Plan, command: str, environment: Mapping[str, Any], n_left_out: int) -> str:
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        self.store.start_run(run_id, command, plan.plan_id, environment, len(plan.cells))
+        self.store.start_run(run_id, command, plan.plan_id, environment, len(plan.cells) - n_left_out)
         return run_id
 
     def _kept(self, run_id: str, continuation: Continuation) -> dict[str, Figures]:
@@ -125,7 +135,7 @@ class _Job:
     Attributes:
         runner: Store, settings and whom to notify.
         run_id: The run.
-        measure: `gradient`, `training` or `both`.
+        measure: What is measured of each, as the plan has it.
         kept: Gradient measurements of the run that need not be made again, by cell.
     """
 
@@ -143,7 +153,7 @@ class _Job:
         if group[0].backend is not None:
             first_step = self._solve(group, cells)
         for measured in cells:
-            if self.measure != "gradient" and measured.ok:
+            if self.measure in ("training", "both") and measured.ok:
                 self._train(measured, first_step)
             self._finish(measured)
 
@@ -151,7 +161,7 @@ class _Job:
         """Choose the first step and measure what gradients are to be measured; None where no framework works."""
         began = time.monotonic()
         fresh = [m for m in cells if self.measure != "training" and m.cell.cell_id not in self.kept]
-        if fresh:
+        if fresh and self.measure != "counts":
             fresh = [*self._companion(group, fresh), *fresh]
         with self._reference_worker(cells) as (worker, first_step):
             if worker is None:
@@ -161,7 +171,8 @@ class _Job:
             measured.figures["first_step"] = first_step
         if reference is not None:
             comparison = Comparison(first_step, reference, self.runner.references, available_memory())
-            GradientGroup(fresh, comparison, self.runner.settings, self.runner.notify).measure()
+            compared = GradientGroup(fresh, comparison, self.runner.settings, self.runner.notify)
+            compared.count() if self.measure == "counts" else compared.measure()
             work_s = worker.measured_s + sum(measured.measured_s for measured in fresh)
             for measured in fresh:
                 measured.figures["overhead_s"] = (time.monotonic() - began - work_s) / len(fresh)
@@ -178,6 +189,8 @@ class _Job:
         return [Measured(control, self.runner.settings, companion=True)]
 
     def _reference(self, worker: Measured, first_step: float) -> ReferenceFile:
+        if self.measure == "counts":
+            return ReferenceFile(None, "only evaluations were counted")
         self.runner.notify(Event("cell", "reference gradient", worker.cell))
         try:
             found: ReferenceFile = worker.ask("reference", {"first_step": first_step, "folder": self.runner.references})

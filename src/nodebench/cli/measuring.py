@@ -23,7 +23,7 @@ def run(
     task: Annotated[Many, typer.Option("--task", "-t", help=r"Task, name\[option=value]; or `all`.")] = None,
     model: Annotated[Many, typer.Option("--model", help="Model of the task; or `all`.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set of the task.")] = None,
-    measure: Annotated[str, typer.Option(help="gradient, training or both.")] = "both",
+    measure: Annotated[str, typer.Option(help="gradient, counts (evaluations alone), training or both.")] = "both",
     preset: Annotated[str, typer.Option(help="Budget: smoke, quick, standard or paper.")] = "quick",
     solver: Annotated[Many, typer.Option(help="Solver; see `nodebench list solvers`.")] = None,
     controller: Annotated[str, typer.Option(help="How steps are chosen: integral or pi.")] = "integral",
@@ -192,7 +192,7 @@ def measure_plan(planned: Any, settings: Any, path: Path, *, continuation: Any, 
         try:
             run_id = Runner(opened, settings, notify).run(planned, command, fingerprint(), continuation)
         except KeyboardInterrupt:
-            notify.interrupted()
+            notify.interrupted("the same command with --resume")
             raise typer.Exit(130) from None
     return opened.records([run_id])
 

@@ -1,0 +1,183 @@
+"""Reproductions as declared plans, and how one goes on where it stopped. Needs no torch and no JAX."""
+
+import pytest
+from typer.testing import CliRunner
+
+from nodebench.bench import reproduction
+from nodebench.bench.machine import fingerprint
+from nodebench.bench.matrix import Request
+from nodebench.bench.reproduction import (
+    REPRODUCTIONS,
+    Conditions,
+    Part,
+    Reproduction,
+    answers,
+    continuation,
+    known,
+    measured_alike,
+    named,
+)
+from nodebench.bench.runner import Runner
+from nodebench.bench.settings import Settings
+from nodebench.cli import app
+from nodebench.errors import UnknownNameError
+from nodebench.results.store import Store
+
+BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
+SMOKE = Conditions(preset="smoke")
+QUICK = Settings(rounds=5, timeout_s=60)
+TRAINING = Part("training", (Request(tasks=(TASK,), models=("all",), backends=(BACKEND,), measure="training"),))
+COUNTS = Part("counts", (Request(tasks=(TASK,), backends=(BACKEND,), solvers=("dopri5", "bosh3"), measure="counts"),))
+
+
+def measure(store, part, notify=print):
+    """Measure what the store does not hold of a part, and give the ids of what it held."""
+    planned, environment = part.plan(SMOKE), fingerprint()
+    found = known(answers(store, planned, measured_alike(store.runs(), environment)), planned.measure)
+    how = continuation(store, planned, environment)
+    Runner(store, QUICK, notify).run(planned, "test", environment, how, found)
+    return found
+
+
+def interruption(cell_number):
+    """A `notify` that interrupts the training of the so-and-so-manieth cell."""
+    seen = []
+
+    def notify(event):
+        if event.kind == "training" and event.cell not in seen:
+            seen.append(event.cell)
+            if len(seen) == cell_number:
+                raise KeyboardInterrupt
+
+    return notify
+
+
+@pytest.mark.parametrize("preset", ["smoke", "quick", "standard", "paper"])
+@pytest.mark.parametrize("name", REPRODUCTIONS)
+def test_declared_plans_are_valid(name, preset):
+    """Every part of every reproduction is a plan at every preset, and has cells."""
+    for part in REPRODUCTIONS[name].parts:
+        planned = part.plan(Conditions(preset=preset))
+        assert planned.cells
+        assert {cell.preset for cell in planned.cells} == {preset}
+
+
+def test_seeds_are_for_trainings():
+    """Each seed trains; counts, memory and time are taken at the first."""
+    conditions = Conditions(seeds=(3, 4))
+    trained, scaled = (part.plan(conditions) for part in REPRODUCTIONS["table1"].parts)
+    assert {cell.seed for cell in trained.cells} == {3, 4}
+    assert {cell.seed for cell in scaled.cells} == {3}
+
+
+def test_reproductions_share_their_cells():
+    """What two of them show is one plan, and the trained ODE-Net of figure 3 is that of table 1."""
+    plans = {name: [part.plan(SMOKE) for part in found.parts] for name, found in REPRODUCTIONS.items()}
+    assert [p.plan_id for p in plans["table1"]] == [p.plan_id for p in plans["table3"]]
+    assert [p.plan_id for p in plans["table2"]] == [p.plan_id for p in plans["figure8"]]
+    ids = [{cell.cell_id for cell in plans[name][0].cells} for name in ("figure3", "table1")]
+    assert ids[0] < ids[1]
+
+
+def test_all_is_each_once():
+    """`all` stands for every reproduction, and naming one twice changes nothing."""
+    assert named(["figure8", "all", "table1"]) == [
+        REPRODUCTIONS["figure8"],
+        *(found for name, found in REPRODUCTIONS.items() if name != "figure8"),
+    ]
+
+
+def test_an_unknown_name_answers_with_near_ones():
+    """A mistyped name is an error that tells what was meant."""
+    with pytest.raises(UnknownNameError, match="did you mean 'figure3'"):
+        named(["figur3"])
+
+
+def test_what_is_in_the_store_is_not_measured_again(tmp_path):
+    """A second reproduction finds the cells of the first, and a run of a wider plan measures the others alone."""
+    store = Store(tmp_path / "r.db")
+    narrow = Part("training", (Request(tasks=(TASK,), models=("constant",), measure="training"),))
+    assert measure(store, narrow) == set()
+    assert len(measure(store, TRAINING)) == 1
+    assert [(run.n_cells, run.n_records) for run in store.runs()] == [(1, 1), (1, 1)]
+    assert len(measure(store, TRAINING)) == 2
+    assert len(store.records()) == 2
+
+
+def test_figures_of_another_machine_are_measured_again(tmp_path):
+    """Only what was measured under the same conditions counts as measured."""
+    store, planned = Store(tmp_path / "r.db"), TRAINING.plan(SMOKE)
+    Runner(store, QUICK, print).run(planned, "test", fingerprint() | {"cpu": "abacus"})
+    assert measured_alike(store.runs(), fingerprint()) == []
+    assert len(answers(store, planned, store.runs())) == 2
+
+
+def test_another_measurement_of_a_cell_is_no_answer(tmp_path):
+    """Counted evaluations say nothing of a training of the same cell."""
+    store = Store(tmp_path / "r.db")
+    measure(store, COUNTS)
+    trained = Part("training", (Request(tasks=(TASK,), backends=(BACKEND,), measure="training"),))
+    planned = trained.plan(SMOKE)
+    assert {cell.cell_id for cell in planned.cells} < {record.cell_id for record in store.records()}
+    assert answers(store, planned, store.runs()) == {}
+
+
+def test_an_interrupted_reproduction_goes_on(tmp_path):
+    """After an interruption the same call measures what is missing, in the same run."""
+    store = Store(tmp_path / "r.db")
+    with pytest.raises(KeyboardInterrupt):
+        measure(store, TRAINING, interruption(2))
+    assert [(run.n_records, run.finished_at) for run in store.runs()] == [(1, None)]
+    measure(store, TRAINING)
+    assert len(store.runs()) == 1
+    assert store.runs()[0].finished_at is not None
+    assert [record.status for record in store.records()] == ["ok", "ok"]
+
+
+def test_an_interrupted_run_of_another_machine_is_left_alone(tmp_path):
+    """Where machine or software have changed since the interruption, a new run is begun."""
+    store, planned = Store(tmp_path / "r.db"), TRAINING.plan(SMOKE)
+    with pytest.raises(KeyboardInterrupt):
+        Runner(store, QUICK, interruption(1)).run(planned, "test", fingerprint() | {"cpu": "abacus"})
+    assert continuation(store, planned, fingerprint()) == "new"
+    assert continuation(store, planned, fingerprint() | {"cpu": "abacus"}) == "resume"
+
+
+def test_counts_are_counts_alone(tmp_path):
+    """`counts` has evaluations, VJPs and steps of every cell, and neither error nor memory nor time."""
+    store = Store(tmp_path / "r.db")
+    measure(store, COUNTS)
+    for record in store.records():
+        assert (record.status, record.nfe_forward, record.nfe_backward, record.n_vjps) == ("ok", 7, 5, 3)
+        assert (record.n_accepted, record.n_rejected) == (1, 0)
+        assert (record.grad_error_params, record.peak_memory_bytes, record.step_s) == (None, None, None)
+    assert {record.solver for record in store.records()} == {"dopri5", "bosh3"}
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """A reproduction that needs no framework, one of whose cells fails."""
+
+    def install(behaviour="ok"):
+        backends = (BACKEND, f"{BACKEND}[behaviour={behaviour}]")
+        part = Part("training", (Request(tasks=(TASK,), backends=backends, measure="training"),))
+        counted = Part("counts", (Request(tasks=(TASK,), backends=(BACKEND,), measure="counts"),))
+        declared = Reproduction("fake", "Fakes", (part, counted))
+        monkeypatch.setattr(reproduction, "REPRODUCTIONS", {"fake": declared})
+
+    return install
+
+
+def reproduce(*arguments):
+    """Call the command in this process."""
+    return CliRunner().invoke(app, ["reproduce", *arguments], catch_exceptions=False)
+
+
+def test_dry_run_tells_what_is_there(tmp_path, fake):
+    """`--dry-run` lists what would be measured, starts nothing and makes no store."""
+    fake()
+    done = reproduce("fake", "--dry-run", "--preset", "smoke", "--store", str(tmp_path / "r.db"))
+    assert done.exit_code == 0
+    assert "training: 2 of 2 cells to be measured" in done.output
+    assert "counts: 1 of 1 cells to be measured" in done.output
+    assert list(tmp_path.iterdir()) == []
