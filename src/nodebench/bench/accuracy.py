@@ -3,14 +3,17 @@
 The reference is the gradient of the continuous problem: in closed form where the task has one, else from an exact
 discrete gradient with far finer steps, checkpointed so that it fits in memory. It is solved twice, with steps twice as
 long or tolerances ten times as large (and another method of the same order) the first time, and states the difference
-as its own accuracy.
+as its own accuracy. Steps of a fixed length begin several times as long as the task's and are halved until the
+reference is as accurate as what it judges needs; each solve is compared with the one before it.
 """
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import numpy as np
 
 from nodebench import __version__, registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.bench.messages import ReferenceFile
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.base import AbstractFramework
 from nodebench.problem import Gradients, Problem, SolverSpec
@@ -30,6 +34,9 @@ ROUNDINGS = 32
 CROSS_CHECK: Mapping[str, str] = {"dopri5": "tsit5", "tsit5": "dopri5"}
 """A method of the same order with other coefficients: where output times set the steps, a coarser tolerance of the same
 method would take the very same steps, and agree with itself."""
+
+HALVINGS = 3
+"""How often the length of fixed steps may be halved for an accuracy that the first reference does not have."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,11 @@ class Reference:
     params_error: float = 0.0
     y0_error: float = 0.0
     states: np.ndarray | None = None
+
+    @property
+    def own_errors(self) -> dict[str, float]:
+        """Its own errors by their names in a record."""
+        return {"reference_error_params": self.params_error, "reference_error_y0": self.y0_error}
 
     def save(self, path: Path) -> None:
         """Write it as `.npz`, all at once, so that a reader never sees half of it."""
@@ -77,36 +89,74 @@ def rounded(inputs: GradientInputs, dtype: str) -> GradientInputs:
     return replace(inputs, weights=_rounded(inputs.weights, dtype), batch=_rounded(inputs.batch, dtype))
 
 
-def compute_reference(
-    framework: AbstractFramework, inputs: GradientInputs, problem: Problem, spec: SolverSpec
-) -> Reference:
-    """The reference gradients of a problem.
+@dataclass(frozen=True)
+class ReferenceSolver:
+    """Computes the references of one problem, and keeps them.
 
-    Args:
+    Attributes:
         framework: Framework configured for float64.
         inputs: The problem in NumPy; its closed form is used where it has one.
         problem: The problem in the framework, in float64.
-        spec: How the reference is solved, with a first step.
-
-    Raises:
-        UnsupportedError: If the framework has no method to compute a reference with.
+        identity: All that makes the problem what it is, beside weights, batch and solver.
+        folder: Where references are kept.
     """
-    name = framework.reference_backend
-    backend: AbstractBackend | None = None if name is None else registry.load("backend", name, AbstractBackend)
-    states = None if backend is None else _states(backend, framework, problem, spec)
-    if inputs.closed_form is not None:
-        exact = inputs.closed_form()
-        return Reference(np.ravel(exact.y0), exact.params, "closed form", states=states)
-    if backend is None:
-        raise UnsupportedError(f"{framework.name} has no reference method, and the problem no closed form.")
-    coarse, fine = (_solve(backend, framework, problem, s) for s in (_coarser(spec), spec))
-    return replace(
-        fine,
-        description=f"{name}, {_described(spec)}, compared with {_described(_coarser(spec))}",
-        params_error=relative_error(coarse.params, fine.params),
-        y0_error=relative_error(coarse.y0, fine.y0),
-        states=states,
-    )
+
+    framework: AbstractFramework
+    inputs: GradientInputs
+    problem: Problem
+    identity: str
+    folder: Path
+
+    def find(self, spec: SolverSpec, wanted: Mapping[str, float]) -> ReferenceFile:
+        """The first reference with the accuracy that is wanted, from the finest on that is kept; or the last there is.
+
+        Args:
+            spec: How the finest reference is solved, with a first step.
+            wanted: Largest own errors by their names in a record; no name, no limit.
+
+        Raises:
+            UnsupportedError: If the framework has no method to compute a reference with.
+        """
+        specs = _refinements(spec, [float(t) for t in self.problem.times])
+        if self.inputs.closed_form is not None:
+            specs = specs[-2:]  # whose states are those of the finest solve
+        paths = [self.folder / cache_name(self.inputs, one, self.identity) for one in specs]
+        last = len(specs) - 1
+        found = max((i for i in range(1, last + 1) if paths[i].exists()), default=1)
+        for i in range(found, last + 1):
+            if not paths[i].exists():
+                coarse = Reference.load(paths[i - 1]) if paths[i - 1].exists() else None
+                self._compute(specs[i - 1], specs[i], coarse).save(paths[i])
+            own = Reference.load(paths[i]).own_errors
+            if all(own[name] <= limit for name, limit in wanted.items()):
+                break
+        return ReferenceFile(paths[i], finest=i == last)
+
+    def _compute(self, coarser: SolverSpec, spec: SolverSpec, coarse: Reference | None) -> Reference:
+        name = self.framework.reference_backend
+        backend: AbstractBackend | None = None if name is None else registry.load("backend", name, AbstractBackend)
+        states = None if backend is None else self._states(backend, spec)
+        if self.inputs.closed_form is not None:
+            exact = self.inputs.closed_form()
+            return Reference(np.ravel(exact.y0), exact.params, "closed form", states=states)
+        if backend is None:
+            reason = f"{self.framework.name} has no reference method, and the problem no closed form."
+            raise UnsupportedError(reason)
+        coarse = coarse or self._solve(backend, coarser)
+        fine = self._solve(backend, spec)
+        return replace(
+            fine,
+            description=f"{name}, {_described(spec)}, compared with {_described(coarser)}",
+            params_error=relative_error(coarse.params, fine.params),
+            y0_error=relative_error(coarse.y0, fine.y0),
+            states=states,
+        )
+
+    def _states(self, backend: AbstractBackend, spec: SolverSpec) -> np.ndarray:
+        return self.framework.flat_state(backend.gradient_step(self.problem, spec, self.framework).solution())
+
+    def _solve(self, backend: AbstractBackend, spec: SolverSpec) -> Reference:
+        return reference_from(self.framework, backend.grad(self.problem, spec, self.framework), "")
 
 
 def reference_from(framework: AbstractFramework, gradients: Gradients, description: str) -> Reference:
@@ -143,24 +193,20 @@ def in_tolerances(states: np.ndarray, reference: np.ndarray, spec: SolverSpec) -
     return float(np.sqrt(np.mean(((states - reference) / scale) ** 2)))
 
 
-def _coarser(spec: SolverSpec) -> SolverSpec:
+def _refinements(spec: SolverSpec, times: Sequence[float]) -> tuple[SolverSpec, ...]:
+    """Ways to solve a reference, the last as `spec` says and each coarser than the next, which it is compared with."""
     if tableau(spec.solver).adaptive or spec.first_step is None:
         solver = CROSS_CHECK.get(spec.solver, spec.solver)
-        return replace(spec, solver=solver, rtol=10 * spec.rtol, atol=10 * spec.atol)
-    return replace(spec, first_step=2 * spec.first_step)
+        return replace(spec, solver=solver, rtol=10 * spec.rtol, atol=10 * spec.atol), spec
+    # Steps do not go beyond an output time: longer ones than the way to the next would all be the same.
+    steps = min(abs(after - before) for before, after in pairwise(times)) / spec.first_step
+    n = min(HALVINGS + 1, max(1, int(math.log2(max(steps, 1.0)))))
+    return tuple(replace(spec, first_step=2**i * spec.first_step) for i in reversed(range(n + 1)))
 
 
 def _described(spec: SolverSpec) -> str:
     how = f"rtol {spec.rtol:.0e}" if tableau(spec.solver).adaptive else f"step {spec.first_step:.3g}"
     return f"{spec.solver} {how}"
-
-
-def _states(backend: AbstractBackend, framework: AbstractFramework, problem: Problem, spec: SolverSpec) -> np.ndarray:
-    return framework.flat_state(backend.gradient_step(problem, spec, framework).solution())
-
-
-def _solve(backend: AbstractBackend, framework: AbstractFramework, problem: Problem, spec: SolverSpec) -> Reference:
-    return reference_from(framework, backend.grad(problem, spec, framework), "")
 
 
 def _flat(value: Any, names: list[str] | None) -> np.ndarray:

@@ -8,10 +8,11 @@ from typing import Any
 
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, cpu_time, step_ratio, step_time
-from nodebench.bench.judgement import disagreement, refusal, unlike, wrong_gradient
-from nodebench.bench.measured import Measured
-from nodebench.bench.messages import Counts, DiscreteReference, Failure, Preparation, ReferenceFile
+from nodebench.bench.judgement import disagreement, refusal, sought, unlike, wrong_gradient
+from nodebench.bench.measured import Figures, Measured
+from nodebench.bench.messages import Counts, DiscreteReference, Failure, Preparation
 from nodebench.bench.process import WorkerError
+from nodebench.bench.references import References
 from nodebench.bench.settings import Settings
 from nodebench.bench.timing import Interval
 
@@ -29,13 +30,13 @@ class Comparison:
 
     Attributes:
         first_step: First step of every solve.
-        reference: Gradients of the continuous problem.
+        reference: Gradients of the continuous problem, as accurate as the cells have needed so far.
         folder: Where reference gradients are kept.
         available_bytes: Memory for the workers of the timing, or None where it is not known.
     """
 
     first_step: float
-    reference: ReferenceFile
+    reference: References
     folder: Path
     available_bytes: int | None = None
 
@@ -118,12 +119,10 @@ class GradientGroup:
     def _passes(self, measured: Measured, programs: Path) -> None:
         measured.open(programs)
         prepared, counts = self._prepared(measured)
-        if self.comparison.reference.path is None:
-            measured.note(f"no grad_error: {self.comparison.reference.reason}")
+        if self.comparison.reference.file.path is None:
+            measured.note(f"no grad_error: {self.comparison.reference.file.reason}")
         discrete = self._discrete(measured, prepared.exact_counterpart, counts)
-        measured.figures |= self._ask(
-            measured, "accuracy", continuous=self.comparison.reference.path, discrete=discrete
-        )
+        measured.figures |= self._accuracy(measured, discrete)
         sizes = self._ask(measured, "memory")
         measured.resident_bytes = sizes.pop("resident_bytes") or 0
         measured.figures |= sizes
@@ -131,6 +130,15 @@ class GradientGroup:
         # Evaluations that a compiler has fused are not made of calls of the field, and may cost less than these.
         if not measured.compiles:
             measured.figures |= self._ask(measured, "floor", evaluations=counts.evaluations)
+
+    def _accuracy(self, measured: Measured, discrete: Path | None) -> Figures:
+        """Errors against a reference that is accurate enough to state them, where there is one."""
+        reference = self.comparison.reference
+        while True:
+            figures: Figures = self._ask(measured, "accuracy", continuous=reference.file.path, discrete=discrete)
+            wanted = {JUDGED[name]: sought(figures[name]) for name in JUDGED if figures.get(name) is not None}
+            if all(figures[name] <= limit for name, limit in wanted.items()) or not reference.refine(wanted):
+                return figures
 
     def _discrete(self, measured: Measured, counterpart: str | None, counts: Counts) -> Path | None:
         """The exact gradients of the cell's own discretisation, where a backend can tell them on the same steps."""

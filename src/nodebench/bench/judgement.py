@@ -1,5 +1,6 @@
 """What makes a measured cell one that must not be ranked, and a figure one that must not be kept."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -20,9 +21,14 @@ def wrong_gradient(errors: Mapping[str, float], limit: float) -> str | None:
     return f"{name} is {error:.2g}, above the limit of {limit:g} (--max-grad-error)."
 
 
+def sought(error: float) -> float:
+    """Largest own error of a reference that can state this one; no limit for one that is no number."""
+    return math.inf if math.isnan(error) else error / MARGIN
+
+
 def refusal(error: float, own: float) -> str | None:
     """Why a reference of the relative error `own` is not good enough to state an error, or None."""
-    if error >= MARGIN * own:
+    if own <= error / MARGIN:
         return None
     return f"{error:.2g} was found, but the reference is known to {own:.1e} only, not {MARGIN} times better"
 

@@ -94,6 +94,8 @@ class ReferenceFile:
 
     path: Path | None
     reason: str | None = None
+    finest: bool = True
+    """Whether there is no more accurate one to be had."""
 
 
 @dataclass(frozen=True)

@@ -100,11 +100,7 @@ class GradientPasses:
                 figures[f"{prefix}_error_params"] = relative_error(found.params, reference.params)
                 figures[f"{prefix}_error_y0"] = relative_error(found.y0, reference.y0)
                 if prefix == "grad":
-                    figures |= {
-                        "reference": reference.description,
-                        "reference_error_params": reference.params_error,
-                        "reference_error_y0": reference.y0_error,
-                    }
+                    figures |= {"reference": reference.description, **reference.own_errors}
                     figures["forward_error"] = self._forward_error(reference)
         return figures
 

@@ -165,6 +165,8 @@ def _environment(assignment: Assignment) -> dict[str, str]:
     environment = dict(os.environ)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
         environment[name] = threads
+    if assignment.cores is None:  # whoever has them beside it must not wait for threads that spin while they wait
+        environment["OMP_WAIT_POLICY"] = "passive"
     flags = f"--xla_cpu_multi_thread_eigen={str(assignment.cell.threads > 1).lower()}"
     environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}".strip()
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +19,9 @@ from nodebench.bench.events import Event
 from nodebench.bench.gradient import Comparison, GradientGroup
 from nodebench.bench.machine import available_memory
 from nodebench.bench.measured import Figures, Measured
-from nodebench.bench.messages import ReferenceFile
 from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.process import WorkerError
+from nodebench.bench.references import References, preparer
 from nodebench.bench.settings import Settings
 from nodebench.errors import UserError
 from nodebench.results.environment import differences
@@ -166,14 +166,14 @@ class _Job:
         with self._reference_worker(cells) as (worker, first_step):
             if worker is None:
                 return None
-            reference = self._reference(worker, first_step) if fresh else None
+            reference = self._references(worker, first_step) if fresh else None
         for measured in cells:
             measured.figures["first_step"] = first_step
         if reference is not None:
             comparison = Comparison(first_step, reference, self.runner.references, available_memory())
             compared = GradientGroup(fresh, comparison, self.runner.settings, self.runner.notify)
             compared.count() if self.measure == "counts" else compared.measure()
-            work_s = worker.measured_s + sum(measured.measured_s for measured in fresh)
+            work_s = reference.measured_s + sum(measured.measured_s for measured in fresh)
             for measured in fresh:
                 measured.figures["overhead_s"] = (time.monotonic() - began - work_s) / len(fresh)
                 if not measured.companion:
@@ -188,14 +188,10 @@ class _Job:
             return []
         return [Measured(control, self.runner.settings, companion=True)]
 
-    def _reference(self, worker: Measured, first_step: float) -> ReferenceFile:
-        if self.measure == "counts":
-            return ReferenceFile(None, "only evaluations were counted")
-        self.runner.notify(Event("cell", "reference gradient", worker.cell))
-        try:
-            found: ReferenceFile = worker.ask("reference", {"first_step": first_step, "folder": self.runner.references})
-        except WorkerError as error:
-            return ReferenceFile(None, error.failure.reason)
+    def _references(self, worker: Measured, first_step: float) -> References:
+        found = References(worker.cell, self.runner.settings, first_step, self.runner.references, self.runner.notify)
+        if self.measure != "counts":
+            found.begin(worker)
         return found
 
     @contextmanager
@@ -204,8 +200,7 @@ class _Job:
         failure = None
         for measured in _one_per_framework(cells):
             self.runner.notify(Event("cell", "first step", measured.cell))
-            # Without a backend: one that is broken must not take the others down.
-            worker = Measured(replace(measured.cell, backend=None), self.runner.settings)
+            worker = preparer(measured.cell, self.runner.settings)
             worker.open()
             try:
                 chosen: float = worker.ask("first_step", overhead=True)

@@ -94,22 +94,19 @@ class Worker:
         inputs = accuracy.rounded(subject.inputs(), cell.spec.dtype)
         return _choose_first_step(subject.framework, prepare_problem(subject, inputs).problem, cell.spec)
 
-    def reference(self, first_step: float, folder: Path) -> ReferenceFile:
-        """Compute, or find in `folder`, the gradients of the continuous problem."""
+    def reference(self, first_step: float, folder: Path, wanted: Mapping[str, float]) -> ReferenceFile:
+        """Compute, or find in `folder`, the gradients of the continuous problem, as accurate as is wanted."""
         # By a worker that has no backend: one that is broken must not take the others down.
         subject = make_subject(self.assignment.cell, "float64")
         inputs = accuracy.rounded(subject.inputs(), self.assignment.cell.spec.dtype)
         prepared = prepare_problem(subject, inputs)
         spec = subject.task.reference
         spec = replace(spec, first_step=spec.first_step or first_step)
-        path = folder / accuracy.cache_name(inputs, spec, subject.identity)
-        if not path.exists():
-            try:
-                found = accuracy.compute_reference(subject.framework, inputs, prepared.problem, spec)
-            except CellError as error:
-                return ReferenceFile(None, str(error))
-            found.save(path)
-        return ReferenceFile(path)
+        solver = accuracy.ReferenceSolver(subject.framework, inputs, prepared.problem, subject.identity, folder)
+        try:
+            return solver.find(spec, wanted)
+        except CellError as error:
+            return ReferenceFile(None, str(error))
 
     def discrete(self, first_step: float, folder: Path) -> DiscreteReference:
         """Compute, in float64, the gradients of this cell's backend: those of the problem as it discretises it."""
