@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +23,7 @@ from nodebench.frameworks.base import (
     AbstractFramework,
     AbstractGradientStep,
     AbstractTrainer,
+    AbstractWrappedStep,
     Batch,
     FieldCalls,
     Optimizer,
@@ -219,64 +220,38 @@ class FakeStep(AbstractGradientStep):
         return FieldCalls(evaluate, differentiate)
 
 
-@dataclass(frozen=True)
-class PlantedStep(AbstractGradientStep):
+class PlantedStep(AbstractWrappedStep):
     """A gradient step with a fault planted into it.
 
-    Attributes:
+    Args:
         inner: The step as it is.
         slowdown: How much longer it takes: 0.1 is a tenth. It is spent at work, not asleep.
         leak_bytes: What each step keeps alive for ever.
         wrong: Whether its gradients have the wrong sign.
     """
 
-    inner: AbstractGradientStep
-    slowdown: float
-    leak_bytes: int
-    wrong: bool
-    leaked: list[bytearray] = field(default_factory=list)
+    def __init__(self, inner: AbstractGradientStep, slowdown: float, leak_bytes: int, *, wrong: bool) -> None:
+        super().__init__(inner)
+        self._slowdown, self._leak_bytes, self._wrong = slowdown, leak_bytes, wrong
+        self._leaked: list[bytearray] = []
 
     def step(self) -> Gradients:
         """The inner step, and the faults."""
         began = time.perf_counter()
         gradients = self.inner.step()
-        until = began + (1 + self.slowdown) * (time.perf_counter() - began)
+        until = began + (1 + self._slowdown) * (time.perf_counter() - began)
         while time.perf_counter() < until:
             pass
-        if self.leak_bytes:
-            self.leaked.append(bytearray(self.leak_bytes))
+        if self._leak_bytes:
+            self._leaked.append(bytearray(self._leak_bytes))
         return self._turned(gradients)
-
-    def forward(self) -> Any:
-        """The inner one."""
-        return self.inner.forward()
 
     def backward(self, state: Any) -> Gradients:
         """The inner one, its sign turned where it is to be wrong."""
         return self._turned(self.inner.backward(state))
 
-    def solution(self) -> State:
-        """The inner one."""
-        return self.inner.solution()
-
-    def forward_evaluations(self) -> int:
-        """The inner one's."""
-        return self.inner.forward_evaluations()
-
-    def evaluations(self) -> Evaluations:
-        """The inner one's."""
-        return self.inner.evaluations()
-
-    def saved_bytes(self) -> int | None:
-        """The inner one's."""
-        return self.inner.saved_bytes()
-
-    def field_calls(self) -> FieldCalls | None:
-        """The inner one's: what is planted is no call of the field."""
-        return self.inner.field_calls()
-
     def _turned(self, gradients: Gradients) -> Gradients:
-        if not self.wrong:
+        if not self._wrong:
             return gradients
         y0 = tuple(-part for part in gradients.y0) if isinstance(gradients.y0, tuple) else -gradients.y0
         return replace(gradients, y0=y0, params={name: -value for name, value in gradients.params.items()})
@@ -301,7 +276,7 @@ class Planted(FakeBackend):
     def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
         """The step with its fault."""
         inner = super().gradient_step(problem, spec, framework)
-        return PlantedStep(inner, self.slowdown, self.leak_mib * 2**20, self.wrong)
+        return PlantedStep(inner, self.slowdown, self.leak_mib * 2**20, wrong=self.wrong)
 
 
 @dataclass(frozen=True)
@@ -337,7 +312,7 @@ class PlantedTorch(AbstractBackend):
     def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
         """The step of `direct` with its fault."""
         inner = self._direct.gradient_step(problem, spec, framework)
-        return PlantedStep(inner, self.slowdown, self.leak_mib * 2**20, self.wrong)
+        return PlantedStep(inner, self.slowdown, self.leak_mib * 2**20, wrong=self.wrong)
 
 
 @dataclass
