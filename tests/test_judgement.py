@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nodebench.bench.judgement import disagreement, refusal, unlike, wrong_gradient
+from nodebench.bench.judgement import disagreement, refusal, sought, unlike, wrong_gradient
 
 
 def test_an_error_above_the_limit_is_wrong():
@@ -12,6 +12,20 @@ def test_an_error_above_the_limit_is_wrong():
     assert wrong_gradient({"grad_error_params": 0.2, "grad_error_y0": 0.9}, 1.0) is None
     assert "grad_error_y0 is 3" in wrong_gradient({"grad_error_params": 2.0, "grad_error_y0": 3.0}, 1.0)
     assert wrong_gradient({"grad_error_params": math.nan}, 1.0) is not None
+
+
+def test_a_wrong_error_that_cannot_be_stated_is_not_quoted():
+    """What the reference is too coarse to state is wrong all the same, without a figure."""
+    errors = {"grad_error_params": 2.0, "grad_error_y0": 3.0}
+    reason = wrong_gradient(errors, 1.0, unstated={"grad_error_y0"})
+    assert reason == "grad_error_y0 is above the limit of 1 (--max-grad-error)."
+    assert "grad_error_y0 is 3" in wrong_gradient(errors, 1.0, unstated={"grad_error_params"})
+
+
+def test_a_reference_is_sought_that_can_state_the_error():
+    """A hundredth of the error; none is looked for where the error is no number."""
+    assert sought(0.5) == 0.005
+    assert sought(math.nan) == math.inf
 
 
 def test_a_reference_states_only_what_it_can_see():

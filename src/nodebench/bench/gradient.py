@@ -178,14 +178,14 @@ class GradientGroup:
         """Say whether the gradient is wrong, and refuse a reference that is no better than what it judges."""
         figures = measured.figures
         errors = {name: figures[name] for name in JUDGED if figures.get(name) is not None}
-        reason = wrong_gradient(errors, self.settings.max_grad_error)
-        if measured.ok and reason:
-            figures |= {"status": "wrong_gradient", "reason": reason}
-        for name, error in errors.items():
-            reason = refusal(error, figures[JUDGED[name]])
-            if reason:
-                figures[name] = None
-                measured.note(f"no {name} of {measured.cell.backend}: {reason}")
+        refusals = {name: refusal(error, figures[JUDGED[name]]) for name, error in errors.items()}
+        unstated = {name: reason for name, reason in refusals.items() if reason}
+        wrong = wrong_gradient(errors, self.settings.max_grad_error, unstated)
+        if measured.ok and wrong:
+            figures |= {"status": "wrong_gradient", "reason": wrong}
+        for name, reason in unstated.items():
+            figures[name] = None
+            measured.note(f"no {name} of {measured.cell.backend}: {reason}")
 
     def _judge_fairness(self) -> None:
         """Whether all solve the same problem under the same conditions, and their solutions agree."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 MARGIN = 100
 """How many times more accurate than what it judges a reference must be."""
@@ -12,13 +12,20 @@ TOLERANCES_PER_STEP = 10
 later steps may amplify that, and an interpolant between them errs by a few more."""
 
 
-def wrong_gradient(errors: Mapping[str, float], limit: float) -> str | None:
-    """Why gradients with these relative errors are wrong, or None; an error that is not a number is."""
+def wrong_gradient(errors: Mapping[str, float], limit: float, unstated: Collection[str] = ()) -> str | None:
+    """Why gradients with these relative errors are wrong, or None; an error that is not a number is.
+
+    Args:
+        errors: Relative errors by name.
+        limit: The largest that is not wrong.
+        unstated: Names of those that the reference is not accurate enough to state.
+    """
     wrong = {name: error for name, error in errors.items() if not error <= limit}
     if not wrong:
         return None
     name, error = max(wrong.items(), key=lambda item: item[1])
-    return f"{name} is {error:.2g}, above the limit of {limit:g} (--max-grad-error)."
+    found = "" if name in unstated else f" {error:.2g},"
+    return f"{name} is{found} above the limit of {limit:g} (--max-grad-error)."
 
 
 def sought(error: float) -> float:
