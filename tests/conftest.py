@@ -4,6 +4,7 @@ import os
 import sys
 
 import pytest
+from browser import chromium
 
 # As in a worker process, and before Equinox is imported: without diffrax's checks its programs compile twice as fast.
 os.environ.setdefault("EQX_ON_ERROR", "off")
@@ -15,3 +16,10 @@ def jax_as_it_was():
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_enable_x64", False)  # noqa: FBT003  the signature is JAX's
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; closed after each module, since its event loop would be in the way of others."""
+    with chromium() as opened:
+        yield opened

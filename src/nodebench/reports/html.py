@@ -1,0 +1,197 @@
+"""A page as one HTML file, which asks nothing of the network."""
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup, escape
+
+from nodebench.reports import theme
+from nodebench.reports.document import Chart, Column, Document, Drawing, Entry, Missing, Table
+from nodebench.reports.notation import contents, key, meanings, order, reasons, spans
+from nodebench.reports.tiles import tiles
+
+PAGE_LIMIT = 3_000_000
+"""Bytes a page may have; drawings are left out from the end on rather than passing it."""
+
+PLAIN_LIMIT = 40_000
+"""Characters from which a chart's definition is embedded compressed."""
+
+MANY_ROWS = 30
+"""Rows from which a table scrolls up and down within a box of its own."""
+
+PLAIN_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
+"""A number that Python and JavaScript read alike."""
+
+MANY_REASONS = 6
+"""Reasons for missing entries from which they are folded away."""
+
+
+def page(document: Document, limit: int = PAGE_LIMIT) -> str:
+    """A page as the text of one HTML file.
+
+    Args:
+        document: The page.
+        limit: Bytes it may have. Where its drawings would pass them, those from the first that does not fit on are
+            replaced by a box that says so.
+    """
+    blocks = contents(document)
+    parts = _Parts(
+        {block.name: _rows(block) for block in blocks if isinstance(block, Table)},
+        {block.name: _definition(block) for block in blocks if isinstance(block, Chart)},
+        {},
+    )
+    size = len(_page(document, parts, limit).encode())
+    for block in blocks:
+        if isinstance(block, Drawing):
+            html = _drawing(block)
+            size += len(html.encode())
+            if size > limit:
+                break
+            parts.drawings[block.name] = html
+    return _page(document, parts, limit)
+
+
+def inline(text: str) -> Markup:
+    """Text with its names in backticks set as code."""
+    pieces = (Markup("<code>{}</code>").format(span.text) if span.code else escape(span.text) for span in spans(text))
+    return Markup("").join(pieces)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What stands in a page by its name, as HTML: bodies of tables, definitions of charts, drawings that fit."""
+
+    bodies: dict[str, Markup]
+    definitions: dict[str, Markup]
+    drawings: dict[str, Markup]
+
+
+def _page(document: Document, parts: _Parts, limit: int) -> str:
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            document=document,
+            parts=parts,
+            tables=[block for block in contents(document) if isinstance(block, Table)],
+            limit=f"{limit / 1e6:g} MB",
+            palettes=theme.PALETTES,
+            sans=Markup(theme.SANS),
+            configs={mode: theme.chart_config(mode) for mode in theme.PALETTES},
+            bundle=_bundle() if parts.definitions else None,
+        )
+    )
+
+
+def _drawing(drawing: Drawing) -> Markup:
+    parts = tiles(drawing.picture, key(drawing.name), animated=drawing.animated)
+    html = _environment().get_template("drawing.html.j2").render(drawing=drawing, parts=parts)
+    return Markup(html)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("nodebench.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "inline": inline,
+        "kind": lambda block: type(block).__name__,
+        "key": key,
+        "meanings": meanings,
+        "reasons": reasons,
+        "left_out": _left_out,
+    }
+    environment.globals |= {
+        "MANY_ROWS": MANY_ROWS,
+        "MANY_REASONS": MANY_REASONS,
+        "style": _own("page.css"),
+        "script": _own("page.js"),
+    }
+    return environment
+
+
+def _own(name: str) -> Markup:
+    """A part of the page that stands as it is."""
+    return Markup(files("nodebench.reports").joinpath("templates", name).read_text("utf-8"))
+
+
+@cache
+def _bundle() -> str:
+    """The program that draws charts, compressed."""
+    return _compressed(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+
+
+def _compressed(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _definition(chart: Chart) -> Markup:
+    """The element that holds the definition of a chart."""
+    definition = json.dumps(chart.definition.to_dict(), separators=(",", ":"))
+    if len(definition) > PLAIN_LIMIT:
+        return Markup('<script type="application/gzip">{}</script>').format(_compressed(definition))
+    plain = htmlsafe_json_dumps(json.loads(definition), dumps=json.dumps, separators=(",", ":"))
+    return Markup('<script type="application/json">{}</script>').format(plain)
+
+
+def _left_out(drawing: Drawing, limit: str) -> Missing:
+    reason = (
+        f"left out to keep this page under {limit}; "
+        f"`nodebench report -o report.md` writes it as the file `{key(drawing.name)}.png`."
+    )
+    return Missing(drawing.caption, reason)
+
+
+def _rows(table: Table) -> Markup:
+    """The body of a table. It may have 30,000 entries, so that it is as short as HTML allows."""
+    numbers = reasons(table)
+    lines = []
+    for row in table.rows:
+        first, *others = (_entry(*pair, numbers) for pair in zip(table.columns, row, strict=True))
+        lines.append(
+            Markup('<tr><th scope="row"{}').format(first) + Markup("").join(Markup("<td") + other for other in others)
+        )
+    return Markup("\n").join(lines)
+
+
+def _entry(column: Column, entry: Entry, numbers: Mapping[str, int]) -> Markup:
+    """What follows the name of an entry's tag."""
+    text = inline(entry.text)
+    if entry.best:
+        text = Markup("<b>{}</b>").format(text)
+    attributes = _order_attribute(entry.text, order(column, entry))
+    if entry.reason:
+        number = numbers[entry.reason]
+        attributes += Markup(' data-r="{}"').format(number)
+        text += Markup("<sup>{}</sup>").format(number)
+    return attributes + Markup(">") + text
+
+
+def _order_attribute(text: str, value: float | str | None) -> Markup:
+    """What an entry is sorted by, where its text does not say so itself."""
+    if value is None:
+        return Markup(' class="x"')
+    if text == value or (isinstance(value, float | int) and PLAIN_NUMBER.fullmatch(text) and float(text) == value):
+        return Markup("")
+    return Markup(' data-v="{}"').format(_printed(value))
+
+
+def _printed(value: float | str) -> str:
+    """A value as JavaScript reads it."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.9g}".replace("inf", "Infinity")

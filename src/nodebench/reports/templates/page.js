@@ -1,0 +1,193 @@
+"use strict";
+
+// Tables: a heading sorts its column up, then down, then as it was; what has no value stays last.
+for (const figure of document.querySelectorAll("figure.table")) {
+  const table = figure.querySelector("table");
+  const body = table.tBodies[0];
+  const headings = [...table.tHead.rows[0].cells];
+  const rows = [...body.rows];
+  const collator = new Intl.Collator("en", { numeric: true });
+
+  for (const entry of body.querySelectorAll("[data-r]")) {
+    const reason = document.getElementById(`${figure.id}-r${entry.dataset.r}`);
+    entry.title = reason.textContent;
+    entry.setAttribute("aria-describedby", reason.id);
+  }
+
+  const value = (row, at, numeric) => {
+    const entry = row.cells[at];
+    if (entry.classList.contains("x")) return null;
+    let text = entry.dataset.v;
+    if (text === undefined) {
+      const note = entry.querySelector("sup");
+      text = entry.textContent.slice(0, entry.textContent.length - (note ? note.textContent.length : 0));
+    }
+    const number = Number(text);
+    return numeric && !Number.isNaN(number) ? number : text;
+  };
+
+  const compare = (one, other) => {
+    if (typeof one === "number" && typeof other === "number") return one < other ? -1 : one > other ? 1 : 0;
+    if (typeof one === typeof other) return collator.compare(one, other);
+    return typeof one === "number" ? -1 : 1;
+  };
+
+  headings.forEach((heading, at) => {
+    heading.querySelector("button").addEventListener("click", () => {
+      const next = { none: "ascending", ascending: "descending", descending: "none" }[heading.ariaSort];
+      for (const other of headings) other.ariaSort = "none";
+      heading.ariaSort = next;
+      const sign = next === "descending" ? -1 : 1;
+      const keyed = rows.map((row) => [row, value(row, at, heading.hasAttribute("data-n"))]);
+      if (next !== "none") {
+        keyed.sort(([, one], [, other]) => {
+          if (one === null || other === null) return (one === null) - (other === null);
+          return sign * compare(one, other);
+        });
+      }
+      body.append(...keyed.map(([row]) => row));
+    });
+  });
+}
+
+// Animations: never by themselves, and every moment can be stopped at.
+for (const player of document.querySelectorAll(".player")) {
+  const [columns, rows] = [Number(player.dataset.columns), Number(player.dataset.rows)];
+  const labels = JSON.parse(player.dataset.labels);
+  const [frame, button, slider, label] = [".frame", "button", "input", "output"].map((it) => player.querySelector(it));
+  const share = (at, count) => (count > 1 ? (100 * at) / (count - 1) : 0);
+  const show = (at) => {
+    slider.value = at;
+    label.value = labels[at];
+    frame.style.backgroundPosition = `${share(at % columns, columns)}% ${share(Math.floor(at / columns), rows)}%`;
+  };
+  let timer = null;
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+    button.textContent = "Play";
+    button.ariaPressed = "false";
+  };
+  const step = () => {
+    const at = Number(slider.value) + 1;
+    if (at < labels.length) show(at);
+    else stop();
+  };
+  button.addEventListener("click", () => {
+    if (timer !== null) return stop();
+    if (Number(slider.value) === labels.length - 1) show(0);
+    button.textContent = "Pause";
+    button.ariaPressed = "true";
+    timer = setInterval(step, Math.max(80, 3000 / labels.length));
+  });
+  slider.addEventListener("input", () => {
+    stop();
+    show(Number(slider.value));
+  });
+}
+
+// Charts: definitions as the page holds them, fitted to its width and colours, drawn again when either changes.
+const bundle = document.getElementById("bundle");
+if (bundle) {
+  const AXIS = 62;
+  const LEAST = 250;
+  const page = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const configs = JSON.parse(document.getElementById("configs").textContent);
+
+  const text = async (element) => {
+    if (element.type !== "application/gzip") return element.textContent;
+    const packed = Uint8Array.from(atob(element.textContent), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+
+  const abreast = (width, most) => Math.max(1, Math.min(most, Math.floor(width / LEAST)));
+
+  // Vega-Lite fits single views to a width by itself, but not several side by side.
+  const fitted = (spec, width, single) => {
+    const parts = spec.concat || spec.hconcat || spec.vconcat;
+    if (parts) {
+      const { concat, hconcat, vconcat, ...rest } = spec;
+      const columns = vconcat ? 1 : abreast(width, spec.columns || parts.length);
+      const each = width / columns - (columns > 1 ? 16 : 0);
+      return { ...rest, columns, concat: parts.map((part) => fitted(part, each, false)) };
+    }
+    const inner = (columns) => Math.max(120, (width - AXIS) / columns - (columns > 1 ? 24 : 0));
+    if (spec.facet && !spec.facet.row && !spec.facet.column) {
+      const columns = abreast(width, spec.columns || Infinity);
+      return { ...spec, columns, spec: { ...spec.spec, width: inner(columns) } };
+    }
+    if (spec.encoding && spec.encoding.facet) {
+      const facet = spec.encoding.facet;
+      const columns = abreast(width, facet.columns || spec.columns || Infinity);
+      return { ...spec, width: inner(columns), encoding: { ...spec.encoding, facet: { ...facet, columns } } };
+    }
+    const grid = spec.facet || spec.repeat || (spec.encoding && (spec.encoding.row || spec.encoding.column));
+    if (grid) return spec;
+    return single
+      ? { ...spec, width, autosize: { type: "fit-x", contains: "padding" } }
+      : { ...spec, width: Math.max(120, width - AXIS) };
+  };
+
+  const draw = async (figure) => {
+    const canvas = figure.querySelector(".canvas");
+    try {
+      const width = Math.floor(canvas.clientWidth);
+      const spec = JSON.parse(await text(figure.querySelector("script")));
+      const caption = figure.querySelector("figcaption").textContent;
+      const config = structuredClone(configs[dark.matches ? "dark" : "light"]);
+      config.legend.columns = Math.max(1, Math.floor(width / 190));
+      const place = document.createElement("div");
+      canvas.replaceChildren(place);
+      await vegaEmbed(place, { description: caption, ...fitted(spec, width, true) }, {
+        config,
+        renderer: "svg",
+        defaultStyle: false,
+        tooltip: { disableDefaultStyle: true },
+        actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
+        i18n: { SVG_ACTION: "Save as SVG", PNG_ACTION: "Save as PNG" },
+        downloadFileName: figure.dataset.name,
+      });
+    } catch (error) {
+      const note = document.createElement("p");
+      note.className = "missing";
+      note.textContent = `This chart could not be drawn: ${error.message}`;
+      canvas.replaceChildren(note);
+    }
+  };
+
+  const loaded = (async () => {
+    const script = document.createElement("script");
+    script.textContent = await text(bundle);
+    document.head.append(script);
+  })().catch((error) => console.warn(error));
+
+  const pending = new Set();
+  const drawPending = async () => {
+    if (page.dataset.charts === "drawing") return;
+    page.dataset.charts = "drawing";
+    await loaded;
+    for (const figure of pending) {
+      pending.delete(figure);
+      await draw(figure);
+    }
+    page.dataset.charts = "drawn";
+  };
+
+  // A chart that is folded away has no width; it is drawn when it is unfolded.
+  const figures = [...document.querySelectorAll("figure.chart")];
+  const widths = new Map();
+  const observer = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (!target.clientWidth || target.clientWidth === widths.get(target)) continue;
+      widths.set(target, target.clientWidth);
+      pending.add(target.closest("figure"));
+    }
+    if (pending.size) drawPending();
+  });
+  for (const figure of figures) observer.observe(figure.querySelector(".canvas"));
+  dark.addEventListener("change", () => {
+    for (const figure of figures) if (figure.querySelector(".canvas").clientWidth) pending.add(figure);
+    drawPending();
+  });
+}
