@@ -22,8 +22,11 @@ ABREAST = 5
 PART_INCHES = 2.2
 """Width of one part."""
 
-DOT_SHARE = 240.0
-"""Area of all dots of a cloud together, in square points per square inch."""
+DOTS = 2000.0
+"""Area of all dots of a cloud together, in square points; a single dot stays within `DOT`."""
+
+DOT = (1.2, 12.0)
+"""Smallest and largest area of a dot, in square points."""
 
 RESOLUTION = 200
 """Dots per inch of what is no line."""
@@ -41,12 +44,12 @@ class Style:
 
     colour: str
     dash: str = "-"
-    width: float = 1.6
+    width: float = 1.4
 
 
 STYLES = {
-    "true": Style("#8b939b", width=2.6),
-    "truth": Style("#8b939b", width=2.6),
+    "true": Style("#9aa1a8", width=3.2),
+    "truth": Style("#9aa1a8", width=3.2),
     "observed": Style("#D55E00"),
     "reconstructed": Style("#0072B2"),
     "extrapolated": Style("#0072B2", "--"),
@@ -71,7 +74,7 @@ def density_colours() -> Colormap:
 
 def cloud_colours() -> Colormap:
     """Colours of points, without the ends that a white or a black page swallows."""
-    return ListedColormap(mpl.colormaps["plasma"](np.linspace(0.2, 0.85, 256)))
+    return ListedColormap(mpl.colormaps["plasma"](np.linspace(0.25, 0.78, 256)))
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -147,13 +150,13 @@ def draw_moment(axes: Axes, picture: Clouds, moment: int) -> None:
     """Draw the points of one moment."""
     points = picture.points[moment].astype(float)
     left, right, bottom, top = picture.window
-    size = max(0.6, DOT_SHARE / max(len(points), 1) * PART_INCHES**2 / 4)
+    size = np.clip(DOTS / max(len(points), 1), *DOT)
     look: dict[str, Any] = {"color": OKABE_ITO[0]}
     if picture.values is not None:
         finite = picture.values[np.isfinite(picture.values)].astype(float)
         low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 1.0)
         look = {"c": picture.values[moment].astype(float), "cmap": cloud_colours(), "vmin": low, "vmax": high}
-    axes.scatter(points[:, 0], points[:, 1], s=min(size, 12.0), linewidths=0, alpha=0.75, rasterized=True, **look)
+    axes.scatter(points[:, 0], points[:, 1], s=size, linewidths=0, alpha=0.8, rasterized=True, **look)
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     _without_ticks(axes)
 
@@ -171,7 +174,7 @@ def _draw_plot(axes: Axes, picture: Curves, plot: Plot, ink: str) -> None:
         look = looks[series.role]
         marks: dict[str, Any] = {"linestyle": look.dash, "linewidth": look.width}
         if series.mark == "points":
-            marks = {"linestyle": "", "marker": "o", "markersize": 3, "markeredgewidth": 0}
+            marks = {"linestyle": "", "marker": "o", "markersize": 3.6, "markeredgewidth": 0}
         axes.plot(points[:, 0], points[:, 1], color=look.colour, label=series.role, **marks)
     axes.set_aspect("equal", adjustable="datalim")
     axes.tick_params(labelsize=8, colors=ink, width=0.6, length=2.5)

@@ -62,8 +62,12 @@ def page(document: Document, limit: int = PAGE_LIMIT) -> str:
 
 def inline(text: str) -> Markup:
     """Text with its names in backticks set as code."""
-    pieces = (Markup("<code>{}</code>").format(span.text) if span.code else escape(span.text) for span in spans(text))
-    return Markup("").join(pieces)
+    return Markup("").join(_code(span.text) if span.code else escape(span.text) for span in spans(text))
+
+
+def _code(name: str) -> Markup:
+    """A name, which may be broken where its options begin and between them."""
+    return Markup("<code>{}</code>").format(escape(name).replace("[", Markup("<wbr>[")).replace(",", Markup(",<wbr>")))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
 
-from nodebench.reports.document import Block, Column, Details, Document, Entry, Table
+from nodebench.reports.document import Block, Chart, Column, Details, Document, Drawing, Entry, Table
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,13 @@ def spans(text: str) -> tuple[Span, ...]:
     """The pieces of a text in its order; a backtick without a partner is itself."""
     pieces = re.split(r"`([^`]+)`", text)
     return tuple(Span(piece, bool(at % 2)) for at, piece in enumerate(pieces) if piece)
+
+
+def caption(block: Chart | Drawing) -> str:
+    """What stands below a chart or a drawing, where the latter's title is not set apart."""
+    if isinstance(block, Drawing):
+        return f"{block.picture.title.rstrip('.')}. {block.caption}"
+    return block.caption
 
 
 def key(name: str) -> str:

@@ -52,11 +52,13 @@ def chart_config(mode: Mode, font: str = SANS) -> dict[str, Any]:
         "titleFontSize": 12,
         "titleFontWeight": "normal",
     }
-    lines = {"gridColor": colours.line, "domainColor": colours.muted, "tickColor": colours.muted}
+    lines = {"gridColor": colours.line, "gridOpacity": 0.6, "domainColor": colours.muted, "tickColor": colours.muted}
     return {
         "background": "transparent",
         "font": font,
         "view": {"stroke": colours.line},
+        "mark": {"color": OKABE_ITO[0]},
+        "point": {"opacity": 1},
         "axis": labels | lines | {"titlePadding": 8, "labelSeparation": 4},
         "header": labels | {"titleFontSize": 12, "labelColor": colours.ink},
         "legend": labels | {"orient": "bottom", "labelLimit": 260, "symbolStrokeWidth": 2, "offset": 12},

@@ -119,7 +119,7 @@ def _part(picture: Picture, at: int, name: str) -> Markup:
         case Clouds():
             moment = drawings.spread(len(picture.labels), drawings.MOMENTS)[at]
             frame = _frame(picture, moment)
-            return _image(frame, frame.width / frame.height, "smooth")
+            return _image(frame, frame.width / frame.height, "framed")
         case Curves():
             return _svg(drawings.part(picture, at, INK), name)
 
@@ -207,7 +207,7 @@ def _svg(drawn: Figure, name: str) -> Markup:
 def _legend(picture: Curves) -> tuple[tuple[str, Markup], ...]:
     joined = {series.role for plot in picture.plots for series in plot.series if series.mark == "line"}
     line = Markup('<path d="M1 6h26" stroke="{}" stroke-width="{}" stroke-dasharray="{}"/>')
-    dots = Markup('<path d="M6 6h.01M14 6h.01M22 6h.01" stroke="{}" stroke-width="5" stroke-linecap="round"/>')
+    dots = Markup('<g fill="{}"><circle cx="8" cy="6" r="2.2"/><circle cx="20" cy="6" r="2.2"/></g>')
     entries = []
     for role, style in drawings.styles(picture).items():
         dash = "6 4" if style.dash == "--" else "none"

@@ -91,6 +91,8 @@ const bundle = document.getElementById("bundle");
 if (bundle) {
   const AXIS = 62;
   const LEAST = 250;
+  const TURNS = 3;
+  const NEAR = 12;
   const page = document.documentElement;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const configs = JSON.parse(document.getElementById("configs").textContent);
@@ -113,17 +115,20 @@ if (bundle) {
       return { ...rest, columns, concat: parts.map((part) => fitted(part, each, false)) };
     }
     const inner = (columns) => Math.max(120, (width - AXIS) / columns - (columns > 1 ? 24 : 0));
-    if (spec.facet && !spec.facet.row && !spec.facet.column) {
+    const [outer, own] = [spec.facet || {}, spec.encoding || {}];
+    if (outer.field || (outer.column && !outer.row)) {
+      const facet = outer.column || outer;
       const columns = abreast(width, spec.columns || Infinity);
-      return { ...spec, columns, spec: { ...spec.spec, width: inner(columns) } };
+      return { ...spec, facet, columns, spec: { ...spec.spec, width: inner(columns) } };
     }
-    if (spec.encoding && spec.encoding.facet) {
-      const facet = spec.encoding.facet;
-      const columns = abreast(width, facet.columns || spec.columns || Infinity);
-      return { ...spec, width: inner(columns), encoding: { ...spec.encoding, facet: { ...facet, columns } } };
+    if (own.facet || (own.column && !own.row)) {
+      const { facet, column, ...rest } = own;
+      const columns = abreast(width, (facet && facet.columns) || spec.columns || Infinity);
+      return { ...spec, width: inner(columns), encoding: { ...rest, facet: { ...(facet || column), columns } } };
     }
-    const grid = spec.facet || spec.repeat || (spec.encoding && (spec.encoding.row || spec.encoding.column));
-    if (grid) return spec;
+    if (outer.row && !outer.column) return { ...spec, spec: { ...spec.spec, width: inner(1) } };
+    if (own.row && !own.column) return { ...spec, width: inner(1) };
+    if (spec.facet || spec.repeat || own.row) return spec;
     return single
       ? { ...spec, width, autosize: { type: "fit-x", contains: "padding" } }
       : { ...spec, width: Math.max(120, width - AXIS) };
@@ -139,15 +144,21 @@ if (bundle) {
       config.legend.columns = Math.max(1, Math.floor(width / 190));
       const place = document.createElement("div");
       canvas.replaceChildren(place);
-      await vegaEmbed(place, { description: caption, ...fitted(spec, width, true) }, {
-        config,
-        renderer: "svg",
-        defaultStyle: false,
-        tooltip: { disableDefaultStyle: true },
-        actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
-        i18n: { SVG_ACTION: "Save as SVG", PNG_ACTION: "Save as PNG" },
-        downloadFileName: figure.dataset.name,
-      });
+      // Only what is drawn shows how much room axes and labels take of several views.
+      for (let room = width, turn = 0; turn < TURNS; turn++) {
+        await vegaEmbed(place, { description: caption, ...fitted(spec, room, true) }, {
+          config,
+          renderer: "svg",
+          defaultStyle: false,
+          tooltip: { disableDefaultStyle: true },
+          actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
+          i18n: { SVG_ACTION: "Save as SVG", PNG_ACTION: "Save as PNG" },
+          downloadFileName: figure.dataset.name,
+        });
+        const over = place.querySelector("svg").width.baseVal.value - width;
+        if (over <= 1 && over > -NEAR) break;
+        room -= over;
+      }
     } catch (error) {
       const note = document.createElement("p");
       note.className = "missing";
