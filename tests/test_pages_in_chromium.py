@@ -1,10 +1,40 @@
 """Pages as a reader sees them, in a headless Chromium."""
 
-import pytest
-from browser import check_page
-from pages import rich_document
+from concurrent.futures import ThreadPoolExecutor
 
+import altair as alt
+import pytest
+from browser import (
+    check_page,
+    chromium,
+    column,
+    cut_off,
+    empty_charts,
+    faint,
+    opened,
+    overlaps,
+    settle,
+    unsorted,
+    wide_charts,
+)
+from pages import clouds, hole, rich_document, table, work_precision
+
+from nodebench.reports.document import Chart, Column, Details, Document, Drawing, Entry, Table
 from nodebench.reports.html import page
+
+NUMBERS = Table(
+    "numbers",
+    "Ten is more than nine.",
+    (Column("name", numeric=False), Column("ms")),
+    (
+        (Entry("b10"), Entry("1e+03", 1000.0)),
+        (Entry("b9"), hole("no memory")),
+        (Entry("a"), Entry("9", 9.0)),
+        (hole(), Entry("10 ± 2", 10.0)),
+        (Entry("c"), Entry("inf", float("inf"))),
+        (Entry("d"), Entry("0.0", 0.001)),
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +45,181 @@ def rich(tmp_path_factory):
     return path
 
 
+def document(*blocks):
+    return Document("A page", (), blocks)
+
+
+def press(tab, at, key="Enter"):
+    """Press a key on a heading, and read its order and its column."""
+    heading = tab.locator("thead th").nth(at)
+    heading.locator("button").press(key)
+    return heading.get_attribute("aria-sort"), column(tab.locator("figure.table table"), at)
+
+
 def test_a_page_with_everything_holds_what_every_page_must(browser, rich):
     """At both widths and in both modes: no errors, no requests, no overlaps, charts with marks, tables that sort."""
     check_page(browser, rich)
+
+
+def test_an_empty_page_holds_what_every_page_must(browser):
+    """A title alone."""
+    check_page(browser, page(document()))
+
+
+def test_numbers_sort_by_value_with_holes_last(browser):
+    """By what they are worth, not by what is printed; a second press turns them round, a third restores them."""
+    with opened(browser, page(document(NUMBERS))) as tab:
+        up = [0.001, 9.0, 10.0, 1000.0, float("inf"), None]
+        before = column(tab.locator("figure.table table"), 1)
+        assert press(tab, 1) == ("ascending", up)
+        assert press(tab, 1) == ("descending", [*up[-2::-1], None])
+        assert press(tab, 1) == ("none", before)
+
+
+def test_names_sort_as_a_reader_counts_with_holes_last(browser):
+    """b9 comes before b10; the space bar does what Enter does."""
+    with opened(browser, page(document(NUMBERS))) as tab:
+        assert press(tab, 0, "Space") == ("ascending", ["a", "b9", "b10", "c", "d", None])
+        assert press(tab, 0, "Space") == ("descending", ["d", "c", "b10", "b9", "a", None])
+
+
+def test_rows_stay_whole(browser):
+    """What stands in a row before sorting stands in it after."""
+    with opened(browser, page(document(NUMBERS))) as tab:
+        rows = tab.locator("tbody tr")
+        before = sorted(rows.all_inner_texts())
+        press(tab, 1)
+        assert sorted(rows.all_inner_texts()) == before
+        assert tab.locator("thead th").nth(0).get_attribute("aria-sort") == "none"
+
+
+def test_a_hole_gives_its_reason(browser):
+    """To who points at it and to who hears the page."""
+    with opened(browser, page(document(NUMBERS))) as tab:
+        entry = tab.locator("tbody [data-r]")
+        assert entry.get_attribute("title") == "no memory"
+        assert tab.locator(f"#{entry.get_attribute('aria-describedby')}").inner_text() == "no memory"
+
+
+def test_a_chart_changes_its_colours_with_the_page(browser):
+    """Its text is dark by day and light by night, and its marks stay."""
+    with opened(browser, page(document(work_precision()))) as tab:
+        label = "getComputedStyle(document.querySelector('svg .role-axis-label text')).fill"
+        day = tab.evaluate(label)
+        tab.emulate_media(color_scheme="dark")
+        settle(tab)
+        assert tab.evaluate(label) != day
+        assert empty_charts(tab) == []
+
+
+def test_a_chart_takes_the_width_there_is(browser):
+    """It is as wide as its place, and follows it."""
+    with opened(browser, page(document(work_precision())), (1000, 800)) as tab:
+        widths = "['.chart svg', '.chart .canvas'].map((it) => document.querySelector(it).clientWidth)"
+        wide, place = tab.evaluate(widths)
+        assert wide == place
+        tab.set_viewport_size({"width": 500, "height": 800})
+        settle(tab)
+        narrow, place = tab.evaluate(widths)
+        assert narrow == place
+        assert narrow < wide
+
+
+def test_a_chart_that_cannot_be_drawn_says_so(browser):
+    """A definition that Vega-Lite refuses leaves its reason in its place, and the next chart is drawn."""
+    broken = alt.Chart(alt.Data(values=[{"x": 1}])).mark_point().transform_calculate("y", "datum.x +").encode(x="x:Q")
+    with opened(browser, page(document(Chart("broken", "Broken.", broken), work_precision()))) as tab:
+        assert "This chart could not be drawn" in tab.locator("#chart-broken .canvas").inner_text()
+        assert empty_charts(tab) == ["chart-broken"]
+
+
+def test_a_large_definition_comes_compressed_and_is_drawn(browser):
+    """All of its marks are there."""
+    values = [{"x": at, "y": at % 7, "name": f"a name of some length {at}"} for at in range(1500)]
+    chart = alt.Chart(alt.Data(values=values)).mark_point().encode(x="x:Q", y="y:Q")
+    with opened(browser, page(document(Chart("large", "Large.", chart)))) as tab:
+        assert tab.locator("#chart-large > script").get_attribute("type") == "application/gzip"
+        assert tab.locator("#chart-large .mark-symbol.role-mark path").count() == len(values)
+
+
+def test_a_folded_chart_is_drawn_when_it_is_unfolded(browser):
+    """`opened` unfolds everything; what is folded again and unfolded stays."""
+    with opened(browser, page(document(Details("more", (work_precision(),))))) as tab:
+        assert empty_charts(tab) == []
+
+
+def test_an_animation_moves_only_when_it_is_asked_to(browser):
+    """It stands at its first moment, plays on a click, and goes to the moment that is chosen."""
+    with opened(browser, page(document(Drawing("flow", "A flow.", clouds(), animated=True)))) as tab:
+        moment = tab.locator(".player output")
+        assert moment.inner_text() == "t = 0.00"
+        tab.get_by_role("button", name="Play").click()
+        tab.wait_for_function("document.querySelector('.player output').value !== 't = 0.00'")
+        tab.get_by_role("button", name="Pause").click()
+        tab.locator(".player input").press("End")
+        assert moment.inner_text() == "t = 1.00"
+        position = tab.evaluate("getComputedStyle(document.querySelector('.frame')).backgroundPosition")
+        assert position == "40% 100%"
+
+
+def test_2000_rows_scroll_in_a_box_of_their_own(browser):
+    """The page stays short, and sorts."""
+    with opened(browser, page(document(table("big", 2000)))) as tab:
+        assert tab.evaluate("document.documentElement.scrollHeight") < 2000
+        assert unsorted(tab) == []
+
+
+BAD = """<!DOCTYPE html><body style="background:#fff;color:#000;margin:0">
+<p>one text</p><p style="position:absolute;top:20px;margin:0">another text</p>
+<p style="color:#ccc">hardly there</p>
+<svg width="50" height="20"><text x="20" y="15">reaches out of it</text></svg>
+<figure class="chart" id="chart-empty"><div class="canvas" style="width:200px;overflow:auto">
+<div style="width:400px">x</div></div></figure>
+<figure class="table" id="table-still"><div><table>
+<thead><tr><th aria-sort="none" data-n><button>n</button></th></tr></thead>
+<tbody><tr><td>2</td></tr><tr><td>1</td></tr></tbody></table></div></figure>
+<img src="https://example.org/x.png">
+<script>console.error("a complaint"); document.documentElement.dataset.charts = "drawn"</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def bad(browser):
+    """A page with one of every fault."""
+    with opened(browser, BAD) as tab:
+        yield tab
+
+
+@pytest.mark.parametrize(
+    ("check", "found"),
+    [
+        (overlaps, "one text | another text"),
+        (faint, "hardly there"),
+        (cut_off, "reaches out of it"),
+        (empty_charts, "chart-empty"),
+        (wide_charts, "chart-empty"),
+        (unsorted, "table-still, column 0, ascending"),
+    ],
+)
+def test_every_check_finds_its_fault(bad, check, found):
+    """A check that finds nothing on a bad page would prove nothing of a good one."""
+    assert any(fault.startswith(found) for fault in check(bad))
+
+
+def test_errors_and_requests_are_complaints(bad):
+    """What the page logs, and what it asks of the network."""
+    assert "https://example.org/x.png" in bad.complaints
+    assert "a complaint" in bad.complaints
+
+
+def test_a_browser_starts_where_jax_is_loaded():
+    """JAX warns of a fork, and a warning is an error: Playwright starts its processes without one."""
+    jax = pytest.importorskip("jax")
+    jax.numpy.zeros(1).block_until_ready()
+
+    def starts():
+        with chromium() as other:
+            return other.is_connected()
+
+    # In a thread of its own, since this one may have a browser's event loop already.
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(starts).result()

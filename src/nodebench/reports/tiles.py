@@ -22,14 +22,14 @@ ANIMATION_LIMIT = 150_000
 FRAMES = 24
 """Moments an animation shows at most."""
 
-FRAME_PIXELS = 320
-"""Width of one of them."""
+FRAME_PIXELS = (320, 240)
+"""Widths of one of them, tried in this order."""
+
+FRAME_COLOURS = (64, 32, 16)
+"""Colours of the image that holds the frames, tried in this order."""
 
 FRAMES_ABREAST = 6
-"""Frames in a row of the image that holds them all."""
-
-QUALITIES = (70, 50, 35)
-"""Qualities of the image that holds the frames, tried in this order."""
+"""Frames in a row of that image."""
 
 INK = "#010203"
 """Stands for the colour of the text, which only the page knows."""
@@ -118,7 +118,7 @@ def _part(picture: Picture, at: int, name: str) -> Markup:
             return _image(Image.fromarray(picture.images[at]), columns / rows, "pixels")
         case Clouds():
             moment = drawings.spread(len(picture.labels), drawings.MOMENTS)[at]
-            frame = _frame(picture, moment)
+            frame = _frame(picture, moment, FRAME_PIXELS[0])
             return _image(frame, frame.width / frame.height, "framed")
         case Curves():
             return _svg(drawings.part(picture, at, INK), name)
@@ -133,10 +133,10 @@ def _heat(values: np.ndarray) -> np.ndarray:
     return colours[::-1]
 
 
-def _frame(picture: Clouds, moment: int) -> Image.Image:
-    """One moment of a moving picture on a transparent ground."""
+def _frame(picture: Clouds, moment: int, pixels: int) -> Image.Image:
+    """One moment of a moving picture on a transparent ground, so many pixels wide."""
     left, right, bottom, top = picture.window
-    drawn = Figure(figsize=(2.0, 2.0 * (top - bottom) / (right - left)), dpi=FRAME_PIXELS / 2)
+    drawn = Figure(figsize=(2.0, 2.0 * (top - bottom) / (right - left)), dpi=pixels / 2)
     drawn.patch.set_alpha(0)
     axes = drawn.add_axes((0, 0, 1, 1))
     axes.patch.set_alpha(0)
@@ -148,18 +148,28 @@ def _frame(picture: Clouds, moment: int) -> Image.Image:
 
 def _player(picture: Clouds) -> Player:
     moments = drawings.spread(len(picture.labels), FRAMES)
-    frames = [_frame(picture, moment) for moment in moments]
-    labels = [picture.labels[moment] for moment in moments]
     while True:
-        columns, rows = min(len(frames), FRAMES_ABREAST), ceil(len(frames) / FRAMES_ABREAST)
-        sheet = _sheet(frames, columns, rows)
-        for quality in QUALITIES:
-            packed = _webp(sheet, quality)
-            if len(packed) <= ANIMATION_LIMIT or len(frames) < 3:
-                ratio = frames[0].width / frames[0].height
-                return Player(_uri(packed, "webp"), columns, rows, tuple(labels), ratio)
-        # Every second moment, the last one always.
-        frames, labels = frames[-1::-2][::-1], labels[-1::-2][::-1]
+        for pixels in FRAME_PIXELS:
+            frames = [_frame(picture, moment, pixels) for moment in moments]
+            packed = _packed(frames)
+            if len(packed) <= ANIMATION_LIMIT or len(moments) < 3:
+                columns, rows = min(len(frames), FRAMES_ABREAST), ceil(len(frames) / FRAMES_ABREAST)
+                labels = tuple(picture.labels[moment] for moment in moments)
+                return Player(_uri(packed, "webp"), columns, rows, labels, frames[0].width / frames[0].height)
+        moments = [moments[at] for at in drawings.spread(len(moments), ceil(len(moments) / 2))]
+
+
+def _packed(frames: Sequence[Image.Image]) -> bytes:
+    """Frames as one image, with as many colours as its limit allows, or with the fewest."""
+    sheet = _sheet(frames, min(len(frames), FRAMES_ABREAST), ceil(len(frames) / FRAMES_ABREAST))
+    packed = b""
+    for colours in FRAME_COLOURS:
+        buffer = io.BytesIO()
+        sheet.quantize(colours).save(buffer, "webp", lossless=True)
+        packed = buffer.getvalue()
+        if len(packed) <= ANIMATION_LIMIT:
+            break
+    return packed
 
 
 def _sheet(frames: Sequence[Image.Image], columns: int, rows: int) -> Image.Image:

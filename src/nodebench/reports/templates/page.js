@@ -91,7 +91,9 @@ const bundle = document.getElementById("bundle");
 if (bundle) {
   const AXIS = 62;
   const LEAST = 250;
-  const TURNS = 3;
+  const ENTRY = 190;
+  const SYMBOL = 30;
+  const TURNS = 4;
   const NEAR = 12;
   const page = document.documentElement;
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -141,7 +143,7 @@ if (bundle) {
       const spec = JSON.parse(await text(figure.querySelector("script")));
       const caption = figure.querySelector("figcaption").textContent;
       const config = structuredClone(configs[dark.matches ? "dark" : "light"]);
-      config.legend.columns = Math.max(1, Math.floor(width / 190));
+      config.legend.columns = Math.max(1, Math.floor(width / ENTRY));
       const place = document.createElement("div");
       canvas.replaceChildren(place);
       // Only what is drawn shows how much room axes and labels take of several views.
@@ -155,9 +157,15 @@ if (bundle) {
           i18n: { SVG_ACTION: "Save as SVG", PNG_ACTION: "Save as PNG" },
           downloadFileName: figure.dataset.name,
         });
-        const over = place.querySelector("svg").width.baseVal.value - width;
+        const svg = place.querySelector("svg");
+        const over = svg.width.baseVal.value - width;
         if (over <= 1 && over > -NEAR) break;
         room -= over;
+        const legend = svg.querySelector(".role-legend-entry");
+        if (over > 1 && turn > 0 && legend) {
+          const left = legend.getBoundingClientRect().left - svg.getBoundingClientRect().left;
+          config.legend.labelLimit = (width - left) / config.legend.columns - SYMBOL;
+        }
       }
     } catch (error) {
       const note = document.createElement("p");
