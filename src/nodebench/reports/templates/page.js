@@ -91,7 +91,7 @@ const bundle = document.getElementById("bundle");
 if (bundle) {
   const AXIS = 62;
   const LEAST = 250;
-  const ENTRY = 190;
+  const ENTRY = 175;
   const SYMBOL = 30;
   const TURNS = 4;
   const NEAR = 12;
