@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from jax_problems import MATRIX, STATES, linear
 from scipy.linalg import expm
 
 from nodebench import registry
@@ -24,18 +25,10 @@ OWN = [name for name in registry.names("backend") if registry.describe("backend"
 DIFFRAX = [name for name in OWN if name.startswith("diffrax")]
 BACKENDS = [*OWN, "diffrax[checkpoints=2]", "diffrax[scan=bounded]", "diffrax-backsolve[norm=seminorm]"]
 
-MATRIX = np.array([[-0.3, 1.2, 0.1], [-1.0, -0.2, 0.4], [0.2, -0.5, 0.1]])
-STATES = np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -1.1]])
-
 
 @cache  # one object, so that tests of the same backend and spec share its compiled programs
 def _load(text):
     return registry.load("backend", text, AbstractBackend)
-
-
-def _linear(times, *, matrix=MATRIX, y0=STATES, timed=False):
-    field = eqx.tree_at(lambda at: at.A, LinearField(len(matrix)), jnp.asarray(matrix))
-    return Problem(field, jnp.asarray(y0), np.asarray(times), Partial(path_loss), timed)
 
 
 def _errors(found, exact):
@@ -51,7 +44,7 @@ def _spec(**changes):
 
 def _error(text, times, spec):
     framework, backend = Jax("cpu", "float64", 1), _load(text)
-    problem = _linear(times, timed="backsolve" not in text)
+    problem = linear(times, timed="backsolve" not in text)
     assert backend.unsupported(problem, spec) is None
     found = framework.to_numpy(backend.grad(problem, spec, framework))
     assert (found.times is not None) == problem.differentiate_times
@@ -88,7 +81,7 @@ def test_a_fixed_method_gives_gradients_of_its_order():
 def test_the_other_embedded_pairs_are_right_too(solver):
     """Their states agree with the matrix exponential."""
     Jax("cpu", "float64", 1)
-    problem, spec = _linear((0.0, 1.0)), _spec(solver=solver, rtol=1e-6, atol=1e-6, max_steps=4096)
+    problem, spec = linear((0.0, 1.0)), _spec(solver=solver, rtol=1e-6, atol=1e-6, max_steps=4096)
     found = _load("diffrax").solve(problem.field, problem.y0, problem.times, spec)
     np.testing.assert_allclose(found[-1], STATES @ expm(MATRIX).T, rtol=1e-4)
 
@@ -100,7 +93,7 @@ def test_the_other_embedded_pairs_are_right_too(solver):
 def test_evaluations_follow_the_closed_forms(text, recomputed):
     """With n = 1 + 6 x steps evaluations forward, an exact method has n VJPs and a whole multiple of n backward."""
     framework, backend, spec = Jax("cpu", "float64", 1), _load(text), _spec(rtol=1e-5, atol=1e-5, max_steps=32)
-    problem = _linear((0.0, 2.0))
+    problem = linear((0.0, 2.0))
     grid = backend.grid(problem.field, problem.y0, problem.times, spec)
     n = 1 + 6 * (grid.n_accepted + grid.n_rejected)
     counted = backend.gradient_step(problem, spec, framework).evaluations()
@@ -116,7 +109,7 @@ def test_evaluations_follow_the_closed_forms(text, recomputed):
 def test_evaluations_follow_the_stages(solver, known, stages):
     """Heun's method evaluates both of its stages in every step; dopri8's first is the last of the step before."""
     framework, backend = Jax("cpu", "float64", 1), _load("diffrax")
-    problem, spec = _linear((0.0, 2.0)), _spec(solver=solver, first_step=1.0, rtol=1e-4, atol=1e-4)
+    problem, spec = linear((0.0, 2.0)), _spec(solver=solver, first_step=1.0, rtol=1e-4, atol=1e-4)
     grid = backend.grid(problem.field, problem.y0, problem.times, spec)
     counted = backend.gradient_step(problem, spec, framework).evaluations()
     assert counted.nfe_forward == known + stages * (grid.n_accepted + grid.n_rejected)
@@ -132,7 +125,7 @@ def test_gradients_with_the_pi_controller_are_the_closed_form(text):
 def test_fixed_methods_take_the_steps_they_are_told(solver):
     """Twenty steps of a tenth over [0, 2]."""
     Jax("cpu", "float64", 1)
-    problem = _linear((0.0, 2.0))
+    problem = linear((0.0, 2.0))
     grid = _load("diffrax").grid(problem.field, problem.y0, problem.times, _spec(solver=solver, first_step=0.1))
     np.testing.assert_allclose(grid.times, np.linspace(0.0, 2.0, 21), atol=1e-12)
 
@@ -140,7 +133,7 @@ def test_fixed_methods_take_the_steps_they_are_told(solver):
 def test_rejected_steps_are_counted():
     """A first step as long as the interval is rejected, and the grid says so."""
     Jax("cpu", "float64", 1)
-    problem = _linear((0.0, 2.0), matrix=10 * MATRIX)
+    problem = linear((0.0, 2.0), matrix=10 * MATRIX)
     grid = _load("diffrax").grid(problem.field, problem.y0, problem.times, _spec(first_step=2.0))
     assert grid.n_rejected > 0
     assert (grid.times[0], grid.times[-1]) == (0.0, 2.0)
@@ -149,7 +142,7 @@ def test_rejected_steps_are_counted():
 def test_a_tuple_is_a_state_like_an_array():
     """A state in two parts gives the closed form of the same state in one."""
     framework, backend, spec = Jax("cpu", "float64", 1), _load("diffrax"), _spec(rtol=1e-6, atol=1e-6, max_steps=64)
-    whole = _linear((0.0, 1.0))
+    whole = linear((0.0, 1.0))
     parts = Problem(_InParts(whole.field), (whole.y0[:, :1], whole.y0[:, 1:]), whole.times, Partial(_joined_loss))
     found = framework.to_numpy(backend.grad(parts, spec, framework))
     exact = gradients(MATRIX, STATES, whole.times, "path")
@@ -173,7 +166,7 @@ def _joined_loss(ys):
 def test_a_solve_beyond_its_limit_gives_no_figures(text):
     """Loss and gradients are NaN, not those of the part of the interval that was reached."""
     framework, backend, spec = Jax("cpu", "float64", 1), _load(text), _spec(max_steps=3)
-    found = framework.to_numpy(backend.grad(_linear((0.0, 2.0)), spec, framework))
+    found = framework.to_numpy(backend.grad(linear((0.0, 2.0)), spec, framework))
     assert np.isnan(found.loss)
     assert np.isnan(found.y0).all()
     assert np.isnan(found.params["A"]).all()
@@ -182,7 +175,7 @@ def test_a_solve_beyond_its_limit_gives_no_figures(text):
 def test_the_grid_names_the_step_limit():
     """A solve that needs more steps than its limit is a `StepLimitError`."""
     Jax("cpu", "float64", 1)
-    problem = _linear((0.0, 2.0))
+    problem = linear((0.0, 2.0))
     with pytest.raises(StepLimitError, match="limit of 3 steps was reached at t = "):
         _load("diffrax").grid(problem.field, problem.y0, problem.times, _spec(max_steps=3))
 
@@ -205,7 +198,7 @@ class _Draining(eqx.Module):
 def test_a_backward_solve_beyond_its_limit_gives_no_gradient():
     """Where the forward ODE contracts, its backward solve takes more steps; out of steps, its gradient is NaN."""
     framework, backend = Jax("cpu", "float64", 1), _load("diffrax-backsolve")
-    problem = _linear((0.0, 1.0), matrix=np.array([[-20.0]]), y0=np.array([[1.0]]))
+    problem = linear((0.0, 1.0), matrix=np.array([[-20.0]]), y0=np.array([[1.0]]))
     found = framework.to_numpy(backend.grad(problem, _spec(max_steps=12), framework))
     assert np.isfinite(found.loss)
     assert np.isnan(found.y0).all()
@@ -222,7 +215,7 @@ def test_a_backward_solve_beyond_its_limit_gives_no_gradient():
 )
 def test_what_diffrax_cannot_do_has_a_reason(changes, reason):
     """A solver that it lacks, or a first step that is not given: a sentence beforehand, an error from `solve`."""
-    problem, spec = _linear((0.0, 1.0)), _spec(**changes)
+    problem, spec = linear((0.0, 1.0)), _spec(**changes)
     for text in DIFFRAX:
         assert reason in _load(text).unsupported(problem, spec)
         with pytest.raises(UserError, match=reason):
@@ -231,7 +224,7 @@ def test_what_diffrax_cannot_do_has_a_reason(changes, reason):
 
 def test_backsolve_says_that_it_has_no_gradient_of_times():
     """`unsupported` gives the reason before anything is compiled."""
-    assert "times" in _load("diffrax-backsolve").unsupported(_linear((0.0, 1.0), timed=True), _spec())
+    assert "times" in _load("diffrax-backsolve").unsupported(linear((0.0, 1.0), timed=True), _spec())
 
 
 def test_checkpoints_must_be_positive():
@@ -258,6 +251,6 @@ def test_the_pi_controller_is_that_of_gustafsson(norm):
 def test_float32_states_stay_float32_in_a_process_of_64_bits():
     """Times are cast to the state, so that diffrax does not promote the state to the times."""
     Jax("cpu", "float64", 1)
-    problem = _linear((0.0, 1.0))
+    problem = linear((0.0, 1.0))
     small = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (problem.field, problem.y0))
     assert _load("diffrax").solve(*small, problem.times, _spec(max_steps=16)).dtype == jnp.float32

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from jax_problems import MATRIX, STATES, linear
 
 from nodebench.backends.jax_odeint import JaxOdeint
 from nodebench.errors import DivergedError, StepLimitError
@@ -13,8 +14,6 @@ from nodebench.problem import Problem, SolverSpec
 from nodebench.tasks.linear.closed_form import gradients
 from nodebench.tasks.linear.jax_models import LinearField, end_loss, path_loss
 
-MATRIX = np.array([[-0.3, 1.2, 0.1], [-1.0, -0.2, 0.4], [0.2, -0.5, 0.1]])
-STATES = np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -1.1]])
 BACKEND = JaxOdeint()
 
 
@@ -27,15 +26,10 @@ def _spec(**changes):
     return SolverSpec(**{"rtol": 1e-6, "atol": 1e-6, "max_steps": 256, "dtype": "float64", **changes})
 
 
-def _linear(times, *, matrix=MATRIX, y0=STATES, timed=False):
-    field = eqx.tree_at(lambda at: at.A, LinearField(len(matrix)), jnp.asarray(matrix))
-    return Problem(field, jnp.asarray(y0), np.asarray(times), Partial(path_loss), timed)
-
-
 @pytest.mark.parametrize("times", [(0.0, 0.7, 1.1, 2.0), (1.0, -0.5)], ids=["forwards", "backwards"])
 def test_evaluations_follow_the_closed_form(times, framework):
     """Two and six for each step tried forward; backward the same in each interval, and one for the gradient of time."""
-    problem, spec = _linear(times), _spec()
+    problem, spec = linear(times), _spec()
     grid = BACKEND.grid(problem.field, problem.y0, problem.times, spec)
     step = BACKEND.gradient_step(problem, spec, framework)
     counted, intervals = step.evaluations(), len(times) - 1
@@ -49,7 +43,7 @@ def test_evaluations_follow_the_closed_form(times, framework):
 def test_the_grid_is_that_of_dopri5(times, framework):
     """Steps of the same method from boundary to boundary end at the solution, the last one past the last time."""
     del framework
-    problem = _linear(times)
+    problem = linear(times)
     grid = BACKEND.grid(problem.field, problem.y0, problem.times, _spec())
     steps = np.diff(grid.times)
     direction = np.sign(times[-1] - times[0])
@@ -77,7 +71,7 @@ class _Jump(eqx.Module):
 @pytest.mark.parametrize("times", [(0.0, 0.7, 2.0), (1.0, 0.4, -0.5)], ids=["forwards", "backwards"])
 def test_the_gradient_of_times_is_the_closed_form(times, framework):
     """Output times are differentiated in either direction."""
-    problem = _linear(times, timed=True)
+    problem = linear(times, timed=True)
     found = framework.to_numpy(BACKEND.grad(problem, _spec(rtol=1e-9, atol=1e-9), framework))
     np.testing.assert_allclose(found.times, gradients(MATRIX, STATES, np.array(times), "path").times, rtol=1e-6)
 
@@ -85,14 +79,14 @@ def test_the_gradient_of_times_is_the_closed_form(times, framework):
 def test_both_directions_of_time_take_the_same_steps(framework):
     """A field mirrored in time is solved down as the field itself is solved up."""
     del framework
-    up, down = _linear((0.0, 1.0, 2.0)), _linear((0.0, -1.0, -2.0), matrix=-MATRIX)
+    up, down = linear((0.0, 1.0, 2.0)), linear((0.0, -1.0, -2.0), matrix=-MATRIX)
     found = [BACKEND.solve(p.field, p.y0, p.times, _spec()) for p in (up, down)]
     np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_a_tuple_is_a_state_like_an_array(framework):
     """A state in two parts gives the closed form of the same state in one."""
-    whole = _linear((0.0, 1.0))
+    whole = linear((0.0, 1.0))
     parts = Problem(_InParts(whole.field), (whole.y0[:, :1], whole.y0[:, 1:]), whole.times, Partial(_joined_loss))
     found = framework.to_numpy(BACKEND.grad(parts, _spec(rtol=1e-8, atol=1e-8), framework))
     exact = gradients(MATRIX, STATES, whole.times, "path")
@@ -114,7 +108,7 @@ def _joined_loss(ys):
 
 def test_the_library_is_silent_about_its_limit(framework):
     """Out of steps it hands out a finite, wrong loss: what the checks of this backend are there for."""
-    problem = _linear((0.0, 2.0))
+    problem = linear((0.0, 2.0))
     cut, whole = (BACKEND.grad(problem, _spec(max_steps=n), framework).loss for n in (3, 256))
     assert np.isfinite(cut)
     assert abs(cut - whole) > 0.01 * abs(whole)
@@ -122,7 +116,7 @@ def test_the_library_is_silent_about_its_limit(framework):
 
 def test_the_counting_passes_name_the_step_limit(framework):
     """A forward solve out of steps is a `StepLimitError` of `grid` and of both counts."""
-    problem, spec = _linear((0.0, 2.0)), _spec(max_steps=3)
+    problem, spec = linear((0.0, 2.0)), _spec(max_steps=3)
     step = BACKEND.gradient_step(problem, spec, framework)
     for call in (
         lambda: BACKEND.grid(problem.field, problem.y0, problem.times, spec),
@@ -135,7 +129,7 @@ def test_the_counting_passes_name_the_step_limit(framework):
 
 def test_steps_that_just_suffice_are_no_error(framework):
     """The limit allows as many tries from one output time to the next as it says, and not one less."""
-    problem = _linear((0.0, 2.0))
+    problem = linear((0.0, 2.0))
     grid = BACKEND.grid(problem.field, problem.y0, problem.times, _spec())
     tries = grid.n_accepted + grid.n_rejected
     assert BACKEND.grid(problem.field, problem.y0, problem.times, _spec(max_steps=tries)) == grid
@@ -149,7 +143,7 @@ def test_steps_that_just_suffice_are_no_error(framework):
 def test_the_limit_counts_anew_from_each_output_time(framework):
     """Twice as many steps as the limit are allowed over two intervals."""
     del framework
-    problem = _linear((0.0, 1.0, 2.0))
+    problem = linear((0.0, 1.0, 2.0))
     grid = BACKEND.grid(problem.field, problem.y0, problem.times, _spec())
     tries = grid.n_accepted + grid.n_rejected
     BACKEND.grid(problem.field, problem.y0, problem.times, _spec(max_steps=tries - 2))
@@ -157,7 +151,7 @@ def test_the_limit_counts_anew_from_each_output_time(framework):
 
 def test_a_backward_solve_beyond_its_limit_is_named(framework):
     """Where the forward ODE contracts, the backward solve takes more steps; out of steps, the count says so."""
-    problem = _linear((0.0, 1.0), matrix=np.array([[-20.0]]), y0=np.array([[1.0]]))
+    problem = linear((0.0, 1.0), matrix=np.array([[-20.0]]), y0=np.array([[1.0]]))
     step = BACKEND.gradient_step(problem, _spec(rtol=1e-3, atol=1e-3, max_steps=12), framework)
     assert step.forward_evaluations() < 2 + 6 * 12
     with pytest.raises(StepLimitError, match="limit of 12 steps"):
@@ -182,11 +176,11 @@ class _Draining(eqx.Module):
 def test_what_it_cannot_do_has_a_reason(framework):
     """Another method than dopri5, and arrays of the field that are no parameters."""
     del framework
-    assert "`dopri5`" in BACKEND.unsupported(_linear((0.0, 1.0)), _spec(solver="tsit5"))
-    assert "`lsoda`" in BACKEND.unsupported(_linear((0.0, 1.0)), _spec(solver="lsoda"))
+    assert "`dopri5`" in BACKEND.unsupported(linear((0.0, 1.0)), _spec(solver="tsit5"))
+    assert "`lsoda`" in BACKEND.unsupported(linear((0.0, 1.0)), _spec(solver="lsoda"))
     problem = Problem(_Indexed(jnp.array([1, 0])), jnp.ones(2), np.array([0.0, 1.0]), Partial(end_loss))
     assert "int" in BACKEND.unsupported(problem, _spec())
-    assert BACKEND.unsupported(_linear((0.0, 1.0), timed=True), _spec()) is None
+    assert BACKEND.unsupported(linear((0.0, 1.0), timed=True), _spec()) is None
 
 
 class _Indexed(eqx.Module):
@@ -200,7 +194,7 @@ class _Indexed(eqx.Module):
 def test_that_it_chooses_its_first_step_is_said(framework):
     """It takes the same steps whatever first step is asked for, and its differences say so."""
     del framework
-    problem = _linear((0.0, 2.0))
+    problem = linear((0.0, 2.0))
     grids = [BACKEND.grid(problem.field, problem.y0, problem.times, _spec(first_step=h)) for h in (1e-4, 1.0)]
     assert grids[0] == grids[1]
     assert any("first step" in sentence for sentence in BACKEND.differences(_spec()))

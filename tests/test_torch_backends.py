@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchdiffeq
 from torch import nn
+from torch_problems import Net, Pair, flat, make_problem, sum_of_squares
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
@@ -26,39 +27,6 @@ FIXED = {"euler": 1, "midpoint": 2, "rk4": 4, "rk38": 4}
 OWN_STAGES = {"heun": 2, "bosh3": 3, "dopri5": 6, "tsit5": 6, "dopri8": 13}
 
 
-class Net(nn.Module):
-    """A small field that depends on time and has a parameter that it does not use."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(1)
-        self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 2)
-        self.unused = nn.Parameter(torch.ones(3))
-
-    def forward(self, t, y):
-        time = torch.ones_like(y[:, :1]) * t
-        return self.second(torch.tanh(self.first(torch.cat([y, time], dim=1))))
-
-
-class Pair(nn.Module):
-    """A field of two parts of different shapes, the second of which takes a gradient within."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(2)
-        self.net = nn.Linear(2, 2)
-
-    def forward(self, t, y):
-        del t
-        z, _ = y
-        taped = torch.is_grad_enabled()
-        with torch.enable_grad():
-            z = z.requires_grad_() if taped else z.detach().requires_grad_()
-            dz = torch.tanh(self.net(z))
-            trace = sum(torch.autograd.grad(dz[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(2))
-        return dz, -trace[:, None]
-
-
 @pytest.fixture
 def framework():
     return Torch("cpu", "float64", 1)
@@ -72,35 +40,15 @@ def _spec(**changes):
     return SolverSpec(**{"rtol": 1e-5, "atol": 1e-5, "first_step": 0.1, "dtype": "float64", **changes})
 
 
-def _sum_of_squares(ys):
-    parts = ys if isinstance(ys, tuple) else (ys,)
-    return sum(part[1:].pow(2).sum() for part in parts)
-
-
-def _problem(field=None, times=(0.0, 0.8, 2.0), *, timed=False):
-    field = (field or Net()).double()
-    torch.manual_seed(0)
-    y0 = torch.randn(4, 2, dtype=torch.float64)
-    if isinstance(field, Pair):
-        y0 = (y0, torch.zeros(4, 1, dtype=torch.float64))
-    return Problem(field, y0, torch.tensor(times, dtype=torch.float64), _sum_of_squares, timed)
-
-
-def _flat(gradients):
-    y0 = gradients.y0 if isinstance(gradients.y0, tuple) else (gradients.y0,)
-    extra = [] if gradients.times is None else [gradients.times]
-    return torch.cat([g.reshape(-1) for g in (*y0, *gradients.params.values(), *extra)])
-
-
 def _gradient(text, problem, spec, framework):
-    return _flat(_load(text).grad(problem, spec, framework))
+    return flat(_load(text).grad(problem, spec, framework))
 
 
 @pytest.mark.parametrize("solver", sorted(TABLEAUS))
 @pytest.mark.parametrize("text", EXACT[1:])
 def test_checkpointing_changes_nothing(text, solver, framework):
     """Recomputed gradients equal those of `direct` on the same grid to rounding, times included."""
-    problem, spec = _problem(timed=True), _spec(solver=solver)
+    problem, spec = make_problem(timed=True), _spec(solver=solver)
     expected = _gradient("direct", problem, spec, framework)
     torch.testing.assert_close(_gradient(text, problem, spec, framework), expected, rtol=1e-12, atol=1e-12)
 
@@ -124,7 +72,7 @@ def _discretised_loss(problem, spec, fractions):
 @pytest.mark.parametrize("solver", sorted(TABLEAUS))
 def test_direct_is_the_derivative_of_its_discretisation(solver, framework):
     """It equals autograd through the same steps, written out plainly, for y0, parameters and times."""
-    problem, spec = _problem(timed=True), _spec(solver=solver)
+    problem, spec = make_problem(timed=True), _spec(solver=solver)
     grid = np.array(_load("direct[land=true]").grid(problem.field, problem.y0, problem.times, spec).times)
     fractions = []
     for a, b in ((0.0, 0.8), (0.8, 2.0)):
@@ -142,7 +90,7 @@ def test_direct_is_the_derivative_of_its_discretisation(solver, framework):
 @pytest.mark.parametrize("text", EXACT)
 def test_finite_differences_agree(text, framework):
     """Along random directions of y0, parameters and times the gradient is the central difference of the solve."""
-    problem, spec = _problem(times=(0.0, 0.5, 1.0), timed=True), _spec(solver="rk4", first_step=0.3)
+    problem, spec = make_problem(times=(0.0, 0.5, 1.0), timed=True), _spec(solver="rk4", first_step=0.3)
     gradients = _load(text).grad(problem, spec, framework)
     generator = torch.Generator().manual_seed(3)
     params = dict(problem.field.named_parameters())
@@ -166,7 +114,7 @@ def test_finite_differences_agree(text, framework):
 @pytest.mark.parametrize("text", [*EXACT, *CONTINUOUS, "torchdiffeq", "torchdiffeq-adjoint"])
 def test_counts_equal_their_closed_forms(text, solver, framework):
     """Evaluations and VJPs follow from the steps, for every solver and backend."""
-    backend, problem, spec = _load(text), _problem(), _spec(solver=solver, max_steps=2000)
+    backend, problem, spec = _load(text), make_problem(), _spec(solver=solver, max_steps=2000)
     if backend.unsupported(problem, spec) is not None:
         pytest.skip("the backend says that it does not support this")
     grid = backend.grid(problem.field, problem.y0, problem.times, spec)
@@ -194,7 +142,7 @@ def test_counts_equal_their_closed_forms(text, solver, framework):
 
 def test_torchdiffeq_left_to_choose_its_first_step_pays_one_evaluation_more(framework):
     """Its forward count is then 2 + 6 x steps for dopri5."""
-    backend, problem, spec = _load("torchdiffeq"), _problem(), _spec(first_step=None)
+    backend, problem, spec = _load("torchdiffeq"), make_problem(), _spec(first_step=None)
     grid = backend.grid(problem.field, problem.y0, problem.times, spec)
     counted = backend.gradient_step(problem, spec, framework).evaluations()
     assert counted.nfe_forward == 2 + 6 * (grid.n_accepted + grid.n_rejected)
@@ -202,7 +150,7 @@ def test_torchdiffeq_left_to_choose_its_first_step_pays_one_evaluation_more(fram
 
 def test_rejected_steps_are_counted_and_leave_no_vjps(framework):
     """A first step far too long costs evaluations, and neither VJPs nor memory."""
-    backend, problem = _load("direct"), _problem(times=(0.0, 4.0))
+    backend, problem = _load("direct"), make_problem(times=(0.0, 4.0))
     long, short = (_spec(rtol=1e-9, atol=1e-9, first_step=h) for h in (4.0, 0.05))
     grid = backend.grid(problem.field, problem.y0, problem.times, long)
     step = backend.gradient_step(problem, long, framework)
@@ -217,7 +165,7 @@ def test_rejected_steps_are_counted_and_leave_no_vjps(framework):
 
 def _saved(text, n_steps, framework):
     spec = _spec(solver="rk4", first_step=1 / n_steps, max_steps=1000)
-    return _load(text).gradient_step(_problem(times=(0.0, 1.0)), spec, framework).saved_bytes()
+    return _load(text).gradient_step(make_problem(times=(0.0, 1.0)), spec, framework).saved_bytes()
 
 
 def test_saved_bytes_of_direct_are_proportional_to_the_steps(framework):
@@ -245,15 +193,15 @@ def test_saved_bytes_of_interpolated_are_five_states_per_step(framework):
     backend, saved, steps = _load("interpolated"), [], []
     for tolerance in (1e-4, 1e-9):
         spec = _spec(rtol=tolerance, atol=tolerance)
-        saved.append(backend.gradient_step(_problem(), spec, framework).saved_bytes())
-        steps.append(backend.grid(_problem().field, _problem().y0, _problem().times, spec).n_accepted)
+        saved.append(backend.gradient_step(make_problem(), spec, framework).saved_bytes())
+        steps.append(backend.grid(make_problem().field, make_problem().y0, make_problem().times, spec).n_accepted)
     assert saved[1] - saved[0] == 5 * 4 * 2 * 8 * (steps[1] - steps[0]) > 0
 
 
 @pytest.mark.parametrize("text", ALL)
 def test_a_tuple_state_with_a_gradient_inside_is_differentiated(text, framework):
     """A field of two parts that calls autograd itself gets the gradients of a plain, tight solve."""
-    problem, spec = _problem(Pair()), _spec(rtol=1e-8, atol=1e-8, max_steps=2000)
+    problem, spec = make_problem(Pair()), _spec(rtol=1e-8, atol=1e-8, max_steps=2000)
     expected = _gradient("torchdiffeq", problem, _spec(rtol=1e-10, atol=1e-10, max_steps=5000), framework)
     torch.testing.assert_close(_gradient(text, problem, spec, framework), expected, rtol=1e-5, atol=1e-5)
 
@@ -261,7 +209,7 @@ def test_a_tuple_state_with_a_gradient_inside_is_differentiated(text, framework)
 @pytest.mark.parametrize("text", ALL)
 def test_unused_parameters_have_gradients_of_zero(text, framework):
     """They get zeros in their own shape, not None."""
-    gradients = _load(text).grad(_problem(), _spec(), framework)
+    gradients = _load(text).grad(make_problem(), _spec(), framework)
     assert torch.equal(gradients.params["unused"], torch.zeros(3, dtype=torch.float64))
     assert gradients.params["first.weight"].abs().sum() > 0
 
@@ -271,7 +219,7 @@ def test_a_plain_callable_is_a_field_without_parameters(text, framework):
     """A function solves and differentiates with respect to its state."""
     y0 = torch.ones(2, dtype=torch.float64)
     times = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    problem = Problem(lambda _, y: -y, y0, times, _sum_of_squares)
+    problem = Problem(lambda _, y: -y, y0, times, sum_of_squares)
     gradients = _load(text).grad(problem, _spec(rtol=1e-9, atol=1e-9), framework)
     assert gradients.params == {}
     torch.testing.assert_close(gradients.y0, torch.full((2,), 2 * np.exp(-2.0), dtype=torch.float64))
@@ -292,7 +240,7 @@ def test_a_solve_is_a_layer(text):
 @pytest.mark.parametrize("text", OWN)
 def test_without_gradients_nothing_is_kept(text):
     """Under no_grad the states are the same and carry no graph."""
-    backend, problem = _load(text), _problem()
+    backend, problem = _load(text), make_problem()
     with torch.no_grad():
         plain = backend.solve(problem.field, problem.y0, problem.times, _spec())
     taped = backend.solve(problem.field, problem.y0, problem.times, _spec())
@@ -302,7 +250,7 @@ def test_without_gradients_nothing_is_kept(text):
 
 def test_a_second_backward_pass_through_direct_is_refused():
     """The graphs are freed as they are read; reading them again is an error, not a gradient of zero."""
-    problem = _problem()
+    problem = make_problem()
     y0 = problem.y0.requires_grad_()
     loss = _load("direct").solve(problem.field, y0, problem.times, _spec()).sum()
     loss.backward(retain_graph=True)
@@ -313,7 +261,7 @@ def test_a_second_backward_pass_through_direct_is_refused():
 @pytest.mark.parametrize("text", ["adjoint", "adjoint[norm=seminorm]"])
 def test_many_output_times_do_not_restart_the_adjoint(text, framework):
     """Fifty output times cost about one step each, where a restart costs several."""
-    problem = _problem(times=tuple(np.linspace(0, 2, 51)))
+    problem = make_problem(times=tuple(np.linspace(0, 2, 51)))
     counted = _load(text).gradient_step(problem, _spec(), framework).evaluations()
     assert counted.nfe_backward <= 50 * 7 + 30
 
@@ -321,7 +269,7 @@ def test_many_output_times_do_not_restart_the_adjoint(text, framework):
 @pytest.mark.parametrize("text", ALL)
 def test_a_field_of_nan_is_diverged(text, framework):
     """NaN raises `DivergedError` and no gradient of NaN."""
-    problem = _problem()
+    problem = make_problem()
     with torch.no_grad():
         problem.field.first.weight.fill_(float("nan"))
     with pytest.raises(DivergedError):
@@ -332,13 +280,13 @@ def test_a_field_of_nan_is_diverged(text, framework):
 def test_too_few_steps_are_named(text, framework):
     """The limit of steps raises `StepLimitError`, which says what to raise."""
     with pytest.raises(StepLimitError, match="max_steps"):
-        _load(text).grad(_problem(), _spec(rtol=1e-12, atol=1e-12, max_steps=3), framework)
+        _load(text).grad(make_problem(), _spec(rtol=1e-12, atol=1e-12, max_steps=3), framework)
 
 
 @pytest.mark.parametrize("text", ["adjoint", "torchdiffeq-adjoint"])
 def test_too_few_steps_backward_are_named(text, framework):
     """A backward solve that needs more steps than the forward one raises the same error."""
-    problem, spec = _problem(times=(0.0, 3.0)), _spec(rtol=1e-4, atol=1e-4)
+    problem, spec = make_problem(times=(0.0, 3.0)), _spec(rtol=1e-4, atol=1e-4)
     backend = _load(text)
     n = backend.grid(problem.field, problem.y0, problem.times, spec)
     limited = _spec(rtol=1e-4, atol=1e-4, max_steps=n.n_accepted + n.n_rejected)
@@ -361,12 +309,12 @@ def test_layers_that_change_between_evaluations_are_unsupported(text, layer):
             del t
             return self.layer(y)
 
-    assert type(layer).__name__ in _load(text).unsupported(_problem(Field()), _spec())
+    assert type(layer).__name__ in _load(text).unsupported(make_problem(Field()), _spec())
 
 
 def test_torchdiffeqs_rk4_is_another_method():
     """`rk4` is unsupported with the reason, `rk38` is its partner and agrees with ours."""
-    problem, spec = _problem(), _spec(solver="rk38", first_step=0.2)
+    problem, spec = make_problem(), _spec(solver="rk38", first_step=0.2)
     assert "3/8" in _load("torchdiffeq").unsupported(problem, _spec(solver="rk4"))
     theirs = _load("torchdiffeq").solve(problem.field, problem.y0, problem.times, spec)
     ours = _load("direct").solve(problem.field, problem.y0, problem.times, spec)
@@ -375,7 +323,7 @@ def test_torchdiffeqs_rk4_is_another_method():
 
 def test_torchdiffeqs_adaptive_heun_is_another_method():
     """It evaluates the field once at the end of a step, where Euler's method predicts it to be; Heun's does twice."""
-    assert "adaptive_heun" in _load("torchdiffeq").unsupported(_problem(), _spec(solver="heun"))
+    assert "adaptive_heun" in _load("torchdiffeq").unsupported(make_problem(), _spec(solver="heun"))
     y0, times = torch.ones(1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
     evaluated = {"torchdiffeq": [], "ours": []}
 
@@ -400,7 +348,7 @@ def test_torchdiffeqs_adaptive_heun_is_another_method():
 @pytest.mark.parametrize("solver", ["bosh3", "dopri5", "dopri8"])
 def test_torchdiffeq_takes_our_steps(solver, first_step):
     """Given the first step, it accepts and rejects the same ones and comes to the same state, to rounding."""
-    problem, spec = _problem(times=(0.0, 5.0)), _spec(solver=solver, first_step=first_step, rtol=1e-7, atol=1e-7)
+    problem, spec = make_problem(times=(0.0, 5.0)), _spec(solver=solver, first_step=first_step, rtol=1e-7, atol=1e-7)
     ours, theirs = (
         backend.grid(problem.field, problem.y0, problem.times, spec)
         for backend in (_load("direct"), _load("torchdiffeq[land=true]"))
@@ -416,7 +364,7 @@ def test_torchdiffeq_takes_our_steps(solver, first_step):
 
 def test_torchdiffeq_has_one_controller_alone():
     """Another is unsupported with the reason, unless the method has no error to control."""
-    backend, problem = _load("torchdiffeq"), _problem()
+    backend, problem = _load("torchdiffeq"), make_problem()
     assert "integral controller" in backend.unsupported(problem, _spec(controller="pi"))
     assert backend.unsupported(problem, _spec(controller="pi", solver="rk38")) is None
 
@@ -424,7 +372,9 @@ def test_torchdiffeq_has_one_controller_alone():
 def test_the_backward_solve_of_the_adjoint_has_the_same_controller(framework):
     """Another controller takes other steps backward, through output states that differ by the tolerance."""
     counts = {
-        controller: _load("adjoint").gradient_step(_problem(), _spec(controller=controller), framework).evaluations()
+        controller: _load("adjoint")
+        .gradient_step(make_problem(), _spec(controller=controller), framework)
+        .evaluations()
         for controller in ("integral", "pi")
     }
     assert counts["integral"].nfe_backward != counts["pi"].nfe_backward
@@ -432,7 +382,7 @@ def test_the_backward_solve_of_the_adjoint_has_the_same_controller(framework):
 
 def test_torchdiffeq_landing_takes_our_steps():
     """With `land` its adaptive grid is ours, to rounding."""
-    problem, spec = _problem(), _spec()
+    problem, spec = make_problem(), _spec()
     ours = _load("direct[land=true]").grid(problem.field, problem.y0, problem.times, spec)
     theirs = _load("torchdiffeq[land=true]").grid(problem.field, problem.y0, problem.times, spec)
     np.testing.assert_allclose(theirs.times[:4], ours.times[:4], rtol=1e-6)
@@ -447,7 +397,7 @@ def test_checkpoints_must_be_positive():
 
 def _dense_problem():
     """Output times of which some share a step, one the last one, and some steps have none."""
-    return _problem(times=(0.0, 0.01, 0.02, 0.9, 1.0, 1.9, 1.95, 2.0))
+    return make_problem(times=(0.0, 0.01, 0.02, 0.9, 1.0, 1.9, 1.95, 2.0))
 
 
 def _dense_loss(problem, spec, grid):
@@ -494,7 +444,7 @@ def test_recomputing_changes_nothing_of_dense_output(text, solver, framework):
 
 def test_many_output_times_cost_no_evaluations(framework):
     """A hundred output times take the very steps of two; `land=true` takes one for each."""
-    two, hundred = _problem(times=(0.0, 2.0)), _problem(times=tuple(np.linspace(0, 2, 101)))
+    two, hundred = make_problem(times=(0.0, 2.0)), make_problem(times=tuple(np.linspace(0, 2, 101)))
     counts = [_load("direct").gradient_step(p, _spec(), framework).evaluations() for p in (two, hundred)]
     assert counts[0].nfe_forward == counts[1].nfe_forward
     assert counts[1].n_vjps == counts[0].n_vjps + 1  # the closing stage of the last step, which the loss looks at
@@ -505,7 +455,7 @@ def test_many_output_times_cost_no_evaluations(framework):
 @pytest.mark.parametrize(("text", "order"), [("adjoint", 5), ("interpolated", 4)])
 def test_continuous_adjoints_converge_to_the_exact_gradient(text, order, framework):
     """The distance from the discrete gradient falls as the step's error does: by 2^order for half the step."""
-    problem = _problem(times=(0.0, 2.0))
+    problem = make_problem(times=(0.0, 2.0))
     distances = []
     for h in (0.1, 0.05):
         # A tolerance that no step misses leaves steps of the first one's length only where they cannot grow.
@@ -518,7 +468,7 @@ def test_continuous_adjoints_converge_to_the_exact_gradient(text, order, framewo
 def test_an_output_time_that_the_loss_does_not_see_costs_the_adjoint_nothing(framework):
     """The backward solve stops only where the adjoint jumps."""
     times = torch.linspace(0, 2, 50, dtype=torch.float64)
-    ends = Problem(Net().double(), _problem().y0, times, lambda ys: ys[-1].pow(2).sum())
+    ends = Problem(Net().double(), make_problem().y0, times, lambda ys: ys[-1].pow(2).sum())
     two = Problem(ends.field, ends.y0, times[[0, -1]], ends.loss)
     counts = [_load("adjoint").gradient_step(p, _spec(), framework).evaluations().nfe_backward for p in (ends, two)]
     assert counts[0] == counts[1]
@@ -526,7 +476,7 @@ def test_an_output_time_that_the_loss_does_not_see_costs_the_adjoint_nothing(fra
 
 def test_a_hundred_output_times_cost_the_adjoint_one_step_each(framework):
     """Backward evaluations are at most three times those of a forward solve that steps onto the same times."""
-    problem = _problem(times=tuple(np.linspace(0, 2, 100)))
+    problem = make_problem(times=tuple(np.linspace(0, 2, 100)))
     counted = _load("adjoint[land=true]").gradient_step(problem, _spec(), framework).evaluations()
     assert counted.nfe_backward <= 3 * counted.nfe_forward
     assert counted.nfe_backward == 99 * 7
@@ -535,7 +485,7 @@ def test_a_hundred_output_times_cost_the_adjoint_one_step_each(framework):
 @pytest.mark.parametrize("solver", sorted(TABLEAUS))
 def test_reversible_is_the_derivative_of_its_own_steps(solver, framework):
     """It equals autograd through the pair of solutions, written out plainly, to 1e-10."""
-    problem, spec = _problem(timed=True), _spec(solver=solver)
+    problem, spec = make_problem(timed=True), _spec(solver=solver)
     backend = _load("reversible")
     grid = np.array(backend.grid(problem.field, problem.y0, problem.times, spec).times)
     y0, times = problem.y0.clone().requires_grad_(), problem.times.clone().requires_grad_()
@@ -566,7 +516,7 @@ def test_reversible_is_the_derivative_of_its_own_steps(solver, framework):
 
 def test_counts_of_reversible_follow_from_its_steps(framework):
     """Two Runge-Kutta steps forward, one evaluation for the error, and two with graphs backward."""
-    backend, problem, spec = _load("reversible"), _problem(), _spec()
+    backend, problem, spec = _load("reversible"), make_problem(), _spec()
     grid = backend.grid(problem.field, problem.y0, problem.times, spec)
     counted = backend.gradient_step(problem, spec, framework).evaluations()
     assert grid.n_rejected == 0
@@ -583,13 +533,13 @@ def test_a_coupling_out_of_range_is_refused():
 @pytest.mark.parametrize("solver", ["rk4", "euler"])
 def test_interpolated_says_what_it_cannot_interpolate(solver):
     """A method without dense output is unsupported, with what to use instead."""
-    assert "has no dense output" in _load("interpolated").unsupported(_problem(), _spec(solver=solver))
+    assert "has no dense output" in _load("interpolated").unsupported(make_problem(), _spec(solver=solver))
 
 
 @pytest.mark.parametrize("text", OWN)
 def test_a_first_step_is_chosen_where_none_is_given(text):
     """As a layer in somebody's own code, without a harness to choose it."""
-    problem = _problem()
+    problem = make_problem()
     states = _load(text).solve(problem.field, problem.y0, problem.times, _spec(first_step=None))
     expected = _load("direct").solve(problem.field, problem.y0, problem.times, _spec(rtol=1e-9, atol=1e-9))
     torch.testing.assert_close(states, expected, rtol=1e-3, atol=1e-3)
