@@ -79,9 +79,9 @@ class Mnist(AbstractTask):
     default_model: ClassVar[str] = "odenet"
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-3, atol=1e-3, max_steps=64)
     # ReLU has a kink wherever a unit switches on its way: the gradient converges with the first power of the step only.
-    reference: ClassVar[SolverSpec] = SolverSpec(
-        solver="midpoint", first_step=1 / 1600, max_steps=100_000, dtype="float64"
-    )
+    # What counts is how evenly a step's weights are spread over its stages: the 3/8 rule errs as little with four
+    # evaluations as the midpoint rule with six.
+    reference: ClassVar[SolverSpec] = SolverSpec(solver="rk38", first_step=1 / 480, max_steps=100_000, dtype="float64")
     models: ClassVar[Mapping[str, ModelEntry]] = {
         "odenet": ModelEntry(
             {"torch": f"{_TORCH}:ODENet", "jax": "nodebench.tasks.mnist.jax_models:ODENet"},
