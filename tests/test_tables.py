@@ -4,7 +4,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from nodebench.reports.tables import ABSENT, failure_table, gradient_tables, interval, number, training_tables
+from nodebench.reports.formatting import ABSENT, interval, number
+from nodebench.reports.tables import failure_table, gradient_tables, training_tables
 from nodebench.results.record import Record
 
 COMMON = {

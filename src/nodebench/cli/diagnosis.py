@@ -60,7 +60,7 @@ def _selftest(comparisons: int | None, *, as_json: bool) -> Any:
 
 
 def _print_selftest(tested: Any) -> None:
-    from nodebench.reports.tables import mebibytes  # noqa: PLC0415
+    from nodebench.reports.formatting import mebibytes  # noqa: PLC0415
 
     table = Table(title=f"selftest with {escape_markup(tested.workload)}", title_justify="left", show_header=False)
     rate = f"{tested.alarm_rate:.0%}, {tested.alarm_low:.1%} to {tested.alarm_high:.0%}; nominal 5 %"

@@ -7,11 +7,9 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
 from nodebench.results.record import Record
 from nodebench.results.scaling import Scaling
-
-ABSENT = "-"
-"""What stands where a figure was not measured."""
 
 WRAPPED = ("backend", "reason", "also", "metric", "NFE f+b by epoch")
 """Columns whose text may need more than a line."""
@@ -20,33 +18,6 @@ LAST_EPOCHS = 6
 """Epochs whose evaluations are shown; `--json` has them all."""
 
 Column = tuple[str, Callable[[Record], str]]
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits, whole from `10 ** digits` on, or `ABSENT`."""
-    if value is None:
-        return ABSENT
-    return f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:.{digits}g}"
-
-
-def count(value: int | None) -> str:
-    """A whole number, or `ABSENT`."""
-    return ABSENT if value is None else str(value)
-
-
-def mebibytes(value: int | None) -> str:
-    """Bytes as MiB, or `ABSENT`."""
-    return number(None if value is None else value / 2**20, 4)
-
-
-def milliseconds(value: float | None) -> str:
-    """Seconds as ms, or `ABSENT`."""
-    return number(None if value is None else 1000 * value, 4)
-
-
-def interval(low: float | None, high: float | None, scale: float = 1.0) -> str:
-    """The ends of an interval, or nothing."""
-    return "" if low is None or high is None else f"{number(scale * low)}..{number(scale * high)}"
 
 
 def gradient_tables(records: Iterable[Record]) -> list[Table]:

@@ -1,0 +1,159 @@
+"""Which records may be compared, and in what: those of many runs and machines become groups of like settings."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from nodebench.reports.formatting import number
+from nodebench.results.environment import differences
+from nodebench.results.record import Record
+from nodebench.results.store import Run
+
+NOT_COMPARED = ("wrong_gradient", "incomparable")
+"""Statuses of cells that were measured and must not be ranked."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cells that differ in nothing but the backend, each by its newest record.
+
+    Attributes:
+        records: All of them, as they were first measured; failures included.
+        timed: Those that were timed in turns with each other, in one run and against one control: what may be ranked by
+            time. Of several such sets the largest, and of equally large ones the newest.
+    """
+
+    records: tuple[Record, ...]
+    timed: tuple[Record, ...]
+
+    @property
+    def ranked(self) -> tuple[Record, ...]:
+        """The cells that may be ranked by error, memory and evaluations, which need no common run."""
+        return tuple(record for record in self.records if record.status == "ok")
+
+    @property
+    def timed_elsewhere(self) -> tuple[Record, ...]:
+        """Cells with a time that must not be set beside the others'."""
+        together = {record.cell_id for record in self.timed}
+        return tuple(r for r in self.ranked if r.step_s is not None and r.cell_id not in together)
+
+    @property
+    def control(self) -> Record | None:
+        """The cell to whose time those of the others are related, or None where nothing was timed with it."""
+        return next((record for record in self.timed if record.control is None), None)
+
+    @property
+    def setting(self) -> str:
+        """What all cells have in common, in words."""
+        return setting(self.records[0])
+
+
+def comparisons(records: Iterable[Record]) -> list[Comparison]:
+    """Groups of records whose gradients may be compared, in the order in which they were first measured.
+
+    Devices are never mixed. Errors, evaluations and bytes of one device type may come from several machines.
+    """
+    groups: dict[Hashable, dict[str, Record]] = {}
+    for record in records:
+        if record.backend is not None and (record.first_step_s is not None or record.status != "ok"):
+            cells = groups.setdefault(_key(record), {})
+            if record.cell_id not in cells or record.created_at >= cells[record.cell_id].created_at:
+                cells[record.cell_id] = record
+    return [_comparison(tuple(cells.values())) for cells in groups.values()]
+
+
+def newest(records: Iterable[Record]) -> list[Record]:
+    """The newest record of each cell, in the order in which the cells were first measured."""
+    cells: dict[str, Record] = {}
+    for record in records:
+        if record.cell_id not in cells or record.created_at >= cells[record.cell_id].created_at:
+            cells[record.cell_id] = record
+    return list(cells.values())
+
+
+def base_task(record: Record) -> str:
+    """The task of a record without its options."""
+    return record.task.partition("[")[0]
+
+
+def label(record: Record) -> str:
+    """What a line or row is called: the backend, or the model where there is none."""
+    return record.backend or record.model
+
+
+def setting(record: Record) -> str:
+    """What cells of a comparison have in common, in words; what is as usual is left out."""
+    unusual = (
+        (record.controller not in (None, "integral"), f"{record.controller} controller"),
+        (record.threads != 1, f"{record.threads} threads"),
+        (record.seed != 0, f"seed {record.seed}"),
+        (record.horizon != 1, f"time span times {number(record.horizon)}"),
+    )
+    parts = [
+        f"`{record.task}` {record.model}",
+        f"{record.solver} at {tolerances(record)}",
+        f"batch {record.batch_size}",
+        f"{record.dtype} on {record.device}",
+        *(text for is_unusual, text in unusual if is_unusual),
+        f"preset {record.preset}",
+    ]
+    return ", ".join(parts)
+
+
+def tolerances(record: Record) -> str:
+    """How exactly the solver was to work, with the first step, which is every step of a fixed-step solver."""
+    same = record.rtol == record.atol
+    both = f"rtol {number(record.rtol)}" + (" and atol alike" if same else f", atol {number(record.atol)}")
+    return f"{both}, first step {number(record.first_step)}"
+
+
+def unlike_machines(runs: Sequence[Run]) -> list[str]:
+    """In what each run's machine or software differs from the first's, a sentence each; git commits are left out."""
+    sentences = []
+    for run in runs[1:]:
+        if found := _differences(runs[0], run):
+            sentences.append(f"`{runs[0].run_id}` and `{run.run_id}` differ in {'; '.join(found)}.")
+    return sentences
+
+
+def machines(runs: Sequence[Run]) -> dict[str, int]:
+    """Which runs had a machine and software alike: runs of equal numbers; git commits are left out."""
+    kinds: list[Run] = []
+    numbers = {}
+    for run in runs:
+        alike = (at for at, kind in enumerate(kinds) if not _differences(kind, run))
+        numbers[run.run_id] = next(alike, len(kinds))
+        if numbers[run.run_id] == len(kinds):
+            kinds.append(run)
+    return numbers
+
+
+def of_one_machine(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Record]:
+    """Of records with times those of the machine that most come from: times of others are not drawn beside them."""
+    if not records:
+        return []
+    (most, _), *_ = Counter(machine_of[record.run_id] for record in records).most_common(1)
+    return [record for record in records if machine_of[record.run_id] == most]
+
+
+def _differences(one: Run, other: Run) -> list[str]:
+    return [text for text in differences(one.environment, other.environment) if not text.startswith("git.")]
+
+
+def _comparison(records: tuple[Record, ...]) -> Comparison:
+    sets: dict[tuple[str, str | None], list[Record]] = {}
+    for record in records:
+        if record.status == "ok" and record.step_s is not None:
+            sets.setdefault((record.run_id, record.control or record.backend), []).append(record)
+    timed = max(sets.values(), key=lambda members: (len(members), members[0].created_at), default=[])
+    return Comparison(records, tuple(timed))
+
+
+def _key(record: Record) -> Hashable:
+    return (
+        record.task, record.model, record.dataset, record.solver, record.controller, record.rtol, record.atol,
+        # Where the harness chooses it, the last digits follow the machine.
+        number(record.first_step, 4),
+        record.max_steps, record.dtype, record.device, record.threads, record.batch_size, record.seed, record.preset,
+        record.horizon,
+    )  # fmt: skip

@@ -1,0 +1,181 @@
+"""The answers in words, made from the facts of `summary`: short, with figures and units."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from nodebench.reports.comparison import label
+from nodebench.reports.formatting import interval, mebibytes, milliseconds, number
+from nodebench.reports.summary import Answer, Fastest, Least, Trained, Training, relative_time
+from nodebench.results.record import Record
+
+
+def answer_sentences(answer: Answer) -> tuple[str, ...]:
+    """What a comparison says, a sentence or two for each question."""
+    comparison = answer.comparison
+    if len(comparison.records) == 1:
+        return (_single(comparison.records[0]), *_unsuccessful(answer))
+    return (
+        fastest_sentence(answer.fastest, comparison.timed),
+        *_elsewhere(comparison.timed_elsewhere, comparison.timed),
+        _least_sentence("Leanest", answer.leanest, "peak memory", "MiB"),
+        _least_sentence("Most exact", answer.most_exact, "error of d/dparams", ""),
+        _front_sentence(answer.front),
+        *_undecided(answer.undecided),
+        *_unsuccessful(answer),
+    )
+
+
+def fastest_sentence(fastest: Fastest | None, timed: Sequence[Record]) -> str:
+    """Who was fastest, and who cannot be told from it."""
+    if fastest is None:
+        return f"Fastest: not known, because {_of(len(timed), 'cell was', 'cells were')} timed against another."
+    best = fastest.record
+    time = f"{milliseconds(best.step_s)} ms a step{_between(best.step_s_low, best.step_s_high, 1000)}"
+    relation = relative_time(best)
+    if best.control is not None and relation is not None:
+        time += f", {number(relation[0])} of the time of `{best.control}`{_between(relation[1], relation[2])}"
+    if not fastest.undistinguished:
+        return f"Fastest: {_name(best)}, {time}."
+    others = names(fastest.undistinguished)
+    return f"Fastest by its figure: {_name(best)}, {time}. Not to be told from it: {others}; the intervals overlap."
+
+
+def training_sentence(training: Training) -> str:
+    """Which model reached the best metric, on how many seeds, and which comes next."""
+    if not training.trained:
+        record = training.unranked[0]
+        return f"`{record.task}`: no trained model may be ranked; {_statuses(training.unranked)}."
+    best, *others = training.trained
+    first = best.records[0]
+    where = f"`{first.task}` ({first.dataset}, preset {first.preset})"
+    if not others:
+        return (
+            f"{where}: {best.label} reaches a {first.metric_name} of {_metric(best)}; nothing else was trained there."
+        )
+    tied = [other for other in others if _value(other.mean) == _value(best.mean)]
+    if tied:
+        alike = ", ".join(each.label for each in [best, *tied])
+        return f"{where}: the best {first.metric_name} is {_metric(best)}, of {alike}."
+    follows = f"next is {others[0].label} with {_metric(others[0])}"
+    doubt = "" if _apart(best, others[0]) else _doubt(best, others[0])
+    return f"{where}: best {first.metric_name} {_metric(best)} by {best.label}; {follows}.{doubt}"
+
+
+def failure_sentences(records: Iterable[Record]) -> tuple[str, ...]:
+    """How many cells did not end well, by status, with the first reason of each."""
+    by_status: dict[str, list[Record]] = {}
+    for record in records:
+        if record.status != "ok":
+            by_status.setdefault(record.status, []).append(record)
+    return tuple(
+        f"`{status}`: {_of(len(found), 'cell', 'cells')}, {'such as ' if len(found) > 1 else ''}"
+        f"{_name(found[0])} on `{found[0].task}`: {reason(found[0])}"
+        for status, found in by_status.items()
+    )
+
+
+def names(records: Iterable[Record]) -> str:
+    """Names of backends or models with commas between."""
+    return ", ".join(_name(record) for record in records)
+
+
+def reason(record: Record) -> str:
+    """Why a cell is not ok, as a sentence."""
+    text = record.reason or "no reason was recorded"
+    return text if text.endswith(".") else f"{text}."
+
+
+def _single(record: Record) -> str:
+    figures = [
+        (record.step_s, f"{milliseconds(record.step_s)} ms a step"),
+        (record.peak_memory_bytes, f"peak memory {mebibytes(record.peak_memory_bytes)} MiB"),
+        (record.grad_error_params, f"error of d/dparams {number(record.grad_error_params, 2)}"),
+    ]
+    known = ", ".join(text for value, text in figures if value is not None)
+    return f"Only {_name(record)} was measured in this setting, so nothing was compared" + (
+        f": {known}." if known else "."
+    )
+
+
+def _elsewhere(elsewhere: Sequence[Record], timed: Sequence[Record]) -> list[str]:
+    if not elsewhere or not timed:
+        return []
+    verb = "was" if len(elsewhere) == 1 else "were"
+    return [f"{names(elsewhere)} {verb} timed in another run or against another control: shown, not ranked by time."]
+
+
+def _least_sentence(title: str, least: Least | None, figure: str, unit: str) -> str:
+    if least is None:
+        return f"{title}: not known, because fewer than two cells have a {figure}."
+    value = f"{least.text} {unit}".strip()
+    if len(least.records) == least.n_compared:
+        return f"{title}: all alike, {figure} {value}."
+    most = least.most
+    highest = mebibytes(most.peak_memory_bytes) if unit else number(most.grad_error_params, 2)
+    return (
+        f"{title}: {names(least.records)}, {figure} {value}; the most has {_name(most)}, {highest} {unit}".strip() + "."
+    )
+
+
+def _front_sentence(front: Sequence[Record]) -> str:
+    if not front:
+        return "Pareto front: not known, because fewer than two cells timed together have error, memory and time."
+    if len(front) == 1:
+        return f"Pareto front of error, memory and time: {_name(front[0])} alone; no other is better in any of them."
+    return f"Pareto front of error, memory and time, where each is better than the others in something: {names(front)}."
+
+
+def _undecided(undecided: Sequence[Record]) -> list[str]:
+    return [
+        f"Undecided: {_name(record)} against `{record.control}`, ratio {number(record.ratio)}"
+        f"{_between(record.ratio_low, record.ratio_high)}"
+        + (", which holds 1" if record.ratio_low is not None else ", without an interval: too few starts")
+        + (f"; the timing ended by {record.stopped_by}." if record.stopped_by else ".")
+        for record in undecided
+    ]
+
+
+def _unsuccessful(answer: Answer) -> list[str]:
+    shown = [f"Not ranked: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.not_ranked]
+    return shown + [f"No figures: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.failed]
+
+
+def _name(record: Record) -> str:
+    return f"`{label(record)}`"
+
+
+def _between(low: float | None, high: float | None, scale: float = 1.0) -> str:
+    return "" if low is None or high is None else f" ({interval(low, high, scale)})"
+
+
+def _of(n: int, one: str, several: str) -> str:
+    return f"{n or 'no'} {one if n < 2 else several}"
+
+
+def _statuses(records: Iterable[Record]) -> str:
+    counted = Counter(record.status for record in records)
+    return ", ".join(f"{n} `{status}`" for status, n in counted.items())
+
+
+def _value(value: float) -> str:
+    return number(value, 4)
+
+
+def _metric(trained: Trained) -> str:
+    value = f"{_value(trained.mean)} {trained.records[0].metric_unit or ''}".strip()
+    n = len(trained.records)
+    if n == 1:
+        return f"{value} (a single seed)"
+    return f"{value} (mean of {n} seeds, {_value(trained.low)} to {_value(trained.high)})"
+
+
+def _apart(one: Trained, other: Trained) -> bool:
+    """Whether the values of several seeds each have no common range."""
+    several = min(len(one.records), len(other.records)) > 1
+    return several and (one.high < other.low or other.high < one.low)
+
+
+def _doubt(one: Trained, other: Trained) -> str:
+    if min(len(one.records), len(other.records)) == 1:
+        return " How much of that is the seed is not known."
+    return " Their seeds overlap."

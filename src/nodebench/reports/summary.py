@@ -1,0 +1,218 @@
+"""The answers to a comparison, as facts drawn from its figures; `sentences` puts them into words."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from math import fsum
+from typing import Any
+
+from nodebench.reports.comparison import NOT_COMPARED, Comparison, label, newest
+from nodebench.reports.formatting import mebibytes, number
+from nodebench.results.record import Record
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """Who took the least time of a step.
+
+    Attributes:
+        record: The cell with the lowest ratio to the control.
+        undistinguished: Cells of which the figures do not say that they are slower.
+    """
+
+    record: Record
+    undistinguished: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Least:
+    """Who has the least of a figure.
+
+    Attributes:
+        records: The best; several where they print alike.
+        text: The figure as it is printed, without its unit.
+        n_compared: How many cells have the figure.
+        most: The cell with the most of it.
+    """
+
+    records: tuple[Record, ...]
+    text: str
+    n_compared: int
+    most: Record
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a comparison says.
+
+    Attributes:
+        comparison: The comparison.
+        fastest: Who was fastest; None where fewer than two cells were timed together.
+        leanest: Who had the lowest peak of memory; None where fewer than two cells have the figure.
+        most_exact: Who had the smallest error of d/dparams; None where fewer than two cells have the figure.
+        front: Cells than which no other is at least as good in error, memory and time and better in one of them; empty
+            where fewer than two cells have all three figures.
+        undecided: Cells of which it could not be said whether they are faster or slower than the control.
+        not_ranked: Cells that were measured and whose figures must not be ranked.
+        failed: Cells that ended otherwise than with figures.
+    """
+
+    comparison: Comparison
+    fastest: Fastest | None
+    leanest: Least | None
+    most_exact: Least | None
+    front: tuple[Record, ...]
+    undecided: tuple[Record, ...]
+    not_ranked: tuple[Record, ...]
+    failed: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What trainings of one model reached that differ in the seed alone.
+
+    Attributes:
+        records: One for each seed.
+        mean: Mean of the metric over the seeds.
+        low: The smallest value.
+        high: The largest value.
+    """
+
+    records: tuple[Record, ...]
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def label(self) -> str:
+        """The model, with its backend where it has one."""
+        first = self.records[0]
+        return f"{first.model} with `{first.backend}`" if first.backend else first.model
+
+
+@dataclass(frozen=True)
+class Training:
+    """Models trained on the same data with the same budget.
+
+    Attributes:
+        trained: The models, the best first.
+        unranked: Records with a metric that must not be ranked.
+    """
+
+    trained: tuple[Trained, ...]
+    unranked: tuple[Record, ...]
+
+
+def answer(comparison: Comparison) -> Answer:
+    """What a comparison says."""
+    records = comparison.records
+    return Answer(
+        comparison,
+        _fastest(comparison.timed),
+        least(comparison.ranked, lambda record: record.peak_memory_bytes, mebibytes),
+        least(comparison.ranked, lambda record: record.grad_error_params, lambda value: number(value, 2)),
+        front(comparison.timed),
+        tuple(record for record in comparison.timed if record.verdict == "undecided"),
+        tuple(record for record in records if record.status in NOT_COMPARED),
+        tuple(record for record in records if record.status not in ("ok", *NOT_COMPARED)),
+    )
+
+
+def least(
+    records: Iterable[Record], figure: Callable[[Record], float | None], text: Callable[[Any], str]
+) -> Least | None:
+    """Who has the least of a figure, or None where fewer than two have it.
+
+    Args:
+        records: Records that may be ranked.
+        figure: The figure of a record.
+        text: The figure as it is printed: those that print alike are equal.
+    """
+    found = [(value, record) for record in records if (value := figure(record)) is not None]
+    if len(found) < 2:
+        return None
+    best, _ = min(found, key=lambda pair: pair[0])
+    _, most = max(found, key=lambda pair: pair[0])
+    return Least(tuple(r for value, r in found if text(value) == text(best)), text(best), len(found), most)
+
+
+def front(timed: Sequence[Record]) -> tuple[Record, ...]:
+    """Cells that no other dominates in error, memory and time; empty where fewer than two have all three figures.
+
+    Errors and bytes that print alike are equal, and so are times that cannot be told apart.
+    """
+    complete = [r for r in timed if r.grad_error_params is not None and r.peak_memory_bytes is not None]
+    if len(complete) < 2:
+        return ()
+    return tuple(record for record in complete if not any(_dominates(other, record) for other in complete))
+
+
+def relative_time(record: Record) -> tuple[float, float, float] | None:
+    """Time relative to the control's with its interval; 1 for the control, None where there is no interval."""
+    if record.control is None:
+        return (1.0, 1.0, 1.0)
+    if record.ratio is None or record.ratio_low is None or record.ratio_high is None:
+        return None
+    return (record.ratio, record.ratio_low, record.ratio_high)
+
+
+def surely_faster(one: Record, other: Record) -> bool:
+    """Whether one cell was faster than another it was timed with: their intervals of the ratio have no common point."""
+    first, second = relative_time(one), relative_time(other)
+    if first is None or second is None or "undecided" in _verdict_between(one, other):
+        return False
+    return first[2] < second[1]
+
+
+def trainings(records: Iterable[Record]) -> list[Training]:
+    """What was trained on the same data with the same budget, in the order of its first record."""
+    groups: dict[Hashable, list[Record]] = {}
+    for record in newest(record for record in records if record.metric_value is not None):
+        key = (record.task, record.dataset, record.preset, record.metric_name, record.batch_size, record.device)
+        groups.setdefault(key, []).append(record)
+    return [_training(group) for group in groups.values()]
+
+
+def _training(records: Sequence[Record]) -> Training:
+    models: dict[Hashable, list[Record]] = {}
+    for record in records:
+        if record.status == "ok":
+            key = (record.model, record.backend, record.solver, record.rtol, record.atol, record.dtype)
+            models.setdefault(key, []).append(record)
+    sign = -1 if records[0].metric_direction == "higher" else 1
+    trained = sorted((_trained(same) for same in models.values()), key=lambda each: sign * each.mean)
+    return Training(tuple(trained), tuple(record for record in records if record.status != "ok"))
+
+
+def _trained(records: Sequence[Record]) -> Trained:
+    values = [record.metric_value for record in records if record.metric_value is not None]
+    return Trained(tuple(records), fsum(values) / len(values), min(values), max(values))
+
+
+def _fastest(timed: Sequence[Record]) -> Fastest | None:
+    found = [(time[0], record) for record in timed if (time := relative_time(record)) is not None]
+    if len(timed) < 2 or not found:
+        return None
+    _, best = min(found, key=lambda pair: pair[0])
+    others = (record for record in timed if record is not best)
+    return Fastest(best, tuple(record for record in others if not surely_faster(best, record)))
+
+
+def _verdict_between(one: Record, other: Record) -> tuple[str | None, ...]:
+    """What the record says of two cells of which one is the control of the other."""
+    pairs = ((one, other), (other, one))
+    return tuple(first.verdict for first, second in pairs if first.control == label(second) and second.control is None)
+
+
+def _dominates(one: Record, other: Record) -> bool:
+    if one is other or surely_faster(other, one):
+        return False
+    errors = _order(one.grad_error_params, other.grad_error_params, lambda value: number(value, 2))
+    bytes_ = _order(one.peak_memory_bytes, other.peak_memory_bytes, mebibytes)
+    return max(errors, bytes_) <= 0 and (min(errors, bytes_) < 0 or surely_faster(one, other))
+
+
+def _order(one: float | None, other: float | None, text: Callable[[Any], str]) -> int:
+    """-1 where the first is less, 0 where both print alike or one is missing, 1 where it is more."""
+    if one is None or other is None or text(one) == text(other):
+        return 0
+    return -1 if one < other else 1
