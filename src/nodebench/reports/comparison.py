@@ -1,7 +1,7 @@
 """Which records may be compared, and in what: those of many runs and machines become groups of like settings."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nodebench.reports.formatting import number
@@ -15,10 +15,11 @@ NOT_COMPARED = ("wrong_gradient", "incomparable")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cells that differ in nothing but the backend, each by its newest record.
+    """Cells that differ in nothing but the backend.
 
     Attributes:
-        records: All of them, as they were first measured; failures included.
+        records: One of each cell, in the order in which they were first measured, failures included: that among
+            `timed`, else the newest.
         timed: Those that were timed in turns with each other, in one run and against one control: what may be ranked by
             time. Of several such sets the largest, and of equally large ones the newest.
     """
@@ -53,13 +54,8 @@ def comparisons(records: Iterable[Record]) -> list[Comparison]:
 
     Devices are never mixed. Errors, evaluations and bytes of one device type may come from several machines.
     """
-    groups: dict[Hashable, dict[str, Record]] = {}
-    for record in records:
-        if record.backend is not None and (record.first_step_s is not None or record.status != "ok"):
-            cells = groups.setdefault(_key(record), {})
-            if record.cell_id not in cells or record.created_at >= cells[record.cell_id].created_at:
-                cells[record.cell_id] = record
-    return [_comparison(tuple(cells.values())) for cells in groups.values()]
+    asked = (r for r in records if r.backend is not None and (r.first_step_s is not None or r.status != "ok"))
+    return [_comparison(group) for group in grouped(asked, _key)]
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
@@ -69,6 +65,14 @@ def newest(records: Iterable[Record]) -> list[Record]:
         if record.cell_id not in cells or record.created_at >= cells[record.cell_id].created_at:
             cells[record.cell_id] = record
     return list(cells.values())
+
+
+def grouped(records: Iterable[Record], key: Callable[[Record], Hashable]) -> list[list[Record]]:
+    """Records of equal keys together, in the order in which they come."""
+    groups: dict[Hashable, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return list(groups.values())
 
 
 def base_task(record: Record) -> str:
@@ -140,13 +144,15 @@ def _differences(one: Run, other: Run) -> list[str]:
     return [text for text in differences(one.environment, other.environment) if not text.startswith("git.")]
 
 
-def _comparison(records: tuple[Record, ...]) -> Comparison:
+def _comparison(records: Sequence[Record]) -> Comparison:
+    last = {record.cell_id: record for record in newest(records)}
     sets: dict[tuple[str, str | None], list[Record]] = {}
     for record in records:
-        if record.status == "ok" and record.step_s is not None:
+        # What failed when it was last measured is not ranked by what it did before.
+        if record.status == last[record.cell_id].status == "ok" and record.step_s is not None:
             sets.setdefault((record.run_id, record.control or record.backend), []).append(record)
     timed = max(sets.values(), key=lambda members: (len(members), members[0].created_at), default=[])
-    return Comparison(records, tuple(timed))
+    return Comparison(tuple((last | {record.cell_id: record for record in timed}).values()), tuple(timed))
 
 
 def _key(record: Record) -> Hashable:

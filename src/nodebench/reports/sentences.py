@@ -162,7 +162,8 @@ def _value(value: float) -> str:
 
 
 def _metric(trained: Trained) -> str:
-    value = f"{_value(trained.mean)} {trained.records[0].metric_unit or ''}".strip()
+    unit = trained.records[0].metric_unit or ""
+    value = _value(trained.mean) if unit in ("", "1") else f"{_value(trained.mean)} {unit}"
     n = len(trained.records)
     if n == 1:
         return f"{value} (a single seed)"

@@ -1,11 +1,11 @@
 """The answers to a comparison, as facts drawn from its figures; `sentences` puts them into words."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
-from nodebench.reports.comparison import NOT_COMPARED, Comparison, label, newest
+from nodebench.reports.comparison import NOT_COMPARED, Comparison, grouped, label, newest
 from nodebench.reports.formatting import mebibytes, number
 from nodebench.results.record import Record
 
@@ -165,21 +165,16 @@ def surely_faster(one: Record, other: Record) -> bool:
 
 def trainings(records: Iterable[Record]) -> list[Training]:
     """What was trained on the same data with the same budget, in the order of its first record."""
-    groups: dict[Hashable, list[Record]] = {}
-    for record in newest(record for record in records if record.metric_value is not None):
-        key = (record.task, record.dataset, record.preset, record.metric_name, record.batch_size, record.device)
-        groups.setdefault(key, []).append(record)
-    return [_training(group) for group in groups.values()]
+    trained = newest(record for record in records if record.metric_value is not None)
+    groups = grouped(trained, lambda r: (r.task, r.dataset, r.preset, r.metric_name, r.device))
+    return [_training(group) for group in groups]
 
 
 def _training(records: Sequence[Record]) -> Training:
-    models: dict[Hashable, list[Record]] = {}
-    for record in records:
-        if record.status == "ok":
-            key = (record.model, record.backend, record.solver, record.rtol, record.atol, record.dtype)
-            models.setdefault(key, []).append(record)
+    ranked = (record for record in records if record.status == "ok")
+    models = grouped(ranked, lambda r: (r.model, r.backend, r.solver, r.rtol, r.atol, r.dtype, r.batch_size))
     sign = -1 if records[0].metric_direction == "higher" else 1
-    trained = sorted((_trained(same) for same in models.values()), key=lambda each: sign * each.mean)
+    trained = sorted((_trained(same) for same in models), key=lambda each: sign * each.mean)
     return Training(tuple(trained), tuple(record for record in records if record.status != "ok"))
 
 

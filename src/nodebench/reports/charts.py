@@ -1,0 +1,243 @@
+"""Charts of gradient measurements. Where the records do not suffice for one, it says why."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from nodebench.reports.comparison import base_task, grouped, label, of_one_machine
+from nodebench.reports.document import Chart, Missing
+from nodebench.reports.formatting import interval, number
+from nodebench.reports.series import Axis, Row, guide, lines, points, split_series
+from nodebench.results.record import Record
+from nodebench.results.scaling import MIN_POINTS, fit_power_law
+
+T = TypeVar("T")
+
+MAX_CHARTS = 4
+"""Charts of one kind on one task; those of the settings with most points."""
+
+TOOLTIP = {"series": "backend", "x_text": "x", "y_text": "y", "setting": "setting"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a record, as a chart shows it.
+
+    Attributes:
+        name: What it is called in titles.
+        axis: Its axis.
+        value: Its value in the unit of the axis, or None.
+        bounds: Its 95 % interval in that unit, or None.
+        needs_machine: Whether figures of unlike machines must not stand in one chart.
+    """
+
+    name: str
+    axis: Axis
+    value: Callable[[Record], float | None]
+    bounds: Callable[[Record], tuple[float | None, float | None]] = lambda _: (None, None)
+    needs_machine: bool = False
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+ERROR = Figure(
+    "gradient error", Axis("relative error of d/dparams", log=True, format="~e"), lambda r: r.grad_error_params
+)
+TIME = Figure(
+    "time",
+    Axis("time of a gradient step, ms", log=True),
+    lambda r: _scaled(r.step_s, 1e3),
+    lambda r: (_scaled(r.step_s_low, 1e3), _scaled(r.step_s_high, 1e3)),
+    needs_machine=True,
+)
+MEMORY = Figure("memory", Axis("peak memory, MiB", log=True), lambda r: _scaled(r.peak_memory_bytes, 2**-20))
+NFE = Figure(
+    "NFE",
+    Axis("evaluations, forward and backward", log=True, format="~s"),
+    lambda r: None if r.nfe_forward is None else r.nfe_forward + (r.nfe_backward or 0),
+)
+STEPS = Figure("steps", Axis("accepted steps", log=True, format="~s"), lambda r: r.n_accepted)
+
+
+def work_precision(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Chart | Missing]:
+    """Gradient error against time, evaluations and memory, a line per backend over the tolerances that were run.
+
+    Args:
+        records: Records of one task, one per cell.
+        machine_of: Which runs were taken on machines alike, as `comparison.machines` says.
+    """
+    reason = (
+        "it needs at least two tolerances of one backend on one machine; "
+        "run with `--rtol 1e-3,1e-5,1e-7`, or a fixed-step solver with other `--first-step`"
+    )
+    return [
+        chart
+        for cost in (TIME, NFE, MEMORY)
+        for chart in _charts(
+            records, machine_of, cost, ERROR, f"work-precision diagram, error against {cost.name}: {reason}."
+        )
+    ]
+
+
+def growth(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Chart | Missing]:
+    """Memory and time against accepted steps, with the fitted exponents in the caption.
+
+    Args:
+        records: Records of one task, one per cell.
+        machine_of: Which runs were taken on machines alike.
+    """
+    reason = "it needs two different numbers of steps of one backend; run `nodebench scale --over steps`"
+    return [
+        chart
+        for cost in (MEMORY, TIME)
+        for chart in _charts(records, machine_of, STEPS, cost, f"{cost.name} against steps: {reason}.", fitted=True)
+    ]
+
+
+def backward_evaluations(records: Sequence[Record]) -> list[Chart | Missing]:
+    """Evaluations of the backward pass against those of the forward solve, all solvers, beside lines of 1:1 and 1:2."""
+    counted = [record for record in _ok(records) if record.nfe_forward and record.nfe_backward is not None]
+    rows = [
+        _row(r, r.nfe_forward, r.nfe_backward, (str(r.nfe_forward), str(r.nfe_backward)))
+        for r in counted
+        if r.nfe_backward
+    ]
+    without = sorted({label(record) for record in counted if not record.nfe_backward})
+    note = (
+        f" Without evaluations in the backward pass: {', '.join(f'`{name}`' for name in without)}." if without else ""
+    )
+    if not rows:
+        return [
+            Missing("evaluations backward against forward", f"no cell evaluates the field in its backward pass.{note}")
+        ]
+    x, y = (Axis(f"evaluations of the {which}", log=True, format="~s") for which in ("forward solve", "backward pass"))
+    ends = (min(row["x"] for row in rows), max(row["x"] for row in rows) * 1.001)
+    guides = [guide(x, y, [(at, at * slope) for at in ends], text) for slope, text in ((1.0, "1:1"), (0.5, "1:2"))]
+    caption = (
+        f"Evaluations of the field in the backward pass against those of the forward solve, {_task(counted)}, all "
+        f"solvers and tolerances; the grey lines are as many, and half as many.{note}"
+    )
+    return [
+        Chart(name, caption, points(part, x, y, "Evaluations backward against forward", TOOLTIP, guides))
+        for name, part in named(f"{base_task(counted[0])}-backward-evaluations", split_series(rows))
+    ]
+
+
+def _charts(
+    records: Sequence[Record],
+    machine_of: Mapping[str, int],
+    x: Figure,
+    y: Figure,
+    missing: str,
+    *,
+    fitted: bool = False,
+) -> list[Chart | Missing]:
+    complete = [r for r in _ok(records) if (x.value(r) or 0) > 0 and (y.value(r) or 0) > 0]
+    if x.needs_machine or y.needs_machine:
+        complete = of_one_machine(complete, machine_of)
+    groups = [group for group in grouped(complete, _line_key) if _has_a_line(group, x)]
+    if not groups:
+        what, _, reason = missing.partition(": ")
+        return [Missing(what, reason)]
+    title = f"{y.name[0].upper()}{y.name[1:]} against {x.name}"
+    drawn: list[tuple[Sequence[Record], list[Row]]] = [
+        (group, part)
+        for group in sorted(groups, key=len, reverse=True)[:MAX_CHARTS]
+        for part in split_series([_point(record, x, y) for record in group])
+    ]
+    stem = f"{base_task(complete[0])}-{y.name}-against-{x.name}".replace(" ", "-")
+    charts: list[Chart | Missing] = [
+        Chart(name, _caption(group, title, x, y, fitted=fitted), lines(part, x.axis, y.axis, title, TOOLTIP))
+        for name, (group, part) in named(stem, drawn)
+    ]
+    if len(groups) > MAX_CHARTS:
+        charts.append(_left_out(title, len(groups) - MAX_CHARTS))
+    return charts
+
+
+def _left_out(title: str, n: int) -> Missing:
+    return Missing(
+        f"{title} of {n} further setting{'s' if n > 1 else ''}",
+        f"only the {MAX_CHARTS} with most points are drawn; a report of single runs shows the others.",
+    )
+
+
+def _caption(group: Sequence[Record], title: str, x: Figure, y: Figure, *, fitted: bool) -> str:
+    bars = " Bars are 95 % intervals." if x.needs_machine or y.needs_machine else ""
+    machine = " All times are of one machine." if bars else ""
+    laws = _exponents(group, x, y) if fitted else ""
+    return f"{title}: {line_setting(group[0])}.{laws}{bars}{machine}"
+
+
+def _exponents(group: Sequence[Record], x: Figure, y: Figure) -> str:
+    texts = []
+    for members in grouped(group, label):
+        law = fit_power_law([x.value(r) or 0 for r in members], [y.value(r) or 0 for r in members])
+        texts.append(
+            f"`{label(members[0])}` "
+            + (
+                f"fewer than {MIN_POINTS} points"
+                if law is None
+                else f"{number(law.exponent)} ({interval(law.low, law.high)})"
+            )
+        )
+    return f" Exponents with 95 % intervals: {', '.join(texts)}."
+
+
+def line_setting(record: Record) -> str:
+    """What the points of a line have in common, in words."""
+    parts = [f"`{record.task}` {record.model}", str(record.solver), f"batch {record.batch_size}"]
+    parts.append(f"{record.dtype} on {record.device}")
+    if record.seed:
+        parts.append(f"seed {record.seed}")
+    return ", ".join([*parts, f"preset {record.preset}"])
+
+
+def _point(record: Record, x: Figure, y: Figure) -> Row:
+    at, value = x.value(record), y.value(record)
+    ends = dict(zip(("x_low", "x_high"), x.bounds(record), strict=True))
+    ends |= dict(zip(("y_low", "y_high"), y.bounds(record), strict=True))
+    texts = (f"{number(at, 4)} ({x.axis.title})", f"{number(value, 3)} ({y.axis.title})")
+    return {**_row(record, at, value, texts), **{name: end for name, end in ends.items() if end is not None}}
+
+
+def _row(record: Record, x: float | None, y: float | None, texts: tuple[str, str]) -> Row:
+    # Those of an adaptive solver follow the tolerance, those of another its steps.
+    order = record.n_accepted or record.nfe_forward or -(record.rtol or 0)
+    where = f"{record.model}, {record.solver}, rtol {number(record.rtol)}, first step {number(record.first_step)}"
+    return {
+        "series": label(record),
+        "x": x,
+        "y": y,
+        "order": order,
+        "x_text": texts[0],
+        "y_text": texts[1],
+        "setting": where,
+    }
+
+
+def _ok(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.status == "ok" and record.backend is not None]
+
+
+def _line_key(record: Record) -> Hashable:
+    """What the records of one chart have in common: all but backend, tolerance and steps."""
+    return (
+        record.task, record.model, record.dataset, record.solver, record.controller, record.dtype, record.device,
+        record.threads, record.batch_size, record.seed, record.preset, record.horizon,
+    )  # fmt: skip
+
+
+def _has_a_line(group: Sequence[Record], x: Figure) -> bool:
+    return any(len({x.value(record) for record in members}) > 1 for members in grouped(group, label))
+
+
+def named(stem: str, parts: Sequence[T]) -> list[tuple[str, T]]:
+    """Parts with a name each: the stem, and from the second on its number."""
+    return [(stem if at == 1 else f"{stem}-{at}", part) for at, part in enumerate(parts, start=1)]
+
+
+def _task(records: Sequence[Record]) -> str:
+    return f"`{base_task(records[0])}`"

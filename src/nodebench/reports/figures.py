@@ -1,0 +1,298 @@
+"""Tables of a page: the figures of records with their units, their intervals and the reasons for holes."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nodebench.reports.comparison import Comparison
+from nodebench.reports.document import Column, Entry, Table
+from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
+from nodebench.reports.sentences import reason
+from nodebench.results.record import Record
+from nodebench.results.scaling import Scaling
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A column of a table of records.
+
+    Attributes:
+        column: The column.
+        value: What it is sorted by.
+        text: How a value is printed.
+        ranked: Whether the lowest is marked as the best: among cells that ended well, or that were timed together.
+        hole: Why it is missing, of a cell that ended well.
+        optional: Whether the column is left out where no cell has it.
+    """
+
+    column: Column
+    value: Callable[[Record], float | str | None]
+    text: Callable[[Any], str] = str
+    ranked: str = ""
+    hole: Callable[[Record], str | None] = lambda _: None
+    optional: bool = False
+
+    def entry(self, record: Record) -> Entry:
+        """What stands in the row of a record."""
+        value = self.value(record)
+        if value is not None:
+            return Entry(self.text(value), value)
+        ended_well = record.status == "ok"
+        return Entry(ABSENT, reason=self.hole(record) if ended_well else f"`{record.status}`: {reason(record)}")
+
+
+def comparison_table(name: str, comparison: Comparison) -> Table:
+    """All figures of a comparison, a row for each backend; the best among the ranked cells are marked."""
+    together = {record.cell_id for record in comparison.timed}
+    elsewhere = {record.cell_id for record in comparison.timed_elsewhere}
+    ranked = {"all": {record.cell_id for record in comparison.ranked}, "timed": together, "": set()}
+    several = len({record.run_id for record in comparison.records}) > 1
+    shown = _shown([*COMPARED, RUN] if several else COMPARED, comparison.records)
+    columns = [_marked(each, comparison.records, ranked[each.ranked]) for each in shown]
+    at = shown.index(VERDICT)
+    if len(together) > 1:
+        columns[at] = [
+            Entry("timed in another run", "timed in another run") if record.cell_id in elsewhere else entry
+            for record, entry in zip(comparison.records, columns[at], strict=True)
+        ]
+    rows = tuple(zip(*columns, strict=True))
+    return Table(name, f"One gradient step: {comparison.setting}.", tuple(each.column for each in shown), rows)
+
+
+def records_table(name: str, caption: str, figures: Sequence[Figure], records: Sequence[Record]) -> Table:
+    """A table with a row for each record."""
+    shown = _shown(figures, records)
+    rows = tuple(tuple(each.entry(record) for each in shown) for record in records)
+    return Table(name, caption, tuple(each.column for each in shown), rows)
+
+
+def sweep_table(name: str, records: Iterable[Record]) -> Table:
+    """The trained networks at other tolerances: a row for each network and tolerance."""
+    columns = (
+        Column("network", numeric=False),
+        Column("rtol", "Relative and absolute tolerance alike."),
+        Column("NFE forward", "Evaluations of one forward solve."),
+        Column("solution error", "Relative distance of the states from those at a far smaller tolerance."),
+        Column("solve ms", "Median time of a forward solve without gradients."),
+    )
+    rows = tuple(_sweep_row(record, entry) for record in records for entry in record.tolerance_sweep)
+    return Table(name, "Trained networks, solved at other tolerances.", columns, rows)
+
+
+def exponents_table(name: str, axis: str, laws: Sequence[tuple[str, Scaling]]) -> Table:
+    """Measured exponents beside those of theory.
+
+    Args:
+        name: Name of the table.
+        axis: What was varied, in words.
+        laws: Exponents, each with its setting in words.
+    """
+    columns = (
+        Column("backend", numeric=False),
+        Column("quantity", numeric=False),
+        Column("exponent", f"p of the law quantity ~ ({axis})^p, fitted by least squares of the logarithms."),
+        Column("95 %", "Interval of the exponent.", numeric=False),
+        Column("theory", "The exponent that theory states for the method."),
+        Column("points"),
+        Column("setting", numeric=False),
+    )
+    rows = tuple(_law_row(setting, scaling) for setting, scaling in laws)
+    return Table(name, f"Exponents over {axis}: measured, and theory's.", columns, rows)
+
+
+def settings_table(name: str, records: Iterable[Record]) -> Table:
+    """Every setting of every cell."""
+    columns = tuple(Column(field, numeric=False) for field in SETTINGS)
+    rows = tuple(tuple(_setting(getattr(record, field)) for field in SETTINGS) for record in records)
+    return Table(name, "Settings of every cell.", columns, rows)
+
+
+SETTINGS = (
+    "cell_id", "run_id", "created_at", "task", "model", "dataset", "backend", "framework", "solver", "controller",
+    "rtol", "atol", "first_step", "max_steps", "dtype", "device", "threads", "batch_size", "seed", "preset", "horizon",
+    "attempt", "nodebench_version",
+)  # fmt: skip
+"""Fields of a record that say what was measured, and where it is found."""
+
+
+def _shown(figures: Sequence[Figure], records: Sequence[Record]) -> list[Figure]:
+    return [each for each in figures if not each.optional or any(each.value(record) is not None for record in records)]
+
+
+def _marked(figure: Figure, records: Sequence[Record], ranked: Collection[str]) -> list[Entry]:
+    """Entries of a column, those marked that print as the lowest of at least two ranked cells does."""
+    entries = [figure.entry(record) for record in records]
+    pairs = list(zip(records, entries, strict=True))
+    values = [e.value for record, e in pairs if record.cell_id in ranked and isinstance(e.value, int | float)]
+    if len(values) < 2:
+        return entries
+    best = figure.text(min(values))
+    return [replace(e, best=record.cell_id in ranked and e.text == best) for record, e in pairs]
+
+
+def _sweep_row(record: Record, entry: dict[str, Any]) -> tuple[Entry, ...]:
+    why = None if entry["reason"] is None else str(entry["reason"])
+    name = f"`{record.task}` {record.model}, `{record.backend}`, {record.solver}, seed {record.seed}"
+    return (
+        Entry(name, name),
+        Entry(number(entry["rtol"]), entry["rtol"]),
+        Entry(count(entry["nfe_forward"]), entry["nfe_forward"], why),
+        Entry(number(entry["solution_error"], 2), entry["solution_error"], why),
+        Entry(milliseconds(entry["forward_s"]), entry["forward_s"], why),
+    )
+
+
+def _law_row(setting: str, scaling: Scaling) -> tuple[Entry, ...]:
+    law = scaling.law
+    return (
+        Entry(f"`{scaling.backend}`", scaling.backend),
+        Entry(scaling.quantity, scaling.quantity),
+        Entry(ABSENT, reason=scaling.reason) if law is None else Entry(number(law.exponent), law.exponent),
+        Entry(ABSENT) if law is None else Entry(interval(law.low, law.high), law.low),
+        Entry(number(scaling.theory), scaling.theory),
+        Entry(ABSENT) if law is None else Entry(str(law.n_points), law.n_points),
+        Entry(setting, setting),
+    )
+
+
+def _setting(value: Any) -> Entry:
+    return Entry(ABSENT if value is None else str(value), value)
+
+
+def _no_error(own: float | None) -> str:
+    known = "" if own is None else f", which is known to {own:.1e}"
+    return f"not stated: the error is not a hundred times that of the reference{known}."
+
+
+def _untimed(record: Record) -> str | None:
+    return "measured without timing." if record.first_step_s is not None else "only trained, not timed."
+
+
+def _no_ratio(record: Record) -> str | None:
+    return "the control, or timed alone." if record.control is None else "too few starts for an interval."
+
+
+def _verdict(record: Record) -> str | None:
+    control = "control" if record.control is None and record.step_s is not None else None
+    return record.verdict or control
+
+
+def _code(name: Any) -> str:
+    return f"`{name}`"
+
+
+def _ends(low: float | None, high: float | None, scale: float = 1.0) -> str | None:
+    return interval(low, high, scale) or None
+
+
+BACKEND = Figure(Column("backend", numeric=False), lambda r: r.backend, _code)
+STATUS = Figure(Column("status", "How the cell ended.", numeric=False), lambda r: r.status)
+RUN = Figure(Column("run", numeric=False), lambda r: r.run_id)
+VERDICT = Figure(
+    Column("verdict", "Against the control: `undecided` where the interval of the ratio holds 1.", numeric=False),
+    _verdict,
+)
+MODEL = Figure(Column("model", numeric=False), lambda r: r.model)
+PARAMETERS = Figure(Column("parameters", "Trainable parameters of the model."), lambda r: r.n_params)
+
+COMPARED = (
+    BACKEND,
+    STATUS,
+    VERDICT,
+    Figure(
+        Column("error d/dparams", "Relative L2 distance from the reference gradient of the parameters."),
+        lambda r: r.grad_error_params,
+        lambda value: number(value, 2),
+        "all",
+        lambda r: _no_error(r.reference_error_params),
+    ),
+    Figure(
+        Column("error d/dy0", "The same of the gradient with respect to the initial state."),
+        lambda r: r.grad_error_y0,
+        lambda value: number(value, 2),
+        "all",
+        lambda r: _no_error(r.reference_error_y0),
+    ),
+    Figure(Column("NFE forward", "Evaluations of the field in the forward solve."), lambda r: r.nfe_forward),
+    Figure(Column("NFE backward", "Evaluations of the field in the backward pass."), lambda r: r.nfe_backward),
+    Figure(Column("VJPs", "Vector-Jacobian products of the field."), lambda r: r.n_vjps),
+    Figure(
+        Column("peak MiB", "Peak memory of one gradient step above the idle process."),
+        lambda r: r.peak_memory_bytes,
+        mebibytes,
+        "all",
+    ),
+    Figure(Column("step ms", "Time of a gradient step."), lambda r: r.step_s, milliseconds, "timed", _untimed),
+    Figure(
+        Column("95 % ms", "Interval of the time.", numeric=False), lambda r: _ends(r.step_s_low, r.step_s_high, 1000)
+    ),
+    Figure(Column("ratio", "Time relative to that of the control."), lambda r: r.ratio, number, hole=_no_ratio),
+    Figure(Column("95 % ratio", "Interval of the ratio.", numeric=False), lambda r: _ends(r.ratio_low, r.ratio_high)),
+    Figure(
+        Column("first step s", "The first gradient step, compilation and warm-up included."),
+        lambda r: r.first_step_s,
+        number,
+    ),
+    Figure(Column("compile s", "What compilation costs."), lambda r: r.compile_s, number, optional=True),
+    PARAMETERS,
+    Figure(
+        Column("metric", "What the trained model reached on held-out data.", numeric=False),
+        lambda r: r.metric_value,
+        lambda value: number(value, 4),
+        optional=True,
+    ),
+)
+"""Columns of a comparison."""
+
+TRAINED = (
+    MODEL,
+    Figure(Column("backend", numeric=False), lambda r: r.backend, _code, hole=lambda _: "it solves no ODE."),
+    STATUS,
+    Figure(Column("task", numeric=False), lambda r: r.task, _code),
+    Figure(Column("data", numeric=False), lambda r: r.dataset),
+    Figure(Column("preset", numeric=False), lambda r: r.preset),
+    Figure(Column("seed"), lambda r: r.seed),
+    Figure(Column("solver", numeric=False), lambda r: r.solver, hole=lambda _: "it solves no ODE."),
+    Figure(Column("rtol"), lambda r: r.rtol, number, hole=lambda _: "it solves no ODE."),
+    Figure(Column("metric", "On held-out data."), lambda r: r.metric_value, lambda value: number(value, 4)),
+    Figure(
+        Column("which", "Name and unit of the metric, and which direction is better.", numeric=False),
+        lambda r: f"{r.metric_name}, {r.metric_unit}, {r.metric_direction} is better",
+    ),
+    PARAMETERS,
+    Figure(Column("steps", "Steps of the optimiser."), lambda r: r.train_steps),
+    Figure(Column("epochs"), lambda r: r.epochs),
+    Figure(Column("train s", "Time of all training steps."), lambda r: r.train_s, number),
+    Figure(
+        Column("step MiB", "Peak of one training step of the whole model above the idle process."),
+        lambda r: r.train_memory_bytes,
+        mebibytes,
+        optional=True,
+    ),
+    Figure(
+        Column("resident MiB", "Highest resident set of the training process."), lambda r: r.train_peak_bytes, mebibytes
+    ),
+    Figure(
+        Column("also", "Further figures of the trained model.", numeric=False),
+        lambda r: ", ".join(f"{name} {number(value, 4)}" for name, value in r.diagnostics.items()) or None,
+        optional=True,
+    ),
+)
+"""Columns of trained models."""
+
+FAILED = (
+    Figure(Column("cell", numeric=False), lambda r: f"{r.backend or r.model} on {r.task}/{r.model}", _code),
+    STATUS,
+    Figure(Column("reason", numeric=False), reason),
+    Figure(Column("solver", numeric=False), lambda r: r.solver),
+    Figure(Column("rtol"), lambda r: r.rtol, number),
+    Figure(
+        Column("refused MiB", "Size of the allocation that was refused."),
+        lambda r: r.requested_bytes,
+        mebibytes,
+        optional=True,
+    ),
+    Figure(Column("attempts"), lambda r: r.attempt),
+    RUN,
+)
+"""Columns of what did not end well."""

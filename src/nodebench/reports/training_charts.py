@@ -1,0 +1,133 @@
+"""Charts of trainings, epoch by epoch. Where the records do not suffice for one, it says why."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from nodebench.reports.charts import MAX_CHARTS, named
+from nodebench.reports.comparison import base_task, grouped, label, of_one_machine
+from nodebench.reports.document import Chart, Missing
+from nodebench.reports.formatting import number
+from nodebench.reports.series import Axis, Row, lines, split_series
+from nodebench.results.record import Record
+
+Epoch = Mapping[str, float | None]
+
+TOOLTIP = {"series": "model", "epoch": "epoch", "x_text": "x", "y_text": "y"}
+
+
+@dataclass(frozen=True)
+class Course:
+    """A figure over the course of a training.
+
+    Attributes:
+        name: Part of the chart's name.
+        title: Title of the chart.
+        x: The horizontal axis.
+        x_of: Its value in an epoch.
+        y: The vertical axis.
+        y_of: Its value in an epoch.
+        missing: Why there is no such chart where no training has the figures.
+    """
+
+    name: str
+    title: str
+    x: Axis
+    x_of: Callable[[Epoch], float | None]
+    y: Axis
+    y_of: Callable[[Epoch], float | None]
+    missing: str
+
+
+EPOCH = Axis("epoch")
+TRAINING_TIME = Axis("training time, s")
+UNTRAINED = "it needs a trained model; run with `--measure training` or `both`."
+UNCOUNTED = "it needs a trained ODE model; run with `--measure training` or `both`."
+
+
+def courses(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Chart | Missing]:
+    """Evaluations by epoch, and what was reached against training time.
+
+    Args:
+        records: Records of one task, one per cell.
+        machine_of: Which runs were taken on machines alike, as `comparison.machines` says.
+    """
+    trained = [record for record in records if record.status == "ok" and record.history]
+    name = next((record.metric_name for record in trained), "metric")
+    unit = next((record.metric_unit for record in trained), None)
+    metric = Axis(f"{name} on validation data" + (f", {unit}" if unit not in (None, "", "1") else ""))
+    by_epoch = [
+        Course(
+            f"nfe-{way}", f"Evaluations of the {what} by epoch", EPOCH, _of("epoch"), Axis("evaluations of a step"),
+            _of(f"nfe_{way}"), UNCOUNTED,
+        )
+        for way, what in (("forward", "forward solve"), ("backward", "backward pass"))
+    ]  # fmt: skip
+    by_time = [
+        Course(key, f"{what} against training time", TRAINING_TIME, _of("train_s"), axis, _of(figure), UNTRAINED)
+        for key, what, axis, figure in (
+            ("validation-against-time", "Validation", metric, "validation"),
+            ("loss-against-time", "Training loss", Axis("mean training loss of an epoch"), "train_loss"),
+        )
+    ]
+    return [
+        *(chart for course in by_epoch for chart in _charts(trained, course, "")),
+        *(
+            chart
+            for course in by_time
+            for chart in _charts(of_one_machine(trained, machine_of), course, " All times are of one machine.")
+        ),
+    ]
+
+
+def _of(figure: str) -> Callable[[Epoch], float | None]:
+    return lambda epoch: epoch.get(figure)
+
+
+def _charts(trained: Sequence[Record], course: Course, note: str) -> list[Chart | Missing]:
+    groups = [(group, rows) for group in _groups(trained) if (rows := _rows(group, course))]
+    if not groups:
+        return [Missing(course.title, course.missing)]
+    stem = f"{base_task(trained[0])}-{course.name}"
+    drawn = [(group, part) for group, rows in groups[:MAX_CHARTS] for part in split_series(rows)]
+    charts: list[Chart | Missing] = [
+        Chart(
+            name,
+            f"{course.title}: {_setting(group)}.{note}",
+            lines(part, course.x, course.y, course.title, TOOLTIP),
+        )
+        for name, (group, part) in named(stem, drawn)
+    ]
+    if len(groups) > MAX_CHARTS:
+        reason = f"only {MAX_CHARTS} are drawn; a report of single runs shows the others."
+        charts.append(Missing(f"{course.title} of {len(groups) - MAX_CHARTS} more", reason))
+    return charts
+
+
+def _groups(trained: Sequence[Record]) -> list[list[Record]]:
+    """Trainings that one chart may show: one seed, the lowest, and one ODE model and solver, beside all other models."""
+    groups = []
+    for same in grouped(trained, lambda r: (r.task, r.dataset, r.preset, r.batch_size, r.device)):
+        seed = min(record.seed for record in same)
+        plain = [record for record in same if record.seed == seed and record.backend is None]
+        solved = [record for record in same if record.seed == seed and record.backend is not None]
+        by_solver = grouped(solved, lambda r: (r.model, r.solver, r.rtol, r.atol, r.dtype))
+        groups.extend([[*part, *plain] for part in by_solver] or [plain])
+    return groups
+
+
+def _rows(group: Sequence[Record], course: Course) -> list[Row]:
+    rows: list[Row] = []
+    for record in group:
+        for epoch in record.history:
+            at, value = course.x_of(epoch), course.y_of(epoch)
+            if at is None or value is None:
+                continue
+            texts = {"x_text": f"{number(at)} ({course.x.title})", "y_text": f"{number(value, 4)} ({course.y.title})"}
+            rows.append({"series": label(record), "x": at, "y": value, "order": at, "epoch": epoch["epoch"], **texts})
+    return rows
+
+
+def _setting(group: Sequence[Record]) -> str:
+    first = group[0]
+    solver = "" if first.backend is None else f", {first.model} by {first.solver} at rtol {number(first.rtol)}"
+    return f"`{first.task}` on {first.dataset}{solver}, preset {first.preset}, seed {first.seed}"
