@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nodebench.results.store import Store
+
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
 FAKE = ("run", "-b", BACKEND, "-t", TASK, "--preset", "smoke", "--rounds", "5", "--measure", "gradient")
 
@@ -230,3 +232,86 @@ def test_a_dry_run_shows_options_in_brackets(tmp_path):
     """The table of cells shows a backend as it is written, its options included."""
     done = nodebench("run", "-b", "direct[land=true]", "-t", "linear", "--dry-run", cwd=tmp_path)
     assert "direct[land=true]" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A store with one run of one cell."""
+    path = tmp_path_factory.mktemp("store") / "r.db"
+    done = nodebench(*FAKE, "--store", str(path))
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_a_report_in_every_format(tmp_path, measured):
+    """Every file that was asked for is written and named with its size; the page names backend and command."""
+    names = [f"r.{suffix}" for suffix in ("html", "md", "tex", "csv", "json", "parquet")]
+    outputs = [part for name in names for part in ("-o", name)]
+    done = nodebench("report", *outputs, "--store", str(measured), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("wrote ")]
+    assert sorted(line.split()[1].strip(",") for line in lines) == sorted(names)
+    for name in names[:3]:
+        assert BACKEND in (tmp_path / name).read_text()
+    (record,) = json.loads((tmp_path / "r.json").read_text())
+    shown = json.loads(nodebench("show", "--json", "--store", str(measured)).stdout)
+    assert record == shown[0]
+
+
+def test_a_report_is_a_page_by_default(tmp_path, measured):
+    """Without -o it is report.html, here."""
+    done = nodebench("report", "latest", "--store", str(measured), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_charts_are_written_beside_a_report(tmp_path):
+    """Two tolerances make charts, each a file of its own that the Markdown refers to."""
+    store = str(tmp_path / "r.db")
+    assert nodebench(*FAKE, "--rtol", "1e-3,1e-5", "--store", store).returncode == 0
+    done = nodebench("report", "-o", "r.md", "--charts", "svg", "--store", store, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = [f"r-charts/{path.name}" for path in (tmp_path / "r-charts").iterdir()]
+    assert len(files) > 0
+    text = (tmp_path / "r.md").read_text()
+    assert [file for file in files if file not in text] == []
+
+
+def test_a_report_of_an_empty_store_says_so(tmp_path):
+    """A store without runs is no error."""
+    Store(tmp_path / "r.db")
+    done = nodebench("report", "-o", "r.md", "--store", "r.db", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing has been measured" in (tmp_path / "r.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-o", "r.pdf"), ".html, .md, .tex, .csv, .json, .parquet"),
+        (("-o", "."), "has no format"),
+        (("-o", "folder.html"), "is a folder"),
+        (("-o", "nowhere/r.html"), "there is no folder `nowhere`"),
+        (("-o", "r.md", "--charts", "jpg"), "unknown format of charts 'jpg'"),
+        (("-o", "r.tex", "--charts", "svg"), "use `--charts pdf`"),
+        (("nosuchrun",), "unknown run 'nosuchrun'"),
+        (("--store", "nosuchstore.db"), "there is no store"),
+    ],
+)
+def test_a_report_that_cannot_be_written(tmp_path, measured, arguments, message):
+    """One clear message, exit code 2, and no file."""
+    (tmp_path / "folder.html").mkdir()
+    done = nodebench("report", *arguments, cwd=tmp_path, NODEBENCH_STORE=str(measured))
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
+
+
+def test_measuring_imports_no_charts():
+    """Neither Altair nor matplotlib is imported by what `nodebench run` needs."""
+    code = (
+        "import sys\nfrom nodebench import cli\nimport nodebench.bench.runner, nodebench.reports.tables\n"
+        "print(sorted({'altair', 'matplotlib', 'pyarrow', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

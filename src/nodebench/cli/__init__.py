@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from nodebench import __version__
-from nodebench.cli import diagnosis, measuring, reading, reproducing
+from nodebench.cli import diagnosis, measuring, reading, reporting, reproducing
 from nodebench.cli.printing import escape_markup
 from nodebench.errors import NodebenchError
 
@@ -26,6 +26,7 @@ app.command()(measuring.scale)
 app.command()(reproducing.reproduce)
 app.command("list")(reading.list_)
 app.command()(reading.show)
+app.command()(reporting.report)
 app.command()(diagnosis.doctor)
 
 

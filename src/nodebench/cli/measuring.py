@@ -1,8 +1,6 @@
 """Commands that measure."""
 
 import json
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -11,7 +9,7 @@ import typer
 from rich.table import Table
 
 from nodebench import registry
-from nodebench.cli.options import DEFAULT_STORE, JsonOption, Many, StoreOption, number, split
+from nodebench.cli.options import DEFAULT_STORE, JsonOption, Many, StoreOption, command_line, number, split
 from nodebench.cli.printing import escape_markup, new_console, print_records
 from nodebench.errors import UserError
 
@@ -187,10 +185,9 @@ def measure_plan(planned: Any, settings: Any, path: Path, *, continuation: Any, 
     from nodebench.results.store import Store  # noqa: PLC0415
 
     opened = Store(path)
-    command = shlex.join(["nodebench", *sys.argv[1:]])
     with display(new_console(err=as_json), len(planned.cells)) as notify:
         try:
-            run_id = Runner(opened, settings, notify).run(planned, command, fingerprint(), continuation)
+            run_id = Runner(opened, settings, notify).run(planned, command_line(), fingerprint(), continuation)
         except KeyboardInterrupt:
             notify.interrupted("the same command with --resume")
             raise typer.Exit(130) from None

@@ -1,5 +1,7 @@
 """What commands share in parsing."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,11 @@ StoreOption = Annotated[
     Path, typer.Option("--store", envvar="NODEBENCH_STORE", help="Results store, an SQLite file.", show_default=True)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Records as one JSON array on stdout, all else on stderr.")]
+
+
+def command_line() -> str:
+    """The command as it was given."""
+    return shlex.join(["nodebench", *sys.argv[1:]])
 
 
 def split(values: Many) -> tuple[str, ...]:

@@ -7,16 +7,16 @@ from typing import TypeVar
 from nodebench.reports.comparison import base_task, grouped, label, of_one_machine
 from nodebench.reports.document import Chart, Missing
 from nodebench.reports.formatting import interval, number
-from nodebench.reports.series import Axis, Row, guide, lines, points, split_series
+from nodebench.reports.series import Axis, Row, coincident, guide, lines, points, split_series
 from nodebench.results.record import Record
 from nodebench.results.scaling import MIN_POINTS, fit_power_law
 
 T = TypeVar("T")
 
-MAX_CHARTS = 4
+MAX_CHARTS = 3
 """Charts of one kind on one task; those of the settings with most points."""
 
-TOOLTIP = {"series": "backend", "x_text": "x", "y_text": "y", "setting": "setting"}
+TOOLTIP = {"series": "backend", "setting": "setting"}
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,7 @@ def growth(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Cha
 def backward_evaluations(records: Sequence[Record]) -> list[Chart | Missing]:
     """Evaluations of the backward pass against those of the forward solve, all solvers, beside lines of 1:1 and 1:2."""
     counted = [record for record in _ok(records) if record.nfe_forward and record.nfe_backward is not None]
-    rows = [
-        _row(r, r.nfe_forward, r.nfe_backward, (str(r.nfe_forward), str(r.nfe_backward)))
-        for r in counted
-        if r.nfe_backward
-    ]
+    rows = [_row(r, r.nfe_forward, r.nfe_backward) for r in counted if r.nfe_backward]
     without = sorted({label(record) for record in counted if not record.nfe_backward})
     note = (
         f" Without evaluations in the backward pass: {', '.join(f'`{name}`' for name in without)}." if without else ""
@@ -114,6 +110,8 @@ def backward_evaluations(records: Sequence[Record]) -> list[Chart | Missing]:
         ]
     x, y = (Axis(f"evaluations of the {which}", log=True, format="~s") for which in ("forward solve", "backward pass"))
     ends = (min(row["x"] for row in rows), max(row["x"] for row in rows) * 1.001)
+    x = x.spanning(ends)
+    y = y.spanning([*(row["y"] for row in rows), *ends, 0.5 * ends[0]])
     guides = [guide(x, y, [(at, at * slope) for at in ends], text) for slope, text in ((1.0, "1:1"), (0.5, "1:2"))]
     caption = (
         f"Evaluations of the field in the backward pass against those of the forward solve, {_task(counted)}, all "
@@ -137,7 +135,9 @@ def _charts(
     complete = [r for r in _ok(records) if (x.value(r) or 0) > 0 and (y.value(r) or 0) > 0]
     if x.needs_machine or y.needs_machine:
         complete = of_one_machine(complete, machine_of)
-    groups = [group for group in grouped(complete, _line_key) if _has_a_line(group, x)]
+    groups = [
+        group for group in grouped(complete, line_key) if _has_a_line(group, x.value if fitted else lambda r: r.cell_id)
+    ]
     if not groups:
         what, _, reason = missing.partition(": ")
         return [Missing(what, reason)]
@@ -149,7 +149,11 @@ def _charts(
     ]
     stem = f"{base_task(complete[0])}-{y.name}-against-{x.name}".replace(" ", "-")
     charts: list[Chart | Missing] = [
-        Chart(name, _caption(group, title, x, y, fitted=fitted), lines(part, x.axis, y.axis, title, TOOLTIP))
+        Chart(
+            name,
+            _caption(group, title, x, y, fitted=fitted) + hidden(part),
+            lines(part, x.axis, y.axis, title, TOOLTIP),
+        )
         for name, (group, part) in named(stem, drawn)
     ]
     if len(groups) > MAX_CHARTS:
@@ -186,6 +190,12 @@ def _exponents(group: Sequence[Record], x: Figure, y: Figure) -> str:
     return f" Exponents with 95 % intervals: {', '.join(texts)}."
 
 
+def hidden(rows: Sequence[Row]) -> str:
+    """Which lines lie on each other, as the end of a caption."""
+    texts = ["; ".join(", ".join(f"`{label}`" for label in labels) for labels in coincident(rows))]
+    return "".join(f" On each other lie {text}." for text in texts if text)
+
+
 def line_setting(record: Record) -> str:
     """What the points of a line have in common, in words."""
     parts = [f"`{record.task}` {record.model}", str(record.solver), f"batch {record.batch_size}"]
@@ -199,30 +209,21 @@ def _point(record: Record, x: Figure, y: Figure) -> Row:
     at, value = x.value(record), y.value(record)
     ends = dict(zip(("x_low", "x_high"), x.bounds(record), strict=True))
     ends |= dict(zip(("y_low", "y_high"), y.bounds(record), strict=True))
-    texts = (f"{number(at, 4)} ({x.axis.title})", f"{number(value, 3)} ({y.axis.title})")
-    return {**_row(record, at, value, texts), **{name: end for name, end in ends.items() if end is not None}}
+    return {**_row(record, at, value), **{name: end for name, end in ends.items() if end is not None}}
 
 
-def _row(record: Record, x: float | None, y: float | None, texts: tuple[str, str]) -> Row:
+def _row(record: Record, x: float | None, y: float | None) -> Row:
     # Those of an adaptive solver follow the tolerance, those of another its steps.
     order = record.n_accepted or record.nfe_forward or -(record.rtol or 0)
-    where = f"{record.model}, {record.solver}, rtol {number(record.rtol)}, first step {number(record.first_step)}"
-    return {
-        "series": label(record),
-        "x": x,
-        "y": y,
-        "order": order,
-        "x_text": texts[0],
-        "y_text": texts[1],
-        "setting": where,
-    }
+    setting = f"{record.solver}, rtol {number(record.rtol)}, first step {number(record.first_step)}"
+    return {"series": label(record), "x": x, "y": y, "order": order, "setting": setting}
 
 
 def _ok(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record.status == "ok" and record.backend is not None]
 
 
-def _line_key(record: Record) -> Hashable:
+def line_key(record: Record) -> Hashable:
     """What the records of one chart have in common: all but backend, tolerance and steps."""
     return (
         record.task, record.model, record.dataset, record.solver, record.controller, record.dtype, record.device,
@@ -230,8 +231,8 @@ def _line_key(record: Record) -> Hashable:
     )  # fmt: skip
 
 
-def _has_a_line(group: Sequence[Record], x: Figure) -> bool:
-    return any(len({x.value(record) for record in members}) > 1 for members in grouped(group, label))
+def _has_a_line(group: Sequence[Record], place: Callable[[Record], object]) -> bool:
+    return any(len({place(record) for record in members}) > 1 for members in grouped(group, label))
 
 
 def named(stem: str, parts: Sequence[T]) -> list[tuple[str, T]]:

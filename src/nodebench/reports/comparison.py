@@ -106,8 +106,8 @@ def setting(record: Record) -> str:
 
 def tolerances(record: Record) -> str:
     """How exactly the solver was to work, with the first step, which is every step of a fixed-step solver."""
-    same = record.rtol == record.atol
-    both = f"rtol {number(record.rtol)}" + (" and atol alike" if same else f", atol {number(record.atol)}")
+    apart = f"rtol {number(record.rtol)}, atol {number(record.atol)}"
+    both = f"rtol and atol {number(record.rtol)}" if record.rtol == record.atol else apart
     return f"{both}, first step {number(record.first_step)}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from nodebench.reports.comparison import Comparison
 from nodebench.reports.document import Column, Entry, Table
 from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
-from nodebench.reports.sentences import reason
+from nodebench.reports.sentences import reason, unit
 from nodebench.results.record import Record
 from nodebench.results.scaling import Scaling
 
@@ -18,7 +18,7 @@ class Figure:
 
     Attributes:
         column: The column.
-        value: What it is sorted by.
+        value: What it is sorted by; an interval by its lower end.
         text: How a value is printed.
         ranked: Whether the lowest is marked as the best: among cells that ended well, or that were timed together.
         hole: Why it is missing, of a cell that ended well.
@@ -26,7 +26,7 @@ class Figure:
     """
 
     column: Column
-    value: Callable[[Record], float | str | None]
+    value: Callable[[Record], float | str | tuple[float, float] | None]
     text: Callable[[Any], str] = str
     ranked: str = ""
     hole: Callable[[Record], str | None] = lambda _: None
@@ -35,6 +35,8 @@ class Figure:
     def entry(self, record: Record) -> Entry:
         """What stands in the row of a record."""
         value = self.value(record)
+        if isinstance(value, tuple):
+            return Entry(interval(*value), value[0])
         if value is not None:
             return Entry(self.text(value), value)
         ended_well = record.status == "ok"
@@ -91,7 +93,7 @@ def exponents_table(name: str, axis: str, laws: Sequence[tuple[str, Scaling]]) -
         Column("backend", numeric=False),
         Column("quantity", numeric=False),
         Column("exponent", f"p of the law quantity ~ ({axis})^p, fitted by least squares of the logarithms."),
-        Column("95 %", "Interval of the exponent.", numeric=False),
+        Column("95 %", "Interval of the exponent."),
         Column("theory", "The exponent that theory states for the method."),
         Column("points"),
         Column("setting", numeric=False),
@@ -100,10 +102,12 @@ def exponents_table(name: str, axis: str, laws: Sequence[tuple[str, Scaling]]) -
     return Table(name, f"Exponents over {axis}: measured, and theory's.", columns, rows)
 
 
-def settings_table(name: str, records: Iterable[Record]) -> Table:
-    """Every setting of every cell."""
-    columns = tuple(Column(field, numeric=False) for field in SETTINGS)
-    rows = tuple(tuple(_setting(getattr(record, field)) for field in SETTINGS) for record in records)
+def settings_table(name: str, records: Iterable[Record], fields: Sequence[str]) -> Table:
+    """Settings of every cell, out of `SETTINGS`."""
+    records = list(records)
+    texts = {field for field in fields if any(isinstance(getattr(record, field), str) for record in records)}
+    columns = tuple(Column(field, numeric=field not in texts) for field in fields)
+    rows = tuple(tuple(_setting(getattr(record, field)) for field in fields) for record in records)
     return Table(name, "Settings of every cell.", columns, rows)
 
 
@@ -147,8 +151,8 @@ def _law_row(setting: str, scaling: Scaling) -> tuple[Entry, ...]:
     return (
         Entry(f"`{scaling.backend}`", scaling.backend),
         Entry(scaling.quantity, scaling.quantity),
-        Entry(ABSENT, reason=scaling.reason) if law is None else Entry(number(law.exponent), law.exponent),
-        Entry(ABSENT) if law is None else Entry(interval(law.low, law.high), law.low),
+        Entry(ABSENT, reason=scaling.reason) if law is None else Entry(f"{law.exponent:.3f}", law.exponent),
+        Entry(ABSENT) if law is None else Entry(f"{law.low:.3f}..{law.high:.3f}", law.low),
         Entry(number(scaling.theory), scaling.theory),
         Entry(ABSENT) if law is None else Entry(str(law.n_points), law.n_points),
         Entry(setting, setting),
@@ -181,8 +185,8 @@ def _code(name: Any) -> str:
     return f"`{name}`"
 
 
-def _ends(low: float | None, high: float | None, scale: float = 1.0) -> str | None:
-    return interval(low, high, scale) or None
+def _ends(low: float | None, high: float | None, scale: float = 1.0) -> tuple[float, float] | None:
+    return None if low is None or high is None else (scale * low, scale * high)
 
 
 BACKEND = Figure(Column("backend", numeric=False), lambda r: r.backend, _code)
@@ -223,11 +227,9 @@ COMPARED = (
         "all",
     ),
     Figure(Column("step ms", "Time of a gradient step."), lambda r: r.step_s, milliseconds, "timed", _untimed),
-    Figure(
-        Column("95 % ms", "Interval of the time.", numeric=False), lambda r: _ends(r.step_s_low, r.step_s_high, 1000)
-    ),
+    Figure(Column("95 % ms", "Interval of the time."), lambda r: _ends(r.step_s_low, r.step_s_high, 1000)),
     Figure(Column("ratio", "Time relative to that of the control."), lambda r: r.ratio, number, hole=_no_ratio),
-    Figure(Column("95 % ratio", "Interval of the ratio.", numeric=False), lambda r: _ends(r.ratio_low, r.ratio_high)),
+    Figure(Column("95 % ratio", "Interval of the ratio."), lambda r: _ends(r.ratio_low, r.ratio_high)),
     Figure(
         Column("first step s", "The first gradient step, compilation and warm-up included."),
         lambda r: r.first_step_s,
@@ -236,7 +238,7 @@ COMPARED = (
     Figure(Column("compile s", "What compilation costs."), lambda r: r.compile_s, number, optional=True),
     PARAMETERS,
     Figure(
-        Column("metric", "What the trained model reached on held-out data.", numeric=False),
+        Column("metric", "What the trained model reached on held-out data."),
         lambda r: r.metric_value,
         lambda value: number(value, 4),
         optional=True,
@@ -257,7 +259,7 @@ TRAINED = (
     Figure(Column("metric", "On held-out data."), lambda r: r.metric_value, lambda value: number(value, 4)),
     Figure(
         Column("which", "Name and unit of the metric, and which direction is better.", numeric=False),
-        lambda r: f"{r.metric_name}, {r.metric_unit}, {r.metric_direction} is better",
+        lambda r: ", ".join(filter(None, (r.metric_name, unit(r), f"{r.metric_direction} is better"))),
     ),
     PARAMETERS,
     Figure(Column("steps", "Steps of the optimiser."), lambda r: r.train_steps),

@@ -155,7 +155,7 @@ def _definition(chart: Chart) -> Markup:
 def _left_out(drawing: Drawing, limit: str) -> Missing:
     reason = (
         f"left out to keep this page under {limit}; "
-        f"`nodebench report -o report.md` writes it as the file `{key(drawing.name)}.png`."
+        f"`nodebench report -o report.md --charts png` writes it as the file `{key(drawing.name)}.png`."
     )
     return Missing(drawing.caption, reason)
 

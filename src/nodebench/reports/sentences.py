@@ -13,7 +13,7 @@ def answer_sentences(answer: Answer) -> tuple[str, ...]:
     """What a comparison says, a sentence or two for each question."""
     comparison = answer.comparison
     if len(comparison.records) == 1:
-        return (_single(comparison.records[0]), *_unsuccessful(answer))
+        return (_single(comparison.records[0]),)
     return (
         fastest_sentence(answer.fastest, comparison.timed),
         *_elsewhere(comparison.timed_elsewhere, comparison.timed),
@@ -21,8 +21,13 @@ def answer_sentences(answer: Answer) -> tuple[str, ...]:
         _least_sentence("Most exact", answer.most_exact, "error of d/dparams", ""),
         _front_sentence(answer.front),
         *_undecided(answer.undecided),
-        *_unsuccessful(answer),
+        *(f"Not ranked: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.not_ranked),
     )
+
+
+def absence_sentences(answer: Answer) -> tuple[str, ...]:
+    """Which cells of a comparison have no figures, and why."""
+    return tuple(f"No figures: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.failed)
 
 
 def fastest_sentence(fastest: Fastest | None, timed: Sequence[Record]) -> str:
@@ -37,7 +42,9 @@ def fastest_sentence(fastest: Fastest | None, timed: Sequence[Record]) -> str:
     if not fastest.undistinguished:
         return f"Fastest: {_name(best)}, {time}."
     others = names(fastest.undistinguished)
-    return f"Fastest by its figure: {_name(best)}, {time}. Not to be told from it: {others}; the intervals overlap."
+    return (
+        f"Fastest: not decided. The lowest time has {_name(best)}, {time}; the intervals do not tell it from {others}."
+    )
 
 
 def training_sentence(training: Training) -> str:
@@ -85,6 +92,11 @@ def reason(record: Record) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
+def unit(record: Record) -> str:
+    """Unit of a record's metric; empty where it is a plain number."""
+    return "" if record.metric_unit in (None, "1") else str(record.metric_unit)
+
+
 def _single(record: Record) -> str:
     figures = [
         (record.step_s, f"{milliseconds(record.step_s)} ms a step"),
@@ -104,40 +116,37 @@ def _elsewhere(elsewhere: Sequence[Record], timed: Sequence[Record]) -> list[str
     return [f"{names(elsewhere)} {verb} timed in another run or against another control: shown, not ranked by time."]
 
 
-def _least_sentence(title: str, least: Least | None, figure: str, unit: str) -> str:
+def _least_sentence(title: str, least: Least | None, figure: str, measure: str) -> str:
     if least is None:
         return f"{title}: not known, because fewer than two cells have a {figure}."
-    value = f"{least.text} {unit}".strip()
+    value = f"{least.text} {measure}".strip()
     if len(least.records) == least.n_compared:
         return f"{title}: all alike, {figure} {value}."
     most = least.most
-    highest = mebibytes(most.peak_memory_bytes) if unit else number(most.grad_error_params, 2)
+    highest = mebibytes(most.peak_memory_bytes) if measure else number(most.grad_error_params, 2)
     return (
-        f"{title}: {names(least.records)}, {figure} {value}; the most has {_name(most)}, {highest} {unit}".strip() + "."
+        f"{title}: {names(least.records)}, {figure} {value}; the highest has {_name(most)}, {highest} {measure}".strip()
+        + "."
     )
 
 
 def _front_sentence(front: Sequence[Record]) -> str:
     if not front:
         return "Pareto front: not known, because fewer than two cells timed together have error, memory and time."
+    title = "Pareto front of error, memory and time"
     if len(front) == 1:
-        return f"Pareto front of error, memory and time: {_name(front[0])} alone; no other is better in any of them."
-    return f"Pareto front of error, memory and time, where each is better than the others in something: {names(front)}."
+        return f"{title}: {_name(front[0])} alone; no other was shown to be better in any of them."
+    return f"{title}, where each is better than the others in something: {names(front)}."
 
 
 def _undecided(undecided: Sequence[Record]) -> list[str]:
-    return [
-        f"Undecided: {_name(record)} against `{record.control}`, ratio {number(record.ratio)}"
-        f"{_between(record.ratio_low, record.ratio_high)}"
-        + (", which holds 1" if record.ratio_low is not None else ", without an interval: too few starts")
-        + (f"; the timing ended by {record.stopped_by}." if record.stopped_by else ".")
-        for record in undecided
-    ]
-
-
-def _unsuccessful(answer: Answer) -> list[str]:
-    shown = [f"Not ranked: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.not_ranked]
-    return shown + [f"No figures: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.failed]
+    if not undecided:
+        return []
+    against = undecided[0].control
+    ratios = ", ".join(f"{_name(r)} {number(r.ratio)}{_between(r.ratio_low, r.ratio_high)}" for r in undecided)
+    ended = {record.stopped_by for record in undecided} == {"budget"}
+    more = " The timing ended by its budget; a larger `--budget-s` would narrow it." if ended else ""
+    return [f"Undecided against `{against}`, the interval of the ratio being on both sides of 1: {ratios}.{more}"]
 
 
 def _name(record: Record) -> str:
@@ -162,8 +171,7 @@ def _value(value: float) -> str:
 
 
 def _metric(trained: Trained) -> str:
-    unit = trained.records[0].metric_unit or ""
-    value = _value(trained.mean) if unit in ("", "1") else f"{_value(trained.mean)} {unit}"
+    value = f"{_value(trained.mean)} {unit(trained.records[0])}".strip()
     n = len(trained.records)
     if n == 1:
         return f"{value} (a single seed)"

@@ -1,7 +1,7 @@
 """Altair layers in which the same backend always looks the same, legible on a telephone."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
@@ -27,17 +27,33 @@ class Axis:
         title: What it is, with its unit.
         log: Whether it is logarithmic.
         format: How its ticks are printed, as d3 calls it.
+        whole: Whether ticks stand at whole numbers only.
+        domain: Its ends; those of the data where it is None.
     """
 
     title: str
     log: bool = False
     format: str = "~g"
+    whole: bool = False
+    domain: tuple[float, float] | None = None
+
+    def spanning(self, values: Iterable[float | None]) -> "Axis":
+        """This axis with ends a little beyond the values, so that no point lies on its edge."""
+        known = [value for value in values if value is not None]
+        low, high = min(known), max(known)
+        if self.log:
+            margin = max((high / low) ** 0.06, 1.1)
+            return replace(self, domain=(low / margin, high * margin))
+        margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+        return replace(self, domain=(low - margin, high + margin))
 
     def encoding(self, channel: type[Any], field: str) -> Any:
         """The channel of a field on this axis."""
-        scale = alt.Scale(type="log", nice=False, padding=16) if self.log else alt.Scale(zero=False, padding=12)
-        axis = alt.Axis(format=self.format, labelOverlap="greedy", tickCount=5)
-        return channel(field, type="quantitative", title=self.title, scale=scale, axis=axis)
+        domain = alt.Undefined if self.domain is None else list(self.domain)
+        scale = alt.Scale(type="log" if self.log else "linear", nice=False, zero=False, domain=domain)
+        step = 1 if self.whole else alt.Undefined
+        axis = alt.Axis(format=self.format, labelOverlap="greedy", tickCount=5, tickMinStep=step)
+        return channel(f"{field}:Q", title=self.title, scale=scale, axis=axis)
 
 
 def lines(rows: Sequence[Row], x: Axis, y: Axis, title: str, tooltip: Mapping[str, str]) -> Any:
@@ -48,24 +64,27 @@ def lines(rows: Sequence[Row], x: Axis, y: Axis, title: str, tooltip: Mapping[st
         x: The horizontal axis.
         y: The vertical axis.
         title: Title of the chart.
-        tooltip: What is shown of a point: fields with their titles.
+        tooltip: What is shown of a point beside its place: fields with their titles.
     """
+    x = x.spanning(row.get(field) for row in rows for field in ("x", "x_low", "x_high"))
+    y = y.spanning(row.get(field) for row in rows for field in ("y", "y_low", "y_high"))
     base = _base(rows, x, y)
+    shown = _tooltip(x, y, tooltip)
     joined = base.mark_line(strokeWidth=1.8).encode(
         strokeDash=_scaled(alt.StrokeDash, rows), order=alt.Order("order:Q")
     )
-    layers = [joined, _points(base, rows, tooltip)]
+    layers = [joined, _points(base, rows, shown)]
     for channel, low, high in ((alt.X, "x_low", "x_high"), (alt.Y, "y_low", "y_high")):
         if any(row.get(low) is not None for row in rows):
             layers.insert(0, _intervals(base, channel, low, high, x if channel is alt.X else y))
-    return _framed(layers, title)
+    return _framed(layers, rows, title)
 
 
 def points(
     rows: Sequence[Row], x: Axis, y: Axis, title: str, tooltip: Mapping[str, str], guides: Sequence[Any] = ()
 ) -> Any:
     """Points above guide lines."""
-    return _framed([*guides, _points(_base(rows, x, y), rows, tooltip)], title)
+    return _framed([*guides, _points(_base(rows, x, y), rows, _tooltip(x, y, tooltip))], rows, title)
 
 
 def guide(x: Axis, y: Axis, ends: Sequence[tuple[float, float]], text: str) -> Any:
@@ -73,8 +92,17 @@ def guide(x: Axis, y: Axis, ends: Sequence[tuple[float, float]], text: str) -> A
     values = [{"x": at, "y": value, "text": text} for at, value in ends]
     encodings = {"x": x.encoding(alt.X, "x"), "y": y.encoding(alt.Y, "y")}
     line = alt.Chart(alt.InlineData(values=values)).mark_line(strokeWidth=1, color="#888888").encode(**encodings)
-    name = alt.Chart(alt.InlineData(values=values[-1:])).mark_text(align="right", dx=-6, dy=-6, color="#888888")
+    name = alt.Chart(alt.InlineData(values=values[-1:])).mark_text(align="right", dx=-6, dy=-6)
     return line + name.encode(**encodings, text="text:N")
+
+
+def coincident(rows: Sequence[Row]) -> list[list[str]]:
+    """Series whose points are all the same, so that the last hides the others."""
+    by_points: dict[Hashable, list[str]] = {}
+    for label in _labels(rows):
+        points_of = tuple((row["x"], row["y"]) for row in rows if row["series"] == label)
+        by_points.setdefault(points_of, []).append(label)
+    return [labels for labels in by_points.values() if len(labels) > 1]
 
 
 def split_series(rows: Sequence[Row]) -> list[list[Row]]:
@@ -85,16 +113,24 @@ def split_series(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _base(rows: Sequence[Row], x: Axis, y: Axis) -> Any:
-    return alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).encode(
-        x=x.encoding(alt.X, "x"), y=y.encoding(alt.Y, "y"), color=_scaled(alt.Color, rows)
-    )
+    return alt.Chart().encode(x=x.encoding(alt.X, "x"), y=y.encoding(alt.Y, "y"), color=_scaled(alt.Color, rows))
 
 
-def _points(base: Any, rows: Sequence[Row], tooltip: Mapping[str, str]) -> Any:
+def _short(row: Row) -> dict[str, Any]:
+    """A row with no more digits than can be seen."""
+    return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _tooltip(x: Axis, y: Axis, more: Mapping[str, str]) -> list[Any]:
+    axes = [alt.Tooltip(f"{field}:Q", title=axis.title, format=".4~g") for field, axis in (("x", x), ("y", y))]
+    return [*(alt.Tooltip(f"{field}:N", title=name) for field, name in more.items()), *axes]
+
+
+def _points(base: Any, rows: Sequence[Row], tooltip: Sequence[Any]) -> Any:
     return base.mark_point(size=70, strokeWidth=1.8, opacity=1).encode(
         shape=_scaled(alt.Shape, rows),
         fill=_scaled(alt.Fill, rows),
-        tooltip=[alt.Tooltip(field, title=name) for field, name in tooltip.items()],
+        tooltip=tooltip,
     )
 
 
@@ -110,7 +146,7 @@ def _scaled(channel: type[Any], rows: Sequence[Row]) -> Any:
     values = [_value(channel, each) for each in styles]
     columns = 1 if any(len(label) > LONG_LABEL for label in labels) else 2
     legend = alt.Legend(title=None, orient="bottom", columns=columns, labelLimit=320)
-    return channel("series", type="nominal", scale=alt.Scale(domain=labels, range=values), legend=legend)
+    return channel("series:N", scale=alt.Scale(domain=labels, range=values), legend=legend)
 
 
 def _value(channel: type[Any], each: Style) -> Any:
@@ -125,8 +161,9 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     return sorted({row["series"] for row in rows})
 
 
-def _framed(layers: Sequence[Any], title: str) -> Any:
-    return alt.layer(*layers).properties(
+def _framed(layers: Sequence[Any], rows: Sequence[Row], title: str) -> Any:
+    # Data at the top stand in the page once, not once for each layer.
+    return alt.layer(*layers, data=alt.InlineData(values=[_short(row) for row in rows])).properties(
         width="container",
         height=HEIGHT,
         title=title,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nodebench.reports.charts import MAX_CHARTS, named
+from nodebench.reports.charts import MAX_CHARTS, hidden, named
 from nodebench.reports.comparison import base_task, grouped, label, of_one_machine
 from nodebench.reports.document import Chart, Missing
 from nodebench.reports.formatting import number
@@ -12,7 +12,7 @@ from nodebench.results.record import Record
 
 Epoch = Mapping[str, float | None]
 
-TOOLTIP = {"series": "model", "epoch": "epoch", "x_text": "x", "y_text": "y"}
+TOOLTIP = {"series": "model", "epoch": "epoch"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Course:
     missing: str
 
 
-EPOCH = Axis("epoch")
+EPOCH = Axis("epoch", whole=True)
 TRAINING_TIME = Axis("training time, s")
 UNTRAINED = "it needs a trained model; run with `--measure training` or `both`."
 UNCOUNTED = "it needs a trained ODE model; run with `--measure training` or `both`."
@@ -92,7 +92,7 @@ def _charts(trained: Sequence[Record], course: Course, note: str) -> list[Chart 
     charts: list[Chart | Missing] = [
         Chart(
             name,
-            f"{course.title}: {_setting(group)}.{note}",
+            f"{course.title}: {_setting(group)}.{note}{hidden(part)}",
             lines(part, course.x, course.y, course.title, TOOLTIP),
         )
         for name, (group, part) in named(stem, drawn)
@@ -104,7 +104,7 @@ def _charts(trained: Sequence[Record], course: Course, note: str) -> list[Chart 
 
 
 def _groups(trained: Sequence[Record]) -> list[list[Record]]:
-    """Trainings that one chart may show: one seed, the lowest, and one ODE model and solver, beside all other models."""
+    """Trainings that one chart may show: the lowest seed, and one ODE model and solver, beside the other models."""
     groups = []
     for same in grouped(trained, lambda r: (r.task, r.dataset, r.preset, r.batch_size, r.device)):
         seed = min(record.seed for record in same)
@@ -122,8 +122,7 @@ def _rows(group: Sequence[Record], course: Course) -> list[Row]:
             at, value = course.x_of(epoch), course.y_of(epoch)
             if at is None or value is None:
                 continue
-            texts = {"x_text": f"{number(at)} ({course.x.title})", "y_text": f"{number(value, 4)} ({course.y.title})"}
-            rows.append({"series": label(record), "x": at, "y": value, "order": at, "epoch": epoch["epoch"], **texts})
+            rows.append({"series": label(record), "x": at, "y": value, "order": at, "epoch": epoch["epoch"]})
     return rows
 
 

@@ -1,0 +1,151 @@
+"""The page of `nodebench report`: the answer first, then each task, then what it all rests on."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from nodebench import __version__
+from nodebench.pictures import Picture
+from nodebench.reports.appendix import appendix, machine
+from nodebench.reports.comparison import base_task, grouped, machines, newest, unlike_machines
+from nodebench.reports.document import Block, Bullets, Column, Document, Entry, Paragraph, Table
+from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.sentences import answer_sentences, failure_sentences, names, training_sentence
+from nodebench.reports.summary import Answer, Least, trainings
+from nodebench.reports.task_section import TaskContents, contents, task_section
+from nodebench.results.record import Record
+from nodebench.results.store import Run
+
+TITLE = "nodebench report"
+
+
+def report(
+    records: Sequence[Record],
+    runs: Sequence[Run],
+    pictures: Callable[[Record], tuple[Picture, ...]],
+    command: str,
+    created_at: str,
+) -> Document:
+    """A page of what was measured.
+
+    Args:
+        records: The records, of as many runs and machines as one likes.
+        runs: The runs they belong to.
+        pictures: What is to be seen of the model that left a record; empty for nothing.
+        command: The command line that makes this page.
+        created_at: When, ISO 8601.
+    """
+    machine_of = machines(runs)
+    tasks = [contents(task, machine_of) for task in grouped(records, base_task)]
+    return Document(
+        TITLE,
+        _facts(records, runs, command, created_at),
+        _lead(records, runs, tasks),
+        (*(task_section(task, pictures) for task in tasks), *appendix(records, runs)),
+    )
+
+
+def _facts(
+    records: Sequence[Record], runs: Sequence[Run], command: str, created_at: str
+) -> tuple[tuple[str, str], ...]:
+    numbers = machines(runs)
+    kinds = {numbers[run.run_id]: machine(run) for run in runs}
+    measured = sorted({record.created_at[:10] for record in records})
+    dates = measured[:1] if len(measured) == 1 else [measured[0], measured[-1]] if measured else []
+    return (
+        ("made", created_at),
+        ("measured", " to ".join(dates) or ABSENT),
+        ("command", f"`{command}`"),
+        ("nodebench", __version__),
+        ("cells", str(len(newest(records)))),
+        ("runs", str(len(runs))),
+        *(("machine" if len(kinds) == 1 else f"machine {at + 1}", text) for at, text in kinds.items()),
+    )
+
+
+def _lead(records: Sequence[Record], runs: Sequence[Run], tasks: Sequence[TaskContents]) -> tuple[Block, ...]:
+    if not records:
+        return (Paragraph("Nothing has been measured: there are no records. `nodebench run` makes some."),)
+    answers = [answer for task in tasks for answer in task.answers]
+    trained = trainings(records)
+    blocks: list[Block] = [Paragraph(_opening(newest(records), runs))]
+    if unlike := unlike_machines(runs):
+        blocks.append(
+            Paragraph("These figures are of unlike machines or software. Times are ranked within one run only.")
+        )
+        blocks.append(Bullets(tuple(unlike)))
+    for task in tasks:
+        if task.answers:
+            blocks += _task_answer(task.answers)
+    if trained:
+        blocks.append(Paragraph("Trained models:"))
+        blocks.append(Bullets(tuple(training_sentence(training) for training in trained)))
+    if failures := failure_sentences(newest(records)):
+        blocks.append(Paragraph("What did not end well:"))
+        blocks.append(Bullets(failures))
+    if len(answers) > 1:
+        blocks.append(_answers_table(answers))
+    return tuple(blocks)
+
+
+def _opening(records: Sequence[Record], runs: Sequence[Run]) -> str:
+    statuses = Counter(record.status for record in records)
+    counted = ", ".join(f"{n} `{status}`" for status, n in statuses.most_common())
+    cells, of = f"{len(records)} cell{_s(len(records))}", f"{len(runs)} run{_s(len(runs))}"
+    return f"{cells} of {of}: {counted}."
+
+
+def _task_answer(answers: Sequence[Answer]) -> list[Block]:
+    main, n = answers[0], len(answers)
+    others = f" This is the setting with most backends of {n} on this task." if n > 1 else ""
+    return [Paragraph(f"{main.comparison.setting}.{others}"), Bullets(answer_sentences(main))]
+
+
+def _answers_table(answers: Sequence[Answer]) -> Table:
+    columns = tuple(
+        Column(title, meaning, numeric=title in ("rtol", "backends"))
+        for title, meaning in (
+            ("task", "With its options, and the model."),
+            ("solver", ""),
+            ("rtol", ""),
+            ("backends", "How many ended well."),
+            ("fastest", "By the ratio of times."),
+            ("not slower", "Cannot be told from the fastest: the intervals overlap."),
+            ("leanest", "Lowest peak memory; several where they print alike."),
+            ("most exact", "Smallest error of d/dparams; several where they print alike."),
+            ("Pareto front", "No other is at least as good in error, memory and time, and better in one."),
+            ("setting", ""),
+        )
+    )
+    rows = tuple(_answer_row(answer) for answer in answers)
+    return Table("answers", "The answer in every setting.", columns, rows)
+
+
+def _answer_row(answer: Answer) -> tuple[Entry, ...]:
+    comparison, fastest = answer.comparison, answer.fastest
+    untimed = None if fastest else "fewer than two cells were timed together."
+    first = comparison.records[0]
+    return (
+        Entry(f"`{first.task}` {first.model}", f"{first.task} {first.model}"),
+        Entry(first.solver or ABSENT, first.solver),
+        Entry(number(first.rtol), first.rtol),
+        Entry(str(len(comparison.ranked)), len(comparison.ranked)),
+        _names((fastest.record,) if fastest else (), untimed),
+        _names(fastest.undistinguished if fastest else (), untimed),
+        _least(answer.leanest),
+        _least(answer.most_exact),
+        _names(answer.front, None if answer.front else "fewer than two cells have error, memory and time."),
+        Entry(comparison.setting, comparison.setting),
+    )
+
+
+def _least(least: Least | None) -> Entry:
+    return _names(least.records if least else (), None if least else "fewer than two cells have the figure.")
+
+
+def _names(records: Sequence[Record], why: str | None) -> Entry:
+    text = names(records)
+    return Entry(text or ABSENT, text or None, why)
+
+
+def _s(n: int) -> str:
+    return "" if n == 1 else "s"

@@ -1,0 +1,151 @@
+"""The part of a report that is about one task."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from nodebench.pictures import Clouds, Picture
+from nodebench.reports.charts import backward_evaluations, growth, line_key, line_setting, work_precision
+from nodebench.reports.comparison import base_task, comparisons, grouped, newest, of_one_machine
+from nodebench.reports.document import Block, Bullets, Details, Drawing, Missing, Section
+from nodebench.reports.figures import TRAINED, comparison_table, exponents_table, records_table, sweep_table
+from nodebench.reports.notation import key
+from nodebench.reports.sentences import absence_sentences, answer_sentences
+from nodebench.reports.summary import Answer, answer
+from nodebench.reports.training_charts import courses
+from nodebench.results.record import Record
+from nodebench.results.scaling import Axis, Scaling, scalings
+from nodebench.solvers.methods import method
+
+MAX_OPEN = 6
+"""Settings of a task whose tables stand open; those of the others are folded away."""
+
+MAX_SETTINGS = 24
+"""Settings of a task that have a table."""
+
+MAX_PICTURED = 6
+"""Models of a task whose pictures are shown."""
+
+
+@dataclass(frozen=True)
+class TaskContents:
+    """What there is to say of a task.
+
+    Attributes:
+        records: Its records, one of each cell.
+        answers: What its comparisons say, that of most backends first.
+        machine_of: Which runs were taken on machines alike.
+    """
+
+    records: tuple[Record, ...]
+    answers: tuple[Answer, ...]
+    machine_of: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        """The task without its options."""
+        return base_task(self.records[0])
+
+    @property
+    def measured(self) -> list[Record]:
+        """The records that its comparisons show: those with gradients."""
+        return [record for each in self.answers for record in each.comparison.records]
+
+    @property
+    def trained(self) -> list[Record]:
+        """The newest record of each trained cell."""
+        return newest(record for record in self.records if record.metric_value is not None)
+
+
+def contents(records: Sequence[Record], machine_of: Mapping[str, int]) -> TaskContents:
+    """What there is to say of the records of one task."""
+    answers = sorted(map(answer, comparisons(records)), key=lambda each: -len(each.comparison.ranked))
+    return TaskContents(tuple(records), tuple(answers), machine_of)
+
+
+def task_section(task: TaskContents, pictures: Callable[[Record], tuple[Picture, ...]]) -> Section:
+    """Tables, charts and pictures of a task."""
+    blocks: tuple[Block, ...] = (
+        *_comparisons(task),
+        *_trained(task),
+        *_exponents(task),
+        *work_precision(task.measured, task.machine_of),
+        *growth(task.measured, task.machine_of),
+        *backward_evaluations(task.measured),
+        *courses(task.trained, task.machine_of),
+        *_drawings(task, pictures),
+    )
+    return Section(f"Task {task.name}", blocks)
+
+
+def _comparisons(task: TaskContents) -> Iterator[Block]:
+    if not task.answers:
+        yield Missing("comparison of gradient methods", "no gradient was measured; run with `--measure gradient`.")
+    parts: list[tuple[Block, ...]] = []
+    for at, each in enumerate(task.answers[:MAX_SETTINGS], start=1):
+        table = comparison_table(f"{key(task.name)}-comparison-{at}", each.comparison)
+        # The page opens with what the first one says.
+        said = (*(answer_sentences(each) if at > 1 else ()), *absence_sentences(each))
+        parts.append((table, *([Bullets(said)] if said else [])))
+    for part in parts[:MAX_OPEN]:
+        yield from part
+    if folded := [block for part in parts[MAX_OPEN:] for block in part]:
+        n = len(parts) - MAX_OPEN
+        yield Details(f"{n} more setting{'' if n == 1 else 's'}", tuple(folded))
+    if len(task.answers) > MAX_SETTINGS:
+        reason = "the table of answers has them; a report of single runs, or `-o report.csv`, has their figures."
+        yield Missing(f"tables of {len(task.answers) - MAX_SETTINGS} further settings", reason)
+
+
+def _trained(task: TaskContents) -> Iterator[Block]:
+    if not task.trained:
+        yield Missing("table of trained models", "nothing was trained; run with `--measure training` or `both`.")
+        return
+    yield records_table(f"{key(task.name)}-trained", "Trained models.", TRAINED, task.trained)
+    swept = [record for record in task.trained if record.tolerance_sweep]
+    if swept:
+        yield sweep_table(f"{key(task.name)}-sweep", swept)
+    else:
+        yield Missing("tolerance sweep of trained networks", "it needs a trained ODE model with an adaptive solver.")
+
+
+def _exponents(task: TaskContents) -> Iterator[Block]:
+    laws: dict[Axis, list[tuple[str, Scaling]]] = {"steps": [], "tolerance": []}
+    measured = [record for record in task.measured if record.status == "ok" and record.solver is not None]
+    for line in grouped(of_one_machine(measured, task.machine_of), line_key):
+        axis: Axis = "tolerance" if method(str(line[0].solver)).adaptive else "steps"
+        setting = line_setting(line[0])
+        laws[axis] += [(setting, scaling) for scaling in scalings(line, axis) if scaling.law is not None]
+    for over, found in laws.items():
+        if found:
+            yield exponents_table(f"{key(task.name)}-exponents-{over}", over, found)
+    if not any(laws.values()):
+        reason = "they need three numbers of steps or tolerances of one backend; run `nodebench scale`."
+        yield Missing("exponents of memory, evaluations and time", reason)
+
+
+def _drawings(task: TaskContents, pictures: Callable[[Record], tuple[Picture, ...]]) -> Iterator[Block]:
+    # The newest of each model, whatever its seed, tolerance or budget.
+    models = grouped(task.trained, lambda r: (r.task, r.model, r.backend))
+    shown = [(max(same, key=lambda r: r.created_at)) for same in models]
+    drawn = 0
+    for record in shown:
+        found = pictures(record)
+        drawn += bool(found)
+        if found and drawn > MAX_PICTURED:
+            reason = f"those of {MAX_PICTURED} models are shown; a report of its run `{record.run_id}` shows them."
+            yield Missing(f"pictures of {_model(record)}", reason)
+        elif found:
+            yield from (_drawing(record, picture) for picture in found)
+    if not drawn:
+        reason = "no trained model of this task left any." if shown else "they need a trained model."
+        yield Missing("pictures of trained models", reason)
+
+
+def _drawing(record: Record, picture: Picture) -> Drawing:
+    name = key("-".join([record.task, record.model, record.backend or "", picture.name]))
+    caption = f"{_model(record)}, preset {record.preset}, seed {record.seed}."
+    return Drawing(name, caption, picture, animated=isinstance(picture, Clouds))
+
+
+def _model(record: Record) -> str:
+    return f"{record.model} on `{record.task}`" + (f" with `{record.backend}`" if record.backend else "")

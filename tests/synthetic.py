@@ -1,0 +1,105 @@
+"""Records and runs made by hand, of which every figure is known."""
+
+from nodebench.results.record import Record
+from nodebench.results.store import Run
+
+COMMON = {
+    "run_id": "run-1",
+    "created_at": "2026-01-02T03:04:05.000+00:00",
+    "nodebench_version": "0.1.0",
+    "task": "cnf",
+    "model": "cnf",
+    "dataset": "moons",
+    "framework": "torch",
+    "solver": "dopri5",
+    "controller": "integral",
+    "rtol": 1e-5,
+    "atol": 1e-5,
+    "first_step": 0.05,
+    "max_steps": 1000,
+    "dtype": "float32",
+    "device": "cpu",
+    "threads": 1,
+    "batch_size": 64,
+    "seed": 0,
+    "preset": "smoke",
+    "status": "ok",
+}
+
+ENVIRONMENT = {
+    "cpu": "abacus",
+    "cores": 2,
+    "memory_bytes": 2**34,
+    "gpu": None,
+    "system": "Linux",
+    "python": "3.11",
+    "libraries": {"numpy": "2.0", "torch": None},
+    "git": {"commit": "0123456789abcdef", "dirty": False},
+}
+
+
+def record(backend, **fields):
+    """A record of a cell; its id follows from its settings, as that of a real one does."""
+    settings = {**COMMON, "backend": backend, **fields}
+    names = (
+        "task",
+        "model",
+        "backend",
+        "solver",
+        "rtol",
+        "dtype",
+        "device",
+        "batch_size",
+        "seed",
+        "preset",
+        "first_step",
+    )
+    return Record(**{"cell_id": "/".join(str(settings[name]) for name in names), **settings})
+
+
+def timed(backend, ratio=None, half=0.02, control="direct", **fields):
+    """A record of a measured gradient step: 10 ms times the ratio to the control, which has none."""
+    figures = {
+        "first_step_s": 1.0,
+        "n_params": 100,
+        "nfe_forward": 20,
+        "nfe_backward": 20,
+        "n_vjps": 20,
+        "n_accepted": 3,
+    }
+    figures |= {"grad_error_params": 1e-4, "grad_error_y0": 1e-5, "peak_memory_bytes": 2**20}
+    step_s = 0.01 * (1 if ratio is None else ratio)
+    figures |= {"step_s": step_s, "step_s_low": 0.9 * step_s, "step_s_high": 1.1 * step_s}
+    if ratio is not None:
+        low, high = ratio - half, ratio + half
+        verdict = "undecided" if low <= 1 <= high else "slower" if ratio > 1 else "faster"
+        figures |= {"ratio": ratio, "ratio_low": low, "ratio_high": high, "control": control, "verdict": verdict}
+    return record(backend, **{**figures, **fields})
+
+
+def trained(model, value, backend=None, **fields):
+    """A record of a trained model, of two epochs."""
+    history = [
+        {"epoch": n, "train_loss": 4.0 / n, "validation": value + 1 / n, "nfe_forward": nfe, "nfe_backward": nfe,
+         "train_s": 10.0 * n}
+        for n in (1, 2)
+        for nfe in (20 + n if backend else None,)
+    ]  # fmt: skip
+    figures = {"metric_name": "NLL", "metric_unit": "nats", "metric_direction": "lower", "metric_value": value}
+    figures |= {"train_s": 20.0, "train_steps": 100, "epochs": 2, "history": history}
+    solver = {} if backend else {"solver": None, "rtol": None, "atol": None, "first_step": None, "max_steps": None}
+    return record(backend, **{"model": model, **figures, **solver, **fields})
+
+
+def run(run_id="run-1", **environment):
+    """A finished run on a machine."""
+    return Run(
+        run_id=run_id,
+        created_at="2026-01-02T03:00:00.000+00:00",
+        finished_at="2026-01-02T04:00:00.000+00:00",
+        command="nodebench run -b all -t all",
+        plan="plan",
+        environment=ENVIRONMENT | environment,
+        n_cells=4,
+        n_records=4,
+    )

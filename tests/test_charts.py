@@ -1,0 +1,138 @@
+"""Charts show what was measured, and say why they do not."""
+
+import pytest
+from synthetic import record, timed, trained
+
+from nodebench.reports.charts import MAX_CHARTS, backward_evaluations, growth, work_precision
+from nodebench.reports.colours import BACKENDS, style
+from nodebench.reports.document import Chart, Missing
+from nodebench.reports.series import MAX_SERIES
+from nodebench.reports.training_charts import courses
+
+MACHINE_OF = {"run-1": 0, "run-2": 1}
+
+
+def steps(backend, n, **fields):
+    """A cell with `n` accepted steps whose memory and time go with their number."""
+    figures = {"peak_memory_bytes": 2**20 * n, "step_s": 0.01 * n, "step_s_low": 0.009 * n, "step_s_high": 0.011 * n}
+    return timed(backend, n_accepted=n, rtol=10.0**-n, **figures, **fields)
+
+
+def rows(chart):
+    """The points of a chart."""
+    definition = chart.definition.to_dict()
+    data = definition["data"]
+    return definition["datasets"][data["name"]] if "name" in data else data["values"]
+
+
+def series(chart):
+    return {row["series"] for row in rows(chart)}
+
+
+def test_a_diagram_of_error_against_time_has_a_line_for_each_backend():
+    """Points are at the figures of the records, in the units of the axes, with their intervals."""
+    cells = [timed(name, rtol=rtol, grad_error_params=rtol) for name in ("direct", "adjoint") for rtol in (1e-3, 1e-5)]
+    time, nfe, memory = work_precision([*cells, timed("direct", rtol=1e-4, status="wrong_gradient")], MACHINE_OF)
+    assert (time.name, nfe.name, memory.name) == (
+        "cnf-gradient-error-against-time",
+        "cnf-gradient-error-against-NFE",
+        "cnf-gradient-error-against-memory",
+    )
+    found = [(row["series"], row["x"], row["x_low"], row["y"]) for row in rows(time)]
+    assert found == [(each.backend, 10.0, 9.0, each.rtol) for each in cells]
+    assert {row["x"] for row in rows(nfe)} == {40}
+    assert {row["x"] for row in rows(memory)} == {1.0}
+
+
+def test_a_single_tolerance_makes_no_diagram():
+    """It leaves a hole that says what to run."""
+    holes = work_precision([timed("direct"), timed("adjoint", 1.5)], MACHINE_OF)
+    assert [type(hole) for hole in holes] == [Missing] * 3
+    assert "--rtol 1e-3,1e-5,1e-7" in holes[0].reason
+
+
+def test_times_of_another_machine_are_left_out():
+    """Those of the machine with most records are drawn; memory is drawn of both."""
+    cells = [timed("direct", rtol=rtol) for rtol in (1e-3, 1e-5)]
+    other = timed("adjoint", run_id="run-2")
+    time, _, memory = work_precision([*cells, other], MACHINE_OF)
+    assert series(time) == {"direct"}
+    assert series(memory) == {"direct", "adjoint"}
+
+
+def test_the_exponent_of_memory_is_in_the_caption():
+    """Memory that goes with the steps has an exponent of 1; two points have none."""
+    cells = [*(steps("direct", n) for n in (2, 4, 8)), *(steps("adjoint", n) for n in (2, 4))]
+    memory, time = growth(cells, MACHINE_OF)
+    assert "`direct` 1 (1..1)" in memory.caption
+    assert "`adjoint` fewer than 3 points" in memory.caption
+    assert "ms" in str(time.definition.to_dict())
+
+
+def test_backward_evaluations_are_drawn_beside_guides():
+    """A method that has none is named in the caption instead, as a logarithmic axis has no zero."""
+    cells = [timed("adjoint", nfe_forward=20, nfe_backward=11), timed("direct", nfe_backward=0)]
+    (chart,) = backward_evaluations(cells)
+    assert [(row["x"], row["y"]) for row in rows(chart)] == [(20, 11)]
+    assert "Without evaluations in the backward pass: `direct`." in chart.caption
+    (hole,) = backward_evaluations([timed("direct", nfe_backward=0)])
+    assert isinstance(hole, Missing)
+
+
+def test_no_chart_has_more_series_than_can_be_told_apart():
+    """Further ones are in a chart of their own, and further settings in none."""
+    many = [timed(f"direct[c={n}]", rtol=rtol) for n in range(MAX_SERIES + 1) for rtol in (1e-3, 1e-5)]
+    charts = [chart for chart in work_precision(many, MACHINE_OF) if "time" in chart.name]
+    assert [len(series(chart)) for chart in charts] == [MAX_SERIES, 1]
+    assert [chart.name for chart in charts] == ["cnf-gradient-error-against-time", "cnf-gradient-error-against-time-2"]
+    settings = [timed("direct", rtol=r, solver=f"s{n}") for n in range(MAX_CHARTS + 1) for r in (1e-3, 1e-5)]
+    time = work_precision(settings, MACHINE_OF)[: MAX_CHARTS + 1]
+    assert [type(each) for each in time] == [Chart] * MAX_CHARTS + [Missing]
+    assert time[-1].what == "Gradient error against time of 1 further setting"
+
+
+def test_a_backend_looks_as_it_does_everywhere():
+    """Colour, shape and dash in the chart are those of its style, whatever else is drawn."""
+    cells = [timed(name, rtol=rtol) for name in ("scipy", "direct[land=true]") for rtol in (1e-3, 1e-5)]
+    definition = work_precision(cells, MACHINE_OF)[0].definition.to_dict()
+    points = next(layer for layer in definition["layer"] if layer["mark"]["type"] == "point")["encoding"]
+    line = next(layer for layer in definition["layer"] if layer["mark"]["type"] == "line")["encoding"]
+    landed, scipy = style("direct[land=true]"), BACKENDS["scipy"]
+    assert points["color"]["scale"] == {
+        "domain": ["direct[land=true]", "scipy"],
+        "range": [landed.colour, scipy.colour],
+    }
+    assert points["shape"]["scale"]["range"] == [landed.shape, scipy.shape]
+    assert points["fill"]["scale"]["range"] == ["transparent", scipy.colour]
+    assert line["strokeDash"]["scale"]["range"] == [list(landed.dash), list(scipy.dash)]
+
+
+def test_the_course_of_a_training():
+    """Evaluations by epoch of the models that have any, and what each reached by its training time."""
+    forward, backward, validation, loss = courses([trained("cnf", 3.0, "direct"), trained("planar", 3.5)], MACHINE_OF)
+    assert [(row["series"], row["x"], row["y"]) for row in rows(forward)] == [("direct", 1, 21), ("direct", 2, 22)]
+    assert series(backward) == {"direct"}
+    assert [(row["series"], row["x"], row["y"]) for row in rows(validation)] == [
+        ("direct", 10, 4), ("direct", 20, 3.5), ("planar", 10, 4.5), ("planar", 20, 4),
+    ]  # fmt: skip
+    assert series(loss) == {"direct", "planar"}
+    assert "NLL on validation data, nats" in str(validation.definition.to_dict())
+
+
+def test_lines_that_hide_each_other_are_named():
+    """Two backends with the same evaluations: the caption says that there are two."""
+    forward, *_ = courses([trained("cnf", 3.0, "direct"), trained("cnf", 3.0, "adjoint")], MACHINE_OF)
+    assert forward.caption.endswith("On each other lie `adjoint`, `direct`.")
+
+
+@pytest.mark.parametrize("records", [[], [record("direct", status="failed", reason="why")]])
+def test_nothing_measured_leaves_holes(records):
+    """No chart fails for want of data; each says what it needs."""
+    found = [
+        *work_precision(records, MACHINE_OF),
+        *growth(records, MACHINE_OF),
+        *backward_evaluations(records),
+        *courses(records, MACHINE_OF),
+    ]
+    assert {type(each) for each in found} == {Missing}
+    assert all(each.reason.endswith(".") for each in found)

@@ -1,0 +1,274 @@
+"""The page of `nodebench report`: its figures are those of the store, in every format, and it stands without them."""
+
+import csv
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import check_page, chromium
+from synthetic import record, run, timed, trained
+
+from nodebench.pictures import Clouds, Images
+from nodebench.reports import data, html, latex, markdown
+from nodebench.reports.colours import BACKENDS
+from nodebench.reports.document import Bullets, Chart, Drawing, Missing, Paragraph, Table
+from nodebench.reports.formatting import ABSENT, mebibytes, milliseconds, number
+from nodebench.reports.methods import FIGURES
+from nodebench.reports.notation import contents
+from nodebench.reports.report import report
+from nodebench.reports.task_section import MAX_PICTURED
+
+CELLS = (
+    timed("direct", grad_error_params=1.234e-5, peak_memory_bytes=3 * 2**20),
+    timed("adjoint", 1.5, grad_error_params=4.321e-4),
+    record("scipy", status="oom", reason="no memory was left.", stderr="line 1\nline 2"),
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+def page(records, runs=None, pictures=lambda _: ()):
+    return report(records, [run()] if runs is None else runs, pictures, "nodebench report", "2026-01-03T00:00:00+00:00")
+
+
+def tables(document):
+    return {block.name: block for block in contents(document) if isinstance(block, Table)}
+
+
+def said(document):
+    """All sentences of a page."""
+    blocks = contents(document)
+    lines = [block.text for block in blocks if isinstance(block, Paragraph)]
+    return [*lines, *(item for block in blocks if isinstance(block, Bullets) for item in block.items)]
+
+
+def expected(records):
+    """Backend, error, memory and time of records, as they are printed."""
+    return {
+        each.backend: (
+            number(each.grad_error_params, 2), mebibytes(each.peak_memory_bytes), milliseconds(each.step_s),
+            number(each.ratio),
+        )
+        for each in records
+    }  # fmt: skip
+
+
+def found(header, rows):
+    """The same of a table that was read back."""
+    at = [header.index(title) for title in ("error d/dparams", "peak MiB", "step ms", "ratio")]
+    return {row[0]: tuple(row[place] for place in at) for row in rows}
+
+
+class Tables(HTMLParser):
+    """Reads the tables of a page back: rows of texts, without the numbers of footnotes."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables, self.within, self.note = [], False, False
+
+    def handle_starttag(self, tag, attrs):
+        del attrs
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self.within = True
+        elif tag == "sup":
+            self.note = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th", "tr", "table"):
+            self.within = False
+        elif tag == "sup":
+            self.note = False
+
+    def handle_data(self, data):
+        if self.within and not self.note:
+            self.tables[-1][-1][-1] += data.strip()
+
+
+def test_html_has_the_figures_of_the_records():
+    """Read back from the page, the table of the comparison holds what the records hold."""
+    parser = Tables()
+    parser.feed(html.page(page(CELLS)))
+    (table,) = [rows for rows in parser.tables if rows[0][:2] == ["backend", "status"]]
+    assert found(table[0], table[1:]) == expected(CELLS)
+
+
+def test_markdown_has_the_figures_of_the_records():
+    """The same of Markdown, without its marks for code, weight and footnotes."""
+    lines = markdown.text(page(CELLS)).splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("| backend | status"))
+    rows = [[re.sub(r"[`*]|<sup>.*?</sup>|\\", "", part).strip() for part in line.strip("|").split("|")]
+            for line in lines[start : start + 5]]  # fmt: skip
+    clean = {name: tuple(re.sub(r"\s?\[\^?\d+\]|\s?\(\d+\)$", "", text) for text in row)
+             for name, row in found(rows[0], rows[2:]).items()}  # fmt: skip
+    assert clean == expected(CELLS)
+
+
+def test_latex_has_the_figures_of_the_records():
+    """Every figure of the comparison stands in the LaTeX, in the row of its backend."""
+    text = latex.text(page(CELLS))
+    for backend, figures in expected(CELLS).items():
+        row = next(line for line in text.splitlines() if backend in line and "&" in line and figures[0] in line)
+        assert [figure for figure in figures if figure not in row.replace("$-$", "-")] == []
+
+
+def test_csv_has_the_records(tmp_path):
+    """All figures to the last digit."""
+    data.write(CELLS, tmp_path / "r.csv")
+    rows = list(csv.DictReader((tmp_path / "r.csv").read_text().splitlines()))
+    read = [(row["backend"], float(row["grad_error_params"]) if row["grad_error_params"] else None) for row in rows]
+    assert read == [(each.backend, each.grad_error_params) for each in CELLS]
+
+
+def test_holes_have_reasons_and_the_best_is_marked():
+    """A failed cell's figures are absent because it failed; the best among the ranked cells are marked."""
+    table = tables(page(CELLS))["cnf-comparison-1"]
+    titles = [column.title for column in table.columns]
+    direct, adjoint, failed = table.rows
+    assert failed[titles.index("step ms")].reason == "`oom`: no memory was left."
+    assert [row[titles.index("peak MiB")].best for row in table.rows] == [False, True, False]
+    assert direct[titles.index("error d/dparams")].best
+    assert not adjoint[titles.index("step ms")].best
+
+
+def test_it_opens_with_the_answer():
+    """What is fastest, leanest and most exact, and what did not end well, before any section."""
+    lead = " ".join(said(page(CELLS))[:12])
+    for text in ("Fastest: `direct`, 10 ms", "Leanest: `adjoint`", "Most exact: `direct`", "`oom`: 1 cell"):
+        assert text in lead
+
+
+def test_of_nothing_it_says_so():
+    """An empty store is a page that opens with that, in every format."""
+    empty = page([], [])
+    assert said(empty)[0].startswith("Nothing has been measured")
+    assert all(
+        "Nothing has been measured" in text for text in (html.page(empty), markdown.text(empty), latex.text(empty))
+    )
+
+
+def test_one_failed_cell_is_a_page_of_holes():
+    """Its reason and last output are there, charts are not, and nothing fails."""
+    document = page([record("direct", status="timeout", reason="it hung.", stderr="last words")])
+    assert "`timeout`: 1 cell, `direct` on `cnf`: it hung." in said(document)
+    assert "last words" in said(document)
+    blocks = contents(document)
+    assert [block for block in blocks if isinstance(block, Chart | Drawing)] == []
+    assert all(block.reason for block in blocks if isinstance(block, Missing))
+
+
+def test_unlike_machines_are_told_at_the_top():
+    """Figures of two processors are shown, and the page opens with what sets them apart."""
+    records = [timed("direct"), timed("adjoint", run_id="run-2")]
+    document = page(records, [run(), run("run-2", cpu="slide rule")])
+    told = [item for block in document.lead if isinstance(block, Bullets) for item in block.items]
+    assert told[0] == "`run-1` and `run-2` differ in cpu: abacus against slide rule."
+    assert [name for name, _ in document.facts if name.startswith("machine")] == ["machine 1", "machine 2"]
+
+
+def test_a_task_with_options_stands_under_its_task():
+    """One section for each base task, with the comparisons of its variants under it."""
+    document = page([timed("direct"), timed("direct", task="cnf[dataset=u1]"), timed("direct", task="mnist")])
+    assert [section.title for section in document.sections if section.title.startswith("Task")] == [
+        "Task cnf",
+        "Task mnist",
+    ]
+    assert {"cnf-comparison-1", "cnf-comparison-2", "mnist-comparison-1"} <= set(tables(document))
+
+
+def test_pictures_are_of_the_newest_training_of_each_model():
+    """A moving one is played, an older training of the same model is left out, and of too many a hole is left."""
+    cloud = Clouds("flow", "Flow", (0, 1, 0, 1), ("t = 0",), np.zeros((1, 2, 2), np.float16))
+    digits = Images("misread", "Misread", np.zeros((1, 2, 2), np.uint8), ("3",))
+    old, new = trained("cnf", 3.0, "direct"), trained("cnf", 3.0, "direct", seed=1, created_at="2026-02-02")
+    document = page([old, new], pictures=lambda r: (cloud, digits) if r is new else (digits,))
+    drawings = [block for block in contents(document) if isinstance(block, Drawing)]
+    assert [(block.name, block.animated) for block in drawings] == [
+        ("cnf-cnf-direct-flow", True),
+        ("cnf-cnf-direct-misread", False),
+    ]
+    assert drawings[0].caption == "cnf on `cnf` with `direct`, preset smoke, seed 1."
+    many = [trained(f"model-{n}", 3.0) for n in range(MAX_PICTURED + 2)]
+    blocks = contents(page(many, pictures=lambda _: (digits,)))
+    assert len([block for block in blocks if isinstance(block, Drawing)]) == MAX_PICTURED
+    holes = [block.what for block in blocks if isinstance(block, Missing)]
+    assert [what for what in holes if what.startswith("pictures of model")] == [
+        f"pictures of model-{n} on `cnf`" for n in (MAX_PICTURED, MAX_PICTURED + 1)
+    ]
+
+
+def test_every_name_of_a_page_is_its_own():
+    """Tables, charts and drawings have names that files can have, none of them twice."""
+    cells = [timed(name, task=task, rtol=rtol) for name in ("direct", "adjoint")
+             for task in ("cnf", "cnf[dataset=u1]") for rtol in (1e-3, 1e-5, 1e-7)]  # fmt: skip
+    names = [block.name for block in contents(page(cells)) if isinstance(block, Table | Chart | Drawing)]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not re.fullmatch("[A-Za-z0-9-]+", name)] == []
+
+
+def test_how_figures_are_taken_is_what_the_readme_says():
+    """One text: each row of the page is a row of the README."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert [name for name, how in FIGURES if f"| {name} | {how} |" not in readme] == []
+    assert (
+        len(FIGURES) == len(readme.partition("| figure | how it is taken |")[2].partition("\n\n")[0].splitlines()) - 2
+    )
+
+
+def many_records():
+    """2,000 records: four tasks, three solvers, five tolerances, seeds, all backends, and trainings."""
+    settings = [
+        (task, solver, power, seed)
+        for task in ("mnist", "cnf", "spiral", "linear")
+        for solver in ("dopri5", "bosh3", "tsit5")
+        for power in range(3, 8)
+        for seed in range(3)
+    ]
+    rng = np.random.default_rng(0)
+    cells = [
+        timed(
+            name, None if name == "direct" else float(rng.uniform(0.5, 3)), task=task, solver=solver, rtol=10.0**-power,
+            seed=seed, n_accepted=2**power, grad_error_params=float(rng.uniform(1, 5)) * 10.0**-power,
+            peak_memory_bytes=int(rng.uniform(1e6, 1e8)),
+        )
+        for task, solver, power, seed in settings
+        for name in BACKENDS
+    ]  # fmt: skip
+    return [*cells[:1900], *(trained("m", 3.0, "direct", seed=seed) for seed in range(100))]
+
+
+def test_two_thousand_records_fit_a_page():
+    """The page has an answer for every setting and stays under 3 MB."""
+    records = many_records()
+    document = page(records)
+    text = html.page(document)
+    assert len(records) == 2000
+    assert len(text.encode()) < 3_000_000
+    settings = {(each.task, each.solver, each.rtol, each.seed) for each in records[:1900]}
+    assert len(tables(document)["answers"].rows) == len(settings)
+
+
+def test_a_page_as_it_is_seen(browser, tmp_path):
+    """In a browser, by day and by night, wide and narrow, nothing complains, overlaps or is cut off."""
+    cells = [timed(name, None if name == "direct" else 1.5, rtol=rtol, grad_error_params=rtol)
+             for name in ("direct", "adjoint", "torchdiffeq-adjoint") for rtol in (1e-3, 1e-5, 1e-7)]  # fmt: skip
+    records = [*cells, *CELLS[2:], trained("cnf", 3.0, "direct"), trained("planar", 3.5)]
+    path = tmp_path / "page.html"
+    path.write_text(html.page(page(records)))
+    check_page(browser, path)
+
+
+def test_absence_is_shown():
+    """A figure that was not measured is not a zero."""
+    table = tables(page(CELLS))["cnf-comparison-1"]
+    assert table.rows[2][3].text == ABSENT

@@ -1,0 +1,163 @@
+"""What is compared, what is ranked, and what the figures are made to say."""
+
+import pytest
+from synthetic import record, run, timed, trained
+
+from nodebench.reports.comparison import comparisons, machines, of_one_machine, unlike_machines
+from nodebench.reports.sentences import answer_sentences, failure_sentences, training_sentence
+from nodebench.reports.summary import answer, trainings
+
+
+def only(records):
+    """The answer of records that make one comparison."""
+    (comparison,) = comparisons(records)
+    return answer(comparison)
+
+
+def backends(records):
+    return [each.backend for each in records]
+
+
+def test_cells_are_compared_that_differ_in_the_backend_alone():
+    """Another tolerance, seed, device or data set is another comparison."""
+    changes = ({"rtol": 1e-3}, {"seed": 1}, {"device": "cuda"}, {"dataset": "digits"}, {"task": "cnf[dataset=u1]"})
+    found = comparisons([timed("direct"), timed("adjoint", 1.5), *(timed("direct", **change) for change in changes)])
+    assert [backends(each.records) for each in found] == [["direct", "adjoint"], *[["direct"]] * len(changes)]
+
+
+def test_first_steps_that_differ_in_the_last_digit_are_alike():
+    """Where the harness chooses the first step, its last digits follow the machine."""
+    assert len(comparisons([timed("direct"), timed("adjoint", first_step=0.05 + 1e-12)])) == 1
+
+
+def test_the_newest_record_of_a_cell_counts():
+    """What was measured again replaces what was measured before."""
+    old, new = timed("direct"), timed("direct", run_id="run-2", created_at="2026-02-01", peak_memory_bytes=5)
+    (comparison,) = comparisons([old, new])
+    assert comparison.records == (new,)
+
+
+def test_only_cells_of_one_run_are_ranked_by_time():
+    """A cell that was timed in another run is shown apart, however fast it was; the largest set counts."""
+    first = [timed("direct"), timed("adjoint", 1.5), timed("scipy", 3.0)]
+    other = [timed("checkpoint", run_id="run-2"), timed("symplectic", 0.1, control="checkpoint", run_id="run-2")]
+    found = only([*first, *other])
+    assert backends(found.comparison.timed) == ["direct", "adjoint", "scipy"]
+    assert backends(found.comparison.timed_elsewhere) == ["checkpoint", "symplectic"]
+    assert found.fastest.record.backend == "direct"
+    assert any("`checkpoint`, `symplectic` were timed in another run" in text for text in answer_sentences(found))
+
+
+def test_of_equal_sets_the_newest_is_ranked():
+    """Two runs of the same cells: the times of the second are shown."""
+    cells = (timed("direct"), timed("adjoint", 1.5))
+    later = {"run_id": "run-2", "created_at": "2026-02-01"}
+    again = (timed("direct", **later), timed("adjoint", 0.5, **later))
+    found = only([*cells, *again])
+    assert found.fastest.record.backend == "adjoint"
+    assert {each.run_id for each in found.comparison.records} == {"run-2"}
+
+
+def test_the_fastest_is_told_from_those_whose_intervals_do_not_overlap():
+    """One that overlaps is not slower; one that does not, is."""
+    found = only([timed("direct"), timed("adjoint", 0.5), timed("scipy", 0.53), timed("checkpoint", 0.6)])
+    assert found.fastest.record.backend == "adjoint"
+    assert backends(found.fastest.undistinguished) == ["scipy"]
+    (sentence, *_) = answer_sentences(found)
+    assert sentence == (
+        "Fastest: not decided. The lowest time has `adjoint`, 5 ms a step (4.5..5.5), 0.5 of the time of `direct` "
+        "(0.48..0.52); the intervals do not tell it from `scipy`."
+    )
+
+
+def test_an_undecided_cell_is_not_told_from_its_control():
+    """An interval that holds 1 decides nothing, and the sentence has the figures."""
+    found = only([timed("direct"), timed("adjoint", 0.99), timed("scipy", 2.0)])
+    assert backends(found.fastest.undistinguished) == ["direct"]
+    assert backends(found.undecided) == ["adjoint"]
+    assert any("`adjoint` 0.99 (0.97..1.01)" in text for text in answer_sentences(found))
+
+
+def test_a_ratio_without_an_interval_decides_nothing():
+    """From one start nothing is known of the next."""
+    single = timed("adjoint", 0.5, ratio_low=None, ratio_high=None, verdict="undecided")
+    found = only([timed("direct"), single, timed("scipy", 3.0)])
+    assert found.fastest.record.backend == "direct"
+    assert backends(found.fastest.undistinguished) == ["adjoint"]
+
+
+def test_figures_that_print_alike_are_equal():
+    """The leanest and most exact are all those that a table could not tell apart."""
+    exact = [timed("direct", grad_error_params=1.001e-5), timed("checkpoint", 1.2, grad_error_params=1.002e-5)]
+    found = only([*exact, timed("adjoint", 1.5, grad_error_params=2e-5, peak_memory_bytes=2**18)])
+    assert backends(found.most_exact.records) == ["direct", "checkpoint"]
+    assert backends(found.leanest.records) == ["adjoint"]
+    assert "Leanest: `adjoint`, peak memory 0.25 MiB; the highest has `direct`, 1 MiB." in answer_sentences(found)
+
+
+def test_the_pareto_front_holds_what_nothing_beats():
+    """Fast, lean and exact cells are on it, one that is worse in all is not; times that overlap are equal."""
+    cells = [
+        timed("direct", peak_memory_bytes=4 * 2**20),
+        timed("adjoint", 1.5, peak_memory_bytes=2**20, grad_error_params=1e-3),
+        timed("scipy", 3.0, peak_memory_bytes=5 * 2**20, grad_error_params=1e-2),
+        timed("checkpoint", 1.01, peak_memory_bytes=2 * 2**20),
+    ]
+    assert backends(only(cells).front) == ["adjoint", "checkpoint"]
+
+
+@pytest.mark.parametrize("status", ["wrong_gradient", "incomparable"])
+def test_what_must_not_be_ranked_is_not(status):
+    """However fast, lean and exact it is, it wins nothing, and the answer says why."""
+    best = {"grad_error_params": 1e-9, "peak_memory_bytes": 1, "status": status, "reason": "it differs."}
+    found = only([timed("direct"), timed("adjoint", 1.5), timed("scipy", 0.1, **best)])
+    assert found.fastest.record.backend == "direct"
+    assert "scipy" not in [
+        *backends(found.leanest.records),
+        *backends(found.most_exact.records),
+        *backends(found.front),
+    ]
+    assert f"Not ranked: `scipy`, `{status}`: it differs." in answer_sentences(found)
+
+
+def test_a_single_cell_is_compared_with_nothing():
+    """It says so, and gives its figures."""
+    (sentence,) = answer_sentences(only([timed("direct")]))
+    assert sentence == (
+        "Only `direct` was measured in this setting, so nothing was compared: 10 ms a step, peak memory 1 MiB, "
+        "error of d/dparams 0.0001."
+    )
+
+
+def test_failures_are_told_by_status_with_a_reason():
+    """Each status once, with how many and the first reason."""
+    failed = [record(name, status="oom", reason="no memory.") for name in ("direct", "adjoint")]
+    assert failure_sentences(failed) == ("`oom`: 2 cells, such as `direct` on `cnf`: no memory.",)
+
+
+def test_seeds_of_a_training_are_taken_together():
+    """The mean decides, the range is given, and a single seed is said to be one."""
+    seeds = [trained("cnf", value, "direct", seed=seed) for seed, value in enumerate((3.0, 3.2))]
+    (training,) = trainings([*seeds, trained("planar", 3.5)])
+    assert [(len(each.records), each.mean) for each in training.trained] == [(2, pytest.approx(3.1)), (1, 3.5)]
+    assert training_sentence(training) == (
+        "`cnf` (moons, preset smoke): best NLL 3.1 nats (mean of 2 seeds, 3 to 3.2) by cnf with `direct`; next is "
+        "planar with 3.5 nats (a single seed). How much of that is the seed is not known."
+    )
+
+
+def test_higher_metrics_may_be_better():
+    """The direction is the record's."""
+    (training,) = trainings(
+        [trained(name, value, metric_direction="higher") for name, value in (("a", 1.0), ("b", 2.0))]
+    )
+    assert training.trained[0].records[0].model == "b"
+
+
+def test_unlike_machines_are_named_and_not_drawn_together():
+    """Another processor is another machine, another commit is not."""
+    runs = [run("a"), run("b", git={"commit": "fff"}), run("c", cpu="slide rule")]
+    assert machines(runs) == {"a": 0, "b": 0, "c": 1}
+    assert unlike_machines(runs) == ["`a` and `c` differ in cpu: abacus against slide rule."]
+    records = [timed("direct", run_id=name) for name in ("a", "b", "c")]
+    assert of_one_machine(records, machines(runs)) == records[:2]
