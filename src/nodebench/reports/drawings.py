@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import ceil
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -17,10 +18,16 @@ MOMENTS = 5
 """Moments of a moving picture that stand side by side."""
 
 ABREAST = 5
-"""Parts of a picture in one row."""
+"""Parts of a picture in one row at most."""
 
 PART_INCHES = 2.2
-"""Width of one part."""
+"""Width of one part of several."""
+
+WHOLE_INCHES = 3.8
+"""Width of the only part of a picture."""
+
+LETTERS_PER_INCH = 14
+"""Letters of a title, or of the name of an axis, in one line."""
 
 DOTS = 2000.0
 """Area of all dots of a cloud together, in square points; a single dot stays within `DOT`."""
@@ -91,16 +98,22 @@ def extent(values: np.ndarray) -> str:
 def figure(picture: Picture, ink: str = PALETTES["light"].ink) -> Figure:
     """A whole picture: its parts as small multiples, each with its title."""
     titles = parts(picture)
-    columns = max(1, min(len(titles), ABREAST))
-    rows = max(1, ceil(len(titles) / columns))
+    rows = max(1, ceil(len(titles) / ABREAST))
+    columns = max(1, ceil(len(titles) / rows))
     legend = 0.4 if isinstance(picture, Curves) else 0.0
-    height = rows * (PART_INCHES * _tallness(picture) + 0.5) + legend
-    drawn = Figure(figsize=(columns * PART_INCHES, height), layout="constrained")
+    width = part_inches(picture)
+    letters = round(LETTERS_PER_INCH * width)
+    height = rows * (width * _tallness(picture) + 0.5) + legend
+    drawn = Figure(figsize=(columns * width, height), layout="constrained")
     grid = drawn.subplots(rows, columns, squeeze=False).flatten()
     for at, axes in enumerate(grid):
         if at < len(titles):
             draw(axes, picture, at, ink)
-            axes.set_title(titles[at], fontsize=9, color=ink)
+            axes.set_title(fill(titles[at], letters), fontsize=9, color=ink)
+            if isinstance(picture, Curves) and picture.axes:
+                across, up = (fill(name, letters) for name in picture.axes)
+                axes.set_xlabel(across, fontsize=8, color=ink)
+                axes.set_ylabel(up, fontsize=8, color=ink)
         else:
             axes.set_axis_off()
     if isinstance(picture, Curves):
@@ -110,11 +123,17 @@ def figure(picture: Picture, ink: str = PALETTES["light"].ink) -> Figure:
 
 
 def part(picture: Picture, at: int, ink: str) -> Figure:
-    """One part of a picture without its title, on a transparent ground."""
-    drawn = Figure(figsize=(PART_INCHES, PART_INCHES * _tallness(picture)), layout="constrained")
+    """One part of a picture without its title and the names of its axes, on a transparent ground."""
+    width = part_inches(picture)
+    drawn = Figure(figsize=(width, width * _tallness(picture)), layout="constrained")
     drawn.patch.set_alpha(0)
     draw(drawn.subplots(), picture, at, ink)
     return drawn
+
+
+def part_inches(picture: Picture) -> float:
+    """Width of a part."""
+    return WHOLE_INCHES if len(parts(picture)) == 1 else PART_INCHES
 
 
 def parts(picture: Picture) -> tuple[str, ...]:
@@ -182,9 +201,6 @@ def _draw_plot(axes: Axes, picture: Curves, plot: Plot, ink: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set(color=ink, linewidth=0.6)
-    if picture.axes:
-        axes.set_xlabel(picture.axes[0], fontsize=8, color=ink)
-        axes.set_ylabel(picture.axes[1], fontsize=8, color=ink)
 
 
 def _without_ticks(axes: Axes) -> None:

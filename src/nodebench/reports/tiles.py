@@ -77,12 +77,14 @@ class Tiles:
         title: What it is of.
         tiles: Its parts.
         legend: The roles of its lines and how each looks.
+        axes: What its axes are; may be empty.
         player: Its animation, where it has one.
     """
 
     title: str
     tiles: tuple[Tile, ...]
     legend: tuple[tuple[str, Markup], ...] = ()
+    axes: tuple[str, ...] = ()
     player: Player | None = None
 
 
@@ -98,9 +100,10 @@ def tiles(picture: Picture, name: str, *, animated: bool) -> Tiles:
         Tile(title, _note(picture, at), _part(picture, at, f"{name}-{at}"))
         for at, title in enumerate(drawings.parts(picture))
     )
-    legend = _legend(picture) if isinstance(picture, Curves) else ()
+    if isinstance(picture, Curves):
+        return Tiles(picture.title, parts, _legend(picture), picture.axes)
     player = _player(picture) if animated and isinstance(picture, Clouds) and len(picture.labels) > 1 else None
-    return Tiles(picture.title, parts, legend, player)
+    return Tiles(picture.title, parts, player=player)
 
 
 def _note(picture: Picture, at: int) -> str:

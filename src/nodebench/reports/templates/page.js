@@ -92,9 +92,9 @@ if (bundle) {
   const AXIS = 62;
   const LEAST = 250;
   const ENTRY = 175;
-  const SYMBOL = 30;
-  const TURNS = 4;
+  const TURNS = 6;
   const NEAR = 12;
+  const PADDING = 5;
   const page = document.documentElement;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const configs = JSON.parse(document.getElementById("configs").textContent);
@@ -146,7 +146,7 @@ if (bundle) {
       config.legend.columns = Math.max(1, Math.floor(width / ENTRY));
       const place = document.createElement("div");
       canvas.replaceChildren(place);
-      // Only what is drawn shows how much room axes and labels take of several views.
+      // Only what is drawn shows how much room axes, labels and legends take.
       for (let room = width, turn = 0; turn < TURNS; turn++) {
         await vegaEmbed(place, { description: caption, ...fitted(spec, room, true) }, {
           config,
@@ -158,14 +158,13 @@ if (bundle) {
           downloadFileName: figure.dataset.name,
         });
         const svg = place.querySelector("svg");
+        const labels = [...svg.querySelectorAll(".role-legend-label text")].map((label) => label.getBoundingClientRect());
+        const cut = Math.max(...labels.map((box) => box.right)) - svg.getBoundingClientRect().left - (width - PADDING);
         const over = svg.width.baseVal.value - width;
-        if (over <= 1 && over > -NEAR) break;
-        room -= over;
-        const legend = svg.querySelector(".role-legend-entry");
-        if (over > 1 && turn > 0 && legend) {
-          const left = legend.getBoundingClientRect().left - svg.getBoundingClientRect().left;
-          config.legend.labelLimit = (width - left) / config.legend.columns - SYMBOL;
-        }
+        if (cut > 1 && config.legend.columns > 1) config.legend.columns -= 1;
+        else if (cut > 1) config.legend.labelLimit = Math.max(...labels.map((box) => box.width)) - cut;
+        else if (over > 1 || over < -NEAR) room -= over;
+        else break;
       }
     } catch (error) {
       const note = document.createElement("p");
