@@ -50,7 +50,8 @@ class Axis:
     def encoding(self, channel: type[Any], field: str) -> Any:
         """The channel of a field on this axis."""
         domain = alt.Undefined if self.domain is None else list(self.domain)
-        scale = alt.Scale(type="log" if self.log else "linear", nice=False, zero=False, domain=domain)
+        kind = {"type": "log"} if self.log else {"type": "linear", "zero": False}
+        scale = alt.Scale(**kind, nice=False, domain=domain)
         step = 1 if self.whole else alt.Undefined
         axis = alt.Axis(format=self.format, labelOverlap="greedy", tickCount=5, tickMinStep=step)
         return channel(f"{field}:Q", title=self.title, scale=scale, axis=axis)
