@@ -36,7 +36,7 @@ def report(
 ) -> None:
     """Write a report of what has been measured: the answer first, then every figure it rests on."""
     outputs = list(dict.fromkeys(output or [Path("report.html")]))
-    _check(outputs, charts)
+    check_outputs(outputs, charts)
     opened = open_store(store)
     runs = list({run.run_id: run for run in map(opened.run, run_ids)}.values()) if run_ids else opened.runs()
     records = opened.records([run.run_id for run in runs])
@@ -76,10 +76,15 @@ def write_pages(page: Any, paths: Sequence[Path], charts: Kind | None) -> None:
         _say(path)
 
 
-def _check(outputs: Sequence[Path], charts: str | None) -> None:
+def check_outputs(outputs: Sequence[Path], charts: str | None, formats: Sequence[str] = (*PAGES, *DATA)) -> None:
+    """See that each file can be written in the format of its name, and its charts in theirs.
+
+    Raises:
+        UserError: If not.
+    """
     for path in outputs:
-        if path.suffix not in (*PAGES, *DATA):
-            known = ", ".join((*PAGES, *DATA))
+        if path.suffix not in formats:
+            known = ", ".join(formats)
             raise UserError(f"`{path}` has no format that a report is written in; name a file that ends in {known}.")
         if path.is_dir():
             raise UserError(f"`{path}` is a folder; name a file.")
