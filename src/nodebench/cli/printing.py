@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
 
 def new_console(*, err: bool = False) -> Console:
@@ -49,3 +51,32 @@ def print_environment(environment: Any) -> None:
     console.print(
         ", ".join(f"{name} {version or 'not installed'}" for name, version in environment["libraries"].items())
     )
+
+
+def print_page(page: Any) -> None:
+    """Print what a page opens with and its tables; charts and drawings are for files."""
+    from nodebench.reports.document import Bullets, Missing, Paragraph, Section  # noqa: PLC0415
+    from nodebench.reports.document import Table as PageTable  # noqa: PLC0415
+
+    console = new_console()
+    console.print(f"[bold]{escape_markup(page.title)}[/bold]")
+    sections = [Section("", page.lead), *page.sections]
+    for block in (part for section in sections for part in (Paragraph(section.title), *section.blocks)):
+        if isinstance(block, Paragraph):
+            console.print(escape_markup(block.text), soft_wrap=True)
+        elif isinstance(block, Bullets):
+            for item in block.items:
+                console.print(f"- {escape_markup(item)}", soft_wrap=True)
+        elif isinstance(block, Missing):
+            console.print(f"missing: {escape_markup(f'{block.what}: {block.reason}')}", soft_wrap=True)
+        elif isinstance(block, PageTable):
+            console.print(_page_table(block))
+
+
+def _page_table(block: Any) -> Table:
+    table = Table(title=escape_markup(block.caption), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in block.columns:
+        table.add_column(escape_markup(column.title), justify="right" if column.numeric else "left")
+    for row in block.rows:
+        table.add_row(*(escape_markup(entry.text) for entry in row))
+    return table

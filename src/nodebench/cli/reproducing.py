@@ -1,15 +1,17 @@
 """The command that measures what the paper did, and sets ours beside its figures."""
 
 import shlex
-import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 from rich.table import Table
 
-from nodebench.cli.options import DEFAULT_STORE, Many, StoreOption, number, open_store, split
-from nodebench.cli.printing import escape_markup, new_console
+from nodebench.cli.options import DEFAULT_STORE, Many, StoreOption, command_line, number, open_store, split
+from nodebench.cli.printing import escape_markup, new_console, print_page
+from nodebench.cli.reporting import PAGES, check_outputs, write_pages
 from nodebench.errors import UserError
 
 
@@ -26,6 +28,20 @@ def reproduce(
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of a worker.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Page to write: .html, .md or .tex; repeat for more. Of several reproductions, each has its name "
+            r"added, as in page-table1.html. \[default: reproduction-NAME.html]",
+            show_default=False,
+        ),
+    ] = None,
+    charts: Annotated[
+        str | None,
+        typer.Option(help="Also write each chart and picture as svg, pdf or png, for .md and .tex to refer to."),
+    ] = None,
     no_run: Annotated[
         bool, typer.Option("--no-run", help="Measure nothing: take what the store holds, of whatever machine.")
     ] = False,
@@ -34,33 +50,47 @@ def reproduce(
     ] = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Measure what the paper did. What is in the store is not measured again; an interruption goes on from there."""
+    """Measure what the paper did, and set ours beside its figures.
+
+    What is in the store is not measured again; after an interruption the same command goes on.
+    """
     from nodebench.bench.reproduction import Conditions, named  # noqa: PLC0415
     from nodebench.tasks.base import Preset  # noqa: PLC0415
 
     if no_run and dry_run:
         raise UserError("`--dry-run` shows what would be measured, and with `--no-run` nothing is; leave one out.")
-    seeds = tuple(dict.fromkeys(int(number("--seed", text, whole=True)) for text in split(seed))) or (0,)
+    check_outputs(output or [], charts, PAGES)
     conditions = Conditions(
         preset=cast(Preset, preset),  # checked by each plan, which knows the near names
-        seeds=seeds,
+        seeds=tuple(dict.fromkeys(int(number("--seed", text, whole=True)) for text in split(seed))) or (0,),
         threads=threads,
         device=device,
     )
-    chosen = named(names)
-    plans = {part.plan(conditions).plan_id: part.plan(conditions) for found in chosen for part in found.parts}
+    plans = {found.name: {part.name: part.plan(conditions) for part in found.parts} for found in named(names)}
     if dry_run:
-        _print_plans(list(plans.values()), store)
+        _print_plans(plans, store)
         return
     if no_run:
         open_store(store)
     else:
-        for planned in plans.values():
-            _measure(planned, conditions, store)
-    raise typer.Exit(_exit_code(list(plans.values()), store, no_run=no_run))
+        for planned in _once(plans):
+            _measure(planned, threads, store)
+    pages = _Pages(store, conditions, here=not no_run)
+    for name, parts in plans.items():
+        page = pages.page(name, parts)
+        print_page(page)
+        several = f"-{name}" if len(plans) > 1 else ""
+        paths = [path.with_stem(path.stem + several) for path in output or []]
+        write_pages(page, paths or [Path(f"reproduction-{name}.html")], cast(Any, charts))  # checked above
+    raise typer.Exit(0 if no_run or all(pages.measured(planned) for planned in _once(plans)) else 1)
 
 
-def _measure(planned: Any, conditions: Any, path: Path) -> None:
+def _once(plans: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """The plans of all parts, each once."""
+    return list({planned.plan_id: planned for parts in plans.values() for planned in parts.values()}.values())
+
+
+def _measure(planned: Any, threads: int, path: Path) -> None:
     """Measure what the store does not hold of a plan."""
     from nodebench.bench.machine import fingerprint, idle_cores  # noqa: PLC0415
     from nodebench.bench.reproduction import answers, continuation, known, measured_alike  # noqa: PLC0415
@@ -74,39 +104,104 @@ def _measure(planned: Any, conditions: Any, path: Path) -> None:
     how = continuation(store, planned, environment)
     if len(found) == len(planned.cells) and how == "new":
         return
-    settings = Settings(cores=tuple(idle_cores(conditions.threads)))
-    command = shlex.join(["nodebench", *sys.argv[1:]])
+    settings = Settings(cores=tuple(idle_cores(threads)))
     with display(new_console(), len(planned.cells)) as notify:
         try:
-            Runner(store, settings, notify).run(planned, command, environment, how, found)
+            Runner(store, settings, notify).run(planned, command_line(), environment, how, found)
         except KeyboardInterrupt:
             notify.interrupted("the same command")
             raise typer.Exit(130) from None
 
 
-def _exit_code(plans: list[Any], path: Path, *, no_run: bool) -> int:
-    """1 where a cell has failed; what nobody has measured is no failure."""
-    return 1 if any(record.status != "ok" for p in plans for record in _found(p, path, here=not no_run).values()) else 0
+@dataclass(frozen=True)
+class _Pages:
+    """Pages of what a store holds.
+
+    Attributes:
+        path: The store.
+        conditions: Under which conditions it was measured.
+        here: Whether to take only what was measured on this machine as it is now.
+    """
+
+    path: Path
+    conditions: Any
+    here: bool
+
+    def answers(self, planned: Any) -> dict[str, Any]:
+        """What is known of the cells of a plan, by id."""
+        from nodebench.bench.machine import fingerprint  # noqa: PLC0415
+        from nodebench.bench.reproduction import answers, measured_alike  # noqa: PLC0415
+        from nodebench.results.store import Store  # noqa: PLC0415
+
+        if not self.path.is_file():
+            return {}
+        store = Store(self.path)
+        runs = store.runs()
+        return answers(store, planned, measured_alike(runs, fingerprint()) if self.here else runs)
+
+    def measured(self, planned: Any) -> bool:
+        """Whether all cells of a plan ended well."""
+        found = self.answers(planned)
+        return all(cell.cell_id in found and found[cell.cell_id].status == "ok" for cell in planned.cells)
+
+    def page(self, name: str, parts: Mapping[str, Any]) -> Any:
+        """The page of a reproduction."""
+        from nodebench.reports.paper.pages import page_of  # noqa: PLC0415
+        from nodebench.reports.paper.source import Place, Source  # noqa: PLC0415
+        from nodebench.results.store import Store, now  # noqa: PLC0415
+
+        store = Store(self.path)
+        places: dict[str, list[Place]] = {}
+        for part, planned in parts.items():
+            found = self.answers(planned)
+            places[part] = [
+                Place(
+                    task=cell.task,
+                    model=cell.model,
+                    backend=cell.backend,
+                    solver=cell.spec.solver,
+                    rtol=cell.spec.rtol,
+                    seed=cell.seed,
+                    record=found.get(cell.cell_id),
+                )
+                for cell in planned.cells
+            ]
+        used = {place.record.run_id for part in places.values() for place in part if place.record is not None}
+        source = Source(
+            name=name,
+            places=places,
+            runs=[run for run in store.runs() if run.run_id in used],
+            pictures=lambda record: store.pictures(record.run_id, record.cell_id),
+            preset=self.conditions.preset,
+            seeds=self.conditions.seeds,
+            measuring=self._command(name),
+            command=command_line(),
+            created_at=now(),
+        )
+        return page_of(source)
+
+    def _command(self, name: str) -> str:
+        """The command that measures what is missing; options left at their defaults are left out."""
+        from nodebench.bench.reproduction import Conditions  # noqa: PLC0415
+
+        usual, chosen = Conditions(), self.conditions
+        options = {
+            "--preset": (chosen.preset, usual.preset),
+            "--seed": (",".join(map(str, chosen.seeds)), ",".join(map(str, usual.seeds))),
+            "--threads": (str(chosen.threads), str(usual.threads)),
+            "--device": (chosen.device, usual.device),
+            "--store": (str(self.path), str(DEFAULT_STORE)),
+        }
+        given = [word for option, (value, default) in options.items() if value != default for word in (option, value)]
+        return shlex.join(["nodebench", "reproduce", name, *given])
 
 
-def _found(planned: Any, path: Path, *, here: bool) -> dict[str, Any]:
-    """What the store holds of a plan: of runs on this machine as it is now, or of all."""
-    from nodebench.bench.machine import fingerprint  # noqa: PLC0415
-    from nodebench.bench.reproduction import answers, measured_alike  # noqa: PLC0415
-    from nodebench.results.store import Store  # noqa: PLC0415
-
-    if not path.is_file():
-        return {}
-    opened = Store(path)
-    runs = opened.runs()
-    return answers(opened, planned, measured_alike(runs, fingerprint()) if here else runs)
-
-
-def _print_plans(plans: list[Any], path: Path) -> None:
+def _print_plans(plans: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     from nodebench.bench.reproduction import settles  # noqa: PLC0415
 
-    for planned in plans:
-        found = _found(planned, path, here=True)
+    pages = _Pages(path, None, here=True)
+    for planned in _once(plans):
+        found = pages.answers(planned)
         settled = {cell_id: record for cell_id, record in found.items() if settles(record, planned.measure)}
         n_missing = len(planned.cells) - len(settled)
         table = Table(title=f"{planned.measure}: {n_missing} of {len(planned.cells)} cells to be measured")

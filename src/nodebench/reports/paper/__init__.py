@@ -1,0 +1,1 @@
+"""Pages that set what was measured beside what the paper has."""

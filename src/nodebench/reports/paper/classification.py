@@ -1,0 +1,216 @@
+"""Tables 1 and 3: networks for MNIST, their error, parameters, memory and time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
+
+from nodebench.reports.document import Column, Document, Entry, Section, Table
+from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.paper.figures import MEMORY_EXPONENTS, TABLE_1, Classifier
+from nodebench.reports.paper.frame import page, seen
+from nodebench.reports.paper.source import Place, Sample, Source, published, sample
+from nodebench.results.record import Record
+from nodebench.results.scaling import PowerLaw, fit_power_law, scalings
+
+Row = tuple[str, str | None]
+"""Model and backend."""
+
+TASK = "mnist"
+
+ROWS: Mapping[str, Sequence[Row]] = {
+    "table1": (("mlp", None), ("resnet", None), ("odenet", "direct"), ("odenet", "adjoint")),
+    "table3": (
+        ("mlp", None), ("no-block", None), ("one-block", None), ("resnet-small", None), ("resnet", None),
+        ("odenet", "direct"), ("odenet", "adjoint"),
+    ),
+}  # fmt: skip
+
+BLOCKS: Mapping[str, int] = {"one-block": 1, "resnet-small": 2, "resnet": 6}
+"""Residual blocks L of the networks from which the growth over L is taken, beside `no-block`."""
+
+TEST_IMAGES = 10_000
+
+NEAR = 0.25
+"""How close a measured exponent must be to the stated one."""
+
+COLUMNS = (
+    Column("network", "Model, and the gradient method where it solves an ODE.", numeric=False),
+    Column("paper's name", numeric=False),
+    Column("test error %"),
+    Column("paper %", "Table 1 of the paper."),
+    Column("parameters", "Trainable parameters, in millions."),
+    Column("paper M", "Table 1 of the paper, in millions."),
+    Column("memory MiB", "Peak of one training step of the whole network above the idle process."),
+    Column("memory grows", "Measured exponent with its 95 % interval, over blocks L or steps (L~ evaluations)."),
+    Column("paper", "Table 1 of the paper.", numeric=False),
+    Column("step ms", "Training time over training steps."),
+    Column("time grows", "Measured exponent with its 95 % interval, over blocks L or steps (L~ evaluations)."),
+    Column("paper", "Table 1 of the paper.", numeric=False),
+)
+
+
+def tables(source: Source) -> Document:
+    """The page of `table1` or `table3`."""
+    rows = ROWS[source.name]
+    laws = {"memory": growth(source, rows, "memory"), "time": growth(source, rows, "time")}
+    table = Table(
+        source.name,
+        "Networks for MNIST, ours beside the paper's figures.",
+        COLUMNS,
+        tuple(_row(source, row, laws) for row in rows),
+    )
+    number_of_table = source.name.removeprefix("table")
+    small = "" if source.name == "table1" else ", beside residual networks with fewer blocks or none"
+    return page(
+        source,
+        f"Table {number_of_table}: networks for MNIST",
+        "The paper trains a residual network of six blocks, an ODE in their place whose gradient is taken by the "
+        f"adjoint method (ODE-Net) or through the integrator (RK-Net), and quotes a multilayer perceptron{small}.",
+        [*_error_claims(source), *_growth_claims(laws)],
+        [Section("Ours beside the paper's", (table,))],
+        _deviations(source, rows),
+    )
+
+
+def growth(source: Source, rows: Sequence[Row], quantity: str) -> dict[Row, PowerLaw | str]:
+    """The measured power law of memory or time of each network, or why there is none."""
+    found: dict[Row, PowerLaw | str] = {row: _over_steps(source, row[1], quantity) for row in rows if row[1]}
+    if ("resnet", None) in rows:
+        found["resnet", None] = _over_blocks(source, memory if quantity == "memory" else step_s)
+    return found
+
+
+def memory(record: Record) -> float | None:
+    """Peak of a training step, in bytes."""
+    return record.train_memory_bytes
+
+
+def step_s(record: Record) -> float | None:
+    """Time of a training step, in seconds."""
+    return record.train_s / record.train_steps if record.train_s and record.train_steps else None
+
+
+def _over_blocks(source: Source, figure: Callable[[Record], float | None]) -> PowerLaw | str:
+    """How what blocks add to the network without any grows with their number: y(L) - y(0) ~ L^p."""
+    without = sample(source, source.trainings(TASK, "no-block"), figure)
+    blocks = {n: sample(source, source.trainings(TASK, model), figure) for model, n in BLOCKS.items()}
+    reason = next((one.reason for one in (without, *blocks.values()) if one.mean is None), None)
+    if reason is not None or without.mean is None:
+        return f"it takes 0, 1, 2 and 6 blocks; {reason}"
+    added = {n: one.mean - without.mean for n, one in blocks.items() if one.mean is not None}
+    law = fit_power_law(list(added), list(added.values()))
+    return law or "a network with blocks took no more than the one without."
+
+
+def _over_steps(source: Source, backend: str | None, quantity: str) -> PowerLaw | str:
+    places = [place for place in source.places["steps"] if place.backend == backend]
+    measured = [place.measured for place in places if place.measured is not None]
+    if not measured:
+        return source.why(places)
+    scaling = next(each for each in scalings(measured, "steps") if each.quantity == quantity)
+    return scaling.law or f"{scaling.reason}."
+
+
+def _row(source: Source, row: Row, laws: Mapping[str, Mapping[Row, PowerLaw | str]]) -> tuple[Entry, ...]:
+    model, backend = row
+    places, paper = source.trainings(TASK, model, backend), TABLE_1.get(row)
+    parameters = sample(source, places, lambda r: None if r.n_params is None else r.n_params / 1e6)
+    peak = sample(source, places, lambda r: None if r.train_memory_bytes is None else r.train_memory_bytes / 2**20)
+    step = sample(source, places, lambda r: None if (s := step_s(r)) is None else 1000 * s)
+    return (
+        Entry(f"{model} `{backend}`" if backend else model, f"{model} {backend or ''}"),
+        Entry(paper.name if paper else ABSENT),
+        _error(source, places).entry(),
+        published(paper.error if paper else None, 2),
+        parameters.entry(),
+        published(paper.n_params / 1e6 if paper else None, 2),
+        peak.entry(),
+        _law_entry(laws["memory"].get(row)),
+        _stated(paper, "memory"),
+        step.entry(),
+        _law_entry(laws["time"].get(row)),
+        _stated(paper, "time"),
+    )
+
+
+def _stated(paper: Classifier | None, quantity: str) -> Entry:
+    law = "" if paper is None else paper.memory if quantity == "memory" else paper.time
+    return Entry(law, law) if law else Entry(ABSENT, reason="the paper states none.")
+
+
+def _law_entry(law: PowerLaw | str | None) -> Entry:
+    if law is None:
+        return Entry(ABSENT, reason="it has neither blocks nor steps to vary.")
+    if isinstance(law, str):
+        return Entry(ABSENT, reason=law)
+    return Entry(_law_text(law), law.exponent)
+
+
+def _law_text(law: PowerLaw) -> str:
+    # Adding zero takes the sign from what rounds to none.
+    exponent, low, high = (round(each, 2) + 0.0 for each in (law.exponent, law.low, law.high))
+    return f"{exponent:.2f} ({low:.2f}..{high:.2f})"
+
+
+def _error(source: Source, places: Sequence[Place]) -> Sample:
+    return sample(source, places, lambda r: r.metric_value)
+
+
+def _error_claims(source: Source) -> list[str]:
+    """Whether the ODE-Net errs no more than the residual network."""
+    places = source.trainings(TASK, "odenet", "adjoint")
+    ours = [_error(source, found).mean for found in (places, source.trainings(TASK, "resnet"))]
+    ode_net, resnet = ours
+    if ode_net is None or resnet is None:
+        return []
+    paper = f"The paper's ODE-Net errs about as often as its ResNet ({TABLE_1['odenet', 'adjoint'].error} against "
+    paper += f"{TABLE_1['resnet', None].error} %, with a third of the parameters)"
+    figures = f"{number(ode_net)} against {number(resnet)} %"
+    if any(p.measured is not None and p.measured.dataset != "mnist" for p in places) or source.preset == "smoke":
+        return [f"{paper}; ours err {figures}, on too few images to say."]
+    chance = 2 * sqrt(sum(error * (100 - error) for error in (ode_net, resnet)) / TEST_IMAGES)
+    found = seen(holds=ode_net <= resnet + chance)
+    return [f"{paper}. This {found} here: {figures}, where {number(chance, 2)} may be chance of the test images alone."]
+
+
+def _growth_claims(laws: Mapping[str, Mapping[Row, PowerLaw | str]]) -> list[str]:
+    return [
+        _growth_claim(quantity, row, law)
+        for quantity, found in laws.items()
+        for row, law in found.items()
+        if isinstance(law, PowerLaw)
+    ]
+
+
+def _growth_claim(quantity: str, row: Row, law: PowerLaw) -> str:
+    stated = MEMORY_EXPONENTS[row] if quantity == "memory" else 1.0
+    paper = TABLE_1[row]
+    text = paper.memory if quantity == "memory" else paper.time
+    found = seen(holds=abs(law.exponent - stated) <= NEAR)
+    return (
+        f"{quantity.capitalize()} of {paper.name}, {text} in the paper, {found} here: measured exponent "
+        f"{_law_text(law)}, to be within {NEAR} of {stated:g}."
+    )
+
+
+def _deviations(source: Source, rows: Sequence[Row]) -> list[str]:
+    parameters = [
+        f"{TABLE_1[row].name} {record.n_params / 1e6:.3f} M here, {TABLE_1[row].n_params / 1e6:.2f} M there"
+        for row in rows
+        if row in TABLE_1
+        for record in [next((p.measured for p in source.trainings(TASK, *row) if p.measured is not None), None)]
+        if record is not None and record.n_params is not None
+    ]
+    solvers = sorted({f"{r.solver} at rtol {number(r.rtol)}" for r in source.records if r.solver and r.train_s})
+    return [
+        *(
+            [f"Parameters: {'; '.join(parameters)}. The architecture is the authors' published example."]
+            if parameters
+            else []
+        ),
+        *([f"Solver: {', '.join(solvers)}; the paper's ODE-Net has SciPy's implicit Adams method."] if solvers else []),
+        "The paper names neither optimiser, learning rate nor epochs of this table, nor the integrator of RK-Net.",
+        "The paper quotes the perceptron's error from LeCun et al. 1998; here it is trained.",
+        "Exponents over L~ are of one gradient step of the ODE alone over fixed steps of `rk4`; those over L of "
+        "training steps of whole networks, less the network without blocks. The paper states its laws and measures "
+        "none.",
+    ]
