@@ -1,6 +1,7 @@
-"""Reproductions as declared plans, and how one goes on where it stopped. Needs no torch and no JAX."""
+"""Reproductions as declared plans, and how one goes on where it stopped. All but the last need no framework."""
 
 import pytest
+from browser import check_page
 from typer.testing import CliRunner
 
 from nodebench.bench import reproduction
@@ -20,7 +21,10 @@ from nodebench.bench.reproduction import (
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
 from nodebench.cli import app
-from nodebench.errors import UnknownNameError
+from nodebench.errors import UnknownNameError, UserError
+from nodebench.reports.document import Document
+from nodebench.reports.formatting import number
+from nodebench.reports.paper import pages
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
@@ -160,9 +164,8 @@ def fake(monkeypatch):
 
     def install(behaviour="ok"):
         backends = (BACKEND, f"{BACKEND}[behaviour={behaviour}]")
-        part = Part("training", (Request(tasks=(TASK,), backends=backends, measure="training"),))
-        counted = Part("counts", (Request(tasks=(TASK,), backends=(BACKEND,), measure="counts"),))
-        declared = Reproduction("fake", "Fakes", (part, counted))
+        counted = Part("counts", (Request(tasks=(TASK,), backends=backends, measure="counts"),))
+        declared = Reproduction("fake", "Fakes", (TRAINING, counted))
         monkeypatch.setattr(reproduction, "REPRODUCTIONS", {"fake": declared})
 
     return install
@@ -179,5 +182,111 @@ def test_dry_run_tells_what_is_there(tmp_path, fake):
     done = reproduce("fake", "--dry-run", "--preset", "smoke", "--store", str(tmp_path / "r.db"))
     assert done.exit_code == 0
     assert "training: 2 of 2 cells to be measured" in done.output
-    assert "counts: 1 of 1 cells to be measured" in done.output
+    assert "counts: 2 of 2 cells to be measured" in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def shown(monkeypatch):
+    """A page for the fake: its title is how much was measured."""
+
+    def page(source):
+        measured = [place for part in source.places.values() for place in part if place.measured is not None]
+        return Document(f"{len(measured)} measured", (), (), ())
+
+    monkeypatch.setattr(pages, "PAGES", {"fake": page})
+
+
+def test_a_reproduction_ends_in_a_page_and_goes_on(tmp_path, monkeypatch, fake):
+    """A cell that fails ends nothing: the page is written, the exit code 1, and only that cell is measured again."""
+    shown(monkeypatch)
+    fake("until,path=" + str(tmp_path / "mended"))
+    arguments = ("fake", "--preset", "smoke", "--store", str(tmp_path / "r.db"), "-o", str(tmp_path / "page.md"))
+    first = reproduce(*arguments)
+    assert first.exit_code == 1
+    assert "3 measured" in (tmp_path / "page.md").read_text()
+    (tmp_path / "mended").touch()
+    second = reproduce(*arguments)
+    assert second.exit_code == 0
+    assert "4 measured" in (tmp_path / "page.md").read_text()
+    assert [(run.n_cells, run.n_records) for run in Store(tmp_path / "r.db").runs()] == [(2, 2), (2, 2), (1, 1)]
+    third = reproduce(*arguments)
+    assert (third.exit_code, len(Store(tmp_path / "r.db").runs())) == (0, 3)
+
+
+def test_an_interruption_exits_with_130_and_the_same_command_goes_on(tmp_path, monkeypatch, fake):
+    """Ctrl-C says how to go on; then the same command finishes the same run."""
+    shown(monkeypatch)
+    fake()
+    arguments = ("fake", "--preset", "smoke", "--store", str(tmp_path / "r.db"), "-o", str(tmp_path / "page.md"))
+    finish = Store.append
+    monkeypatch.setattr(Store, "append", interrupted_after(finish))
+    stopped = reproduce(*arguments)
+    assert stopped.exit_code == 130
+    assert "interrupted; the same command goes on from here" in stopped.output
+    monkeypatch.setattr(Store, "append", finish)
+    assert reproduce(*arguments).exit_code == 0
+    assert [(run.n_cells, run.n_records) for run in Store(tmp_path / "r.db").runs()] == [(2, 2), (2, 2)]
+
+
+def interrupted_after(append):
+    """A `Store.append` that is interrupted once the record is written."""
+
+    def interrupted(self, record, pictures=b""):
+        append(self, record, pictures)
+        raise KeyboardInterrupt
+
+    return interrupted
+
+
+def test_without_running_any_machine_will_do(tmp_path, monkeypatch, fake):
+    """`--no-run` measures nothing and takes what the store has of another machine."""
+    shown(monkeypatch)
+    fake()
+    part = reproduction.REPRODUCTIONS["fake"].parts[0]
+    Runner(Store(tmp_path / "r.db"), QUICK, print).run(part.plan(SMOKE), "test", fingerprint() | {"cpu": "abacus"})
+    page = tmp_path / "page.md"
+    done = reproduce("fake", "--no-run", "--preset", "smoke", "--store", str(tmp_path / "r.db"), "-o", str(page))
+    assert done.exit_code == 0
+    assert "2 measured" in page.read_text()
+    assert len(Store(tmp_path / "r.db").runs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tabel2",), "did you mean 'table2'"),
+        (("table2", "--preset", "quik"), "did you mean 'quick'"),
+        (("table2", "--seed", "one"), "`--seed` must be a whole number"),
+        (("table2", "--threads", "0"), "`--threads` must be at least 1"),
+        (("table2", "--no-run", "--dry-run"), "leave one out"),
+        (("table2", "--no-run", "--store", "nosuchstore.db"), "there is no store"),
+        (("table2", "-o", "page.csv"), "no format that a report is written in"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_started(arguments, message):
+    """Each wrong name, number or file is one clear error."""
+    with pytest.raises(UserError, match=message):
+        reproduce(*arguments)
+
+
+def test_several_reproductions_have_a_page_each(tmp_path, monkeypatch):
+    """The name of each is added to the file that was asked for."""
+    monkeypatch.chdir(tmp_path)
+    Store(tmp_path / "r.db")
+    done = reproduce("table2", "figure8", "--no-run", "--store", "r.db", "-o", "page.md")
+    assert done.exit_code == 0
+    assert {path.name for path in tmp_path.glob("*.md")} == {"page-table2.md", "page-figure8.md"}
+
+
+def test_a_real_reproduction_is_seen(tmp_path, browser):
+    """Flows of a few steps, measured in earnest: the page has the figures and pictures, and holds in a browser."""
+    pytest.importorskip("torch")
+    page = tmp_path / "figure5.html"
+    arguments = ("--preset", "smoke", "--store", str(tmp_path / "r.db"), "-o", str(page))
+    done = reproduce("figure5", *arguments)
+    assert done.exit_code == 0, done.output
+    assert {record.status for record in Store(tmp_path / "r.db").records()} == {"ok"}
+    text = page.read_text()
+    for record in Store(tmp_path / "r.db").records():
+        assert number(record.metric_value, 4) in text
+    check_page(browser, page)

@@ -54,6 +54,7 @@ def reproduce(
 
     What is in the store is not measured again; after an interruption the same command goes on.
     """
+    from nodebench.bench.machine import fingerprint  # noqa: PLC0415
     from nodebench.bench.reproduction import Conditions, named  # noqa: PLC0415
     from nodebench.tasks.base import Preset  # noqa: PLC0415
 
@@ -67,15 +68,16 @@ def reproduce(
         device=device,
     )
     plans = {found.name: {part.name: part.plan(conditions) for part in found.parts} for found in named(names)}
+    # Once: whoever changes the software during a long run must not lose what it has measured by then.
+    pages = _Pages(store, conditions, None if no_run else fingerprint())
     if dry_run:
-        _print_plans(plans, store)
+        _print_plans(plans, pages)
         return
     if no_run:
         open_store(store)
     else:
         for planned in _once(plans):
-            _measure(planned, threads, store)
-    pages = _Pages(store, conditions, here=not no_run)
+            _measure(planned, pages)
     for name, parts in plans.items():
         page = pages.page(name, parts)
         print_page(page)
@@ -90,29 +92,6 @@ def _once(plans: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     return list({planned.plan_id: planned for parts in plans.values() for planned in parts.values()}.values())
 
 
-def _measure(planned: Any, threads: int, path: Path) -> None:
-    """Measure what the store does not hold of a plan."""
-    from nodebench.bench.machine import fingerprint, idle_cores  # noqa: PLC0415
-    from nodebench.bench.reproduction import answers, continuation, known, measured_alike  # noqa: PLC0415
-    from nodebench.bench.runner import Runner  # noqa: PLC0415
-    from nodebench.bench.settings import Settings  # noqa: PLC0415
-    from nodebench.progress import display  # noqa: PLC0415
-    from nodebench.results.store import Store  # noqa: PLC0415
-
-    store, environment = Store(path), fingerprint()
-    found = known(answers(store, planned, measured_alike(store.runs(), environment)), planned.measure)
-    how = continuation(store, planned, environment)
-    if len(found) == len(planned.cells) and how == "new":
-        return
-    settings = Settings(cores=tuple(idle_cores(threads)))
-    with display(new_console(), len(planned.cells)) as notify:
-        try:
-            Runner(store, settings, notify).run(planned, command_line(), environment, how, found)
-        except KeyboardInterrupt:
-            notify.interrupted("the same command")
-            raise typer.Exit(130) from None
-
-
 @dataclass(frozen=True)
 class _Pages:
     """Pages of what a store holds.
@@ -120,16 +99,15 @@ class _Pages:
     Attributes:
         path: The store.
         conditions: Under which conditions it was measured.
-        here: Whether to take only what was measured on this machine as it is now.
+        environment: Fingerprint of the machine to whose figures the pages keep; None for any.
     """
 
     path: Path
     conditions: Any
-    here: bool
+    environment: Any
 
     def answers(self, planned: Any) -> dict[str, Any]:
         """What is known of the cells of a plan, by id."""
-        from nodebench.bench.machine import fingerprint  # noqa: PLC0415
         from nodebench.bench.reproduction import answers, measured_alike  # noqa: PLC0415
         from nodebench.results.store import Store  # noqa: PLC0415
 
@@ -137,7 +115,7 @@ class _Pages:
             return {}
         store = Store(self.path)
         runs = store.runs()
-        return answers(store, planned, measured_alike(runs, fingerprint()) if self.here else runs)
+        return answers(store, planned, runs if self.environment is None else measured_alike(runs, self.environment))
 
     def measured(self, planned: Any) -> bool:
         """Whether all cells of a plan ended well."""
@@ -196,10 +174,32 @@ class _Pages:
         return shlex.join(["nodebench", "reproduce", name, *given])
 
 
-def _print_plans(plans: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def _measure(planned: Any, pages: _Pages) -> None:
+    """Measure what the store does not hold of a plan."""
+    from nodebench.bench.machine import idle_cores  # noqa: PLC0415
+    from nodebench.bench.reproduction import continuation, known  # noqa: PLC0415
+    from nodebench.bench.runner import Runner  # noqa: PLC0415
+    from nodebench.bench.settings import Settings  # noqa: PLC0415
+    from nodebench.progress import display  # noqa: PLC0415
+    from nodebench.results.store import Store  # noqa: PLC0415
+
+    store, environment = Store(pages.path), pages.environment
+    found = known(pages.answers(planned), planned.measure)
+    how = continuation(store, planned, environment)
+    if len(found) == len(planned.cells) and how == "new":
+        return
+    settings = Settings(cores=tuple(idle_cores(pages.conditions.threads)))
+    with display(new_console(), len(planned.cells)) as notify:
+        try:
+            Runner(store, settings, notify).run(planned, command_line(), environment, how, found)
+        except KeyboardInterrupt:
+            notify.interrupted("the same command")
+            raise typer.Exit(130) from None
+
+
+def _print_plans(plans: Mapping[str, Mapping[str, Any]], pages: _Pages) -> None:
     from nodebench.bench.reproduction import settles  # noqa: PLC0415
 
-    pages = _Pages(path, None, here=True)
     for planned in _once(plans):
         found = pages.answers(planned)
         settled = {cell_id: record for cell_id, record in found.items() if settles(record, planned.measure)}
