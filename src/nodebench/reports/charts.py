@@ -42,9 +42,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-ERROR = Figure(
-    "gradient error", Axis("relative error of d/dparams", log=True, format="~e"), lambda r: r.grad_error_params
-)
+ERROR = Figure("gradient error", Axis("relative error of d/dparams", log=True), lambda r: r.grad_error_params)
 TIME = Figure(
     "time",
     Axis("time of a gradient step, ms", log=True),
@@ -55,10 +53,10 @@ TIME = Figure(
 MEMORY = Figure("memory", Axis("peak memory, MiB", log=True), lambda r: _scaled(r.peak_memory_bytes, 2**-20))
 NFE = Figure(
     "NFE",
-    Axis("evaluations, forward and backward", log=True, format="~s"),
+    Axis("evaluations, forward and backward", log=True),
     lambda r: None if r.nfe_forward is None else r.nfe_forward + (r.nfe_backward or 0),
 )
-STEPS = Figure("steps", Axis("accepted steps", log=True, format="~s"), lambda r: r.n_accepted)
+STEPS = Figure("steps", Axis("accepted steps", log=True), lambda r: r.n_accepted)
 
 
 def work_precision(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Chart | Missing]:
@@ -108,7 +106,7 @@ def backward_evaluations(records: Sequence[Record]) -> list[Chart | Missing]:
         return [
             Missing("evaluations backward against forward", f"no cell evaluates the field in its backward pass.{note}")
         ]
-    x, y = (Axis(f"evaluations of the {which}", log=True, format="~s") for which in ("forward solve", "backward pass"))
+    x, y = (Axis(f"evaluations of the {which}", log=True) for which in ("forward solve", "backward pass"))
     ends = (min(row["x"] for row in rows), max(row["x"] for row in rows) * 1.001)
     x = x.spanning(ends)
     y = y.spanning([*(row["y"] for row in rows), *ends, 0.5 * ends[0]])

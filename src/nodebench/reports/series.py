@@ -15,6 +15,12 @@ HEIGHT = 320
 LONG_LABEL = 18
 """Characters beyond which a legend has a single column: two of them fit 390 pixels no more."""
 
+TICK = (
+    "datum.value && (abs(datum.value) < 1e-3 || abs(datum.value) >= 1e5) "
+    "? format(datum.value, '~e') : format(datum.value, '.4~r')"
+)
+"""A tick as a person writes it: 0.01 and 150, but 1e-5 and 2e+6. An expression of Vega."""
+
 Row = Mapping[str, Any]
 """A point: `series`, `x`, `y`, and whatever else is shown of it."""
 
@@ -26,14 +32,12 @@ class Axis:
     Attributes:
         title: What it is, with its unit.
         log: Whether it is logarithmic.
-        format: How its ticks are printed, as d3 calls it.
         whole: Whether ticks stand at whole numbers only.
         domain: Its ends; those of the data where it is None.
     """
 
     title: str
     log: bool = False
-    format: str = "~g"
     whole: bool = False
     domain: tuple[float, float] | None = None
 
@@ -53,7 +57,7 @@ class Axis:
         kind = {"type": "log"} if self.log else {"type": "linear", "zero": False}
         scale = alt.Scale(**kind, nice=False, domain=domain)
         step = 1 if self.whole else alt.Undefined
-        axis = alt.Axis(format=self.format, labelOverlap="greedy", tickCount=5, tickMinStep=step)
+        axis = alt.Axis(labelExpr=TICK, labelOverlap="greedy", tickCount=5, tickMinStep=step)
         return channel(f"{field}:Q", title=self.title, scale=scale, axis=axis)
 
 

@@ -22,6 +22,9 @@ MAX_OPEN = 6
 MAX_SETTINGS = 24
 """Settings of a task that have a table."""
 
+MAX_HOLES = 2
+"""Holes that stand open; more are folded away."""
+
 MAX_PICTURED = 6
 """Models of a task whose pictures are shown."""
 
@@ -74,7 +77,16 @@ def task_section(task: TaskContents, pictures: Callable[[Record], tuple[Picture,
         *courses(task.trained, task.machine_of),
         *_drawings(task, pictures),
     )
-    return Section(f"Task {task.name}", blocks)
+    return Section(f"Task {task.name}", _holes_last(blocks))
+
+
+def _holes_last(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """What there is first, then what there is not: a task that was only trained has many holes, told in one place."""
+    holes = [block for block in blocks if isinstance(block, Missing)]
+    there = [block for block in blocks if not isinstance(block, Missing)]
+    if len(holes) <= MAX_HOLES:
+        return (*there, *holes)
+    return (*there, Details(f"What is not shown, and why ({len(holes)})", tuple(holes)))
 
 
 def _comparisons(task: TaskContents) -> Iterator[Block]:

@@ -23,7 +23,7 @@ FORWARD = Axis("evaluations of the forward pass")
 TOOLTIP = {"series": "series", "x": "x", "y": "y"}
 
 SWEEP = {
-    "a": ("solution_error", 1.0, Axis("relative error of the solution", log=True, format="~e")),
+    "a": ("solution_error", 1.0, Axis("relative error of the solution", log=True)),
     "b": ("forward_s", 1000.0, Axis("time of a forward solve, ms")),
 }
 """Field of a record's `tolerance_sweep`, its scale and its axis, by part of the figure."""
