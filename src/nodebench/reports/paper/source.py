@@ -97,7 +97,7 @@ class Source:
             told = next((note for note in record.notes if note.startswith("no pictures")), "its training kept none")
             return Missing(f"{name}, {caption}", f"{told}.")
         parts = (name, record.task, record.model, record.backend or "")
-        return Drawing(key(" ".join(parts)), f"{found.title}: {caption}", found, animated=animated)
+        return Drawing(key(" ".join(parts)), f"{caption[:1].upper()}{caption[1:]}.", found, animated=animated)
 
 
 def key(text: str) -> str:
