@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test setup lint bench clean
+.PHONY: run test setup lint bench gallery gallery-runs clean
 
 run: setup  ## train with the adjoint method on MNIST and measure its gradient step
 	$(BIN)/nodebench run --backend adjoint --task mnist
@@ -29,6 +29,24 @@ lint: setup  ## formatting, lint, types, layers
 bench: setup  ## benchmarks of our own solver; ends with the table of our methods beside their rivals
 	$(BIN)/python -m pytest -q benchmarks -p benchmark --benchmark-only --benchmark-max-time 0.5 --benchmark-columns min,median,iqr,rounds
 	$(BIN)/python benchmarks/ratios.py
+
+GALLERY := docs/gallery
+
+gallery: setup  ## the pages of the gallery, from the stores that are kept beside them
+	$(BIN)/nodebench report --store $(GALLERY)/gradient-step.db --output $(GALLERY)/gradient-step.html \
+		--output $(GALLERY)/gradient-step.md --charts svg
+	$(BIN)/nodebench reproduce all --no-run --store $(GALLERY)/paper.db --output $(GALLERY)/paper.html
+
+gallery-runs: setup  ## measure what the gallery shows, about two hours on a machine that does nothing else
+	$(BIN)/nodebench run --backend direct,adjoint,torchdiffeq,torchdiffeq-adjoint --task mnist,cnf,spiral \
+		--measure gradient --store $(GALLERY)/gradient-step.db
+	$(BIN)/nodebench run --backend direct,adjoint,checkpoint,symplectic,interpolated,torchdiffeq,torchdiffeq-adjoint,diffrax \
+		--task cnf --rtol 1e-3,1e-4,1e-5,1e-6 --measure gradient --budget-s 5 --store $(GALLERY)/gradient-step.db
+	$(BIN)/nodebench run --backend 'torchdiffeq,direct,direct[compile=true],diffrax' --task benchmarks/mlp_task.py:Mlp \
+		--measure gradient --store $(GALLERY)/gradient-step.db
+	$(BIN)/nodebench scale --backend direct,adjoint,checkpoint --task mnist --over steps --store $(GALLERY)/gradient-step.db
+	$(BIN)/nodebench reproduce all --store $(GALLERY)/paper.db --output $(GALLERY)/paper.html
+	$(BIN)/nodebench run --backend adjoint --task mnist --preset standard --measure training --store $(GALLERY)/paper.db
 
 clean:
 	rm -rf $(VENV) .nodebench .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -39,8 +39,8 @@ FIGURES: tuple[tuple[str, str], ...] = (
     (
         "training",
         "test metric, loss, validation and NFE by epoch, error and time against NFE at other tolerances, peak "
-        "resident set, by the preset: `smoke` (seconds), `quick` (about two minutes), `standard`, `paper` "
-        "(the paper's own)",
+        "resident set, peak memory of one training step at the initial weights, by the preset: `smoke` (seconds), "
+        "`quick` (about two minutes), `standard`, `paper` (the paper's own)",
     ),
 )
 """Name of a figure, and how it is taken."""
