@@ -1,0 +1,110 @@
+"""The gallery is true: README and the pages say what the stores hold that are kept beside them."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nodebench.reports import markdown
+from nodebench.reports.formatting import mebibytes, milliseconds, number
+from nodebench.reports.report import report
+from nodebench.results.store import Store
+
+ROOT = Path(__file__).parents[1]
+GALLERY = ROOT / "docs" / "gallery"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TABLE = "nodebench run --backend direct,adjoint,torchdiffeq,torchdiffeq-adjoint --task mnist,cnf,spiral"
+COMPILED = "nodebench run --backend torchdiffeq,direct,direct[compile=true],diffrax --task benchmarks/mlp_task.py:Mlp"
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Copies of the stores by name: to open one is to write beside it."""
+    folder = tmp_path_factory.mktemp("gallery")
+    return {path.stem: Store(Path(shutil.copy(path, folder))) for path in sorted(GALLERY.glob("*.db"))}
+
+
+def records_of(store, command):
+    """Records of the one run that a command made."""
+    (run,) = [run for run in store.runs() if run.command.replace("'", "").startswith(command)]
+    return run, store.records([run.run_id])
+
+
+def ratio(record, ends="{} to {}"):
+    """Ratio and interval as README has them."""
+    return f"{number(record.ratio)}, " + ends.format(number(record.ratio_low), number(record.ratio_high))
+
+
+def row(record, *, first):
+    """A row of README's table."""
+    cells = [
+        f"`{record.task}`" if first else "",
+        f"`{record.backend}`",
+        number(record.grad_error_params, 2),
+        number(record.grad_error_y0, 2),
+        f"{record.nfe_forward} + {record.nfe_backward}",
+        mebibytes(record.peak_memory_bytes),
+        milliseconds(record.step_s),
+        "control" if record.control is None else f"{ratio(record)}, {record.verdict}",
+    ]
+    return "| " + " | ".join(cells).replace("|  |", "| |") + " |" if first else "| | " + " | ".join(cells[1:]) + " |"
+
+
+def test_the_table_of_the_readme_is_that_of_its_store(stores):
+    """Every row of the comparison, to the digit, with the day on which it was measured."""
+    run, records = records_of(stores["gradient-step"], TABLE)
+    rows = [row(r, first=at == 0 or records[at - 1].task != r.task) for at, r in enumerate(records)]
+    assert "\n".join(rows) in README, "README should have\n" + "\n".join(rows)
+    assert f"on {run.created_at[:10]}" in README
+
+
+def test_the_sentences_of_the_readme_are_those_of_their_stores(stores):
+    """Figures within the text: compiled steps, and what trainings reach."""
+    _, compiled = records_of(stores["gradient-step"], COMPILED)
+    by_backend = {record.backend: record for record in compiled}
+    trained = {
+        record.preset: record
+        for record in stores["paper"].records()
+        if (record.task, record.backend, record.seed) == ("mnist", "adjoint", 0) and record.metric_value is not None
+    }
+    quoted = [
+        *(f"`{name}` {ratio(by_backend[name])}" for name in ("direct", "direct[compile=true]", "diffrax")),
+        *(
+            f"`{preset}` {number(record.metric_value)} % in {number(record.train_s)} s of training steps"
+            for preset, record in sorted(trained.items())
+        ),
+    ]
+    flat = " ".join(README.split())
+    assert [text for text in quoted if text not in flat] == []
+    assert set(trained) == {"quick", "standard"}
+
+
+def test_every_page_names_day_machine_and_command():
+    """So that a reader can judge it, and make it again."""
+    pages = sorted(GALLERY.glob("*.html"))
+    assert len(pages) > 7
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert re.search(r"measured.{0,80}20\d\d-\d\d-\d\d", text, re.DOTALL), page.name
+        assert re.search(r"machine.{0,80}cores", text, re.DOTALL), page.name
+        assert re.search(r"command.{0,80}nodebench re", text, re.DOTALL), page.name
+
+
+def test_the_markdown_page_is_what_its_store_says(stores):
+    """Made anew from the store, the report is the very same text, but for when and by which command it was made."""
+    kept = (GALLERY / "gradient-step.md").read_text(encoding="utf-8")
+    command = re.search(r"^- command: `(.*)`$", kept, re.MULTILINE)[1]
+    made = re.search(r"^- made: (.*)$", kept, re.MULTILINE)[1]
+    store = stores["gradient-step"]
+    page = report(store.records(), store.runs(), lambda r: store.pictures(r.run_id, r.cell_id), command, made)
+    folder = GALLERY / "gradient-step-charts"
+    charts = {path.stem: f"{folder.name}/{path.name}" for path in folder.iterdir()}
+    assert markdown.text(page, charts) == kept
+
+
+def test_pictures_that_the_readme_shows_are_there():
+    """Every picture of README is a file of the gallery."""
+    shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    assert shown
+    assert [path for path in shown if not (ROOT / path).is_file()] == []
