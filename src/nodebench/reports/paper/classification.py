@@ -41,10 +41,10 @@ COLUMNS = (
     Column("paper M", "Table 1 of the paper, in millions."),
     Column("memory MiB", "Peak of one training step of the whole network above the idle process."),
     Column("memory grows", "Measured exponent with its 95 % interval, over blocks L or steps (L~ evaluations)."),
-    Column("paper", "Table 1 of the paper.", numeric=False),
+    Column("paper, memory", "Table 1 of the paper.", numeric=False),
     Column("step ms", "Training time over training steps."),
     Column("time grows", "Measured exponent with its 95 % interval, over blocks L or steps (L~ evaluations)."),
-    Column("paper", "Table 1 of the paper.", numeric=False),
+    Column("paper, time", "Table 1 of the paper.", numeric=False),
 )
 
 
