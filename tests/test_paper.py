@@ -216,6 +216,17 @@ def test_an_exponent_that_is_off_is_said_to_be():
     assert "O(1) in the paper, is not seen here: measured exponent 1.00" in found[0]
 
 
+def test_an_exponent_that_is_not_known_decides_nothing():
+    """Times that scatter about their law leave it undecided, whatever the exponent."""
+    trained = {"one-block": 12.0, "resnet-small": 18.0, "resnet": 21.0}
+
+    def scattered(part, cell):
+        return whole(part, cell) | ({"train_s": trained[cell.model]} if cell.model in trained else {})
+
+    (sentence,) = (s for s in claims(page_of(source("table1", scattered))) if "Time of ResNet" in s)
+    assert "O(L) in the paper, is undecided, its interval being wide, here" in sentence
+
+
 def test_which_solvers_take_half_the_evaluations():
     """The backward-evaluation claim is told solver by solver."""
     page = page_of(source("figure3", whole))
