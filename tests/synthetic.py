@@ -52,9 +52,14 @@ def record(backend, **fields):
         "batch_size",
         "seed",
         "preset",
-        "first_step",
     )
-    return Record(**{"cell_id": "/".join(str(settings[name]) for name in names), **settings})
+    cell_id = "/".join(str(settings[name]) for name in names)
+    return Record(**{"cell_id": f"{cell_id}/{fields.get('first_step')}", **settings})
+
+
+def early(backend, status="unsupported", **fields):
+    """A record of a cell that ended before it was prepared: it knows neither its data set nor its first step."""
+    return record(backend, **{"status": status, "reason": "it cannot.", "dataset": None, "first_step": None, **fields})
 
 
 def timed(backend, ratio=None, half=0.02, control="direct", **fields):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import check_page, chromium
-from synthetic import record, run, timed, trained
+from synthetic import early, record, run, timed, trained
 
 from nodebench.pictures import Clouds, Images
 from nodebench.reports import data, html, latex, markdown
@@ -174,6 +174,17 @@ def test_unlike_machines_are_told_at_the_top():
     told = [item for block in document.lead if isinstance(block, Bullets) for item in block.items]
     assert told[0] == "`run-1` and `run-2` differ in cpu: abacus against slide rule."
     assert [name for name, _ in document.facts if name.startswith("machine")] == ["machine 1", "machine 2"]
+
+
+def test_a_training_that_failed_when_it_was_repeated_is_shown_with_that():
+    """The table has what was reached before, and a sentence says how the newest attempt ended."""
+    failed = early(None, "timeout", model="planar", solver=None, rtol=None, created_at="2026-02-01", run_id="run-2")
+    document = page([trained("planar", 3.5), failed], [run(), run("run-2")])
+    assert len(tables(document)["cnf-trained"].rows) == 1
+    assert (
+        "The figures of `planar` are of run `run-1`; a later attempt, in run `run-2`, ended `timeout`: it cannot."
+        in said(document)
+    )
 
 
 def test_a_task_with_options_stands_under_its_task():

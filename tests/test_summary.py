@@ -1,10 +1,10 @@
 """What is compared, what is ranked, and what the figures are made to say."""
 
 import pytest
-from synthetic import record, run, timed, trained
+from synthetic import early, record, run, timed, trained
 
 from nodebench.reports.comparison import comparisons, machines, of_one_machine, unlike_machines
-from nodebench.reports.sentences import answer_sentences, failure_sentences, training_sentence
+from nodebench.reports.sentences import absence_sentences, answer_sentences, failure_sentences, training_sentence
 from nodebench.reports.summary import answer, trainings
 
 
@@ -35,6 +35,45 @@ def test_the_newest_record_of_a_cell_counts():
     old, new = timed("direct"), timed("direct", run_id="run-2", created_at="2026-02-01", peak_memory_bytes=5)
     (comparison,) = comparisons([old, new])
     assert comparison.records == (new,)
+
+
+def test_a_cell_that_failed_before_it_was_prepared_stays_in_its_comparison():
+    """Knowing neither data set nor first step, it agrees with the only group there is, in the order of measuring."""
+    cells = [early("scipy"), timed("direct"), early("diffrax", "not_installed"), timed("adjoint", 1.5)]
+    (comparison,) = comparisons([*cells, early("symplectic", dataset="moons")])
+    assert backends(comparison.records) == ["scipy", "direct", "diffrax", "adjoint", "symplectic"]
+    assert "first step 0.05" in comparison.setting
+
+
+def test_a_cell_that_failed_early_is_put_to_no_one_of_several_groups():
+    """Two first steps were measured; which of them it would have had is not known."""
+    failed = [early("scipy"), early("diffrax")]
+    found = comparisons([timed("direct"), timed("direct", first_step=0.1), *failed, early("direct", rtol=1e-3)])
+    assert [backends(each.records) for each in found] == [["direct"], ["direct"], ["scipy", "diffrax"], ["direct"]]
+
+
+def test_a_failure_vanishes_when_its_cell_ends_well():
+    """Only the newest attempt counts, whatever the failed one knew of its setting."""
+    (comparison,) = comparisons([early("direct"), timed("direct", created_at="2026-02-01")])
+    assert [each.status for each in comparison.records] == ["ok"]
+
+
+def test_a_failed_training_leaves_the_figures_of_the_gradient():
+    """They are shown and ranked as before, and the later failure is told beside them."""
+    failed = early("adjoint", "diverged", reason="the loss is NaN.", run_id="run-2", created_at="2026-02-01")
+    found = only([timed("direct"), timed("adjoint", 0.5), failed])
+    assert found.fastest.record.backend == "adjoint"
+    assert absence_sentences(found) == (
+        "The figures of `adjoint` are of run `run-1`; a later attempt, in run `run-2`, ended `diverged`: "
+        "the loss is NaN.",
+    )
+
+
+def test_a_failure_with_figures_replaces_those_before_it():
+    """A gradient that was found wrong is not ranked by what it was before."""
+    wrong = timed("adjoint", 0.5, status="wrong_gradient", reason="it differs.", created_at="2026-02-01")
+    found = only([timed("direct"), timed("adjoint", 0.5), wrong])
+    assert backends(found.not_ranked) == ["adjoint"]
 
 
 def test_only_cells_of_one_run_are_ranked_by_time():
@@ -127,6 +166,12 @@ def test_a_single_cell_is_compared_with_nothing():
         "Only `direct` was measured in this setting, so nothing was compared: 10 ms a step, peak memory 1 MiB, "
         "error of d/dparams 0.0001."
     )
+
+
+def test_a_single_failure_was_not_measured():
+    """It is not called measured, and no figures are promised."""
+    (sentence,) = answer_sentences(only([early("scipy")]))
+    assert sentence == "Only `scipy` was tried in this setting, and ended `unsupported`: nothing was compared."
 
 
 def test_failures_are_told_by_status_with_a_reason():

@@ -73,6 +73,14 @@ def test_a_failed_cell_is_in_both_tables_with_its_reason():
     assert failure_table([record("b")]) is None
 
 
+def test_a_cell_that_failed_early_is_in_the_tables_of_its_setting():
+    """It knows no first step, and makes no pair of tables of its own."""
+    failed = record("a", status="unsupported", reason="it cannot", first_step_s=None)
+    exactness, _ = gradient_tables([failed, record("b", first_step=0.1, dataset="moons")])
+    assert "unsupported" in text(exactness)
+    assert "first step 0.1" in str(exactness.title)
+
+
 def test_options_in_brackets_are_shown():
     """Brackets are text, not markup."""
     assert "adjoint[norm=seminorm]" in text(gradient_tables([record("adjoint[norm=seminorm]")])[0])

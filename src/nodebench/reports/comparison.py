@@ -22,10 +22,13 @@ class Comparison:
             `timed`, else the newest.
         timed: Those that were timed in turns with each other, in one run and against one control: what may be ranked by
             time. Of several such sets the largest, and of equally large ones the newest.
+        failed_since: Later attempts at cells of `records` that failed and have no figures of a gradient, such as a
+            training that diverged; one of each cell.
     """
 
     records: tuple[Record, ...]
     timed: tuple[Record, ...]
+    failed_since: tuple[Record, ...] = ()
 
     @property
     def ranked(self) -> tuple[Record, ...]:
@@ -46,7 +49,7 @@ class Comparison:
     @property
     def setting(self) -> str:
         """What all cells have in common, in words."""
-        return setting(self.records[0])
+        return setting(min(self.records, key=lambda record: _known(record).count(None)))
 
 
 def comparisons(records: Iterable[Record]) -> list[Comparison]:
@@ -54,8 +57,34 @@ def comparisons(records: Iterable[Record]) -> list[Comparison]:
 
     Devices are never mixed. Errors, evaluations and bytes of one device type may come from several machines.
     """
-    asked = (r for r in records if r.backend is not None and (r.first_step_s is not None or r.status != "ok"))
-    return [_comparison(group) for group in grouped(asked, _key)]
+    asked = [r for r in records if r.backend is not None and (_has_gradient(r) or r.status != "ok")]
+    measured = {record.cell_id for record in asked if record.status == "ok"}
+    without = [record for record in asked if record.cell_id in measured and not _has_gradient(record)]
+    shown = [record for record in asked if record.cell_id not in measured or _has_gradient(record)]
+    last = {record.cell_id: record for record in newest(shown)}
+    # A failure that was mended is of no interest any more.
+    current = [record for record in shown if record.status == "ok" or record is last[record.cell_id]]
+    return [_comparison(group, without) for group in alike(current)]
+
+
+def alike(records: Iterable[Record]) -> list[list[Record]]:
+    """Records whose settings differ in nothing but the backend, in the order in which they come.
+
+    A cell that failed early knows neither its data set nor its first step: it is put to the only records that agree
+    with it in all else, if there is one such group, and stands apart otherwise.
+    """
+    numbered = list(enumerate(records))
+    groups: dict[Hashable, list[list[tuple[int, Record]]]] = {}
+    for at, record in sorted(numbered, key=lambda pair: _known(pair[1]).count(None)):
+        candidates = groups.setdefault(_key(record), [])
+        same = [group for group in candidates if _known(group[0][1]) == _known(record)]
+        fitting = same or [group for group in candidates if _agree(group[0][1], record)]
+        if len(fitting) == 1:
+            fitting[0].append((at, record))
+        else:
+            candidates.append([(at, record)])
+    found = sorted(sorted(group, key=lambda pair: pair[0]) for candidates in groups.values() for group in candidates)
+    return [[record for _, record in group] for group in found]
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
@@ -144,22 +173,36 @@ def _differences(one: Run, other: Run) -> list[str]:
     return [text for text in differences(one.environment, other.environment) if not text.startswith("git.")]
 
 
-def _comparison(records: Sequence[Record]) -> Comparison:
+def _comparison(records: Sequence[Record], without: Sequence[Record]) -> Comparison:
     last = {record.cell_id: record for record in newest(records)}
     sets: dict[tuple[str, str | None], list[Record]] = {}
     for record in records:
-        # What failed when it was last measured is not ranked by what it did before.
+        # What was wrong when it was last measured is not ranked by what it did before.
         if record.status == last[record.cell_id].status == "ok" and record.step_s is not None:
             sets.setdefault((record.run_id, record.control or record.backend), []).append(record)
     timed = max(sets.values(), key=lambda members: (len(members), members[0].created_at), default=[])
-    return Comparison(tuple((last | {record.cell_id: record for record in timed}).values()), tuple(timed))
+    shown = last | {record.cell_id: record for record in timed}
+    since = [r for r in newest(without) if r.cell_id in last and r.created_at >= last[r.cell_id].created_at]
+    return Comparison(tuple(shown.values()), tuple(timed), tuple(since))
+
+
+def _has_gradient(record: Record) -> bool:
+    figures = (record.first_step_s, record.grad_error_params, record.peak_memory_bytes, record.nfe_forward)
+    return any(figure is not None for figure in figures)
+
+
+def _known(record: Record) -> tuple[Hashable, Hashable]:
+    """What is known of a cell only once it is prepared; None where it is not."""
+    # Where the harness chooses the first step, its last digits follow the machine.
+    return record.dataset, None if record.first_step is None else number(record.first_step, 4)
+
+
+def _agree(one: Record, other: Record) -> bool:
+    return all(mine == its or None in (mine, its) for mine, its in zip(_known(one), _known(other), strict=True))
 
 
 def _key(record: Record) -> Hashable:
     return (
-        record.task, record.model, record.dataset, record.solver, record.controller, record.rtol, record.atol,
-        # Where the harness chooses it, the last digits follow the machine.
-        number(record.first_step, 4),
-        record.max_steps, record.dtype, record.device, record.threads, record.batch_size, record.seed, record.preset,
-        record.horizon,
+        record.task, record.model, record.solver, record.controller, record.rtol, record.atol, record.max_steps,
+        record.dtype, record.device, record.threads, record.batch_size, record.seed, record.preset, record.horizon,
     )  # fmt: skip

@@ -12,8 +12,11 @@ from nodebench.results.record import Record
 def answer_sentences(answer: Answer) -> tuple[str, ...]:
     """What a comparison says, a sentence or two for each question."""
     comparison = answer.comparison
+    not_ranked = tuple(
+        f"Not ranked: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.not_ranked
+    )
     if len(comparison.records) == 1:
-        return (_single(comparison.records[0]),)
+        return (_single(answer), *not_ranked)
     return (
         fastest_sentence(answer.fastest, comparison.timed),
         *_elsewhere(comparison.timed_elsewhere, comparison.timed),
@@ -21,13 +24,27 @@ def answer_sentences(answer: Answer) -> tuple[str, ...]:
         _least_sentence("Most exact", answer.most_exact, "error of d/dparams", ""),
         _front_sentence(answer.front),
         *_undecided(answer.undecided),
-        *(f"Not ranked: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.not_ranked),
+        *not_ranked,
     )
 
 
 def absence_sentences(answer: Answer) -> tuple[str, ...]:
-    """Which cells of a comparison have no figures, and why."""
-    return tuple(f"No figures: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.failed)
+    """Which cells of a comparison have no figures, and why, and which of them failed when they were tried again."""
+    comparison = answer.comparison
+    since = {record.cell_id: record for record in comparison.failed_since}
+    return (
+        *(f"No figures: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.failed),
+        *(since_sentence(r, since[r.cell_id]) for r in comparison.records if r.cell_id in since),
+    )
+
+
+def since_sentence(record: Record, failure: Record) -> str:
+    """That a cell whose figures are shown failed later on."""
+    seed = f", seed {record.seed}" if record.seed else ""
+    return (
+        f"The figures of {_name(record)}{seed} are of run `{record.run_id}`; a later attempt, in run "
+        f"`{failure.run_id}`, ended `{failure.status}`: {reason(failure)}"
+    )
 
 
 def fastest_sentence(fastest: Fastest | None, timed: Sequence[Record]) -> str:
@@ -97,7 +114,10 @@ def unit(record: Record) -> str:
     return "" if record.metric_unit in (None, "1") else str(record.metric_unit)
 
 
-def _single(record: Record) -> str:
+def _single(answer: Answer) -> str:
+    (record,) = answer.comparison.records
+    if answer.failed:
+        return f"Only {_name(record)} was tried in this setting, and ended `{record.status}`: nothing was compared."
     figures = [
         (record.step_s, f"{milliseconds(record.step_s)} ms a step"),
         (record.peak_memory_bytes, f"peak memory {mebibytes(record.peak_memory_bytes)} MiB"),

@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from nodebench.reports.comparison import alike, grouped
 from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
 from nodebench.results.record import Record
 from nodebench.results.scaling import Scaling
@@ -25,13 +26,12 @@ def gradient_tables(records: Iterable[Record]) -> list[Table]:
 
     Two, so that each fits a terminal of ordinary width.
     """
-    groups: dict[tuple[object, ...], list[Record]] = {}
-    for record in records:
-        if record.backend is not None and _has_gradient(record):
-            groups.setdefault(_comparison(record), []).append(record)
+    asked = [record for record in records if record.backend is not None and _has_gradient(record)]
+    groups = [group for of_run in grouped(asked, lambda record: record.run_id) for group in alike(of_run)]
     tables = []
-    for group in groups.values():
-        tables.append(_table(_gradient_title(group[0]), EXACTNESS_COLUMNS, group, gap=0))
+    for group in groups:
+        measured = next((record for record in group if record.first_step is not None), group[0])
+        tables.append(_table(_gradient_title(measured), EXACTNESS_COLUMNS, group, gap=0))
         started = [record for record in group if record.first_step_s is not None]
         tables.append(_table("", _cost_columns(started), started, gap=0))
     return [table for table in tables if table.row_count]
@@ -236,14 +236,6 @@ def _table(title: str, columns: Sequence[Column], records: Sequence[Record], gap
 
 def _has_gradient(record: Record) -> bool:
     return record.first_step_s is not None or record.status != "ok"
-
-
-def _comparison(record: Record) -> tuple[object, ...]:
-    return (
-        record.run_id, record.task, record.model, record.solver, record.controller, record.rtol, record.atol,
-        record.first_step, record.max_steps, record.dtype, record.device, record.threads, record.batch_size,
-        record.seed, record.preset, record.horizon,
-    )  # fmt: skip
 
 
 def _gradient_title(record: Record) -> str:

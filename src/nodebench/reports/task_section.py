@@ -9,7 +9,7 @@ from nodebench.reports.comparison import base_task, comparisons, grouped, newest
 from nodebench.reports.document import Block, Bullets, Details, Drawing, Missing, Section
 from nodebench.reports.figures import TRAINED, comparison_table, exponents_table, records_table, sweep_table
 from nodebench.reports.notation import key
-from nodebench.reports.sentences import absence_sentences, answer_sentences
+from nodebench.reports.sentences import absence_sentences, answer_sentences, since_sentence
 from nodebench.reports.summary import Answer, answer
 from nodebench.reports.training_charts import courses
 from nodebench.results.record import Record
@@ -57,6 +57,13 @@ class TaskContents:
     def trained(self) -> list[Record]:
         """The newest record of each trained cell."""
         return newest(record for record in self.records if record.metric_value is not None)
+
+    @property
+    def failed_since(self) -> list[tuple[Record, Record]]:
+        """Trained cells of which the newest attempt failed before it reached anything, each with that attempt."""
+        last = {record.cell_id: record for record in newest(self.records)}
+        pairs = ((record, last[record.cell_id]) for record in self.trained)
+        return [(record, newer) for record, newer in pairs if newer.status != "ok" and newer.metric_value is None]
 
 
 def contents(records: Sequence[Record], machine_of: Mapping[str, int]) -> TaskContents:
@@ -113,6 +120,8 @@ def _trained(task: TaskContents) -> Iterator[Block]:
         yield Missing("table of trained models", "nothing was trained; run with `--measure training` or `both`.")
         return
     yield records_table(f"{key(task.name)}-trained", "Trained models.", TRAINED, task.trained)
+    if task.failed_since:
+        yield Bullets(tuple(since_sentence(record, failure) for record, failure in task.failed_since))
     swept = [record for record in task.trained if record.tolerance_sweep]
     if swept:
         yield sweep_table(f"{key(task.name)}-sweep", swept)
