@@ -52,8 +52,13 @@ def record(backend, **fields):
         "batch_size",
         "seed",
         "preset",
+        "controller",
+        "threads",
+        "max_steps",
+        "framework",
+        "horizon",
     )
-    cell_id = "/".join(str(settings[name]) for name in names)
+    cell_id = "/".join(str(settings.get(name)) for name in names)
     return Record(**{"cell_id": f"{cell_id}/{fields.get('first_step')}", **settings})
 
 

@@ -1,5 +1,7 @@
 """Charts show what was measured, and say why they do not."""
 
+import re
+
 import pytest
 from synthetic import record, timed, trained
 
@@ -55,9 +57,19 @@ def test_times_of_another_machine_are_left_out():
     """Those of the machine with most records are drawn; memory is drawn of both."""
     cells = [timed("direct", rtol=rtol) for rtol in (1e-3, 1e-5)]
     other = timed("adjoint", run_id="run-2")
-    time, _, memory = work_precision([*cells, other], MACHINE_OF)
+    time, left_out, _, memory = work_precision([*cells, other], MACHINE_OF)
     assert series(time) == {"direct"}
+    assert left_out.what == "Gradient error against time of 1 cell of other machines"
     assert series(memory) == {"direct", "adjoint"}
+
+
+def test_a_device_of_another_machine_has_its_own_chart():
+    """What stands in another chart anyway is not left out for the sake of the machine."""
+    cpu = [timed("direct", rtol=rtol) for rtol in (1e-3, 1e-5, 1e-7)]
+    cuda = [timed("direct", rtol=rtol, device="cuda", run_id="run-2") for rtol in (1e-3, 1e-5)]
+    charts = [each for each in work_precision([*cpu, *cuda], MACHINE_OF) if "time" in getattr(each, "name", "")]
+    assert [len(rows(chart)) for chart in charts] == [3, 2]
+    assert "float32 on cuda" in charts[1].caption
 
 
 def test_the_exponent_of_memory_is_in_the_caption():
@@ -117,6 +129,42 @@ def test_the_course_of_a_training():
     ]  # fmt: skip
     assert series(loss) == {"direct", "planar"}
     assert "NLL on validation data, nats" in str(validation.definition.to_dict())
+
+
+def test_a_metric_has_the_axis_of_its_own_task():
+    """A divergence and a likelihood of one base task: each chart names its own."""
+    target = trained("cnf", 0.1, "direct", task="cnf[dataset=u1]", dataset="u1", metric_name="KL")
+    charts = courses([target, trained("cnf", 3.0, "direct")], MACHINE_OF)
+    titles = [re.findall(r"'(\w+) on validation data", str(chart.definition.to_dict())) for chart in charts]
+    assert [set(found) for found in titles if found] == [{"KL"}, {"NLL"}]
+
+
+def test_trainings_of_another_machine_have_their_own_chart():
+    """Of a second task that was trained elsewhere nothing is lost; in one chart the times are of one machine."""
+    both = [trained("cnf", 3.0, "direct"), trained("cnf", 3.0, "direct", task="cnf[dataset=u1]", run_id="run-2")]
+    other = trained("planar", 3.5, run_id="run-2")
+    _, _, _, _, *charts = courses([*both, other], MACHINE_OF)
+    assert [type(chart) for chart in charts] == [Chart, Chart, Missing, Chart, Chart, Missing]
+    assert charts[2].what == "Validation against training time of 1 cell of other machines"
+
+
+def test_settings_of_a_training_are_not_joined_to_one_line():
+    """Two controllers are two charts, not one line that runs twice."""
+    forward, other, *_ = courses(
+        [trained("cnf", 3.0, "direct"), trained("cnf", 3.1, "direct", controller="pi", seed=0)], MACHINE_OF
+    )
+    assert [len(rows(chart)) for chart in (forward, other)] == [2, 2]
+
+
+def test_points_of_one_chart_are_told_apart():
+    """Options have no dash to show in points: they differ in colour, shape or filling."""
+    names = [*BACKENDS, *(f"direct[c={n}]" for n in range(MAX_SERIES - 1)), "mine", "yours"]
+    for chart in backward_evaluations([timed(name) for name in names]):
+        encoding = next(e for e in chart.definition.to_dict()["layer"] if e.get("mark", {}).get("type") == "point")[
+            "encoding"
+        ]
+        scales = [encoding[channel]["scale"]["range"] for channel in ("color", "shape", "fill")]
+        assert len(set(zip(*scales, strict=True))) == len(series(chart))
 
 
 def test_lines_that_hide_each_other_are_named():

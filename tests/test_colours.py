@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nodebench import registry
-from nodebench.reports.colours import BACKENDS, MODELS, style
+from nodebench.reports.colours import BACKENDS, MODELS, line_styles, point_styles, style
 from nodebench.reports.theme import PALETTES
 
 APART = 14
@@ -81,6 +81,22 @@ def test_options_keep_colour_and_shape():
     assert (compiled.colour, compiled.shape) == (base.colour, base.shape)
     assert not compiled.filled
     assert len({base.dash, compiled.dash, landed.dash}) == 3
+
+
+def test_options_of_one_chart_have_dashes_of_their_own():
+    """Where two would be dashed alike, one takes another dash, the same in every chart of these."""
+    labels = [f"direct[c={n}]" for n in range(14)]
+    assert len({style(label).dash for label in labels}) < len(labels)
+    found = line_styles(labels)
+    assert len({each.dash for each in found.values()}) == len(labels)
+    assert found == line_styles(reversed(labels))
+
+
+def test_points_of_options_have_looks_of_their_own():
+    """No two have colour, shape and filling alike, and built-in methods keep theirs."""
+    found = point_styles([*BACKENDS, *(f"{name}[c={n}]" for name in ("direct", "adjoint") for n in range(9)), "other"])
+    assert len({(each.colour, each.shape, each.filled) for each in found.values()}) == len(found)
+    assert {name: found[name] for name in BACKENDS} == BACKENDS
 
 
 def test_an_unknown_backend_always_looks_the_same():

@@ -141,6 +141,38 @@ def test_holes_have_reasons_and_the_best_is_marked():
     assert not adjoint[titles.index("step ms")].best
 
 
+def test_times_that_are_not_told_apart_are_marked_alike():
+    """The lowest time is not the best where the ratio does not say so."""
+    close = [timed("direct"), timed("adjoint", 1.01), timed("scipy", 2.0)]
+    table = tables(page(close))["cnf-comparison-1"]
+    at = [column.title for column in table.columns].index("step ms")
+    assert [row[at].best for row in table.rows] == [True, True, False]
+
+
+@pytest.mark.parametrize("axis", ["batch", "horizon"])
+def test_exponents_over_batch_and_time_span_are_shown(axis):
+    """What `nodebench scale` measured has a table, though each place is a comparison of its own."""
+    field = {"batch": "batch_size", "horizon": "horizon"}[axis]
+    cells = [timed("direct", **{field: n, "peak_memory_bytes": n * 2**20}) for n in (1, 2, 4, 8)]
+    table = tables(page(cells))[f"cnf-exponents-{axis}"]
+    assert tuple(entry.text for entry in table.rows[0][1:3]) == ("memory", "1.000")
+    assert "batch" not in table.rows[0][6].text if axis == "batch" else "batch 64" in table.rows[0][6].text
+
+
+def test_exponents_are_of_one_machine_each():
+    """Two devices on two machines have a law each; a place that was measured elsewhere is left out, and told."""
+
+    def steps(run_id, device, counts):
+        return [timed("direct", solver="rk4", first_step=1 / n, n_accepted=n, device=device, run_id=run_id,
+                      peak_memory_bytes=n * 2**20) for n in counts]  # fmt: skip
+
+    cells = [*steps("run-1", "cpu", (2, 4, 8)), *steps("run-2", "cuda", (2, 4, 8)), *steps("run-2", "cpu", (16,))]
+    document = page(cells, [run(), run("run-2", cpu="slide rule")])
+    table = tables(document)["cnf-exponents-steps"]
+    assert [row[5].text for row in table.rows if row[1].text == "memory"] == ["3", "3"]
+    assert "1 cell among the exponents" in [b.what for b in contents(document) if isinstance(b, Missing)]
+
+
 def test_it_opens_with_the_answer():
     """What is fastest, leanest and most exact, and what did not end well, before any section."""
     lead = " ".join(said(page(CELLS))[:12])
@@ -178,7 +210,8 @@ def test_unlike_machines_are_told_at_the_top():
 
 def test_a_training_that_failed_when_it_was_repeated_is_shown_with_that():
     """The table has what was reached before, and a sentence says how the newest attempt ended."""
-    failed = early(None, "timeout", model="planar", solver=None, rtol=None, created_at="2026-02-01", run_id="run-2")
+    failed = early(None, "timeout", model="planar", solver=None, rtol=None, max_steps=None, created_at="2026-02-01",
+                   run_id="run-2")  # fmt: skip
     document = page([trained("planar", 3.5), failed], [run(), run("run-2")])
     assert len(tables(document)["cnf-trained"].rows) == 1
     assert (

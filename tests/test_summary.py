@@ -145,6 +145,40 @@ def test_the_pareto_front_holds_what_nothing_beats():
     assert backends(only(cells).front) == ["adjoint", "checkpoint"]
 
 
+def test_only_a_cell_of_the_front_keeps_another_from_it():
+    """Times that overlap are not transitive: what is beaten by no cell of the front is on it."""
+    cells = [
+        timed("direct"),
+        timed("lean", 1.30, half=0.05, peak_memory_bytes=2**18),
+        timed("between", 1.22, half=0.05, peak_memory_bytes=2**19),
+        timed("fast", 1.14, half=0.05, peak_memory_bytes=2**19 + 2**18),
+    ]
+    found = only(cells)
+    assert backends(found.front) == ["direct", "lean", "fast"]
+    assert (
+        "Pareto front of error, memory and time: `direct`, `lean`, `fast`; none was shown to be at least as good as "
+        "these in all three and better in one." in answer_sentences(found)
+    )
+
+
+def test_a_cell_without_an_interval_of_its_time_has_no_place_on_the_front():
+    """From one start it is not known whether it is faster than any other."""
+    single = timed("adjoint", 0.5, ratio_low=None, ratio_high=None, verdict="undecided", peak_memory_bytes=1)
+    found = only([timed("direct"), single])
+    assert found.front == ()
+    assert any(text.startswith("Pareto front: not known") for text in answer_sentences(found))
+    assert backends(only([timed("direct"), single, timed("scipy", 2.0)]).front) == ["direct"]
+
+
+def test_what_is_not_known_is_said_in_whole_sentences():
+    """Of a pair of which one alone has its figures."""
+    found = only([timed("direct", grad_error_params=None), early("scipy")])
+    fastest, leanest, exact, *_ = answer_sentences(found)
+    assert fastest == "Fastest: not known, because fewer than two cells were timed together."
+    assert leanest == "Leanest: not known, because the peak memory of fewer than two cells is known."
+    assert exact == "Most exact: not known, because the error of d/dparams of fewer than two cells is known."
+
+
 @pytest.mark.parametrize("status", ["wrong_gradient", "incomparable"])
 def test_what_must_not_be_ranked_is_not(status):
     """However fast, lean and exact it is, it wins nothing, and the answer says why."""
@@ -189,6 +223,42 @@ def test_seeds_of_a_training_are_taken_together():
         "`cnf` (moons, preset smoke): best NLL 3.1 nats (mean of 2 seeds, 3 to 3.2) by cnf with `direct`; next is "
         "planar with 3.5 nats (a single seed). How much of that is the seed is not known."
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"controller": "pi"}, "controller"),
+        ({"threads": 2}, "threads"),
+        ({"max_steps": 7}, "max steps"),
+        ({"framework": "jax"}, "framework"),
+        ({"rtol": 1e-3}, "rtol"),
+        ({"batch_size": 8}, "batch"),
+    ],
+)
+def test_settings_of_a_training_are_not_taken_for_seeds(change, told):
+    """Two settings are two trainings, and their labels say in what they differ."""
+    (training,) = trainings([trained("cnf", 3.0, "direct"), trained("cnf", 3.2, "direct", **change)])
+    assert [len(each.records) for each in training.trained] == [1, 1]
+    assert [told in each.label for each in training.trained] == [True, True]
+    assert "mean of" not in training_sentence(training)
+
+
+def test_steps_of_a_fixed_solver_are_a_setting_of_its_training():
+    """Of an adaptive solver the first step follows from the weights, so from the seed."""
+    fixed = [trained("cnf", 3.0, "direct", solver="rk4", first_step=step, seed=seed)
+             for seed, step in enumerate((0.1, 0.2))]  # fmt: skip
+    (training,) = trainings(fixed)
+    assert [each.label for each in training.trained] == ["cnf with `direct` (step 0.1)", "cnf with `direct` (step 0.2)"]
+    adaptive = [trained("cnf", 3.0, "direct", first_step=step, seed=seed) for seed, step in enumerate((0.1, 0.2))]
+    assert [len(each.records) for each in trainings(adaptive)[0].trained] == [2]
+
+
+def test_a_seed_counts_once():
+    """Cells that differ in what a training does not know, such as the gradient's time span, are one seed."""
+    again = trained("cnf", 9.0, "direct", horizon=2.0, created_at="2026-02-01")
+    (training,) = trainings([trained("cnf", 3.0, "direct"), again])
+    assert [(len(each.records), each.mean) for each in training.trained] == [(1, 9.0)]
 
 
 def test_higher_metrics_may_be_better():

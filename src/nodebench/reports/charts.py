@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nodebench.reports.comparison import base_task, grouped, label, of_one_machine
+from nodebench.reports.comparison import base_task, grouped, label, of_one_machine, tolerances
 from nodebench.reports.document import Chart, Missing
 from nodebench.reports.formatting import interval, number
 from nodebench.reports.series import Axis, Row, coincident, guide, lines, points, split_series
@@ -131,15 +131,15 @@ def _charts(
     fitted: bool = False,
 ) -> list[Chart | Missing]:
     complete = [r for r in _ok(records) if (x.value(r) or 0) > 0 and (y.value(r) or 0) > 0]
-    if x.needs_machine or y.needs_machine:
-        complete = of_one_machine(complete, machine_of)
-    groups = [
-        group for group in grouped(complete, line_key) if _has_a_line(group, x.value if fitted else lambda r: r.cell_id)
-    ]
+    title = f"{y.name[0].upper()}{y.name[1:]} against {x.name}"
+    lines_of = grouped(complete, line_key)
+    timed = x.needs_machine or y.needs_machine
+    alike = [of_one_machine(group, machine_of) for group in lines_of] if timed else lines_of
+    groups = [group for group in alike if _has_a_line(group, x.value if fitted else lambda r: r.cell_id)]
+    elsewhere = of_other_machines(title, len(complete) - sum(map(len, alike)))
     if not groups:
         what, _, reason = missing.partition(": ")
-        return [Missing(what, reason)]
-    title = f"{y.name[0].upper()}{y.name[1:]} against {x.name}"
+        return [Missing(what, reason), *elsewhere]
     drawn: list[tuple[Sequence[Record], list[Row]]] = [
         (group, part)
         for group in sorted(groups, key=len, reverse=True)[:MAX_CHARTS]
@@ -156,7 +156,15 @@ def _charts(
     ]
     if len(groups) > MAX_CHARTS:
         charts.append(_left_out(title, len(groups) - MAX_CHARTS))
-    return charts
+    return [*charts, *elsewhere]
+
+
+def of_other_machines(title: str, n: int) -> list[Missing]:
+    """What is said of records that no chart shows for the sake of their machine; nothing where there are none."""
+    reason = (
+        "a chart has times of one machine, that with most of its records; a report of single runs shows the others."
+    )
+    return [Missing(f"{title} of {n} cell{'s' if n > 1 else ''} of other machines", reason)] if n else []
 
 
 def _left_out(title: str, n: int) -> Missing:
@@ -194,12 +202,23 @@ def hidden(rows: Sequence[Row]) -> str:
     return "".join(f" On each other lie {text}." for text in texts if text)
 
 
-def line_setting(record: Record) -> str:
-    """What the points of a line have in common, in words."""
-    parts = [f"`{record.task}` {record.model}", str(record.solver), f"batch {record.batch_size}"]
+def line_setting(record: Record, varied: str = "") -> str:
+    """What the points of a line have in common, in words.
+
+    Args:
+        record: One of them.
+        varied: `batch` or `horizon` where they differ in it.
+    """
+    parts = [f"`{record.task}` {record.model}", str(record.solver)]
+    if varied in ("batch", "horizon"):
+        parts.append(tolerances(record))
+    if varied != "batch":
+        parts.append(f"batch {record.batch_size}")
     parts.append(f"{record.dtype} on {record.device}")
     if record.seed:
         parts.append(f"seed {record.seed}")
+    if record.horizon != 1 and varied != "horizon":
+        parts.append(f"time span times {number(record.horizon)}")
     return ", ".join([*parts, f"preset {record.preset}"])
 
 
@@ -221,7 +240,7 @@ def _ok(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record.status == "ok" and record.backend is not None]
 
 
-def line_key(record: Record) -> Hashable:
+def line_key(record: Record) -> tuple[Hashable, ...]:
     """What the records of one chart have in common: all but backend, tolerance and steps."""
     return (
         record.task, record.model, record.dataset, record.solver, record.controller, record.dtype, record.device,

@@ -1,13 +1,17 @@
 """How a backend looks: the same colour, shape and dash in every chart of every report.
 
 Few colours stay apart for colour-blind readers, and fewer that are seen on white and on black alike. So colour never
-stands alone: two backends of like colours have other shapes, and lines of like colours other dashes.
+stands alone: two backends of like colours have other shapes, and lines of like colours other dashes. Options make more
+looks than there are; what is drawn in one chart is told apart there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import product
+from typing import Literal, TypeVar
 from zlib import crc32
+
+T = TypeVar("T")
 
 Dash = tuple[int, ...]
 Shape = Literal[
@@ -87,6 +91,46 @@ def style(label: str) -> Style:
     base, _, options = label.partition("[")
     known = BACKENDS.get(base) or MODELS.get(base) or _derived(base)
     return replace(known, dash=VARIANTS[crc32(options.encode()) % len(VARIANTS)], filled=False) if options else known
+
+
+def line_styles(labels: Iterable[str]) -> dict[str, Style]:
+    """The styles of lines in one chart: of those that options alone set apart no two have one dash.
+
+    Where two would, the later one in the order of their options takes the next dash that is left.
+    """
+    found: dict[str, Style] = {}
+    taken: set[tuple[str, Dash]] = set()
+    for label in sorted(labels):
+        own = style(label)
+        base, _, options = label.partition("[")
+        at = VARIANTS.index(own.dash) if options else 0
+        dashes = (*VARIANTS[at:], *VARIANTS[:at]) if options else (own.dash,)
+        dash = next((each for each in dashes if (base, each) not in taken), own.dash)
+        taken.add((base, dash))
+        found[label] = replace(own, dash=dash)
+    return found
+
+
+def point_styles(labels: Iterable[str]) -> dict[str, Style]:
+    """The styles of points in one chart: no two have colour, shape and filling alike.
+
+    Built-in methods without options look as they do everywhere. Where two others would look alike, the later one in the
+    order of their names takes the next shape that is left, and then the next colour.
+    """
+    found: dict[str, Style] = {}
+    taken: set[tuple[str, Shape, bool]] = set()
+    for label in sorted(labels, key=lambda name: (name not in BACKENDS and name not in MODELS, name)):
+        own = style(label)
+        looks = product(_from(own.colour, COLOURS), _from(own.shape, SHAPES), [own.filled])
+        colour, shape, filled = next((look for look in looks if look not in taken), (own.colour, own.shape, own.filled))
+        taken.add((colour, shape, filled))
+        found[label] = replace(own, colour=colour, shape=shape)
+    return found
+
+
+def _from(own: T, choices: Sequence[T]) -> list[T]:
+    """What something has by itself, then the other choices in their order."""
+    return [own, *(each for each in choices if each != own)]
 
 
 def _derived(name: str) -> Style:

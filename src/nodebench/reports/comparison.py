@@ -8,6 +8,7 @@ from nodebench.reports.formatting import number
 from nodebench.results.environment import differences
 from nodebench.results.record import Record
 from nodebench.results.store import Run
+from nodebench.solvers.methods import method
 
 NOT_COMPARED = ("wrong_gradient", "incomparable")
 """Statuses of cells that were measured and must not be ranked."""
@@ -131,6 +132,13 @@ def setting(record: Record) -> str:
         f"preset {record.preset}",
     ]
     return ", ".join(parts)
+
+
+def fixed_step(record: Record) -> float | None:
+    """The step of a solver that does not choose its own; the first step of another follows from the problem."""
+    if record.solver is None or method(record.solver).adaptive:
+        return None
+    return record.first_step
 
 
 def tolerances(record: Record) -> str:

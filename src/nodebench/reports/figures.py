@@ -8,8 +8,8 @@ from nodebench.reports.comparison import Comparison
 from nodebench.reports.document import Column, Entry, Table
 from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
 from nodebench.reports.sentences import reason, unit
+from nodebench.reports.summary import fastest
 from nodebench.results.record import Record
-from nodebench.results.scaling import Scaling
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Figure:
         column: The column.
         value: What it is sorted by; an interval by its lower end.
         text: How a value is printed.
-        ranked: Whether the lowest is marked as the best: among cells that ended well, or that were timed together.
+        ranked: What is marked as the best: `all` for the lowest among cells that ended well, `timed` for the fastest of
+            those that were timed together and all that are not told from it.
         hole: Why it is missing, of a cell that ended well.
         optional: Whether the column is left out where no cell has it.
     """
@@ -47,7 +48,12 @@ def comparison_table(name: str, comparison: Comparison) -> Table:
     """All figures of a comparison, a row for each backend; the best among the ranked cells are marked."""
     together = {record.cell_id for record in comparison.timed}
     elsewhere = {record.cell_id for record in comparison.timed_elsewhere}
-    ranked = {"all": {record.cell_id for record in comparison.ranked}, "timed": together, "": set()}
+    first = fastest(comparison.timed)
+    ranked = {
+        "all": {record.cell_id for record in comparison.ranked},
+        "timed": {record.cell_id for record in (first.record, *first.undistinguished)} if first else set(),
+        "": set(),
+    }
     several = len({record.run_id for record in comparison.records}) > 1
     shown = _shown([*COMPARED, RUN] if several else COMPARED, comparison.records)
     columns = [_marked(each, comparison.records, ranked[each.ranked]) for each in shown]
@@ -81,27 +87,6 @@ def sweep_table(name: str, records: Iterable[Record]) -> Table:
     return Table(name, "Trained networks, solved at other tolerances.", columns, rows)
 
 
-def exponents_table(name: str, axis: str, laws: Sequence[tuple[str, Scaling]]) -> Table:
-    """Measured exponents beside those of theory.
-
-    Args:
-        name: Name of the table.
-        axis: What was varied, in words.
-        laws: Exponents, each with its setting in words.
-    """
-    columns = (
-        Column("backend", numeric=False),
-        Column("quantity", numeric=False),
-        Column("exponent", f"p of the law quantity ~ ({axis})^p, fitted by least squares of the logarithms."),
-        Column("95 %", "Interval of the exponent."),
-        Column("theory", "The exponent that theory states for the method."),
-        Column("points"),
-        Column("setting", numeric=False),
-    )
-    rows = tuple(_law_row(setting, scaling) for setting, scaling in laws)
-    return Table(name, f"Exponents over {axis}: measured, and theory's.", columns, rows)
-
-
 def settings_table(name: str, records: Iterable[Record], fields: Sequence[str]) -> Table:
     """Settings of every cell, out of `SETTINGS`."""
     records = list(records)
@@ -124,9 +109,11 @@ def _shown(figures: Sequence[Figure], records: Sequence[Record]) -> list[Figure]
 
 
 def _marked(figure: Figure, records: Sequence[Record], ranked: Collection[str]) -> list[Entry]:
-    """Entries of a column, those marked that print as the lowest of at least two ranked cells does."""
+    """Entries of a column with the best marked: of the lowest of at least two, all that print alike."""
     entries = [figure.entry(record) for record in records]
     pairs = list(zip(records, entries, strict=True))
+    if figure.ranked == "timed":
+        return [replace(entry, best=record.cell_id in ranked) for record, entry in pairs]
     values = [e.value for record, e in pairs if record.cell_id in ranked and isinstance(e.value, int | float)]
     if len(values) < 2:
         return entries
@@ -143,19 +130,6 @@ def _sweep_row(record: Record, entry: dict[str, Any]) -> tuple[Entry, ...]:
         Entry(count(entry["nfe_forward"]), entry["nfe_forward"], why),
         Entry(number(entry["solution_error"], 2), entry["solution_error"], why),
         Entry(milliseconds(entry["forward_s"]), entry["forward_s"], why),
-    )
-
-
-def _law_row(setting: str, scaling: Scaling) -> tuple[Entry, ...]:
-    law = scaling.law
-    return (
-        Entry(f"`{scaling.backend}`", scaling.backend),
-        Entry(scaling.quantity, scaling.quantity),
-        Entry(ABSENT, reason=scaling.reason) if law is None else Entry(f"{law.exponent:.3f}", law.exponent),
-        Entry(ABSENT) if law is None else Entry(f"{law.low:.3f}..{law.high:.3f}", law.low),
-        Entry(number(scaling.theory), scaling.theory),
-        Entry(ABSENT) if law is None else Entry(str(law.n_points), law.n_points),
-        Entry(setting, setting),
     )
 
 
@@ -226,7 +200,13 @@ COMPARED = (
         mebibytes,
         "all",
     ),
-    Figure(Column("step ms", "Time of a gradient step."), lambda r: r.step_s, milliseconds, "timed", _untimed),
+    Figure(
+        Column("step ms", "Time of a gradient step; marked are the fastest and those that are not told from it."),
+        lambda r: r.step_s,
+        milliseconds,
+        "timed",
+        _untimed,
+    ),
     Figure(Column("95 % ms", "Interval of the time."), lambda r: _ends(r.step_s_low, r.step_s_high, 1000)),
     Figure(Column("ratio", "Time relative to that of the control."), lambda r: r.ratio, number, hole=_no_ratio),
     Figure(Column("95 % ratio", "Interval of the ratio."), lambda r: _ends(r.ratio_low, r.ratio_high)),

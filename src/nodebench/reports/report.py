@@ -112,7 +112,7 @@ def _answers_table(answers: Sequence[Answer]) -> Table:
             ("not shown slower", "Cannot be told from the fastest: the intervals overlap."),
             ("leanest", "Lowest peak memory; several where they print alike."),
             ("most exact", "Smallest error of d/dparams; several where they print alike."),
-            ("Pareto front", "No other is at least as good in error, memory and time, and better in one."),
+            ("Pareto front", "None was shown to be at least as good in error, memory and time, and better in one."),
             ("setting", ""),
         )
     )
@@ -133,7 +133,12 @@ def _answer_row(answer: Answer) -> tuple[Entry, ...]:
         _names(fastest.undistinguished if fastest else (), untimed),
         _least(answer.leanest),
         _least(answer.most_exact),
-        _names(answer.front, None if answer.front else "fewer than two cells have error, memory and time."),
+        _names(
+            answer.front,
+            None
+            if answer.front
+            else "fewer than two cells timed together have error, memory, and time with its interval.",
+        ),
         Entry(comparison.setting, comparison.setting),
     )
 

@@ -50,7 +50,8 @@ def since_sentence(record: Record, failure: Record) -> str:
 def fastest_sentence(fastest: Fastest | None, timed: Sequence[Record]) -> str:
     """Who was fastest, and who cannot be told from it."""
     if fastest is None:
-        return f"Fastest: not known, because {_of(len(timed), 'cell was', 'cells were')} timed against another."
+        few = "fewer than two cells were timed together" if len(timed) < 2 else "no ratio of times has an interval"
+        return f"Fastest: not known, because {few}."
     best = fastest.record
     time = f"{milliseconds(best.step_s)} ms a step{_between(best.step_s_low, best.step_s_high, 1000)}"
     relation = relative_time(best)
@@ -73,9 +74,7 @@ def training_sentence(training: Training) -> str:
     first = best.records[0]
     where = f"`{first.task}` ({first.dataset}, preset {first.preset})"
     if not others:
-        return (
-            f"{where}: {best.label} reaches a {first.metric_name} of {_metric(best)}; nothing else was trained there."
-        )
+        return f"{where}: {best.label} reaches {first.metric_name} {_metric(best)}; nothing else was trained there."
     tied = [other for other in others if _value(other.mean) == _value(best.mean)]
     if tied:
         alike = ", ".join(each.label for each in [best, *tied])
@@ -138,7 +137,7 @@ def _elsewhere(elsewhere: Sequence[Record], timed: Sequence[Record]) -> list[str
 
 def _least_sentence(title: str, least: Least | None, figure: str, measure: str) -> str:
     if least is None:
-        return f"{title}: not known, because fewer than two cells have a {figure}."
+        return f"{title}: not known, because the {figure} of fewer than two cells is known."
     value = f"{least.text} {measure}".strip()
     if len(least.records) == least.n_compared:
         return f"{title}: all alike, {figure} {value}."
@@ -152,11 +151,15 @@ def _least_sentence(title: str, least: Least | None, figure: str, measure: str) 
 
 def _front_sentence(front: Sequence[Record]) -> str:
     if not front:
-        return "Pareto front: not known, because fewer than two cells timed together have error, memory and time."
-    title = "Pareto front of error, memory and time"
-    if len(front) == 1:
-        return f"{title}: {_name(front[0])} alone; no other was shown to be better in any of them."
-    return f"{title}, where each is better than the others in something: {names(front)}."
+        return (
+            "Pareto front: not known, because fewer than two cells timed together have error, memory, and time with "
+            "its interval."
+        )
+    these = "it" if len(front) == 1 else "these"
+    return (
+        f"Pareto front of error, memory and time: {names(front)}; none was shown to be at least as good as {these} in "
+        "all three and better in one."
+    )
 
 
 def _undecided(undecided: Sequence[Record]) -> list[str]:

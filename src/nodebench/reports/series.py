@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from nodebench.reports.colours import Style, style
+from nodebench.reports.colours import Style, line_styles, point_styles
 
 MAX_SERIES = 14
 """Series beyond which a chart is split: more cannot be told apart."""
@@ -73,12 +73,13 @@ def lines(rows: Sequence[Row], x: Axis, y: Axis, title: str, tooltip: Mapping[st
     """
     x = x.spanning(row.get(field) for row in rows for field in ("x", "x_low", "x_high"))
     y = y.spanning(row.get(field) for row in rows for field in ("y", "y_low", "y_high"))
-    base = _base(rows, x, y)
+    looks = line_styles(_labels(rows))
+    base = _base(looks, x, y)
     shown = _tooltip(x, y, tooltip)
     joined = base.mark_line(strokeWidth=1.8).encode(
-        strokeDash=_scaled(alt.StrokeDash, rows), order=alt.Order("order:Q")
+        strokeDash=_scaled(alt.StrokeDash, looks), order=alt.Order("order:Q")
     )
-    layers = [joined, _points(base, rows, shown)]
+    layers = [joined, _points(base, looks, shown)]
     for channel, low, high in ((alt.X, "x_low", "x_high"), (alt.Y, "y_low", "y_high")):
         if any(row.get(low) is not None for row in rows):
             layers.insert(0, _intervals(base, channel, low, high, x if channel is alt.X else y))
@@ -89,7 +90,8 @@ def points(
     rows: Sequence[Row], x: Axis, y: Axis, title: str, tooltip: Mapping[str, str], guides: Sequence[Any] = ()
 ) -> Any:
     """Points above guide lines."""
-    return _framed([*guides, _points(_base(rows, x, y), rows, _tooltip(x, y, tooltip))], rows, title)
+    looks = point_styles(_labels(rows))
+    return _framed([*guides, _points(_base(looks, x, y), looks, _tooltip(x, y, tooltip))], rows, title)
 
 
 def guide(x: Axis, y: Axis, ends: Sequence[tuple[float, float]], text: str) -> Any:
@@ -117,8 +119,8 @@ def split_series(rows: Sequence[Row]) -> list[list[Row]]:
     return [[row for row in rows if row["series"] in part] for part in parts]
 
 
-def _base(rows: Sequence[Row], x: Axis, y: Axis) -> Any:
-    return alt.Chart().encode(x=x.encoding(alt.X, "x"), y=y.encoding(alt.Y, "y"), color=_scaled(alt.Color, rows))
+def _base(looks: Mapping[str, Style], x: Axis, y: Axis) -> Any:
+    return alt.Chart().encode(x=x.encoding(alt.X, "x"), y=y.encoding(alt.Y, "y"), color=_scaled(alt.Color, looks))
 
 
 def _short(row: Row) -> dict[str, Any]:
@@ -131,10 +133,10 @@ def _tooltip(x: Axis, y: Axis, more: Mapping[str, str]) -> list[Any]:
     return [*(alt.Tooltip(f"{field}:N", title=name) for field, name in more.items()), *axes]
 
 
-def _points(base: Any, rows: Sequence[Row], tooltip: Sequence[Any]) -> Any:
+def _points(base: Any, looks: Mapping[str, Style], tooltip: Sequence[Any]) -> Any:
     return base.mark_point(size=70, strokeWidth=1.8, opacity=1).encode(
-        shape=_scaled(alt.Shape, rows),
-        fill=_scaled(alt.Fill, rows),
+        shape=_scaled(alt.Shape, looks),
+        fill=_scaled(alt.Fill, looks),
         tooltip=tooltip,
     )
 
@@ -145,10 +147,9 @@ def _intervals(base: Any, channel: type[Any], low: str, high: str, axis: Axis) -
     return base.mark_rule(strokeWidth=1.4).encode(**ends)
 
 
-def _scaled(channel: type[Any], rows: Sequence[Row]) -> Any:
-    labels = _labels(rows)
-    styles = [style(label) for label in labels]
-    values = [_value(channel, each) for each in styles]
+def _scaled(channel: type[Any], looks: Mapping[str, Style]) -> Any:
+    labels = sorted(looks)
+    values = [_value(channel, looks[label]) for label in labels]
     columns = 1 if any(len(label) > LONG_LABEL for label in labels) else 2
     legend = alt.Legend(title=None, orient="bottom", columns=columns, labelLimit=320)
     return channel("series:N", scale=alt.Scale(domain=labels, range=values), legend=legend)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
-from nodebench.reports.comparison import NOT_COMPARED, Comparison, grouped, label, newest
+from nodebench.reports.comparison import NOT_COMPARED, Comparison, fixed_step, grouped, label, newest
 from nodebench.reports.formatting import mebibytes, number
 from nodebench.results.record import Record
 
@@ -49,8 +49,8 @@ class Answer:
         fastest: Who was fastest; None where fewer than two cells were timed together.
         leanest: Who had the lowest peak of memory; None where fewer than two cells have the figure.
         most_exact: Who had the smallest error of d/dparams; None where fewer than two cells have the figure.
-        front: Cells than which no other is at least as good in error, memory and time and better in one of them; empty
-            where fewer than two cells have all three figures.
+        front: Cells than which no other was shown to be at least as good in error, memory and time and better in one of
+            them; empty where fewer than two cells have all three figures.
         undecided: Cells of which it could not be said whether they are faster or slower than the control.
         not_ranked: Cells that were measured and whose figures must not be ranked.
         failed: Cells that ended otherwise than with figures.
@@ -71,22 +71,18 @@ class Trained:
     """What trainings of one model reached that differ in the seed alone.
 
     Attributes:
+        label: The model, with its backend where it has one, and with what sets it apart from others of that name.
         records: One for each seed.
         mean: Mean of the metric over the seeds.
         low: The smallest value.
         high: The largest value.
     """
 
+    label: str
     records: tuple[Record, ...]
     mean: float
     low: float
     high: float
-
-    @property
-    def label(self) -> str:
-        """The model, with its backend where it has one."""
-        first = self.records[0]
-        return f"{first.model} with `{first.backend}`" if first.backend else first.model
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ def answer(comparison: Comparison) -> Answer:
     records = comparison.records
     return Answer(
         comparison,
-        _fastest(comparison.timed),
+        fastest(comparison.timed),
         least(comparison.ranked, lambda record: record.peak_memory_bytes, mebibytes),
         least(comparison.ranked, lambda record: record.grad_error_params, lambda value: number(value, 2)),
         front(comparison.timed),
@@ -136,14 +132,30 @@ def least(
 
 
 def front(timed: Sequence[Record]) -> tuple[Record, ...]:
-    """Cells that no other dominates in error, memory and time; empty where fewer than two have all three figures.
+    """Cells that none on the front dominates in error, memory and time; empty where fewer than two have all three.
 
-    Errors and bytes that print alike are equal, and so are times that cannot be told apart.
+    Errors and bytes that print alike are equal, and so are times that cannot be told apart. To be told apart is not
+    transitive: a cell that is not on the front keeps no other from it.
     """
-    complete = [r for r in timed if r.grad_error_params is not None and r.peak_memory_bytes is not None]
-    if len(complete) < 2:
+    places = [(place, record) for record in timed if (place := _place(record)) is not None]
+    if len(places) < 2:
         return ()
-    return tuple(record for record in complete if not any(_dominates(other, record) for other in complete))
+    found: list[Record] = []
+    # In this order each comes after all that may dominate it.
+    for _, record in sorted(places, key=lambda pair: pair[0]):
+        if not any(_dominates(other, record) for other in found):
+            found.append(record)
+    return tuple(record for _, record in places if any(record is each for each in found))
+
+
+def fastest(timed: Sequence[Record]) -> Fastest | None:
+    """Who took the least time of cells that were timed together; None where fewer than two were."""
+    found = [(time[0], record) for record in timed if (time := relative_time(record)) is not None]
+    if len(timed) < 2 or not found:
+        return None
+    _, best = min(found, key=lambda pair: pair[0])
+    others = (record for record in timed if record is not best)
+    return Fastest(best, tuple(record for record in others if not surely_faster(best, record)))
 
 
 def relative_time(record: Record) -> tuple[float, float, float] | None:
@@ -172,24 +184,61 @@ def trainings(records: Iterable[Record]) -> list[Training]:
 
 def _training(records: Sequence[Record]) -> Training:
     ranked = (record for record in records if record.status == "ok")
-    models = grouped(ranked, lambda r: (r.model, r.backend, r.solver, r.rtol, r.atol, r.dtype, r.batch_size))
+    models = [
+        _one_of_each_seed(same) for same in grouped(ranked, lambda r: (_name(r), *_training_settings(r).values()))
+    ]
     sign = -1 if records[0].metric_direction == "higher" else 1
-    trained = sorted((_trained(same) for same in models), key=lambda each: sign * each.mean)
+    labels = _labels([same[0] for same in models])
+    trained = sorted(map(_trained, labels, models), key=lambda each: sign * each.mean)
     return Training(tuple(trained), tuple(record for record in records if record.status != "ok"))
 
 
-def _trained(records: Sequence[Record]) -> Trained:
+def _one_of_each_seed(records: Sequence[Record]) -> list[Record]:
+    """The newest of each seed: the gradient's time span, say, makes another cell and the same training."""
+    seeds: dict[int, Record] = {}
+    for record in sorted(records, key=lambda r: r.created_at):
+        seeds[record.seed] = record
+    return list(seeds.values())
+
+
+def _training_settings(record: Record) -> dict[str, Any]:
+    """What trainings of one model may differ in, by what it is called in a label."""
+    return {
+        "": record.solver,
+        "rtol": record.rtol,
+        "atol": record.atol,
+        "step": fixed_step(record),
+        "batch": record.batch_size,
+        "dtype": record.dtype,
+        "controller": record.controller,
+        "max steps": record.max_steps,
+        "threads": record.threads,
+        "framework": record.framework,
+    }
+
+
+def _name(record: Record) -> str:
+    return f"{record.model} with `{record.backend}`" if record.backend else record.model
+
+
+def _labels(firsts: Sequence[Record]) -> list[str]:
+    """A label for each of several trainings: its name, and where others have that name too, what sets it apart."""
+    labels = []
+    for record in firsts:
+        own = _training_settings(record)
+        others = [_training_settings(other) for other in firsts if _name(other) == _name(record)]
+        unlike = [f"{key} {_text(value)}".strip() for key, value in own.items() if {o[key] for o in others} != {value}]
+        labels.append(_name(record) + (f" ({', '.join(unlike)})" if unlike else ""))
+    return labels
+
+
+def _text(value: Any) -> str:
+    return number(value) if value is None or isinstance(value, float) else str(value)
+
+
+def _trained(label: str, records: Sequence[Record]) -> Trained:
     values = [record.metric_value for record in records if record.metric_value is not None]
-    return Trained(tuple(records), fsum(values) / len(values), min(values), max(values))
-
-
-def _fastest(timed: Sequence[Record]) -> Fastest | None:
-    found = [(time[0], record) for record in timed if (time := relative_time(record)) is not None]
-    if len(timed) < 2 or not found:
-        return None
-    _, best = min(found, key=lambda pair: pair[0])
-    others = (record for record in timed if record is not best)
-    return Fastest(best, tuple(record for record in others if not surely_faster(best, record)))
+    return Trained(label, tuple(records), fsum(values) / len(values), min(values), max(values))
 
 
 def _verdict_between(one: Record, other: Record) -> tuple[str | None, ...]:
@@ -198,16 +247,17 @@ def _verdict_between(one: Record, other: Record) -> tuple[str | None, ...]:
     return tuple(first.verdict for first, second in pairs if first.control == label(second) and second.control is None)
 
 
+def _place(record: Record) -> tuple[float, float, float] | None:
+    """Error and bytes as they print, and time relative to the control's; None where one is missing."""
+    error, memory, time = record.grad_error_params, record.peak_memory_bytes, relative_time(record)
+    if error is None or memory is None or time is None:
+        return None
+    return (float(number(error, 2)), float(mebibytes(memory)), time[0])
+
+
 def _dominates(one: Record, other: Record) -> bool:
-    if one is other or surely_faster(other, one):
+    first, second = _place(one), _place(other)
+    if first is None or second is None or surely_faster(other, one):
         return False
-    errors = _order(one.grad_error_params, other.grad_error_params, lambda value: number(value, 2))
-    bytes_ = _order(one.peak_memory_bytes, other.peak_memory_bytes, mebibytes)
-    return max(errors, bytes_) <= 0 and (min(errors, bytes_) < 0 or surely_faster(one, other))
-
-
-def _order(one: float | None, other: float | None, text: Callable[[Any], str]) -> int:
-    """-1 where the first is less, 0 where both print alike or one is missing, 1 where it is more."""
-    if one is None or other is None or text(one) == text(other):
-        return 0
-    return -1 if one < other else 1
+    as_good = first[0] <= second[0] and first[1] <= second[1]
+    return as_good and (first[:2] != second[:2] or surely_faster(one, other))

@@ -4,17 +4,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nodebench.pictures import Clouds, Picture
-from nodebench.reports.charts import backward_evaluations, growth, line_key, line_setting, work_precision
-from nodebench.reports.comparison import base_task, comparisons, grouped, newest, of_one_machine
+from nodebench.reports.charts import backward_evaluations, growth, work_precision
+from nodebench.reports.comparison import base_task, comparisons, grouped, newest
 from nodebench.reports.document import Block, Bullets, Details, Drawing, Missing, Section
-from nodebench.reports.figures import TRAINED, comparison_table, exponents_table, records_table, sweep_table
+from nodebench.reports.exponents import exponents
+from nodebench.reports.figures import TRAINED, comparison_table, records_table, sweep_table
 from nodebench.reports.notation import key
 from nodebench.reports.sentences import absence_sentences, answer_sentences, since_sentence
 from nodebench.reports.summary import Answer, answer
 from nodebench.reports.training_charts import courses
 from nodebench.results.record import Record
-from nodebench.results.scaling import Axis, Scaling, scalings
-from nodebench.solvers.methods import method
 
 MAX_OPEN = 6
 """Settings of a task whose tables stand open; those of the others are folded away."""
@@ -77,7 +76,7 @@ def task_section(task: TaskContents, pictures: Callable[[Record], tuple[Picture,
     blocks: tuple[Block, ...] = (
         *_comparisons(task),
         *_trained(task),
-        *_exponents(task),
+        *exponents(key(task.name), task.measured, task.machine_of),
         *work_precision(task.measured, task.machine_of),
         *growth(task.measured, task.machine_of),
         *backward_evaluations(task.measured),
@@ -127,21 +126,6 @@ def _trained(task: TaskContents) -> Iterator[Block]:
         yield sweep_table(f"{key(task.name)}-sweep", swept)
     else:
         yield Missing("tolerance sweep of trained networks", "it needs a trained ODE model with an adaptive solver.")
-
-
-def _exponents(task: TaskContents) -> Iterator[Block]:
-    laws: dict[Axis, list[tuple[str, Scaling]]] = {"steps": [], "tolerance": []}
-    measured = [record for record in task.measured if record.status == "ok" and record.solver is not None]
-    for line in grouped(of_one_machine(measured, task.machine_of), line_key):
-        axis: Axis = "tolerance" if method(str(line[0].solver)).adaptive else "steps"
-        setting = line_setting(line[0])
-        laws[axis] += [(setting, scaling) for scaling in scalings(line, axis) if scaling.law is not None]
-    for over, found in laws.items():
-        if found:
-            yield exponents_table(f"{key(task.name)}-exponents-{over}", over, found)
-    if not any(laws.values()):
-        reason = "they need three numbers of steps or tolerances of one backend; run `nodebench scale`."
-        yield Missing("exponents of memory, evaluations and time", reason)
 
 
 def _drawings(task: TaskContents, pictures: Callable[[Record], tuple[Picture, ...]]) -> Iterator[Block]:

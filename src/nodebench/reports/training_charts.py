@@ -1,10 +1,10 @@
 """Charts of trainings, epoch by epoch. Where the records do not suffice for one, it says why."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nodebench.reports.charts import MAX_CHARTS, hidden, named
-from nodebench.reports.comparison import base_task, grouped, label, of_one_machine
+from nodebench.reports.charts import MAX_CHARTS, hidden, named, of_other_machines
+from nodebench.reports.comparison import base_task, fixed_step, grouped, label, of_one_machine
 from nodebench.reports.document import Chart, Missing
 from nodebench.reports.formatting import number
 from nodebench.reports.series import Axis, Row, lines, split_series
@@ -24,7 +24,7 @@ class Course:
         title: Title of the chart.
         x: The horizontal axis.
         x_of: Its value in an epoch.
-        y: The vertical axis.
+        y: The vertical axis of a chart, by one of its records.
         y_of: Its value in an epoch.
         missing: Why there is no such chart where no training has the figures.
     """
@@ -33,7 +33,7 @@ class Course:
     title: str
     x: Axis
     x_of: Callable[[Epoch], float | None]
-    y: Axis
+    y: Callable[[Record], Axis]
     y_of: Callable[[Epoch], float | None]
     missing: str
 
@@ -52,12 +52,9 @@ def courses(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Ch
         machine_of: Which runs were taken on machines alike, as `comparison.machines` says.
     """
     trained = [record for record in records if record.status == "ok" and record.history]
-    name = next((record.metric_name for record in trained), "metric")
-    unit = next((record.metric_unit for record in trained), None)
-    metric = Axis(f"{name} on validation data" + (f", {unit}" if unit not in (None, "", "1") else ""))
     by_epoch = [
         Course(
-            f"nfe-{way}", f"Evaluations of the {what} by epoch", EPOCH, _of("epoch"), Axis("evaluations of a step"),
+            f"nfe-{way}", f"Evaluations of the {what} by epoch", EPOCH, _of("epoch"), _named("evaluations of a step"),
             _of(f"nfe_{way}"), UNCOUNTED,
         )
         for way, what in (("forward", "forward solve"), ("backward", "backward pass"))
@@ -65,35 +62,48 @@ def courses(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Ch
     by_time = [
         Course(key, f"{what} against training time", TRAINING_TIME, _of("train_s"), axis, _of(figure), UNTRAINED)
         for key, what, axis, figure in (
-            ("validation-against-time", "Validation", metric, "validation"),
-            ("loss-against-time", "Training loss", Axis("mean training loss of an epoch"), "train_loss"),
+            ("validation-against-time", "Validation", _metric, "validation"),
+            ("loss-against-time", "Training loss", _named("mean training loss of an epoch"), "train_loss"),
         )
     ]
     return [
-        *(chart for course in by_epoch for chart in _charts(trained, course, "")),
-        *(
-            chart
-            for course in by_time
-            for chart in _charts(of_one_machine(trained, machine_of), course, " All times are of one machine.")
-        ),
+        *(chart for course in by_epoch for chart in _charts(_groups(trained), course, "")),
+        *(chart for course in by_time for chart in _timed(_groups(trained), course, machine_of)),
     ]
+
+
+def _named(title: str) -> Callable[[Record], Axis]:
+    return lambda _: Axis(title)
+
+
+def _metric(record: Record) -> Axis:
+    unit = "" if record.metric_unit in (None, "", "1") else f", {record.metric_unit}"
+    return Axis(f"{record.metric_name or 'metric'} on validation data{unit}")
 
 
 def _of(figure: str) -> Callable[[Epoch], float | None]:
     return lambda epoch: epoch.get(figure)
 
 
-def _charts(trained: Sequence[Record], course: Course, note: str) -> list[Chart | Missing]:
-    groups = [(group, rows) for group in _groups(trained) if (rows := _rows(group, course))]
+def _timed(groups: Sequence[Sequence[Record]], course: Course, machine_of: Mapping[str, int]) -> list[Chart | Missing]:
+    alike = [of_one_machine(group, machine_of) for group in groups]
+    left = {record.cell_id for group in groups for record in group}
+    left -= {record.cell_id for group in alike for record in group}
+    charts = _charts(alike, course, " All times are of one machine.")
+    return [*charts, *of_other_machines(course.title, len(left))]
+
+
+def _charts(trained: Sequence[Sequence[Record]], course: Course, note: str) -> list[Chart | Missing]:
+    groups = [(group, rows) for group in trained if (rows := _rows(group, course))]
     if not groups:
         return [Missing(course.title, course.missing)]
-    stem = f"{base_task(trained[0])}-{course.name}"
+    stem = f"{base_task(trained[0][0])}-{course.name}"
     drawn = [(group, part) for group, rows in groups[:MAX_CHARTS] for part in split_series(rows)]
     charts: list[Chart | Missing] = [
         Chart(
             name,
             f"{course.title}: {_setting(group)}.{note}{hidden(part)}",
-            lines(part, course.x, course.y, course.title, TOOLTIP),
+            lines(part, course.x, course.y(group[0]), course.title, TOOLTIP),
         )
         for name, (group, part) in named(stem, drawn)
     ]
@@ -106,13 +116,27 @@ def _charts(trained: Sequence[Record], course: Course, note: str) -> list[Chart 
 def _groups(trained: Sequence[Record]) -> list[list[Record]]:
     """Trainings that one chart may show: the lowest seed, and one ODE model and solver, beside the other models."""
     groups = []
-    for same in grouped(trained, lambda r: (r.task, r.dataset, r.preset, r.batch_size, r.device)):
+    for same in grouped(trained, _data_and_metric):
         seed = min(record.seed for record in same)
         plain = [record for record in same if record.seed == seed and record.backend is None]
         solved = [record for record in same if record.seed == seed and record.backend is not None]
-        by_solver = grouped(solved, lambda r: (r.model, r.solver, r.rtol, r.atol, r.dtype))
+        by_solver = grouped(solved, _model_and_solver)
         groups.extend([[*part, *plain] for part in by_solver] or [plain])
     return groups
+
+
+def _model_and_solver(record: Record) -> Hashable:
+    return (
+        record.model, record.solver, record.controller, record.rtol, record.atol, fixed_step(record), record.max_steps,
+        record.dtype, record.horizon,
+    )  # fmt: skip
+
+
+def _data_and_metric(record: Record) -> Hashable:
+    return (
+        record.task, record.dataset, record.preset, record.batch_size, record.device, record.threads,
+        record.metric_name, record.metric_unit,
+    )  # fmt: skip
 
 
 def _rows(group: Sequence[Record], course: Course) -> list[Row]:
