@@ -94,11 +94,17 @@ def growth(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Cha
     ]
 
 
-def backward_evaluations(records: Sequence[Record]) -> list[Chart | Missing]:
-    """Evaluations of the backward pass against those of the forward solve, all solvers, beside lines of 1:1 and 1:2."""
+def backward_evaluations(records: Sequence[Record], name_of: Callable[[Record], str] = label) -> list[Chart | Missing]:
+    """Evaluations of the backward pass against those of the forward solve, all solvers, beside lines of 1:1 and 1:2.
+
+    Args:
+        records: Records of one task, one per cell.
+        name_of: What the points of a record are called.
+    """
     counted = [record for record in _ok(records) if record.nfe_forward and record.nfe_backward is not None]
-    rows = [_row(r, r.nfe_forward, r.nfe_backward) for r in counted if r.nfe_backward]
-    without = sorted({label(record) for record in counted if not record.nfe_backward})
+    evaluated = [record for record in counted if record.nfe_backward]
+    rows: list[Row] = [{**_row(r, r.nfe_forward, r.nfe_backward), "series": name_of(r)} for r in evaluated]
+    without = sorted({name_of(record) for record in counted if not record.nfe_backward})
     note = (
         f" Without evaluations in the backward pass: {', '.join(f'`{name}`' for name in without)}." if without else ""
     )

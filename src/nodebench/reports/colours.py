@@ -73,6 +73,16 @@ MODELS: Mapping[str, Style] = {
 }
 """The models that solve no ODE and so have no backend; their points look to the side."""
 
+SOLVERS: Mapping[str, Shape] = {
+    "dopri5": "circle",
+    "bosh3": "square",
+    "dopri8": "triangle-up",
+    "tsit5": "diamond",
+    "vode-adams": "cross",
+    "lsoda": "triangle-down",
+}
+"""Shapes of points in charts of several solvers, where colour alone is the backend's."""
+
 VARIANTS: Sequence[Dash] = tuple(
     (stroke, gap, *second) for stroke in (1, 5, 14) for gap in (2, 4) for second in ((), (1, 2), (4, 4))
 )
@@ -83,11 +93,14 @@ SHAPES: Sequence[Shape] = ("circle", "square", "triangle-up", "diamond", "cross"
 
 
 def style(label: str) -> Style:
-    """The style of a backend, options included, or of a model without one.
+    """The style of a backend, options included, or of a model without one; `backend solver` has the solver's shape.
 
     It depends on the label alone: not on what else is drawn, nor on what is installed. Options keep colour and shape;
     their line is dashed differently, and their points are hollow.
     """
+    backend, _, solver = label.partition(" ")
+    if solver in SOLVERS:
+        return replace(style(backend), shape=SOLVERS[solver])
     base, _, options = label.partition("[")
     known = BACKENDS.get(base) or MODELS.get(base) or _derived(base)
     return replace(known, dash=VARIANTS[crc32(options.encode()) % len(VARIANTS)], filled=False) if options else known

@@ -1,23 +1,24 @@
 """Figure 3: numerical error, time and backward evaluations against forward ones, and evaluations by epoch."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from nodebench.reports.charts import backward_evaluations
 from nodebench.reports.document import Block, Chart, Column, Document, Entry, Missing, Section, Table
+from nodebench.reports.figures import sweep_table
 from nodebench.reports.formatting import ABSENT, number
 from nodebench.reports.paper.figures import BACKWARD_SHARE
-from nodebench.reports.paper.frame import page, seen
+from nodebench.reports.paper.frame import page
 from nodebench.reports.paper.source import Place, Source
-from nodebench.reports.series import Axis, Row, guide, lines, points
+from nodebench.reports.paper.verdicts import growth_claim, seen
+from nodebench.reports.series import Axis, Row, lines
 from nodebench.results.record import Record
 from nodebench.results.scaling import fit_power_law
 
 ABOUT_HALF = 0.75
 """Ratio below which the backward pass counts as taking about half the evaluations."""
-
-NEAR = 0.25
-"""How close the measured exponent of time must be to 1."""
 
 FORWARD = Axis("evaluations of the forward pass")
 TOOLTIP = {"series": "method"}
@@ -44,7 +45,7 @@ def figure(source: Source) -> Document:
         Section(f"({part}) {TITLES[part]}", tuple(blocks))
         for part, blocks in (
             ("a", _swept(trained, "a", why)),
-            ("b", [*_swept(trained, "b", why), *_sweep_table(trained)]),
+            ("b", [*_swept(trained, "b", why), *_tolerances(trained)]),
             ("c", _backward(source)),
             ("d", _by_epoch(trained, why)),
         )
@@ -74,6 +75,8 @@ def _swept(trained: Record | None, part: str, why: str) -> list[Block]:
         for e in entries
         if e[field]
     ]
+    if not rows:
+        return [Missing(TITLES[part], f"at every tolerance the {axis.title} is 0.")]
     caption = f"{TITLES[part]} of the trained network at tolerances from {_range(e['rtol'] for e in entries)}."
     return [Chart(f"figure3{part}", caption, lines(rows, FORWARD, axis, TITLES[part], TOOLTIP))]
 
@@ -83,22 +86,8 @@ def _range(values: Iterable[float]) -> str:
     return f"{number(found[-1])} to {number(found[0])}"
 
 
-def _sweep_table(trained: Record | None) -> list[Block]:
-    if trained is None or not trained.tolerance_sweep:
-        return []
-    columns = (Column("rtol"), Column("NFE"), Column("error"), Column("ms"))
-    rows = tuple(
-        tuple(
-            _figure(None if entry[field] is None else scale * float(entry[field] or 0), str(entry["reason"]))
-            for field, scale in (("rtol", 1.0), ("nfe_forward", 1.0), ("solution_error", 1.0), ("forward_s", 1000.0))
-        )
-        for entry in trained.tolerance_sweep
-    )
-    return [Table("tolerances", "The trained network at several tolerances.", columns, rows)]
-
-
-def _figure(value: float | None, reason: str) -> Entry:
-    return Entry(ABSENT, reason=reason) if value is None else Entry(number(value), value)
+def _tolerances(trained: Record | None) -> list[Block]:
+    return [sweep_table("tolerances", [trained])] if trained is not None and trained.tolerance_sweep else []
 
 
 def _name(place: Place) -> str:
@@ -125,23 +114,15 @@ def _shares(source: Source) -> dict[str, list[float]]:
 
 
 def _backward(source: Source) -> list[Block]:
-    rows: list[Row] = [
-        {"series": _name(place), "x": record.nfe_forward, "y": record.nfe_backward, "order": -place.rtol}
-        for place, record in _counted(source)
-        if record.nfe_forward and record.nfe_backward
+    counted = _counted(source)
+    if not counted:
+        return [Missing(TITLES["c"], source.why(source.places["counts"])), _share_table(source)]
+    # No solver's points hide among another's: colour is the backend's, shape the solver's.
+    blocks: list[Block] = [
+        replace(block, caption=f"{block.caption} At initial weights.") if isinstance(block, Chart) else block
+        for block in backward_evaluations([record for _, record in counted], lambda r: f"{r.backend} {r.solver}")
     ]
-    table = _share_table(source)
-    if not rows:
-        return [Missing(TITLES["c"], source.why(source.places["counts"])), table]
-    x = Axis("evaluations of the forward pass", log=True)
-    y = Axis("evaluations of the backward pass", log=True)
-    ends = (min(row["x"] for row in rows), 1.001 * max(row["x"] for row in rows))
-    guides = [guide(x, y, [(at, at * s) for at in ends], text) for s, text in ((1.0, "1:1"), (0.5, "1:2"))]
-    caption = (
-        f"{TITLES['c']}, at initial weights, for each gradient method and solver over the tolerances; the grey lines "
-        "are as many, and half as many."
-    )
-    return [Chart("figure3c", caption, points(rows, x, y, TITLES["c"], TOOLTIP, guides)), table]
+    return [*blocks, _share_table(source)]
 
 
 def _share_table(source: Source) -> Table:
@@ -191,15 +172,12 @@ def _sweep_claims(trained: Record | None) -> list[str]:
     falls = all(after <= before for before, after in pairwise(errors))
     law = fit_power_law([e["nfe_forward"] for e in entries], [e["forward_s"] for e in entries])
     sentences = [
-        f"More evaluations, less error, as in the paper: this {seen(holds=falls)} here, from {number(errors[0], 2)} at "
-        f"{entries[0]['nfe_forward']} evaluations to {number(errors[-1], 2)} at {entries[-1]['nfe_forward']}."
+        f"More evaluations, less error, as in the paper: this {seen(holds=falls).text} here, from "
+        f"{number(errors[0], 2)} at {entries[0]['nfe_forward']} evaluations to {number(errors[-1], 2)} at "
+        f"{entries[-1]['nfe_forward']}."
     ]
     if law is not None:
-        sentences.append(
-            "Time in proportion to evaluations, as in the paper: this "
-            f"{seen(holds=abs(law.exponent - 1) <= NEAR)} here; measured exponent "
-            f"{law.exponent:.2f} ({law.low:.2f}..{law.high:.2f}), to be within {NEAR} of 1."
-        )
+        sentences.append(growth_claim("Time in proportion to evaluations, as in the paper: this", law, 1.0))
     return sentences
 
 
@@ -207,14 +185,10 @@ def _backward_claims(source: Source, trained: Record | None) -> list[str]:
     shares = _shares(source)
     sentences = []
     if shares:
-        below = {name: sum(share < ABOUT_HALF for share in found) for name, found in shares.items()}
-        everywhere = {name for name, found in shares.items() if below[name] == len(found)}
-        nowhere = {name for name in shares if below[name] == 0}
-        some = set(shares) - everywhere - nowhere
         sentences.append(
             f"Backward evaluations about half ({BACKWARD_SHARE}) of the forward ones, as the paper has it of SciPy's "
-            f"implicit Adams: a ratio below {ABOUT_HALF} is seen at all tolerances with {_list(shares, everywhere)}; "
-            f"at some with {_list(shares, some)}; at none with {_list(shares, nowhere)}."
+            f"implicit Adams: a ratio below {ABOUT_HALF} is seen with "
+            f"{'; '.join(_told(source, name, found) for name, found in shares.items())}."
         )
     last = _last_epoch(trained)
     if trained is not None and last is not None:
@@ -222,14 +196,17 @@ def _backward_claims(source: Source, trained: Record | None) -> list[str]:
         sentences.append(
             f"At the trained weights of `{trained.backend}` by {trained.solver}, the backward pass takes "
             f"{last['nfe_backward']} evaluations, the forward pass {last['nfe_forward']}: {share:.2f} times as many, "
-            f"so that the claim {seen(holds=share < ABOUT_HALF)} there."
+            f"so that the claim {seen(holds=share < ABOUT_HALF).text} there."
         )
     return sentences
 
 
-def _list(shares: Mapping[str, Sequence[float]], chosen: Collection[str]) -> str:
-    told = [f"`{name}` ({min(found):.2f} to {max(found):.2f})" for name, found in shares.items() if name in chosen]
-    return ", ".join(told) or "none"
+def _told(source: Source, name: str, shares: Sequence[float]) -> str:
+    """At how many tolerances a backend and solver take about half, of those that were measured."""
+    missing = sum(_name(place) == name for place in source.places["counts"]) - len(shares)
+    n_below = sum(share < ABOUT_HALF for share in shares)
+    more = f"; {missing} not measured" if missing else ""
+    return f"`{name}` at {n_below} of {len(shares)} tolerances ({min(shares):.2f} to {max(shares):.2f}{more})"
 
 
 def _last_epoch(trained: Record | None) -> dict[str, Any] | None:
@@ -242,7 +219,7 @@ def _epoch_claims(trained: Record | None) -> list[str]:
     if trained is None or last is None or len(trained.history) < 2:
         return []
     first = trained.history[0]["nfe_forward"]
-    grows = seen(holds=last["nfe_forward"] > (first or 0))
+    grows = seen(holds=last["nfe_forward"] > (first or 0)).text
     return [
         f"Forward evaluations grow in the training, as in the paper: this {grows} here, from {first} "
         f"after epoch 1 to {last['nfe_forward']} after epoch {last['epoch']}."

@@ -52,3 +52,12 @@ TABLE_2: Mapping[str, Mapping[int, float]] = {
     "latent-ode": {30: 0.1642, 50: 0.1502, 100: 0.1346},
 }
 """Table 2 (section 5): root-mean-square error of the extrapolation, by model and observed points."""
+
+_FLOW_BUDGETS = "10,000 iterations of Adam, and the planar flow for 500,000 of RMSprop"
+
+BUDGETS: Mapping[str, str] = {
+    "figure4": f"The paper trains the continuous flow for {_FLOW_BUDGETS}.",
+    "figure5": f"The paper names no budget of this figure; for figure 4 it trains the continuous flow for "
+    f"{_FLOW_BUDGETS}.",
+}
+"""Budgets of the trainings (section 4), by figure."""

@@ -1,19 +1,18 @@
 """What all pages have in common: when and where it was measured, how it deviates from the paper, what is missing."""
 
-from collections.abc import Sequence
-from math import sqrt
-from statistics import variance
+from collections.abc import Mapping, Sequence
 
 from nodebench import __version__
 from nodebench.reports.appendix import machine
-from nodebench.reports.comparison import unlike_machines
+from nodebench.reports.comparison import base_task, unlike_machines
 from nodebench.reports.document import Block, Bullets, Document, Paragraph, Section
-from nodebench.reports.formatting import ABSENT, count
-from nodebench.reports.paper.figures import PAPER
-from nodebench.reports.paper.source import Sample, Source, holes
+from nodebench.reports.formatting import ABSENT, count, number
+from nodebench.reports.paper.figures import BUDGETS, PAPER
+from nodebench.reports.paper.source import Place, Source, holes
+from nodebench.reports.paper.verdicts import CLEAR
 
-STAND_IN = "digits"
-"""Data set that stands in for MNIST."""
+MNIST = "mnist"
+"""The task, and the name of its data set where no other stands in for it."""
 
 
 def page(
@@ -42,62 +41,74 @@ def page(
     return Document(title, _facts(source), tuple(lead), (*sections, *ends))
 
 
-def seen(*, holds: bool) -> str:
-    """How a claim of the paper is told of: it holds of what was measured here, or it does not."""
-    return "is seen" if holds else "is not seen"
-
-
-def below(source: Source, one: Sample, other: Sample) -> str:
-    """How the claim is told of that one figure of trained models is below another.
-
-    Several seeds decide it only where the means are further apart than twice the standard error of their difference.
-    """
-    if source.preset == "smoke":
-        return "cannot be told from so short a training"
-    if one.mean is None or other.mean is None:
-        return "cannot be told"
-    noise = 0.0
-    if min(len(one.values), len(other.values)) > 1:
-        noise = 2 * sqrt(sum(variance(each.values) / len(each.values) for each in (one, other)))
-    if abs(one.mean - other.mean) <= noise:
-        return "is undecided, within the spread of the seeds,"
-    return seen(holds=one.mean < other.mean)
-
-
 def told(source: Source) -> list[str]:
     """Deviations that the records tell: budget, data, seeds, machines and what was noted."""
-    sentences = [*_budget(source), *_data(source), _seeds(source), *unlike_machines(source.runs)]
+    sentences = [*_budget(source), *_data(source), *_seeds(source), *unlike_machines(source.runs)]
     notes = dict.fromkeys(note for record in source.records if record.status == "ok" for note in record.notes)
     return [*sentences, *notes]
 
 
+def stand_ins(source: Source) -> set[str]:
+    """Data sets that stand in for MNIST."""
+    names = {record.dataset for record in source.records if base_task(record) == MNIST and record.dataset}
+    return names - {MNIST}
+
+
 def _budget(source: Source) -> list[str]:
-    trained = [place for place in source.places["training"] if place.measured is not None]
-    if source.preset == "paper" or not trained:
+    trained = [place.measured for place in source.places["training"] if place.measured is not None]
+    steps = {(record.model, record.train_steps, record.batch_size) for record in trained}
+    ours = "; ".join(f"{model} {count(n)} steps of {batch} examples" for model, n, batch in sorted(steps, key=str))
+    theirs = BUDGETS.get(source.name)
+    sentences = []
+    if trained and source.preset != "paper":
+        only = "" if theirs else ", only the networks with each other"
+        sentences.append(
+            f"Preset `{source.preset}`, a smaller budget than the paper's ({ours}): what a training reached is not "
+            f"comparable with the paper's figure{only}."
+        )
+    if trained and theirs:
+        sentences.append(theirs)
+        sentences += _ratio({record.model: record.train_steps for record in trained})
+    return sentences
+
+
+def _ratio(steps: Mapping[str, int | None]) -> list[str]:
+    """How many steps the planar flow has here for one of the continuous flow."""
+    continuous, planar = steps.get("cnf"), steps.get("planar")
+    if not (continuous and planar):
         return []
-    steps = {
-        (place.model, place.measured.train_steps, place.measured.batch_size)
-        for place in trained
-        if place.measured is not None
-    }
-    told = "; ".join(f"{model} {count(n)} steps of {batch} examples" for model, n, batch in sorted(steps, key=str))
     return [
-        f"Preset `{source.preset}`, a smaller budget than the paper's ({told}): what a training reached is not "
-        "comparable with the paper's figure, only the networks with each other."
+        f"Here the planar flow has {number(planar / continuous)} times the steps of the continuous one (`cnf` "
+        f"{continuous}, `planar` {planar}), where that budget has 50 times: the fewer, the more the comparison of the "
+        "two favours the continuous flow."
     ]
 
 
 def _data(source: Source) -> list[str]:
     names = sorted({record.dataset for record in source.records if record.dataset})
-    if STAND_IN in names:
-        return [f"Data: {', '.join(f'`{name}`' for name in names)}, a stand-in for MNIST, on which no error compares."]
-    return [f"Data: {', '.join(f'`{name}`' for name in names)}."] if names else []
+    told = ", ".join(f"`{name}`" for name in names)
+    if stand_ins(source):
+        return [f"Data: {told}, a stand-in for MNIST, on which no error compares."]
+    return [f"Data: {told}."] if names else []
 
 
-def _seeds(source: Source) -> str:
+def _seeds(source: Source) -> list[str]:
     if len(source.seeds) == 1:
-        return f"A single seed ({source.seeds[0]}): how much it matters is not known; `--seed 0,1,2` would tell."
-    return f"{len(source.seeds)} seeds: each trained figure is a mean ± standard deviation over them."
+        return [
+            f"A single seed ({source.seeds[0]}): how much it matters is not known; `--seed 0,1,2` would tell. It is "
+            f"taken to decide between two trained models where they are more than {100 * CLEAR:g} % of the larger "
+            f"figure apart, or {CLEAR:g} nats of a likelihood or divergence."
+        ]
+    n = len(source.seeds)
+    ended: dict[str, list[Place]] = {}
+    for place in source.places["training"]:
+        ended.setdefault(place.label, []).extend([place] if place.measured is not None else [])
+    fewer = [f"{label} {len(places)}" for label, places in ended.items() if len(places) < n]
+    return [
+        f"{n} seeds: each trained figure is a mean ± standard deviation over them, and two differ where Welch's 95 % "
+        "interval of the difference of their means excludes 0.",
+        *([f"Not all {n} of them have figures of {', '.join(fewer)}."] if fewer else []),
+    ]
 
 
 def _facts(source: Source) -> tuple[tuple[str, str], ...]:

@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from nodebench.pictures import Picture
+from nodebench.reports.comparison import machines
 from nodebench.reports.document import Block, Drawing, Entry, Missing
 from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.notation import key
 from nodebench.results.record import Record
 from nodebench.results.store import Run
+
+DIGITS = 4
+"""Significant digits of what trained models reach."""
+
+UNLIKE = "measured on unlike machines, whose times are not set side by side."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,11 @@ class Source:
         wanted = (task, model, backend)
         return [place for place in self.places["training"] if (place.task, place.model, place.backend) == wanted]
 
+    def of_one_machine(self, places: Iterable[Place]) -> bool:
+        """Whether all that was measured of some cells is of machines and software alike, so that times compare."""
+        kinds = machines(self.runs)
+        return len({kinds[place.measured.run_id] for place in places if place.measured is not None}) < 2
+
     def why(self, places: Iterable[Place]) -> str:
         """Why there is nothing of some cells, in one sentence."""
         for place in places:
@@ -100,12 +112,6 @@ class Source:
         return Drawing(key(" ".join(parts)), f"{caption[:1].upper()}{caption[1:]}.", found, animated=animated)
 
 
-def key(text: str) -> str:
-    """Text as a name on a page: letters, digits and hyphens."""
-    words = "".join(character if character.isalnum() else " " for character in text).split()
-    return "-".join(words)
-
-
 @dataclass(frozen=True)
 class Sample:
     """One figure of one model, over its seeds.
@@ -124,8 +130,8 @@ class Sample:
         return fmean(self.values) if self.values else None
 
     def text(self, digits: int = 3) -> str:
-        """The mean, with the standard deviation between seeds where there are several."""
-        if len(self.values) < 2:
+        """The mean, with the standard deviation between seeds where there are several that differ."""
+        if len(set(self.values)) < 2:
             return number(self.mean, digits)
         return f"{number(self.mean, digits)} ± {number(stdev(self.values), 2)}"
 

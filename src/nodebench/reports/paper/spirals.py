@@ -5,8 +5,9 @@ from itertools import pairwise
 
 from nodebench.reports.document import Block, Column, Document, Entry, Section, Table
 from nodebench.reports.paper.figures import TABLE_2
-from nodebench.reports.paper.frame import below, page, seen
-from nodebench.reports.paper.source import Place, Sample, Source, published, sample
+from nodebench.reports.paper.frame import page
+from nodebench.reports.paper.source import DIGITS, Place, Sample, Source, published, sample
+from nodebench.reports.paper.verdicts import Verdict, all_of, below
 
 OBSERVATIONS = (30, 50, 100)
 
@@ -30,7 +31,11 @@ def table(source: Source) -> Document:
     rows = tuple(
         (
             Entry(name, name),
-            *(e for n in OBSERVATIONS for e in (_rmse(source, n, model).entry(4), published(TABLE_2[model].get(n)))),
+            *(
+                e
+                for n in OBSERVATIONS
+                for e in (_rmse(source, n, model).entry(DIGITS), published(TABLE_2[model].get(n)))
+            ),
         )
         for model, name in NAMES.items()
     )
@@ -84,21 +89,20 @@ def _claims(source: Source) -> list[str]:
         if ours.values and rnn.values:
             sentences.append(
                 f"With {n} points the latent ODE extrapolates better than the recurrent network, as in the paper: this "
-                f"{below(source, ours, rnn)} here, {ours.text(4)} against {rnn.text(4)}."
+                f"{below(source, ours, rnn).text} here, {ours.text(DIGITS)} against {rnn.text(DIGITS)}."
             )
     for model, found in errors.items():
         if all(each.values for each in found):
             sentences.append(
                 f"The more points are observed, the smaller the error of the {NAMES[model]}, as in the paper: this "
-                f"{_falling(source, found)} here, {', '.join(each.text(4) for each in found)}."
+                f"{_falling(source, found).text} here, {', '.join(each.text(DIGITS) for each in found)}."
             )
     return sentences
 
 
-def _falling(source: Source, errors: Sequence[Sample]) -> str:
-    """What is said of errors that should fall: the first step at which they do not says it, else the last."""
-    steps = [below(source, after, before) for before, after in pairwise(errors)]
-    return next((step for step in steps if step != seen(holds=True)), steps[-1])
+def _falling(source: Source, errors: Sequence[Sample]) -> Verdict:
+    """Whether errors fall at each step."""
+    return all_of([below(source, after, before) for before, after in pairwise(errors)])
 
 
 def _deviations() -> list[str]:

@@ -1,0 +1,124 @@
+"""How a claim of the paper is told of: seen here, not seen, or undecided, each by a rule that the page states."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from scipy.stats import ttest_ind_from_stats
+
+from nodebench.reports.formatting import number
+from nodebench.reports.paper.source import DIGITS, Sample, Source
+from nodebench.results.scaling import PowerLaw
+
+NEAR = 0.25
+"""How close a measured exponent must be to the stated one."""
+
+CLEAR = 0.02
+"""What a single seed must show to decide: a relative difference, or one in nats, that is larger than this."""
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a claim is told of.
+
+    Attributes:
+        holds: Whether it is seen here; None where that is undecided.
+        text: The same in words, as they follow "this".
+    """
+
+    holds: bool | None
+    text: str
+
+
+def seen(*, holds: bool) -> Verdict:
+    """The verdict on what was counted or is beyond chance."""
+    return Verdict(holds, "is seen" if holds else "is not seen")
+
+
+def below(source: Source, one: Sample, other: Sample, *, in_nats: bool = False) -> Verdict:
+    """Whether one figure of trained models is below another.
+
+    Several seeds decide it where Welch's 95 % interval of the difference of the means excludes 0; a single one where
+    the difference is larger than `CLEAR`. Figures that print alike decide nothing.
+
+    Args:
+        source: What the page is made of.
+        one: The figure that the paper has as the lower one.
+        other: The figure that it is compared with.
+        in_nats: Whether the figures are logarithms of probabilities, whose difference needs no scale.
+    """
+    if source.preset == "smoke":
+        return Verdict(None, "cannot be told from so short a training")
+    if one.mean is None or other.mean is None:
+        return Verdict(None, "cannot be told")
+    alike = number(one.mean, DIGITS) == number(other.mean, DIGITS)
+    if min(len(one.values), len(other.values)) > 1:
+        if alike or not _apart(one.values, other.values):
+            return Verdict(None, "is undecided, within the spread of the seeds,")
+        return seen(holds=one.mean < other.mean)
+    scale = 1.0 if in_nats else max(abs(one.mean), abs(other.mean))
+    if alike or abs(one.mean - other.mean) <= CLEAR * scale:
+        return Verdict(None, "is not decided by one seed")
+    found = seen(holds=one.mean < other.mean)
+    return Verdict(found.holds, f"{found.text} with one seed")
+
+
+def all_of(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a claim that needs several: what denies one denies it, then what leaves one undecided."""
+    denied = [each for each in verdicts if each.holds is False]
+    undecided = [each for each in verdicts if each.holds is None]
+    return [*denied, *undecided, *verdicts[-1:]][0]
+
+
+def counted(verdicts: Mapping[str, Verdict], what: str) -> str:
+    """How often each verdict was found, and where the claim is not seen.
+
+    Args:
+        verdicts: Verdicts by what they are of.
+        what: What they are of, in general.
+    """
+    told = [
+        f"it {verdict.text} in {n} of {len(verdicts)} {what}"
+        + (f" ({', '.join(name for name, each in verdicts.items() if each == verdict)})" if not verdict.holds else "")
+        for verdict, n in Counter(verdicts.values()).items()
+    ]
+    return "; ".join(told)
+
+
+def exponent(law: PowerLaw, stated: float) -> Verdict:
+    """Whether a measured exponent is the stated one: its whole interval must lie within `NEAR` of it, or outside."""
+    if stated - NEAR <= law.low and law.high <= stated + NEAR:
+        return seen(holds=True)
+    if law.low > stated + NEAR or law.high < stated - NEAR:
+        return seen(holds=False)
+    return Verdict(None, "is undecided, its interval reaching beyond,")
+
+
+def growth_claim(claim: str, law: PowerLaw, stated: float, note: str = "") -> str:
+    """A sentence on a law of growth.
+
+    Args:
+        claim: What the paper claims, as a clause that the verdict follows.
+        law: What was measured.
+        stated: The exponent that the paper states.
+        note: What is to be known of the measurement.
+    """
+    return (
+        f"{claim} {exponent(law, stated).text} here: measured exponent {exponent_text(law)} of {law.n_points} points"
+        f"{note}, the interval to be within {NEAR} of {stated:g}."
+    )
+
+
+def exponent_text(law: PowerLaw) -> str:
+    """An exponent with its interval."""
+    # Adding zero takes the sign from what rounds to none.
+    middle, low, high = (round(each, 2) + 0.0 for each in (law.exponent, law.low, law.high))
+    return f"{middle:.2f} ({low:.2f}..{high:.2f})"
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> bool:
+    figures = [figure for values in (one, other) for figure in (fmean(values), stdev(values), len(values))]
+    return bool(ttest_ind_from_stats(*figures, equal_var=False).pvalue < SIGNIFICANCE)
