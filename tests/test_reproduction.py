@@ -261,12 +261,21 @@ def test_without_running_any_machine_will_do(tmp_path, monkeypatch, fake):
         (("table2", "--no-run", "--dry-run"), "leave one out"),
         (("table2", "--no-run", "--store", "nosuchstore.db"), "there is no store"),
         (("table2", "-o", "page.csv"), "no format that a report is written in"),
+        (("table2", "-o", "/proc/page.html", "--dry-run"), "nothing can be written in the folder `/proc`"),
+        (("table2", "figure8", "-o", "nosuchfolder/page.html", "--dry-run"), "there is no folder `nosuchfolder`"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_started(arguments, message):
     """Each wrong name, number or file is one clear error."""
     with pytest.raises(UserError, match=message):
         reproduce(*arguments)
+
+
+def test_a_page_of_several_that_cannot_be_written_is_told_before_anything_is_started(tmp_path):
+    """The file that each of several reproductions has is looked at, not the one that was named."""
+    (tmp_path / "page-figure8.md").mkdir()
+    with pytest.raises(UserError, match=r"page-figure8\.md` is a folder"):
+        reproduce("table2", "figure8", "--dry-run", "-o", str(tmp_path / "page.md"))
 
 
 def test_several_reproductions_have_a_page_each(tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
 """The command that measures what the paper did, and sets ours beside its figures."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, cast
 
 import typer
@@ -52,7 +53,9 @@ def reproduce(
 ) -> None:
     """Measure what the paper did, and set ours beside its figures.
 
-    What is in the store is not measured again; after an interruption the same command goes on.
+    What is in the store is not measured again, but for what failed, which every call tries anew; after an interruption
+    the same command goes on, so that it must not be given again while it still runs. Times of unlike machines, which
+    `--no-run` may find, are left out with that reason.
     """
     from nodebench.bench.machine import fingerprint  # noqa: PLC0415
     from nodebench.bench.reproduction import Conditions, named  # noqa: PLC0415
@@ -60,14 +63,18 @@ def reproduce(
 
     if no_run and dry_run:
         raise UserError("`--dry-run` shows what would be measured, and with `--no-run` nothing is; leave one out.")
-    check_outputs(output or [], charts, PAGES)
     conditions = Conditions(
         preset=cast(Preset, preset),  # checked by each plan, which knows the near names
         seeds=tuple(dict.fromkeys(int(number("--seed", text, whole=True)) for text in split(seed))) or (0,),
         threads=threads,
         device=device,
     )
-    plans = {found.name: {part.name: part.plan(conditions) for part in found.parts} for found in named(names)}
+    chosen = named(names)
+    outputs = _outputs([found.name for found in chosen], output)
+    paths = [path for found in outputs.values() for path in found]
+    check_outputs(paths, charts, PAGES)
+    _check_folders({path.parent for path in paths})
+    plans = {found.name: {part.name: part.plan(conditions) for part in found.parts} for found in chosen}
     # Once: whoever changes the software during a long run must not lose what it has measured by then.
     pages = _Pages(store, conditions, None if no_run else fingerprint())
     if dry_run:
@@ -81,10 +88,32 @@ def reproduce(
     for name, parts in plans.items():
         page = pages.page(name, parts)
         print_page(page)
-        several = f"-{name}" if len(plans) > 1 else ""
-        paths = [path.with_stem(path.stem + several) for path in output or []]
-        write_pages(page, paths or [Path(f"reproduction-{name}.html")], cast(Any, charts))  # checked above
+        write_pages(page, outputs[name], cast(Any, charts))  # checked above
     raise typer.Exit(0 if no_run or all(pages.measured(planned) for planned in _once(plans)) else 1)
+
+
+def _outputs(names: Sequence[str], output: Sequence[Path] | None) -> dict[str, list[Path]]:
+    """The files of each reproduction."""
+    if not output:
+        return {name: [Path(f"reproduction-{name}.html")] for name in names}
+    return {
+        name: [path.with_stem(path.stem + (f"-{name}" if len(names) > 1 else "")) for path in output] for name in names
+    }
+
+
+def _check_folders(folders: Iterable[Path]) -> None:
+    """See that files can be written before hours are spent on what is to stand in them.
+
+    Raises:
+        UserError: If not.
+    """
+    for folder in folders:
+        try:
+            # Permissions do not tell: a file system may be read-only.
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UserError(f"nothing can be written in the folder `{folder}`: {error.strerror or error}.") from error
 
 
 def _once(plans: Mapping[str, Mapping[str, Any]]) -> list[Any]:
