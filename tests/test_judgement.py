@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nodebench.bench.judgement import disagreement, refusal, sought, unlike, wrong_gradient
+from nodebench.bench.judgement import disagreement, refusal, sought, state_refusal, unlike, wrong_gradient
 
 
 def test_an_error_above_the_limit_is_wrong():
@@ -49,3 +49,12 @@ def test_the_odd_one_out_is_named():
 def test_a_solution_may_err_by_some_tolerances_for_each_step(error, steps, agrees):
     """Beyond that it is a solution of another problem."""
     assert (disagreement(error, steps) is None) == agrees
+
+
+@pytest.mark.parametrize(
+    ("own", "steps", "judges"), [(None, 3, True), (3.0, 3, True), (3.1, 3, False), (2, None, False)]
+)
+def test_a_solution_is_judged_by_one_ten_times_better(own, steps, judges):
+    """What is known less well than to a tenth of what is allowed judges nothing; nor does what is no number."""
+    assert (state_refusal(own, steps) is None) == judges
+    assert state_refusal(math.nan, steps) is not None

@@ -1,47 +1,30 @@
-"""The gradient error: a reference in float64, and the relative L2 distance of a gradient from it.
+"""The gradient error: the relative L2 distance of a gradient from a reference, and whether the reference can state it.
 
-The reference is the gradient of the continuous problem: in closed form where the task has one, else from an exact
-discrete gradient with far finer steps, checkpointed so that it fits in memory. It is solved twice, with steps twice as
-long or tolerances ten times as large (and another method of the same order) the first time, and states the difference
-as its own accuracy. Steps of a fixed length begin several times as long as the task's and are halved until the
-reference is as accurate as what it judges needs; each solve is compared with the one before it.
+NumPy alone, so that the runner can judge all cells of a group by the same reference when it has the gradients of all.
 """
 
-import hashlib
-import json
-import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nodebench import __version__, registry
-from nodebench.backends.base import AbstractBackend
-from nodebench.bench.messages import ReferenceFile
-from nodebench.errors import UnsupportedError
+from nodebench.bench.judgement import sought, state_refusal
 from nodebench.frameworks.base import AbstractFramework
-from nodebench.problem import Gradients, Problem, SolverSpec
-from nodebench.solvers.tableau import tableau
-from nodebench.tasks.base import GradientInputs
+from nodebench.problem import Gradients, SolverSpec
+
+JUDGED = {"grad_error_params": "reference_error_params", "grad_error_y0": "reference_error_y0"}
+"""Errors against the reference, and where it states its own."""
 
 ROUNDINGS = 32
 """Roundings of the largest entry that a solve may accumulate."""
 
-CROSS_CHECK: Mapping[str, str] = {"dopri5": "tsit5", "tsit5": "dopri5"}
-"""A method of the same order with other coefficients: where output times set the steps, a coarser tolerance of the same
-method would take the very same steps, and agree with itself."""
-
-HALVINGS = 3
-"""How often the length of fixed steps may be halved for an accuracy that the first reference does not have."""
-
 
 @dataclass(frozen=True)
 class Reference:
-    """Reference gradients of one problem.
+    """Gradients of one problem: those that others are judged by, or those that are judged.
 
     Attributes:
         y0: d loss / d y0, flat, float64.
@@ -50,6 +33,7 @@ class Reference:
         params_error: Its own relative error of d loss / d parameters, estimated from above; 0 for a closed form.
         y0_error: The same of d loss / d y0.
         states: States at the output times, flat, float64; None where the framework has no method to solve with.
+        coarse_states: The same of the coarser solve, of which these are the better; None where there is none.
     """
 
     y0: np.ndarray
@@ -58,11 +42,32 @@ class Reference:
     params_error: float = 0.0
     y0_error: float = 0.0
     states: np.ndarray | None = None
+    coarse_states: np.ndarray | None = None
 
     @property
     def own_errors(self) -> dict[str, float]:
         """Its own errors by their names in a record."""
         return {"reference_error_params": self.params_error, "reference_error_y0": self.y0_error}
+
+    def state_error(self, spec: SolverSpec) -> float | None:
+        """Its own error of the states in tolerances of `spec`, estimated from above; None where there are no states."""
+        if self.states is None or self.coarse_states is None:
+            return None
+        return in_tolerances(self.coarse_states, self.states, spec)
+
+    def misfit(self, other: "Reference") -> str | None:
+        """What is of another size here than in the other, or None."""
+        ours, theirs = self.sizes, other.sizes
+        wrong = [name for name in theirs if ours.get(name) != theirs[name]]
+        return ", ".join(f"{name} has {ours.get(name, 0)} numbers, not {theirs[name]}" for name in wrong) or None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many numbers there are of each."""
+        arrays = {"d/dy0": self.y0, **{f"d/d{name}": value for name, value in self.params.items()}}
+        if self.states is not None:
+            arrays["the solution"] = self.states
+        return {name: value.size for name, value in arrays.items()}
 
     def save(self, path: Path) -> None:
         """Write it as `.npz`, all at once, so that a reader never sees half of it."""
@@ -71,7 +76,8 @@ class Reference:
         half = path.with_suffix(f".{os.getpid()}.npz")  # its own: another run may be writing the same reference
         named: dict[str, Any] = {"y0": self.y0, "description": self.description, **arrays}
         named |= {"params_error": self.params_error, "y0_error": self.y0_error}
-        np.savez(half, **named | ({} if self.states is None else {"states": self.states}))
+        states = {"states": self.states, "coarse_states": self.coarse_states}
+        np.savez(half, **named | {name: value for name, value in states.items() if value is not None})
         half.replace(path)
 
     @classmethod
@@ -79,84 +85,9 @@ class Reference:
         """Read what `save` wrote."""
         with np.load(path) as file:
             params = {name.removeprefix("params/"): file[name] for name in file.files if name.startswith("params/")}
-            states = file["states"] if "states" in file.files else None
+            states = [file[name] if name in file.files else None for name in ("states", "coarse_states")]
             errors = (float(file["params_error"]), float(file["y0_error"]))
-            return cls(file["y0"], params, str(file["description"]), *errors, states)
-
-
-def rounded(inputs: GradientInputs, dtype: str) -> GradientInputs:
-    """The inputs as a cell of `dtype` sees them, so that the reference differentiates the very same function."""
-    return replace(inputs, weights=_rounded(inputs.weights, dtype), batch=_rounded(inputs.batch, dtype))
-
-
-@dataclass(frozen=True)
-class ReferenceSolver:
-    """Computes the references of one problem, and keeps them.
-
-    Attributes:
-        framework: Framework configured for float64.
-        inputs: The problem in NumPy; its closed form is used where it has one.
-        problem: The problem in the framework, in float64.
-        identity: All that makes the problem what it is, beside weights, batch and solver.
-        folder: Where references are kept.
-    """
-
-    framework: AbstractFramework
-    inputs: GradientInputs
-    problem: Problem
-    identity: str
-    folder: Path
-
-    def find(self, spec: SolverSpec, wanted: Mapping[str, float]) -> ReferenceFile:
-        """The first reference with the accuracy that is wanted, from the finest on that is kept; or the last there is.
-
-        Args:
-            spec: How the finest reference is solved, with a first step.
-            wanted: Largest own errors by their names in a record; no name, no limit.
-
-        Raises:
-            UnsupportedError: If the framework has no method to compute a reference with.
-        """
-        specs = _refinements(spec, [float(t) for t in self.problem.times])
-        if self.inputs.closed_form is not None:
-            specs = specs[-2:]  # whose states are those of the finest solve
-        paths = [self.folder / cache_name(self.inputs, one, self.identity) for one in specs]
-        last = len(specs) - 1
-        found = max((i for i in range(1, last + 1) if paths[i].exists()), default=1)
-        for i in range(found, last + 1):
-            if not paths[i].exists():
-                coarse = Reference.load(paths[i - 1]) if paths[i - 1].exists() else None
-                self._compute(specs[i - 1], specs[i], coarse).save(paths[i])
-            own = Reference.load(paths[i]).own_errors
-            if all(own[name] <= limit for name, limit in wanted.items()):
-                break
-        return ReferenceFile(paths[i], finest=i == last)
-
-    def _compute(self, coarser: SolverSpec, spec: SolverSpec, coarse: Reference | None) -> Reference:
-        name = self.framework.reference_backend
-        backend: AbstractBackend | None = None if name is None else registry.load("backend", name, AbstractBackend)
-        states = None if backend is None else self._states(backend, spec)
-        if self.inputs.closed_form is not None:
-            exact = self.inputs.closed_form()
-            return Reference(np.ravel(exact.y0), exact.params, "closed form", states=states)
-        if backend is None:
-            reason = f"{self.framework.name} has no reference method, and the problem no closed form."
-            raise UnsupportedError(reason)
-        coarse = coarse or self._solve(backend, coarser)
-        fine = self._solve(backend, spec)
-        return replace(
-            fine,
-            description=f"{name}, {_described(spec)}, compared with {_described(coarser)}",
-            params_error=relative_error(coarse.params, fine.params),
-            y0_error=relative_error(coarse.y0, fine.y0),
-            states=states,
-        )
-
-    def _states(self, backend: AbstractBackend, spec: SolverSpec) -> np.ndarray:
-        return self.framework.flat_state(backend.gradient_step(self.problem, spec, self.framework).solution())
-
-    def _solve(self, backend: AbstractBackend, spec: SolverSpec) -> Reference:
-        return reference_from(self.framework, backend.grad(self.problem, spec, self.framework), "")
+            return cls(file["y0"], params, str(file["description"]), *errors, *states)
 
 
 def reference_from(framework: AbstractFramework, gradients: Gradients, description: str) -> Reference:
@@ -164,14 +95,28 @@ def reference_from(framework: AbstractFramework, gradients: Gradients, descripti
     return Reference(framework.flat_state(gradients.y0), framework.to_numpy(gradients).params, description)
 
 
-def cache_name(inputs: GradientInputs, spec: SolverSpec, method: str) -> str:
-    """Name that changes with anything a reference depends on: the arrays, the solver, the method, this version."""
-    digest = hashlib.sha256(json.dumps([method, __version__, asdict(spec)]).encode())
-    for group in (inputs.weights, inputs.batch):
-        for name in sorted(group):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(group[name]).tobytes())
-    return digest.hexdigest()[:24] + ".npz"
+def errors(prefix: str, found: Reference, reference: Reference) -> dict[str, float]:
+    """Relative errors of gradients, by their names in a record."""
+    return {
+        f"{prefix}_error_params": relative_error(found.params, reference.params),
+        f"{prefix}_error_y0": relative_error(found.y0, reference.y0),
+    }
+
+
+def continuous_errors(found: Reference, reference: Reference, spec: SolverSpec) -> dict[str, Any]:
+    """Fields of the record of a cell that found these gradients: its errors, and what they are stated against."""
+    forward = None
+    if found.states is not None and reference.states is not None:
+        forward = in_tolerances(found.states, reference.states, spec)
+    own = {"reference": reference.description, **reference.own_errors}
+    return {**errors("grad", found, reference), **own, "forward_error": forward}
+
+
+def suffices(reference: Reference, found: Reference, spec: SolverSpec, n_accepted: int | None) -> bool:
+    """Whether a reference is accurate enough for all that is judged by it: both gradients and the solution."""
+    figures = continuous_errors(found, reference, spec)
+    stated = all(figures[own] <= sought(figures[name]) for name, own in JUDGED.items())
+    return stated and state_refusal(reference.state_error(spec), n_accepted) is None
 
 
 def relative_error(value: Any, reference: Any) -> float:
@@ -193,29 +138,6 @@ def in_tolerances(states: np.ndarray, reference: np.ndarray, spec: SolverSpec) -
     return float(np.sqrt(np.mean(((states - reference) / scale) ** 2)))
 
 
-def _refinements(spec: SolverSpec, times: Sequence[float]) -> tuple[SolverSpec, ...]:
-    """Ways to solve a reference, the last as `spec` says and each coarser than the next, which it is compared with."""
-    if tableau(spec.solver).adaptive or spec.first_step is None:
-        solver = CROSS_CHECK.get(spec.solver, spec.solver)
-        return replace(spec, solver=solver, rtol=10 * spec.rtol, atol=10 * spec.atol), spec
-    # Steps do not go beyond an output time: longer ones than the way to the next would all be the same.
-    steps = min(abs(after - before) for before, after in pairwise(times)) / spec.first_step
-    n = min(HALVINGS + 1, max(1, int(math.log2(max(steps, 1.0)))))
-    return tuple(replace(spec, first_step=2**i * spec.first_step) for i in reversed(range(n + 1)))
-
-
-def _described(spec: SolverSpec) -> str:
-    how = f"rtol {spec.rtol:.0e}" if tableau(spec.solver).adaptive else f"step {spec.first_step:.3g}"
-    return f"{spec.solver} {how}"
-
-
 def _flat(value: Any, names: list[str] | None) -> np.ndarray:
     parts = [value] if names is None else [value[name] for name in names]
     return np.concatenate([np.ravel(np.asarray(part, dtype=np.float64)) for part in parts])
-
-
-def _rounded(arrays: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    return {
-        name: a.astype(dtype).astype(np.float64) if np.issubdtype(a.dtype, np.floating) and name != "times" else a
-        for name, a in arrays.items()
-    }

@@ -6,10 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from nodebench.bench.accuracy import JUDGED, Reference, continuous_errors, errors, suffices
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, cpu_time, step_ratio, step_time
-from nodebench.bench.judgement import disagreement, refusal, sought, unlike, wrong_gradient
-from nodebench.bench.measured import Figures, Measured
+from nodebench.bench.judgement import disagreement, refusal, state_refusal, unlike, wrong_gradient
+from nodebench.bench.measured import Measured
 from nodebench.bench.messages import Counts, DiscreteReference, Failure, Preparation
 from nodebench.bench.process import WorkerError
 from nodebench.bench.references import References
@@ -20,17 +21,13 @@ BUSY = 1.05
 """Wall time over CPU time of one thread from which something else must have been at work on its core."""
 
 
-JUDGED = {"grad_error_params": "reference_error_params", "grad_error_y0": "reference_error_y0"}
-"""Errors against the reference, and where it states its own."""
-
-
 @dataclass(frozen=True)
 class Comparison:
     """What is the same for all cells that are compared.
 
     Attributes:
         first_step: First step of every solve.
-        reference: Gradients of the continuous problem, as accurate as the cells have needed so far.
+        reference: Gradients of the continuous problem, as accurate as the cells need.
         folder: Where reference gradients are kept.
         available_bytes: Memory for the workers of the timing, or None where it is not known.
     """
@@ -51,6 +48,7 @@ class GradientGroup:
         settings: How they are measured; names the control, which is the first cell unless told otherwise.
         notify: Told what happens.
         discrete: Exact gradients of the discretisations met so far, by the backend that gave them.
+        gradients: Files with the gradients of cells, by their ids.
     """
 
     cells: list[Measured]
@@ -58,6 +56,7 @@ class GradientGroup:
     settings: Settings
     notify: Callable[[Event], None]
     discrete: dict[str, DiscreteReference | Failure] = field(default_factory=dict, init=False)
+    gradients: dict[str, Path] = field(default_factory=dict, init=False)
 
     def count(self) -> None:
         """Evaluations and steps of all cells, and nothing else."""
@@ -70,16 +69,16 @@ class GradientGroup:
 
     def measure(self) -> None:
         """All passes of all cells: one by one first, then the timing in turns."""
-        with TemporaryDirectory() as programs:
-            self._measure(Path(programs))
+        with TemporaryDirectory() as folder:
+            self._measure(Path(folder))
 
-    def _measure(self, programs: Path) -> None:
+    def _measure(self, folder: Path) -> None:
+        programs = folder / "programs"
         for measured in self.cells:
             with measured.failures():
-                self._passes(measured, programs)
+                self._passes(measured, programs, folder / f"{measured.cell.cell_id}.npz")
             measured.dismiss()
-        for measured in self.cells:
-            self._judge_gradient(measured)
+        self._judge_accuracy()
         self._judge_fairness()
         timed = sorted((m for m in self.cells if not m.failed), key=lambda m: (not m.ok, not self._wanted(m)))
         if timed:
@@ -116,13 +115,12 @@ class GradientGroup:
             measured.figures |= {"n_accepted": counts.steps[0], "n_rejected": counts.steps[1]}
         return prepared, counts
 
-    def _passes(self, measured: Measured, programs: Path) -> None:
+    def _passes(self, measured: Measured, programs: Path, gradients: Path) -> None:
         measured.open(programs)
         prepared, counts = self._prepared(measured)
-        if self.comparison.reference.file.path is None:
-            measured.note(f"no grad_error: {self.comparison.reference.file.reason}")
         discrete = self._discrete(measured, prepared.exact_counterpart, counts)
-        measured.figures |= self._accuracy(measured, discrete)
+        self._ask(measured, "gradients", path=gradients)
+        self._accept(measured, gradients, discrete)
         sizes = self._ask(measured, "memory")
         measured.resident_bytes = sizes.pop("resident_bytes") or 0
         measured.figures |= sizes
@@ -131,14 +129,17 @@ class GradientGroup:
         if not measured.compiles:
             measured.figures |= self._ask(measured, "floor", evaluations=counts.evaluations)
 
-    def _accuracy(self, measured: Measured, discrete: Path | None) -> Figures:
-        """Errors against a reference that is accurate enough to state them, where there is one."""
-        reference = self.comparison.reference
-        while True:
-            figures: Figures = self._ask(measured, "accuracy", continuous=reference.file.path, discrete=discrete)
-            wanted = {JUDGED[name]: sought(figures[name]) for name in JUDGED if figures.get(name) is not None}
-            if all(figures[name] <= limit for name, limit in wanted.items()) or not reference.refine(wanted):
-                return figures
+    def _accept(self, measured: Measured, gradients: Path, discrete: Path | None) -> None:
+        """Keep the gradients of a cell until those of all are there, once they are seen to be of the right sizes."""
+        found = Reference.load(gradients)
+        exact = None if discrete is None else Reference.load(discrete)
+        for reference in (self.comparison.reference.found, exact):
+            misfit = None if reference is None else found.misfit(reference)
+            if misfit is not None:
+                raise WorkerError(Failure("failed", f"compared with its reference, {misfit}.", ""))
+        self.gradients[measured.cell.cell_id] = gradients
+        if exact is not None:
+            measured.figures |= errors("method", found, exact)
 
     def _discrete(self, measured: Measured, counterpart: str | None, counts: Counts) -> Path | None:
         """The exact gradients of the cell's own discretisation, where a backend can tell them on the same steps."""
@@ -174,18 +175,52 @@ class GradientGroup:
         self.notify(Event("cell", command, measured.cell))
         return measured.ask(command, arguments)
 
+    def _judge_accuracy(self) -> None:
+        """Errors of all cells against one and the same reference: the first that is accurate enough for all of them.
+
+        Only when the gradients of all are there: an error must not depend on what was asked for before its turn.
+        """
+        reference = self.comparison.reference
+        judged = [measured for measured in self.cells if measured.cell.cell_id in self.gradients]
+        if judged and reference.found is not None:
+            reference.refine(lambda found: all(self._suffices(found, measured) for measured in judged))
+        for measured in judged:
+            if reference.found is None:
+                measured.note(f"no grad_error: {reference.reason}")
+            else:
+                measured.figures |= continuous_errors(self._gradients(measured), reference.found, measured.cell.spec)
+                self._judge_gradient(measured)
+                self._judge_states(measured, reference.found)
+
+    def _gradients(self, measured: Measured) -> Reference:
+        return Reference.load(self.gradients[measured.cell.cell_id])
+
+    def _suffices(self, reference: Reference, measured: Measured) -> bool:
+        return suffices(reference, self._gradients(measured), measured.cell.spec, measured.figures.get("n_accepted"))
+
     def _judge_gradient(self, measured: Measured) -> None:
         """Say whether the gradient is wrong, and refuse a reference that is no better than what it judges."""
         figures = measured.figures
-        errors = {name: figures[name] for name in JUDGED if figures.get(name) is not None}
-        refusals = {name: refusal(error, figures[JUDGED[name]]) for name, error in errors.items()}
+        stated = {name: figures[name] for name in JUDGED}
+        refusals = {name: refusal(error, figures[JUDGED[name]]) for name, error in stated.items()}
         unstated = {name: reason for name, reason in refusals.items() if reason}
-        wrong = wrong_gradient(errors, self.settings.max_grad_error, unstated)
+        wrong = wrong_gradient(stated, self.settings.max_grad_error, unstated)
         if measured.ok and wrong:
             figures |= {"status": "wrong_gradient", "reason": wrong}
         for name, reason in unstated.items():
-            figures[name] = None
-            measured.note(f"no {name} of {measured.cell.backend}: {reason}")
+            self._refuse(measured, name, reason)
+
+    def _judge_states(self, measured: Measured, reference: Reference) -> None:
+        """Refuse to judge a solution by one that may be as far from the truth."""
+        reason = state_refusal(reference.state_error(measured.cell.spec), measured.figures.get("n_accepted"))
+        if reason:
+            self._refuse(measured, "forward_error", reason)
+
+    def _refuse(self, measured: Measured, name: str, reason: str) -> None:
+        measured.figures[name] = None
+        failed = self.comparison.reference.reason
+        more = f"; a more accurate reference: {failed}" if failed else ""
+        measured.note(f"no {name} of {measured.cell.backend}: {reason}{more}")
 
     def _judge_fairness(self) -> None:
         """Whether all solve the same problem under the same conditions, and their solutions agree."""

@@ -11,6 +11,9 @@ TOLERANCES_PER_STEP = 10
 """Error of a solution, in tolerances for each step, beyond which it is not one of this problem. A step may err by one;
 later steps may amplify that, and an interpolant between them errs by a few more."""
 
+STATE_MARGIN = 10
+"""How many times more accurate than that the states of the reference must be."""
+
 
 def wrong_gradient(errors: Mapping[str, float], limit: float, unstated: Collection[str] = ()) -> str | None:
     """Why gradients with these relative errors are wrong, or None; an error that is not a number is.
@@ -52,6 +55,22 @@ def unlike(conditions: Mapping[str, str], group: Sequence[Mapping[str, str]]) ->
         if value != common and n > 1:
             return f"its {name} is {value}, that of the others {common}: not the same comparison."
     return None
+
+
+def state_refusal(own: float | None, n_accepted: int | None) -> str | None:
+    """Why the states of a reference are not good enough to judge a solution by, or None.
+
+    Args:
+        own: Their own error in tolerances, where there are any.
+        n_accepted: Steps of the solve that is judged; as one where the library does not tell.
+    """
+    limit = TOLERANCES_PER_STEP * (n_accepted or 1)
+    if own is None or own <= limit / STATE_MARGIN:
+        return None
+    return (
+        f"the reference's own solution is known to {own:.2g} tolerances only, not {STATE_MARGIN} times better than "
+        f"the {limit} that {n_accepted or 1} steps allow"
+    )
 
 
 def disagreement(forward_error: float | None, n_accepted: int | None) -> str | None:

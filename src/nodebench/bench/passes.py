@@ -6,14 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from nodebench.bench.accuracy import Reference, in_tolerances, reference_from, relative_error
+from nodebench.bench.accuracy import reference_from
 from nodebench.bench.floor import FloorTurn, floor_figures
 from nodebench.bench.memory import peak_resident_bytes, traced_bytes
 from nodebench.bench.messages import Counts, Preparation, Turn
@@ -88,29 +88,11 @@ class GradientPasses:
         grid = self._grid()
         return Counts(evaluations, (grid.n_accepted, grid.n_rejected) if grid else None)
 
-    def accuracy(self, continuous: Path | None, discrete: Path | None) -> dict[str, Any]:
-        """Relative errors against the gradients in the two files, as far as there are any."""
+    def gradients(self, path: Path) -> None:
+        """Write the gradients of a step, and the states at the output times, to be judged with those of other cells."""
         framework = self.prepared.subject.framework
-        gradients = self.step.step()
-        found = reference_from(framework, gradients, "")
-        figures: dict[str, Any] = {}
-        for prefix, path in (("grad", continuous), ("method", discrete)):
-            if path is not None:
-                reference = Reference.load(path)
-                figures[f"{prefix}_error_params"] = relative_error(found.params, reference.params)
-                figures[f"{prefix}_error_y0"] = relative_error(found.y0, reference.y0)
-                if prefix == "grad":
-                    figures |= {"reference": reference.description, **reference.own_errors}
-                    figures["forward_error"] = self._forward_error(reference)
-        return figures
-
-    def _forward_error(self, reference: Reference) -> float | None:
-        """Distance of the states at the output times from the reference's, in units of the tolerance."""
-        if reference.states is None:
-            return None
-        subject = self.prepared.subject
-        states = subject.framework.flat_state(self.step.solution())
-        return in_tolerances(states, reference.states, subject.spec)
+        found = reference_from(framework, self.step.step(), "")
+        replace(found, states=framework.flat_state(self.step.solution())).save(path)
 
     def memory(self) -> dict[str, Any]:
         """Peak memory of one warmed gradient step, what it leaves behind, and its exact companion."""

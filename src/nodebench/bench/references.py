@@ -1,9 +1,10 @@
 """The reference gradients of cells that are compared, made as accurate as the cells turn out to need."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nodebench.bench.accuracy import Reference
 from nodebench.bench.events import Event
 from nodebench.bench.machine import available_cores
 from nodebench.bench.measured import Measured
@@ -31,7 +32,10 @@ class References:
         first_step: First step of every solve that does not choose its own.
         folder: Where references are kept.
         notify: Told what happens.
-        file: The most accurate reference so far, or why there is none.
+        found: The most accurate reference so far, or None.
+        level: Its level; 0 where there is none.
+        finest: Whether there is no more accurate one to be had.
+        reason: Why there is none, or no more accurate one, where an attempt at it failed.
         measured_s: Time spent on them, in seconds.
     """
 
@@ -40,40 +44,45 @@ class References:
     first_step: float
     folder: Path
     notify: Callable[[Event], None]
-    file: ReferenceFile = field(default=ReferenceFile(None), init=False)
+    found: Reference | None = field(default=None, init=False)
+    level: int = field(default=0, init=False)
+    finest: bool = field(default=False, init=False)
+    reason: str | None = field(default=None, init=False)
     measured_s: float = field(default=0.0, init=False)
 
     def begin(self, worker: Measured) -> None:
-        """Have a worker of the cell find a first reference, however inaccurate."""
-        self.file = self._ask(worker, {})
+        """Have a worker of the cell find the first reference, however inaccurate."""
+        self._next(worker)
 
-    def refine(self, wanted: Mapping[str, float]) -> bool:
-        """Find a more accurate reference, if there is one; returns whether there was.
+    def refine(self, suffices: Callable[[Reference], bool]) -> None:
+        """Go on from level to level until a reference suffices, or there is none that is more accurate.
 
-        Args:
-            wanted: Own errors that it must not exceed, by their names in a record.
+        What is kept from earlier is gone through like the rest: it saves time, and must not change what is found.
         """
-        if self.file.finest:
-            return False
+        if self._done(suffices):
+            return
         worker = preparer(self.cell, self.settings)
         worker.open()
         try:
-            found = self._ask(worker, wanted)
+            while not self._done(suffices):
+                self._next(worker)
         finally:
             worker.dismiss()
-        refined = found.path not in (None, self.file.path)
-        # Where the attempt failed, what there is remains, and is the best there will be.
-        self.file = found if refined else replace(self.file, reason=found.reason, finest=True)
-        return refined
 
-    def _ask(self, worker: Measured, wanted: Mapping[str, float]) -> ReferenceFile:
-        self.notify(Event("cell", "reference gradient", worker.cell))
-        arguments = {"first_step": self.first_step, "folder": self.folder, "wanted": wanted}
+    def _done(self, suffices: Callable[[Reference], bool]) -> bool:
+        return self.finest or (self.found is not None and suffices(self.found))
+
+    def _next(self, worker: Measured) -> None:
+        """One level, with a time limit of its own; where it fails, what there is remains, and is the best there is."""
+        text = f"reference gradient, refinement {self.level}" if self.level else "reference gradient"
+        self.notify(Event("cell", text, worker.cell))
+        arguments = {"first_step": self.first_step, "folder": self.folder, "level": self.level + 1}
         before = worker.measured_s
         try:
-            found: ReferenceFile = worker.ask("reference", arguments)
+            answer: ReferenceFile = worker.ask("reference", arguments)
         except WorkerError as error:
-            return ReferenceFile(None, error.failure.reason)
-        finally:
-            self.measured_s += worker.measured_s - before
-        return found
+            answer = ReferenceFile(None, error.failure.reason)
+        self.measured_s += worker.measured_s - before
+        self.finest, self.reason = answer.finest, answer.reason
+        if answer.path is not None:
+            self.found, self.level = Reference.load(answer.path), self.level + 1

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from nodebench import registry, solvers
+from nodebench import backends, registry, solvers
 from nodebench.backends.base import AbstractBackend
 from nodebench.bench.plan import Cell
 from nodebench.errors import UnsupportedError, UserError
@@ -42,11 +43,10 @@ class Subject:
         """Where the model's class lives."""
         return self.task.models[self.cell.model].targets[self.cell.framework]
 
-    @property
-    def identity(self) -> str:
-        """All that makes the problem what it is, beside weights, batch and solver: task, model, options and code."""
+    def identity(self, backend: AbstractBackend | None) -> str:
+        """All that makes a gradient by `backend` what it is, beside weights, batch and solver: problem and code."""
         options = sorted(self.task.model_options(self.cell.model).items())
-        code = source_digest(type(self.task), load_class(self.target), type(self.backend))
+        code = source_digest(type(self.task), load_class(self.target), type(self.framework), type(backend))
         return f"{self.cell.task} {self.cell.model} {self.target} {options} horizon {self.cell.horizon} code {code}"
 
     def inputs(self) -> GradientInputs:
@@ -77,12 +77,28 @@ def _no_solve(field: Field, y0: State, times: Array) -> State:
 
 
 def source_digest(*classes: type) -> str:
-    """Hash of the modules in which classes live and of our solvers: what they compute changes with them."""
+    """Hash of the code of classes, their bases in it, and our solvers: what they compute changes with it."""
     digest = hashlib.sha256()
-    files = {Path(inspect.getfile(cls)) for cls in classes if cls is not type(None)}
+    files = {file for cls in classes if cls is not type(None) for base in _own_bases(cls) for file in _sources(base)}
     for file in sorted(files) + sorted(Path(solvers.__path__[0]).glob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _own_bases(cls: type) -> list[type]:
+    """A class and its bases, without those of libraries."""
+    own = ("nodebench", cls.__module__.partition(".")[0])
+    return [base for base in cls.__mro__ if base.__module__.partition(".")[0] in own]
+
+
+def _sources(cls: type) -> set[Path]:
+    """The files of the package a class lives in, since its module imports from beside itself; or of its module alone.
+
+    Alone where there is no package, and among our backends, which never import each other.
+    """
+    file = Path(inspect.getfile(cls))
+    alone = sys.modules[cls.__module__].__package__ in ("", None, backends.__name__)
+    return {file} if alone else set(file.parent.glob("*.py"))
 
 
 def import_all(cell: Cell) -> None:

@@ -19,16 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from nodebench.bench import accuracy, memory
-from nodebench.bench.messages import (
-    OUT_OF_MEMORY,
-    Assignment,
-    DiscreteReference,
-    Failure,
-    Preparation,
-    ReferenceFile,
-)
+from nodebench.bench import memory
+from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure, Preparation
 from nodebench.bench.passes import GradientPasses
+from nodebench.bench.reference_solver import rounded, solve_discrete, solve_reference
 from nodebench.bench.subject import Subject, import_all, make_subject, prepare_problem
 from nodebench.bench.sweep import Entry, tolerance_sweep
 from nodebench.bench.training import Training, steps_per_epoch
@@ -59,11 +53,11 @@ class Worker:
         """What the runner may ask for."""
         return {
             "first_step": self.first_step,
-            "reference": self.reference,
-            "discrete": self.discrete,
+            "reference": partial(solve_reference, self.assignment.cell),
+            "discrete": partial(solve_discrete, self.assignment.cell),
             "prepare": self.prepare,
             "count": lambda: self._prepared().count(),
-            "accuracy": lambda **references: self._prepared().accuracy(**references),
+            "gradients": lambda path: self._prepared().gradients(path),
             "memory": lambda: self._prepared().memory(),
             "pin": self.pin,
             "split": lambda: self._prepared().split(),
@@ -91,36 +85,8 @@ class Worker:
         """Choose the first step that is handed to every backend of the group."""
         cell = self.assignment.cell
         subject = make_subject(cell, "float64")
-        inputs = accuracy.rounded(subject.inputs(), cell.spec.dtype)
+        inputs = rounded(subject.inputs(), cell.spec.dtype)
         return _choose_first_step(subject.framework, prepare_problem(subject, inputs).problem, cell.spec)
-
-    def reference(self, first_step: float, folder: Path, wanted: Mapping[str, float]) -> ReferenceFile:
-        """Compute, or find in `folder`, the gradients of the continuous problem, as accurate as is wanted."""
-        # By a worker that has no backend: one that is broken must not take the others down.
-        subject = make_subject(self.assignment.cell, "float64")
-        inputs = accuracy.rounded(subject.inputs(), self.assignment.cell.spec.dtype)
-        prepared = prepare_problem(subject, inputs)
-        spec = subject.task.reference
-        spec = replace(spec, first_step=spec.first_step or first_step)
-        solver = accuracy.ReferenceSolver(subject.framework, inputs, prepared.problem, subject.identity, folder)
-        try:
-            return solver.find(spec, wanted)
-        except CellError as error:
-            return ReferenceFile(None, str(error))
-
-    def discrete(self, first_step: float, folder: Path) -> DiscreteReference:
-        """Compute, in float64, the gradients of this cell's backend: those of the problem as it discretises it."""
-        cell = self.assignment.cell
-        subject = make_subject(cell, "float64", first_step)
-        inputs = accuracy.rounded(subject.inputs(), cell.spec.dtype)
-        prepared = prepare_problem(subject, inputs)
-        problem, backend = prepared.problem, subject.gradient_backend()
-        path = folder / accuracy.cache_name(inputs, subject.spec, f"{subject.identity} {cell.backend}")
-        if not path.exists():
-            gradients = backend.grad(problem, subject.spec, subject.framework)
-            accuracy.reference_from(subject.framework, gradients, f"{cell.backend} in float64").save(path)
-        grid = backend.grid(problem.field, problem.y0, problem.times, subject.spec)
-        return DiscreteReference(path, (grid.n_accepted, grid.n_rejected) if grid else None)
 
     def prepare(self, first_step: float) -> Preparation:
         """Build everything and make the first gradient step."""
