@@ -251,6 +251,19 @@ def test_pictures_are_of_the_newest_training_of_each_model():
     ]
 
 
+def test_a_picture_that_cannot_be_drawn_leaves_a_hole():
+    """What an earlier version let pass does not keep the rest of the page from being made."""
+
+    def broken(record):
+        return (Images(record.model, "Misread", np.zeros((2, 2, 2), np.uint8), ("3",)),)
+
+    holes = [block for block in contents(page([trained("cnf", 3.0, "direct")], pictures=broken))
+             if isinstance(block, Missing) and block.what.startswith("pictures of cnf")]  # fmt: skip
+    assert [hole.reason for hole in holes] == [
+        "picture `cnf` cannot be drawn: its images have shape (2, 2, 2), not (1, any, any)."
+    ]
+
+
 def test_every_name_of_a_page_is_its_own():
     """Tables, charts and drawings have names that files can have, none of them twice."""
     cells = [timed(name, task=task, rtol=rtol) for name in ("direct", "adjoint")

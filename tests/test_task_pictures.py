@@ -14,6 +14,7 @@ from nodebench.pictures import pack, unpack
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import Splits
 from nodebench.tasks.cnf.densities import log_base
+from nodebench.tasks.cnf.pictures import _window_around as window_around
 from nodebench.tasks.cnf.task import Cnf
 from nodebench.tasks.mnist.task import Mnist
 from nodebench.tasks.spiral.data import SPACING, curve, draw
@@ -203,6 +204,17 @@ def test_window_widens_to_hold_the_points():
     inside = (found["flow"].points[..., 1] <= top).mean()
     assert found["flow"].points[..., 1].max() > 30
     assert inside > 0.98
+
+
+def test_window_holds_the_points_that_are_finite():
+    """A point that left the finite numbers, or a whole moment of them, moves no edge of the window."""
+    points = np.zeros((1000, 3, 2))
+    points[:, 1, 0] = 20.0
+    points[0, 0] = np.nan
+    points[1, 1] = np.inf
+    points[:, 2] = np.nan
+    left, right, _, _ = window_around(points, "moons")
+    assert (left, right) == (-4.5, 20.0)
 
 
 def test_misread_digits_are_misread():

@@ -168,20 +168,23 @@ def draw(axes: Axes, picture: Picture, at: int, ink: str) -> None:
 def draw_moment(axes: Axes, picture: Clouds, moment: int) -> None:
     """Draw the points of one moment."""
     points = picture.points[moment].astype(float)
+    seen = np.isfinite(points).all(-1)
     left, right, bottom, top = picture.window
     size = np.clip(DOTS / max(len(points), 1), *DOT)
     look: dict[str, Any] = {"color": OKABE_ITO[0]}
     if picture.values is not None:
         finite = picture.values[np.isfinite(picture.values)].astype(float)
         low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 1.0)
-        look = {"c": picture.values[moment].astype(float), "cmap": cloud_colours(), "vmin": low, "vmax": high}
-    axes.scatter(points[:, 0], points[:, 1], s=size, linewidths=0, alpha=0.8, rasterized=True, **look)
+        seen &= np.isfinite(picture.values[moment])
+        look = {"c": picture.values[moment, seen].astype(float), "cmap": cloud_colours(), "vmin": low, "vmax": high}
+    axes.scatter(points[seen, 0], points[seen, 1], s=size, linewidths=0, alpha=0.8, rasterized=True, **look)
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     _without_ticks(axes)
 
 
 def _draw_panel(axes: Axes, panel: Panel, window: Window, ink: str) -> None:
-    axes.imshow(panel.values.astype(float), cmap=density_colours(), origin="lower", extent=window, aspect="equal")
+    values = np.ma.masked_invalid(panel.values.astype(float))
+    axes.imshow(values, cmap=density_colours(), origin="lower", extent=window, aspect="equal")
     axes.set_xlabel(extent(panel.values), fontsize=8, color=ink)
     _without_ticks(axes)
 

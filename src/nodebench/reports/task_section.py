@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from nodebench.errors import PluginError
 from nodebench.pictures import Clouds, Picture
 from nodebench.reports.charts import backward_evaluations, growth, work_precision
 from nodebench.reports.comparison import base_task, comparisons, grouped, newest
@@ -134,7 +135,11 @@ def _drawings(task: TaskContents, pictures: Callable[[Record], tuple[Picture, ..
     shown = [(max(same, key=lambda r: r.created_at)) for same in models]
     drawn = 0
     for record in shown:
-        found = pictures(record)
+        try:
+            found = pictures(record)
+        except PluginError as error:
+            yield Missing(f"pictures of {_model(record)}", str(error))
+            continue
         drawn += bool(found)
         if found and drawn > MAX_PICTURED:
             reason = f"those of {MAX_PICTURED} models are shown; a report of its run `{record.run_id}` shows them."

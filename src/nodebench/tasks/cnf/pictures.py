@@ -191,13 +191,17 @@ def _window(dataset: str) -> Window:
 
 
 def _window_around(points: np.ndarray, dataset: str) -> Window:
-    """The window of the data set, widened to a square that holds nearly all points at every moment.
+    """The window of the data set, widened to a square that holds nearly all finite points at every moment.
 
     Between its ends a planar flow may go far: what one layer shifts another shifts back.
     """
     left, right, bottom, top = _window(dataset)
-    low, high = np.quantile(points, [0.005, 0.995], axis=0)
-    low, high = np.minimum((left, bottom), low.min(0)), np.maximum((right, top), high.max(0))
+    low, high = np.array((left, bottom)), np.array((right, top))
+    for moment in points.swapaxes(0, 1):
+        finite = moment[np.isfinite(moment).all(-1)]
+        if len(finite):
+            near, far = np.quantile(finite, [0.005, 0.995], axis=0)
+            low, high = np.minimum(low, near), np.maximum(high, far)
     reach = (high - low).max() / 2
     x, y = (low + high) / 2
     return (float(x - reach), float(x + reach), float(y - reach), float(y + reach))
