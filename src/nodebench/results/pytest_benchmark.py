@@ -1,0 +1,67 @@
+"""The file that pytest-benchmark writes with `--benchmark-json` or `--benchmark-autosave`, read as figures of cells.
+
+The times of its benchmarks are in `stats`; what is exact, and the ratio to a control where the benchmark has one, in
+`extra_info`, under the names of a record's fields. Times without a ratio are shown and never gated: nothing in the file
+was timed in turns with anything else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from nodebench.errors import UserError
+from nodebench.results.baseline import Baseline, CellFigures, environment_key, rounded
+
+MACHINE = ("node", "processor", "machine", "python_version", "system", "release", "cpu")
+"""What is kept of the machine."""
+
+CPU = ("brand_raw", "count")
+
+_NAMES = frozenset(f.name for f in fields(CellFigures)) - {"environment", "paired"}
+
+
+def is_pytest_benchmark(content: Any) -> bool:
+    """Whether the content of a JSON file is of pytest-benchmark."""
+    return isinstance(content, dict) and {"benchmarks", "machine_info"} <= content.keys()
+
+
+def read_pytest_benchmark(name: str, content: Mapping[str, Any]) -> Baseline:
+    """Figures of cells from the content of a file.
+
+    Args:
+        name: The file's name.
+        content: What it holds, as `json.loads` gives it.
+
+    Raises:
+        UserError: If a benchmark has no times, or an `extra_info` that is no figure of a cell.
+    """
+    environment = _environment(content["machine_info"])
+    key = environment_key(environment)
+    found = [_cell(name, benchmark, key) for benchmark in content["benchmarks"]]
+    return Baseline(name, {cell.cell_id: cell for cell in found}, {key: environment})
+
+
+def _cell(name: str, benchmark: Mapping[str, Any], key: str) -> CellFigures:
+    full = benchmark.get("fullname", "?")
+    known = {field: value for field, value in benchmark.get("extra_info", {}).items() if field in _NAMES}
+    median = benchmark.get("stats", {}).get("median")
+    figures = {"task": full, "model": "", "cell_id": full, "step_s": median, **known, "environment": key}
+    try:
+        cell = TypeAdapter(CellFigures).validate_python(figures)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"`{name}`: `extra_info.{where}` of `{full}`: {first['msg']}; got {first['input']!r}."
+        ) from error
+    return CellFigures(**{f.name: rounded(f.name, getattr(cell, f.name)) for f in fields(cell)})
+
+
+def _environment(machine: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: machine[name] for name in MACHINE if name in machine}
+    cpu = kept.get("cpu")
+    if isinstance(cpu, Mapping):
+        kept["cpu"] = {name: cpu[name] for name in CPU if name in cpu}
+    return kept

@@ -1,0 +1,226 @@
+"""What is gated, how far a figure may move before it counts, and `nodebench.toml`, which changes that."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from nodebench.errors import UnknownNameError, UserError
+from nodebench.registry import parse
+
+CONFIG_NAME = "nodebench.toml"
+
+EPSILONS: Mapping[str, float] = {"float32": 2.0**-23, "float64": 2.0**-52}
+"""Spacing of the numbers just above 1."""
+
+TIME = "time"
+"""Name of the gated ratio of times."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """How much worse a figure may be before that is a regression; the widest of the three holds.
+
+    Attributes:
+        relative: Part of the baseline's figure.
+        absolute: In the unit of the figure.
+        epsilons: In units of the floating-point type's epsilon, for relative errors.
+        ignored: Whether the figure is not gated at all.
+    """
+
+    relative: float = 0.0
+    absolute: float = 0.0
+    epsilons: float = 0.0
+    ignored: bool = False
+
+    def allowed(self, old: float, dtype: str) -> float:
+        """By how much a figure may differ from the baseline's."""
+        return max(self.relative * abs(old), self.absolute, self.epsilons * EPSILONS.get(dtype, 0.0))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure that is gated; of each, less is better.
+
+    Attributes:
+        unit: Its unit.
+        band: How much worse it may be, unless told otherwise.
+    """
+
+    unit: str
+    band: Band = field(default_factory=Band)
+
+
+METRICS: Mapping[str, Metric] = {
+    "nfe_forward": Metric("evaluations"),
+    "nfe_backward": Metric("evaluations"),
+    "n_vjps": Metric("VJPs"),
+    "n_accepted": Metric("steps"),
+    "n_rejected": Metric("steps"),
+    "saved_bytes": Metric("bytes"),
+    # memray repeats its count of large buffers to the byte; what moves are the interpreter's own small objects, some
+    # kilobytes of them, and between versions of a library up to 0.3 % was seen.
+    "peak_memory_bytes": Metric("bytes", Band(relative=0.01, absolute=2**16)),
+    # Caches of the interpreter that grow by themselves; a tensor that is kept is larger, or is kept again each step.
+    "unreleased_bytes": Metric("bytes", Band(absolute=2**16)),
+    # Either reference may be wrong by a hundredth of what it judges, and sums in another order move the error of a
+    # method in float32 by some roundings; a step more or less is seen in the counters.
+    "grad_error_params": Metric("relative", Band(relative=0.1, epsilons=16)),
+    "grad_error_y0": Metric("relative", Band(relative=0.1, epsilons=16)),
+    # Made of rounding alone where a method is exact: its size is known, not its digits.
+    "method_error_params": Metric("relative", Band(relative=1.0, epsilons=16)),
+    "method_error_y0": Metric("relative", Band(relative=1.0, epsilons=16)),
+    # Two processes of one cell differ by one to three per cent from start to start; a tenth is far from that.
+    TIME: Metric("ratio", Band(relative=0.1)),
+}
+"""What is gated, beside the status. Counters have no band: they are whole numbers that repeat."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A band for some of the cells.
+
+    Attributes:
+        metric: The figure.
+        band: Its band.
+        task: Task it holds for, with or without options; None for all.
+        backend: Backend it holds for, with or without options; None for all.
+    """
+
+    metric: str
+    band: Band
+    task: str | None = None
+    backend: str | None = None
+
+    def holds(self, metric: str, task: str, backend: str | None) -> bool:
+        """Whether it is meant for this figure of this cell."""
+        return self.metric == metric and _matches(self.task, task) and _matches(self.backend, backend or "")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """All bands.
+
+    Attributes:
+        rules: Exceptions; of those that hold, the last does.
+        missing_fails: Whether a cell that is in the baseline and was not measured is a regression.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    missing_fails: bool = False
+
+    def band(self, metric: str, task: str, backend: str | None) -> Band:
+        """The band of a figure of a cell."""
+        found = [rule.band for rule in self.rules if rule.holds(metric, task, backend)]
+        return found[-1] if found else METRICS[metric].band
+
+
+def read_thresholds(path: Path | None = None, max_slowdown: str | None = None) -> Thresholds:
+    """The thresholds of a configuration file.
+
+    Args:
+        path: The file; None for `nodebench.toml` in the working directory, where there is one.
+        max_slowdown: Slowdown that is a regression, instead of the file's; its rules for a task or backend remain.
+
+    Raises:
+        UserError: If the file does not exist, is no TOML, or has a key or value that means nothing.
+    """
+    content = _content(path or Path(CONFIG_NAME), wanted=path is not None)
+    if max_slowdown is not None:
+        content = {**content, "gate": {**content.get("gate", {}), "max_slowdown": max_slowdown}}
+    where = "--max-slowdown" if path is None and not Path(CONFIG_NAME).is_file() else str(path or CONFIG_NAME)
+    try:
+        gate = _File.model_validate(content).gate
+    except ValidationError as error:
+        raise UserError(f"`{where}`: {_explain(error)}") from error
+    rules = [Rule(metric, entry.to_band(metric)) for metric, entry in gate.metrics.items()]
+    rules += [Rule(TIME, Band(relative=gate.max_slowdown))] if gate.max_slowdown is not None else []
+    rules += [Rule(rule.metric, rule.to_band(rule.metric), rule.task, rule.backend) for rule in gate.rules]
+    for rule in rules:
+        if rule.metric not in METRICS:
+            raise UserError(f"`{where}`: {UnknownNameError('metric', rule.metric, METRICS)}")
+    return Thresholds(tuple(rules), missing_fails=gate.missing == "fail")
+
+
+def _matches(wanted: str | None, name: str) -> bool:
+    return wanted is None or wanted in (name, parse(name)[0])
+
+
+def _fraction(value: Any) -> Any:
+    """`"10%"` as 0.1; other values as they are."""
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            raise ValueError(f'must be a number or a percentage such as "10%"; got {value!r}') from None
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Band(_Strict):
+    band: Fraction | None = None
+    absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    ignore: bool = False
+
+    def to_band(self, metric: str) -> Band:
+        """The band; what is not said is as in the metric's own."""
+        if self.band is None and not self.absolute:
+            own = METRICS[metric].band if metric in METRICS else Band()
+            return Band(own.relative, own.absolute, own.epsilons, self.ignore)
+        return Band(self.band or 0.0, self.absolute, ignored=self.ignore)
+
+
+class _Rule(_Band):
+    metric: str
+    task: str | None = None
+    backend: str | None = None
+
+
+class _Gate(_Strict):
+    max_slowdown: Fraction | None = None
+    missing: Literal["pass", "fail"] = "pass"
+    metrics: dict[str, _Band] = Field(default_factory=dict)
+    rules: list[_Rule] = Field(default_factory=list)
+
+
+class _File(_Strict):
+    gate: _Gate = Field(default_factory=_Gate)
+
+
+_KEYS: Mapping[str, type[BaseModel]] = {"": _File, "gate": _Gate, "metrics": _Band, "rules": _Rule}
+"""Whose keys belong below which part of the file, for the near ones of a mistyped key."""
+
+
+def _content(path: Path, *, wanted: bool) -> dict[str, Any]:
+    if not path.is_file():
+        if wanted:
+            raise UserError(f"there is no file `{path}`.")
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"`{path}` is no TOML: {error}.") from error
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    *parents, last = first["loc"]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"`{where}`: {first['msg'].removeprefix('Value error, ')}."
+    named = [part for part in parents if part in _KEYS]
+    known = list(_KEYS[str(named[-1]) if named else ""].model_fields)
+    near = get_close_matches(str(last), known, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}."
+    return f"unknown key `{where}`; {hint}"

@@ -1,0 +1,178 @@
+"""A baseline is a small file that reads as it was written, and rises only where something has become better."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from nodebench.errors import UserError
+from nodebench.results.baseline import Baseline, CellFigures, loads
+from nodebench.results.gate import compare
+from nodebench.results.pytest_benchmark import read_pytest_benchmark
+from nodebench.results.ratchet import update
+from nodebench.results.record import Record
+from nodebench.results.sources import find, read_baseline_file
+from nodebench.results.store import Store
+from nodebench.results.thresholds import Thresholds
+
+HERE = {"cpu": "one", "libraries": {"torch": "2"}}
+
+
+def record(cell_id, **fields):
+    common = {
+        "run_id": "r1",
+        "created_at": "now",
+        "nodebench_version": "0",
+        "task": "linear",
+        "model": "linear",
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": 1,
+        "seed": 0,
+        "preset": "smoke",
+        "solver": "dopri5",
+        "rtol": 1e-3,
+    }
+    return Record(**{**common, "cell_id": cell_id, "backend": cell_id, "status": "ok", "nfe_forward": 7, **fields})
+
+
+def baseline(*records, environment=HERE):
+    return Baseline.from_records("old", records, environment)
+
+
+def updated(old, new, **options):
+    return update(old, new, compare(old, new, Thresholds()), **options)
+
+
+def test_a_baseline_reads_as_it_was_written():
+    """All figures, statuses and machines, whatever order the cells came in."""
+    cells = [record("b", ratio=1.23456789, grad_error_params=1.23456e-5), record("a", status="oom", reason="no room.")]
+    one, other = baseline(*cells), baseline(*reversed(cells))
+    assert one.dumps() == other.dumps()
+    read = loads("old", json.loads(one.dumps()))
+    assert read == one
+    assert list(read.cells) == ["a", "b"]
+    assert (read.cells["b"].ratio, read.cells["b"].grad_error_params) == (1.235, 1.23e-5)
+
+
+def test_a_cell_is_one_block_and_a_figure_one_line():
+    """What was not measured has no line; a change of one figure is a change of one line."""
+    one, other = baseline(record("a")).dumps(), baseline(record("a", nfe_forward=8)).dumps()
+    assert "null" not in one
+    assert "nfe_backward" not in one
+    changed = [pair for pair in zip(one.splitlines(), other.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert changed == [('      "nfe_forward": 7', '      "nfe_forward": 8')]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "is no baseline"),
+        ({"schema": 99, "cells": []}, "has schema 99, this nodebench knows 1"),
+        ({"schema": 1, "cells": [{"cell_id": "a"}]}, "is damaged at `0.task`"),
+        ({"schema": 1, "cells": [{"cell_id": "a", "task": "t", "model": "m", "nfe": 3}]}, "is damaged at `0.nfe`"),
+    ],
+)
+def test_what_is_no_baseline_is_refused(content, message):
+    """With the file and what is wrong with it."""
+    with pytest.raises(UserError, match=message):
+        loads("f.json", content)
+
+
+def test_improvements_and_new_cells_are_taken_over():
+    """And nothing else: what is a little worse within its band stays as it was, so that a baseline does not creep."""
+    old = baseline(record("a", peak_memory_bytes=10**7), record("b"))
+    new = baseline(
+        record("a", nfe_forward=6, peak_memory_bytes=10**7 + 1000),
+        record("b", nfe_forward=8),
+        record("c"),
+        environment={"cpu": "two"},
+    )
+    found = updated(old, new)
+    cells = found.baseline.cells
+    assert (cells["a"].nfe_forward, cells["a"].peak_memory_bytes) == (6, 10**7)
+    assert cells["b"].nfe_forward == 7
+    assert cells["c"] == new.cells["c"]
+    assert [(finding.cell.cell_id, finding.metric) for finding in found.taken] == [("a", "nfe_forward"), ("c", "cell")]
+    assert [finding.cell.cell_id for finding in found.left] == ["b"]
+    assert found.baseline.environments[cells["a"].environment] == {"cpu": "two"}
+    assert loads("old", json.loads(found.baseline.dumps())).cells == cells
+
+
+def test_a_ratio_is_taken_over_with_its_interval_and_control():
+    """Never one without the others."""
+    times = {"step_s": 1.0, "n_starts": 4, "control": "c"}
+    old = baseline(record("a", ratio=2.0, ratio_low=1.99, ratio_high=2.01, **times))
+    new = baseline(record("a", ratio=1.0, ratio_low=0.99, ratio_high=1.01, **times))
+    cell = updated(old, new).baseline.cells["a"]
+    assert (cell.ratio, cell.ratio_low, cell.ratio_high, cell.control) == (1.0, 0.99, 1.01, "c")
+
+
+def test_a_cell_that_works_again_is_taken_over_whole():
+    """Its figures come with its status."""
+    old, new = baseline(record("a", status="oom", reason="no room.", nfe_forward=None)), baseline(record("a"))
+    assert updated(old, new).baseline.cells["a"] == new.cells["a"]
+
+
+def test_regressions_are_taken_over_only_when_accepted():
+    """They are then the baseline's figures, and nothing is left."""
+    old, new = baseline(record("a")), baseline(record("a", nfe_forward=8))
+    assert updated(old, new).baseline.cells == old.cells
+    accepted = updated(old, new, accept_regressions=True)
+    assert (accepted.baseline.cells["a"].nfe_forward, accepted.left) == (8, ())
+
+
+def test_a_name_is_a_file_or_a_run(tmp_path):
+    """A file that is not there is no run; a run is found by the beginning of its id."""
+    store = Store(tmp_path / "r.db")
+    store.start_run("r1", "test", "plan", HERE, 1)
+    store.append(record("a"))
+    path = tmp_path / "b.json"
+    path.write_text(baseline(record("b")).dumps())
+    assert list(find("r1", lambda: store).cells) == ["a"]
+    assert find("latest", lambda: store).environments == baseline(record("a")).environments
+    assert list(find(str(path), lambda: store).cells) == ["b"]
+    with pytest.raises(UserError, match="there is no file"):
+        find("none.json", lambda: store)
+    path.write_text("{")
+    with pytest.raises(UserError, match="is no JSON"):
+        read_baseline_file(path)
+
+
+STATS = {"min": 0.1, "max": 0.3, "mean": 0.2, "median": 0.2, "rounds": 10}
+
+
+def benchmarks(**extra):
+    """What pytest-benchmark writes of one benchmark, as far as it is read."""
+    return {
+        "machine_info": {"node": "n", "cpu": {"brand_raw": "one", "count": 2, "hz_actual": [1, 2]}, "system": "Linux"},
+        "benchmarks": [{"fullname": "test_a.py::test_a", "extra_info": extra, "stats": STATS}],
+        "version": "5.3.1",
+    }
+
+
+def test_pytest_benchmark_is_read():
+    """Counters from `extra_info`, the median from `stats`; what else is in `extra_info` is left alone."""
+    found = read_pytest_benchmark("p.json", benchmarks(nfe_forward=7, mine="x"))
+    cell = found.cells["test_a.py::test_a"]
+    assert (cell.nfe_forward, cell.step_s, cell.label) == (7, 0.2, "test_a.py::test_a")
+    assert found.environments[cell.environment]["cpu"] == {"brand_raw": "one", "count": 2}
+
+
+def test_a_cell_in_pytest_benchmark_is_the_cell_of_a_run(tmp_path):
+    """Where `extra_info` has its id, the two are compared; times without a ratio are not gated."""
+    known = CellFigures.from_record(record("a", step_s=0.1)).to_dict()
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(benchmarks(**known)))
+    read = read_baseline_file(path)
+    assert read.cells["a"].nfe_forward == 7
+    slower = replace(read, cells={"a": replace(read.cells["a"], step_s=9.0, nfe_forward=8)})
+    found = compare(read, slower, Thresholds())
+    verdicts = {finding.metric: finding.verdict for finding in found.findings}
+    assert (verdicts["nfe_forward"], verdicts["step_s"]) == ("regression", "undecided")
+
+
+def test_a_wrong_extra_info_is_refused():
+    """With the benchmark and the key."""
+    with pytest.raises(UserError, match=r"`extra_info.nfe_forward` of `test_a.py::test_a`"):
+        read_pytest_benchmark("p.json", benchmarks(nfe_forward="many"))
