@@ -65,7 +65,7 @@ def test_the_same_figures_pass():
     found = gate()
     assert told(found) == {}
     assert (found.exit_code, found.n_compared) == (0, 1)
-    assert found.summary == "passed: 1 cells compared; nothing has changed"
+    assert found.summary == "passed: 1 cell compared; nothing has changed"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,13 @@ def test_another_problem_is_not_compared():
     assert told(found) == {"cell": "incomparable"}
     assert found.exit_code == 2
     assert "dataset moons against circles" in found.of("incomparable")[0].reason
+
+
+def test_what_is_known_not_to_be_comparable_is_not_compared():
+    """The conditions that two versions were measured under are known to those who measured them."""
+    found = compare(figures(CELL), figures(replace(CELL, nfe_forward=1)), Thresholds(), {"a": "weights x against y"})
+    assert told(found) == {"cell": "incomparable"}
+    assert "not the same problem: weights x against y." in found.of("incomparable")[0].reason
 
 
 def test_missing_and_new_cells_are_named():

@@ -26,6 +26,7 @@ class Finding:
         low: Of a slowdown, the lower end of its interval.
         high: The upper end.
         unit: Unit of the figures.
+        measured: Whether the candidate has the cell.
     """
 
     cell: CellFigures
@@ -37,6 +38,7 @@ class Finding:
     low: float | None = None
     high: float | None = None
     unit: str = ""
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,12 @@ class Gate:
         """One line: how many of what."""
         if self.problem:
             return f"cannot compare: {self.problem}"
-        names: tuple[tuple[Verdict, str], ...] = (
-            ("regression", "regressions"),
-            ("incomparable", "not comparable"),
-            ("undecided", "undecided"),
-            ("improvement", "improvements"),
-            ("missing", "missing"),
-            ("new", "new"),
-        )
-        counts = [f"{len(self.of(verdict))} {name}" for verdict, name in names if self.of(verdict)]
+        names: dict[Verdict, str] = {"regression": "regression(s)", "improvement": "improvement(s)"}
+        told: tuple[Verdict, ...] = ("regression", "incomparable", "undecided", "improvement", "missing", "new")
+        counts = [_counted(len(self.of(verdict)), names.get(verdict, verdict)) for verdict in told if self.of(verdict)]
         state = {0: "passed", 1: "failed", 2: "cannot compare"}[self.exit_code]
-        return f"{state}: {self.n_compared} cells compared; {', '.join(counts) or 'nothing has changed'}"
+        cells = _counted(self.n_compared, "cell(s)")
+        return f"{state}: {cells} compared; {', '.join(counts) or 'nothing has changed'}"
 
 
 def change(before: float, after: float) -> str:
@@ -93,3 +90,7 @@ def change(before: float, after: float) -> str:
     difference = after - before
     relative = f" ({difference / before:+.1%})" if before else ""
     return f"{difference:+.4g}{relative}"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what.replace('(s)', '' if n == 1 else 's')}"

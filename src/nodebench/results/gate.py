@@ -4,8 +4,9 @@ Counters, bytes and errors are compared in their bands. Times are compared throu
 one run, and only an interval that lies wholly beyond the threshold is a regression: what is undecided passes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from types import MappingProxyType
 
 from nodebench.results.baseline import Baseline, CellFigures
 from nodebench.results.environment import differences
@@ -23,11 +24,22 @@ RANKS = {"ok": 0, "unsupported": 1, "not_installed": 1}
 """Statuses from good to bad; all others are worst."""
 
 
-def compare(old: Baseline, new: Baseline, thresholds: Thresholds) -> Gate:
-    """Compare a candidate with a baseline."""
+def compare(
+    old: Baseline, new: Baseline, thresholds: Thresholds, refused: Mapping[str, str] = MappingProxyType({})
+) -> Gate:
+    """Compare a candidate with a baseline.
+
+    Args:
+        old: The baseline.
+        new: The candidate.
+        thresholds: How far a figure may move.
+        refused: Why the two sides of a cell cannot be compared, by its id, where that is known already.
+    """
     shared = [cell_id for cell_id in old.cells if cell_id in new.cells]
     findings = [
-        finding for cell_id in shared for finding in _cell_findings(old.cells[cell_id], new.cells[cell_id], thresholds)
+        finding
+        for cell_id in shared
+        for finding in _cell_findings(old.cells[cell_id], new.cells[cell_id], thresholds, refused.get(cell_id))
     ]
     absent = [cell for cell_id, cell in old.cells.items() if cell_id not in new.cells]
     findings += [_missing(cell, thresholds) for cell in absent]
@@ -40,7 +52,8 @@ def compare(old: Baseline, new: Baseline, thresholds: Thresholds) -> Gate:
 
 def _missing(cell: CellFigures, thresholds: Thresholds) -> Finding:
     verdict: Verdict = "regression" if thresholds.missing_fails else "missing"
-    return Finding(cell=cell, metric="cell", verdict=verdict, reason="it is in the baseline and was not measured.")
+    reason = "it is in the baseline and was not measured."
+    return Finding(cell=cell, metric="cell", verdict=verdict, reason=reason, measured=False)
 
 
 def _new_cell(cell: CellFigures) -> str:
@@ -74,12 +87,10 @@ def _unlike(old: Baseline, new: Baseline, shared: list[str]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _cell_findings(old: CellFigures, new: CellFigures, thresholds: Thresholds) -> Iterator[Finding]:
-    unlike = [
-        f"{name} {getattr(old, name)} against {getattr(new, name)}"
-        for name in PREMISES
-        if None not in (getattr(old, name), getattr(new, name)) and getattr(old, name) != getattr(new, name)
-    ]
+def _cell_findings(
+    old: CellFigures, new: CellFigures, thresholds: Thresholds, refused: str | None
+) -> Iterator[Finding]:
+    unlike = [refused] if refused else _unlike_premises(old, new)
     if unlike:
         reason = f"it is not the same problem: {', '.join(unlike)}."
         yield Finding(cell=new, metric="cell", verdict="incomparable", reason=reason)
@@ -102,8 +113,8 @@ def _status(old: CellFigures, new: CellFigures) -> Finding:
     verdict: Verdict = "same"
     if old.status != new.status:
         verdict = "regression" if worse > 0 else "improvement" if worse < 0 else "changed"
-    reason = "" if new.ok or verdict == "same" else new.reason or ""
-    return Finding(cell=new, metric="status", verdict=verdict, reason=reason, old=old.status, new=new.status)
+    told = {"same": None, "improvement": new.reason or f"it was: {old.reason}"}.get(verdict, new.reason)
+    return Finding(cell=new, metric="status", verdict=verdict, reason=told or "", old=old.status, new=new.status)
 
 
 def _figure(metric: str, old: CellFigures, new: CellFigures, thresholds: Thresholds) -> Finding | None:
@@ -124,3 +135,11 @@ def _figure(metric: str, old: CellFigures, new: CellFigures, thresholds: Thresho
         return found("same")
     band = f", beyond the band of {allowed:.3g}" if allowed else ""
     return found("regression" if after > before else "improvement", f"{change(before, after)}{band}.")
+
+
+def _unlike_premises(old: CellFigures, new: CellFigures) -> list[str]:
+    return [
+        f"{name} {getattr(old, name)} against {getattr(new, name)}"
+        for name in PREMISES
+        if None not in (getattr(old, name), getattr(new, name)) and getattr(old, name) != getattr(new, name)
+    ]

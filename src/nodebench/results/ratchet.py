@@ -41,7 +41,7 @@ def update(old: Baseline, new: Baseline, gate: Gate, *, accept_regressions: bool
     wanted: tuple[Verdict, ...] = ("improvement", "new", "changed")
     worse: tuple[Verdict, ...] = ("regression", "incomparable")
     taken = gate.of(*wanted, *(worse if accept_regressions else ()))
-    taken = [finding for finding in taken if finding.cell.cell_id in new.cells]
+    taken = [finding for finding in taken if finding.measured]
     cells: dict[str, CellFigures] = dict(old.cells)
     for finding in taken:
         cell_id = finding.cell.cell_id

@@ -1,0 +1,118 @@
+"""A comparison is told to people and to programs, each in their form."""
+
+import json
+from dataclasses import replace
+from io import StringIO
+from xml.etree import ElementTree as ET
+
+import pytest
+from rich.console import Console
+
+from nodebench.errors import UserError
+from nodebench.reports.gate import gate_markdown, gate_table
+from nodebench.reports.gate_files import gate_entries, write_gate
+from nodebench.results.baseline import Baseline, CellFigures
+from nodebench.results.gate import compare
+from nodebench.results.thresholds import Thresholds
+
+OLD = CellFigures(
+    cell_id="a",
+    environment="old",
+    task="linear",
+    model="linear",
+    backend="adjoint[norm=full]",
+    nfe_forward=100,
+    grad_error_params=1e-3,
+    step_s=0.1,
+    ratio=2.0,
+    ratio_low=1.9,
+    ratio_high=2.1,
+    n_starts=4,
+    control="direct",
+)
+WORSE = replace(OLD, environment="new", nfe_forward=1101, grad_error_params=1e-4)
+FAILED = replace(OLD, cell_id="b", backend="direct", status="failed", reason="a | b\x1b[0m <broke>.")
+
+
+def gate(*new, old=(OLD,)):
+    return compare(
+        Baseline("base.json", {cell.cell_id: cell for cell in old}, {"old": {"cpu": "one"}}),
+        Baseline("latest", {cell.cell_id: cell for cell in new}, {"new": {"cpu": "two"}}),
+        Thresholds(),
+    )
+
+
+def test_the_table_has_what_changed_worst_first():
+    """Counters in full; nothing of what is the same; no table where nothing has changed."""
+    console = Console(file=StringIO(), width=200)
+    console.print(gate_table(gate(WORSE)))
+    text = console.file.getvalue()
+    assert text.index("regression") < text.index("improvement")
+    assert "linear/linear/adjoint[norm=full]" in text
+    assert "1,101" in text
+    assert "step_s" not in text
+    assert gate_table(gate(OLD)) is None
+
+
+def test_markdown_is_a_comment_of_a_pull_request():
+    """The verdict first, improvements with the way to keep them, machines that differ folded away."""
+    text = gate_markdown(gate(WORSE))
+    assert text.startswith("### ❌ nodebench: failed: 1 cell compared; 1 regression")
+    assert (
+        "| regression | `linear/linear/adjoint[norm=full]` | `nfe_forward` | 100 | 1,101 | +1001 (+1001.0%). |" in text
+    )
+    assert "nodebench baseline update" in text
+    assert "- `cpu: one against two`" in text
+    assert gate_markdown(gate(OLD)).startswith("### ✅ nodebench: passed")
+
+
+def test_a_bar_in_a_reason_does_not_break_the_table():
+    """It is escaped, and a reason of several lines is one."""
+    ok = replace(FAILED, status="ok", reason=None)
+    row = next(line for line in gate_markdown(gate(FAILED, old=(ok,))).splitlines() if "`status`" in line)
+    assert "a \\| b" in row
+
+
+def test_junit_has_a_case_for_each_figure(tmp_path):
+    """Regressions are failures, what cannot be compared is an error, what is missing is skipped."""
+    ok, missing = replace(FAILED, status="ok", reason=None), replace(OLD, cell_id="c", backend="c")
+    other = replace(OLD, cell_id="d", backend="d")
+    found = gate(WORSE, FAILED, replace(other, control="x"), old=(OLD, ok, missing, other))
+    write_gate(found, tmp_path / "sub/gate.xml")
+    suite = ET.parse(tmp_path / "sub/gate.xml").getroot()[0]
+    counts = {name: int(suite.get(name)) for name in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": len(found.findings), "failures": 2, "errors": 1, "skipped": 1}
+    cases = {(case.get("classname"), case.get("name")): case for case in suite.iter("testcase")}
+    assert len(cases) == counts["tests"]
+    failure = cases["linear/linear/adjoint[norm=full]", "nfe_forward"].find("failure")
+    assert "100 -> 1,101 evaluations" in failure.get("message")
+    assert "<broke>" in cases["linear/linear/direct", "status"].find("failure").get("message")
+    assert cases["linear/linear/d", "time"].find("error") is not None
+    assert cases["linear/linear/c", "cell"].find("skipped") is not None
+
+
+def test_nothing_to_compare_is_an_error_in_junit(tmp_path):
+    """A suite without a case would read as passed."""
+    write_gate(gate(), tmp_path / "gate.xml")
+    suite = ET.parse(tmp_path / "gate.xml").getroot()[0]
+    assert suite.get("errors") == "1"
+    assert suite.find("testcase/error").get("message") == "the candidate has no cells."
+
+
+def test_entries_are_the_candidates_figures(tmp_path):
+    """Name, unit, value, range and what the baseline says; cells that were not measured have none."""
+    found = gate(WORSE, old=(OLD, replace(OLD, cell_id="c", backend="c")))
+    entries = {entry["name"]: entry for entry in gate_entries(found)}
+    assert list(entries) == [f"{OLD.label}: {name}" for name in ("nfe_forward", "grad_error_params", "time")]
+    nfe, time = entries[f"{OLD.label}: nfe_forward"], entries[f"{OLD.label}: time"]
+    assert (nfe["unit"], nfe["value"]) == ("evaluations", 1101)
+    assert nfe["extra"].startswith("regression; baseline 100.")
+    assert (time["value"], time["range"]) == (2.0, "1.9 to 2.1")
+    write_gate(found, tmp_path / "gate.json")
+    assert json.loads((tmp_path / "gate.json").read_text()) == list(entries.values())
+
+
+def test_another_suffix_is_refused(tmp_path):
+    """With those that are known."""
+    with pytest.raises(UserError, match=r"\.md \(Markdown\), \.xml"):
+        write_gate(gate(OLD), tmp_path / "gate.txt")
