@@ -81,9 +81,10 @@ class Measured:
         Args:
             programs: Folder in which workers of the same cell keep compiled programs for each other, or None.
         """
-        # A folder for each cell: what one had compiled would make another's first step cheaper.
-        own = None if programs is None else programs / self.cell.cell_id
-        self._worker = WorkerProcess(self.settings.assignment(self.cell, own))
+        # A folder for each cell of each version: what one had compiled would make another's first step cheaper.
+        interpreter = self.settings.interpreter
+        own = None if programs is None else programs / (interpreter.name and "other") / self.cell.cell_id
+        self._worker = WorkerProcess(self.settings.assignment(self.cell, own), interpreter)
 
     def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
         """Send its worker a command whose answer `receive` waits for; raises `WorkerError` if it has died."""

@@ -66,15 +66,18 @@ class Plan:
     Attributes:
         cells: The cells in the order in which they are measured.
         measure: `gradient`, `counts`, `training` or `both`.
+        against: The other version that the cells take turns with, or None.
     """
 
     cells: tuple[Cell, ...]
     measure: str
+    against: str | None = None
 
     @property
     def plan_id(self) -> str:
         """Hash by which `--resume` finds an interrupted run of the same plan."""
-        return _digest([self.measure, [cell.cell_id for cell in self.cells]])
+        against = [] if self.against is None else [self.against]
+        return _digest([self.measure, [cell.cell_id for cell in self.cells], *against])
 
     def check_control(self, control: str | None) -> None:
         """See that the control is among the cells.

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -12,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure
 
 DEATH_S = 10.0
@@ -38,20 +38,22 @@ class WorkerProcess:
 
     Args:
         assignment: The cell it measures.
+        interpreter: How it is started.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, interpreter: Interpreter) -> None:
         ours, theirs = socket.socketpair()
         self._output = TemporaryFile()  # noqa: SIM115  lives as long as the worker
         self._oom_kills = _oom_kills()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "nodebench.bench.worker", str(theirs.fileno())],
+            [interpreter.python, "-m", "nodebench.bench.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
             start_new_session=True,
-            env=_environment(assignment),
+            cwd=interpreter.folder,
+            env={**_environment(assignment), "PYTHONPATH": interpreter.search_path},
         )
         theirs.close()
         self._connection = Connection(ours.detach())
@@ -178,8 +180,6 @@ def _environment(assignment: Assignment) -> dict[str, str]:
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         environment["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     environment["EQX_ON_ERROR"] = "off"  # diffrax's checks would call back to the host from the timed program
-    # A plugin in the user's folder is importable there as it is for the user.
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(Path.cwd())]))
     return environment
 
 

@@ -14,20 +14,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from nodebench import __version__, registry
 from nodebench.bench.events import Event
 from nodebench.bench.gradient import Comparison, GradientGroup
 from nodebench.bench.machine import available_memory
 from nodebench.bench.measured import Figures, Measured
 from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.process import WorkerError
+from nodebench.bench.recording import record_of
 from nodebench.bench.references import References, preparer
 from nodebench.bench.settings import Settings
 from nodebench.errors import UserError
 from nodebench.results.environment import differences
-from nodebench.results.record import Record
-from nodebench.results.store import Store, now
-from nodebench.tasks.base import AbstractTask
+from nodebench.results.store import Store
 
 Continuation = Literal["new", "resume", "rerun-failed"]
 """Whether to begin anew, go on with the newest interrupted run of the same plan, or measure again what failed in the
@@ -42,11 +40,13 @@ class Runner:
         store: Where records go, one the moment its cell ends.
         settings: How the plan is measured.
         notify: Told what happens.
+        measure_group: How the gradients of cells that are compared with each other are measured.
     """
 
     store: Store
     settings: Settings
     notify: Callable[[Event], None]
+    measure_group: Callable[[GradientGroup], None] = field(default=GradientGroup.measure)
 
     def run(
         self,
@@ -116,7 +116,7 @@ class Runner:
             )
 
     def _begin(self, plan: Plan, command: str, environment: Mapping[str, Any], n_left_out: int) -> str:
-        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        run_id = new_run_id()
         self.store.start_run(run_id, command, plan.plan_id, environment, len(plan.cells) - n_left_out)
         return run_id
 
@@ -172,7 +172,7 @@ class _Job:
         if reference is not None:
             comparison = Comparison(first_step, reference, self.runner.references, available_memory())
             compared = GradientGroup(fresh, comparison, self.runner.settings, self.runner.notify)
-            compared.count() if self.measure == "counts" else compared.measure()
+            compared.count() if self.measure == "counts" else self.runner.measure_group(compared)
             work_s = reference.measured_s + sum(measured.measured_s for measured in fresh)
             for measured in fresh:
                 measured.figures["overhead_s"] = (time.monotonic() - began - work_s) / len(fresh)
@@ -243,33 +243,17 @@ class _Job:
 
     def _finish(self, measured: Measured) -> None:
         cell = measured.cell
-        metric = registry.load("task", cell.task, AbstractTask).metric
-        has_metric = measured.figures.get("metric_value") is not None
-        record = Record(
-            run_id=self.run_id,
-            cell_id=cell.cell_id,
-            created_at=now(),
-            nodebench_version=__version__,
-            task=cell.task,
-            model=cell.model,
-            backend=cell.backend,
-            framework=cell.framework,
-            **(_spec_fields(cell) if cell.backend else {"dtype": cell.spec.dtype}),
-            device=cell.device,
-            threads=cell.threads,
-            batch_size=cell.batch_size,
-            seed=cell.seed,
-            preset=cell.preset,
-            horizon=cell.horizon,
-            attempt=self.runner.store.attempts(self.run_id, cell.cell_id) + 1,
-            **({"metric_name": metric.name, "metric_unit": metric.unit} if has_metric else {}),
-            metric_direction=metric.direction if has_metric else None,
-            **measured.figures,
-        )
+        attempt = self.runner.store.attempts(self.run_id, cell.cell_id) + 1
+        record = record_of(measured, self.run_id, attempt)
         self.runner.store.append(record, measured.pictures)
         # Only now: an interruption before the row is written must find the checkpoint.
         shutil.rmtree(self.runner.checkpoints(self.run_id) / cell.cell_id, ignore_errors=True)
         self.runner.notify(Event("record", record.status, cell, record=record))
+
+
+def new_run_id() -> str:
+    """A name for a run that begins now."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def _one_per_framework(cells: Sequence[Measured]) -> list[Measured]:
@@ -278,15 +262,3 @@ def _one_per_framework(cells: Sequence[Measured]) -> list[Measured]:
     for measured in cells:
         chosen.setdefault(measured.cell.framework, measured)
     return sorted(chosen.values(), key=lambda measured: measured.cell.framework != "torch")
-
-
-def _spec_fields(cell: Cell) -> Figures:
-    spec = cell.spec
-    return {
-        "solver": spec.solver,
-        "controller": spec.controller,
-        "rtol": spec.rtol,
-        "atol": spec.atol,
-        "max_steps": spec.max_steps,
-        "dtype": spec.dtype,
-    }

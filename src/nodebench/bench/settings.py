@@ -1,10 +1,11 @@
 """How a plan is measured: limits, budgets and the precision that is wanted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
+from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.messages import Assignment
 from nodebench.bench.plan import Cell
 from nodebench.errors import UserError
@@ -30,6 +31,7 @@ class Settings:
         memory_limit_gib: What a worker may allocate beyond its idle size, in GiB, or None.
         cores: Cores that workers may use, the same for all; None for all cores.
         control: Backend to whose time the others are related; None for the first of each group.
+        interpreter: How workers are started.
     """
 
     rounds: int | None = None
@@ -40,6 +42,7 @@ class Settings:
     memory_limit_gib: float | None = None
     cores: tuple[int, ...] | None = None
     control: str | None = None
+    interpreter: Interpreter = field(default_factory=Interpreter)
 
     def timeout(self, cell: Cell) -> float | None:
         """Longest pass of a cell, in seconds."""

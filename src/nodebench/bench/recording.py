@@ -1,0 +1,54 @@
+"""The record of a measured cell."""
+
+from nodebench import __version__, registry
+from nodebench.bench.measured import Figures, Measured
+from nodebench.bench.plan import Cell
+from nodebench.results.record import Record
+from nodebench.results.store import now
+from nodebench.tasks.base import AbstractTask
+
+
+def record_of(measured: Measured, run_id: str, attempt: int = 1) -> Record:
+    """What a cell leaves behind.
+
+    Args:
+        measured: The cell, measured.
+        run_id: The run it belongs to.
+        attempt: How often it has been measured in this run.
+    """
+    cell = measured.cell
+    metric = registry.load("task", cell.task, AbstractTask).metric
+    has_metric = measured.figures.get("metric_value") is not None
+    return Record(
+        run_id=run_id,
+        cell_id=cell.cell_id,
+        created_at=now(),
+        nodebench_version=__version__,
+        task=cell.task,
+        model=cell.model,
+        backend=cell.backend,
+        framework=cell.framework,
+        **(_spec_fields(cell) if cell.backend else {"dtype": cell.spec.dtype}),
+        device=cell.device,
+        threads=cell.threads,
+        batch_size=cell.batch_size,
+        seed=cell.seed,
+        preset=cell.preset,
+        horizon=cell.horizon,
+        attempt=attempt,
+        **({"metric_name": metric.name, "metric_unit": metric.unit} if has_metric else {}),
+        metric_direction=metric.direction if has_metric else None,
+        **measured.figures,
+    )
+
+
+def _spec_fields(cell: Cell) -> Figures:
+    spec = cell.spec
+    return {
+        "solver": spec.solver,
+        "controller": spec.controller,
+        "rtol": spec.rtol,
+        "atol": spec.atol,
+        "max_steps": spec.max_steps,
+        "dtype": spec.dtype,
+    }
