@@ -1,0 +1,164 @@
+"""Other versions of the code, built so that their workers can take turns with this version's."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from nodebench.bench import protocol
+from nodebench.bench.interpreter import Interpreter
+from nodebench.errors import UserError
+
+PROBE_S = 120.0
+"""How long another version may take to say what it is."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version whose workers this one can speak with.
+
+    Attributes:
+        interpreter: How its workers are started.
+        environment: Its fingerprint of this machine.
+    """
+
+    interpreter: Interpreter
+    environment: Mapping[str, Any]
+
+
+@contextmanager
+def version_of_ref(ref: str) -> Iterator[Version]:
+    """The project of the working directory as git has it at a revision, installed beside this environment's libraries.
+
+    Its workers run in the folder of the same name within that revision, where files that are no package are found too.
+
+    Raises:
+        UserError: If there is no such revision, it cannot be installed, or does not speak with this version.
+    """
+    root = Path(_git("rev-parse", "--show-toplevel"))
+    commit = _git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", said=f"git knows no revision `{ref}` here.")
+    with TemporaryDirectory() as temporary:
+        tree, site = Path(temporary, "tree"), Path(temporary, "site")
+        _extract(root, commit, tree)
+        paths = (_installed(tree, site, ref),) if _is_package(tree) else ()
+        folder = tree / Path.cwd().relative_to(root)
+        version = ask_version(Interpreter(ref, paths=paths, folder=folder if folder.is_dir() else tree))
+        git = {"commit": commit, "dirty": False}
+        yield Version(version.interpreter, {**version.environment, "git": git})
+
+
+@contextmanager
+def version_of_wheel(wheel: Path) -> Iterator[Version]:
+    """What a wheel holds, beside this environment's libraries.
+
+    Raises:
+        UserError: If there is no such wheel, it cannot be installed, or does not speak with this version.
+    """
+    if not wheel.is_file():
+        raise UserError(f"there is no wheel `{wheel}`.")
+    with TemporaryDirectory() as temporary:
+        site = _installed(wheel.resolve(), Path(temporary, "site"), wheel.name)
+        yield ask_version(Interpreter(wheel.name, paths=(site,)))
+
+
+@contextmanager
+def version_of_python(python: str) -> Iterator[Version]:
+    """What another environment holds, by its interpreter.
+
+    Raises:
+        UserError: If there is no such interpreter, or its nodebench does not speak with this version.
+    """
+    found = shutil.which(python)
+    if found is None:
+        raise UserError(f"there is no interpreter `{python}`.")
+    yield ask_version(Interpreter(python, python=found, inherits=False))
+
+
+def ask_version(interpreter: Interpreter) -> Version:
+    """Ask an interpreter for its version, and see that this one can speak with it.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    code = Path(protocol.__file__).read_text(encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": interpreter.search_path}
+    done = _run([interpreter.python, "-c", code], cwd=interpreter.folder, env=environment)
+    if done.returncode != 0:
+        raise UserError(
+            f"{interpreter.name} cannot be compared with: its nodebench does not say what it is ({_last_line(done)})."
+        )
+    found = json.loads(done.stdout)
+    for path in interpreter.paths:
+        if (path / "nodebench").is_dir() and not Path(found["file"]).is_relative_to(path):
+            raise UserError(f"{interpreter.name} imports nodebench from {found['file']}; call it from another folder.")
+    unlike = _unlike(protocol.protocol(), found["protocol"])
+    if unlike:
+        raise UserError(
+            f"{interpreter.name} cannot be compared with: its workers speak another protocol ({'; '.join(unlike)})."
+        )
+    return Version(interpreter, found["environment"])
+
+
+def _unlike(ours: Mapping[str, list[str]], theirs: Mapping[str, list[str]]) -> list[str]:
+    """What two protocols differ in, a few words each."""
+    return [
+        f"{name}: {_words(ours.get(name))} here, {_words(theirs.get(name))} there"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def _words(names: list[str] | None) -> str:
+    return "nothing" if names is None else ", ".join(names) or "without parameters"
+
+
+def _extract(root: Path, commit: str, tree: Path) -> None:
+    archive = subprocess.run(["git", "-C", str(root), "archive", commit], capture_output=True, check=True)
+    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
+        tar.extractall(tree, filter="data")
+
+
+def _is_package(tree: Path) -> bool:
+    project = tree / "pyproject.toml"
+    return project.is_file() and "project" in tomllib.loads(project.read_text(encoding="utf-8"))
+
+
+def _installed(source: Path, site: Path, name: str) -> Path:
+    """Install a project or a wheel, without its dependencies, into a folder of its own, entry points and all."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    # With the build tools of this environment where it has them, which needs no network; else as pip does.
+    for isolation in (["--no-build-isolation"], []):
+        done = _run([*pip, *isolation, "--target", str(site), str(source)])
+        if done.returncode == 0:
+            return site
+    raise UserError(f"{name} cannot be installed: {_last_line(done)}")
+
+
+def _git(*arguments: str, said: str = "the working directory is in no git repository.") -> str:
+    if shutil.which("git") is None:
+        raise UserError("git is not installed.")
+    done = _run(["git", *arguments])
+    if done.returncode != 0:
+        raise UserError(said)
+    return done.stdout.strip()
+
+
+def _run(command: list[str], **where: Any) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False, **where)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"`{command[0]}` took longer than {PROBE_S:g} s.") from error
+
+
+def _last_line(done: "subprocess.CompletedProcess[str]") -> str:
+    return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
