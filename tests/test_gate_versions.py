@@ -1,0 +1,260 @@
+"""Two versions take turns in one run, and what one of them has made worse is named in the right cell."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+from zipfile import ZipFile
+
+import pytest
+
+import nodebench
+from nodebench import cli
+from nodebench.bench.interpreter import Interpreter
+from nodebench.bench.matrix import Request, plan
+from nodebench.bench.protocol import protocol
+from nodebench.bench.versions import ask_version, version_of_python, version_of_ref, version_of_wheel
+from nodebench.errors import UserError
+from nodebench.results.record import Record
+from nodebench.results.store import Store
+
+TASK = "nodebench.testing:FakeTask"
+
+PLUGIN = """
+from dataclasses import dataclass
+from typing import ClassVar
+from nodebench.problem import Evaluations
+from nodebench.testing import FakeBackend, PlantedStep
+
+EXTRA, SLOWDOWN, LEAK, WRONG = 0, 0.0, 0, False
+
+class Step(PlantedStep):
+    def evaluations(self):
+        return Evaluations(7 + EXTRA, 5, 3)
+
+@dataclass(frozen=True)
+class Mine(FakeBackend):
+    framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+    work: int = 200
+
+    def gradient_step(self, problem, spec, framework):
+        return Step(super().gradient_step(problem, spec, framework), SLOWDOWN, LEAK, wrong=WRONG)
+"""
+
+FAULTS = {
+    "evaluations": "1, 0.0, 0, False",
+    "tensor": "0, 0.0, 2**20, False",
+    "slow": "0, 2.0, 0, False",  # far beyond the limit: a busy machine must not hide it
+    "wrong": "0, 0.0, 0, True",
+}
+"""What becomes of each plugin after the revision that it is compared with."""
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def command(*arguments, cwd):
+    """Call the installed script in a folder."""
+    script = shutil.which("nodebench", path=str(Path(sys.executable).parent))
+    return subprocess.run(
+        [script, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300, check=False, env=dict(os.environ)
+    )
+
+
+def record(backend):
+    """A record of a cell, as if it had been measured."""
+    settings = {"dtype": "float32", "device": "cpu", "threads": 1, "seed": 0, "preset": "smoke"}
+    names = {"run_id": "r1", "cell_id": backend, "task": "t", "model": "m", "backend": backend}
+    return Record(**names, **settings, created_at="now", nodebench_version="0", status="ok", nfe_forward=7)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with a plugin for each fault, none of which is there yet."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    for name in FAULTS:
+        (folder / f"{name}.py").write_text(PLUGIN)
+    git(folder, "init")
+    git(folder, "add", ".")
+    git(folder, "commit", "-m", "one")
+    return folder
+
+
+def test_planted_faults_are_caught_in_their_cells(repository, tmp_path):
+    """One more evaluation, a tensor kept alive, more time, a wrong sign: each named, and nothing else."""
+    for name, values in FAULTS.items():
+        (repository / f"{name}.py").write_text(PLUGIN.replace("0, 0.0, 0, False", values))
+    backends = ",".join(f"./{name}.py:Mine" for name in FAULTS)
+    options = ("--against-ref", "HEAD", "-b", backends, "-t", TASK, "--rounds", "8")
+    done = command("compare", *options, "-o", str(tmp_path / "gate.xml"), cwd=repository)
+    assert done.returncode == 1, done.stdout + done.stderr
+    suite = ET.parse(tmp_path / "gate.xml").getroot()[0]
+    failed = {}
+    for case in suite.iter("testcase"):
+        if case.find("failure") is not None:
+            plugin = case.get("classname").partition("./")[2].partition(".py")[0]
+            failed.setdefault(plugin, set()).add(case.get("name"))
+    assert failed.pop("wrong") >= {"status", "grad_error_params", "grad_error_y0"}
+    assert failed.pop("tensor") >= {"unreleased_bytes", "peak_memory_bytes"}  # and the time that it takes to fill it
+    assert failed == {"evaluations": {"nfe_forward"}, "slow": {"time"}}
+    runs = json.loads(command("list", "runs", "--json", cwd=repository).stdout)
+    assert [run["records"] for run in runs] == ["4 of 4", "4 of 4"]
+    records = json.loads(command("show", "latest", "--json", cwd=repository).stdout)
+    assert {record["control"] for record in records if record["ratio"]} == {
+        f"./{name}.py:Mine of HEAD" for name in FAULTS if name != "wrong"
+    }
+
+
+def test_a_version_against_itself_is_no_alarm(tmp_path):
+    """Another environment that holds the same: exit code 0, and a regression in nothing."""
+    options = ("--against-python", sys.executable, "-b", "nodebench.testing:Planted", "-t", TASK, "--rounds", "4")
+    done = command("compare", *options, "-o", "gate.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed: 1 cell compared" in done.stdout
+    names = {entry["name"].rpartition(" ")[2] for entry in json.loads((tmp_path / "gate.json").read_text())}
+    assert {"nfe_forward", "peak_memory_bytes", "time"} <= names
+
+
+def test_another_protocol_is_refused(tmp_path):
+    """A version whose messages have other fields: the difference is the reason."""
+    shutil.copytree(Path(nodebench.__file__).parent, tmp_path / "nodebench", ignore=shutil.ignore_patterns("*.pyc"))
+    messages = tmp_path / "nodebench/bench/messages.py"
+    messages.write_text(
+        messages.read_text().replace("    cpu_s: float\n", "    cpu_s: float\n    gpu_s: float = 0.0\n")
+    )
+    with pytest.raises(UserError, match=r"Turn: step_s, cpu_s here, step_s, cpu_s, gpu_s there"):
+        ask_version(Interpreter("old", paths=(tmp_path,)))
+    messages.write_text("")
+    with pytest.raises(UserError, match=r"old cannot be compared with: its nodebench does not say what it is"):
+        ask_version(Interpreter("old", paths=(tmp_path,)))
+
+
+def test_the_protocol_has_messages_and_commands():
+    """What is pickled and what is asked for."""
+    found = protocol()
+    assert found["Turn"] == ["step_s", "cpu_s"]
+    assert "first_step" in found["command prepare"]
+    assert {"Cell", "SolverSpec", "Assignment", "Preparation"} <= found.keys()
+    assert "GradientPasses" not in found
+
+
+def test_a_revision_is_a_folder_of_its_own(repository, monkeypatch):
+    """Workers run where the caller is, within the revision; a project is installed with its entry points."""
+    (repository / "sub").mkdir()
+    (repository / "sub/file.txt").touch()
+    (repository / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        '[project]\nname = "mine"\nversion = "7"\n[tool.hatch.build.targets.wheel]\ninclude = ["slow.py"]\n'
+        '[project.entry-points."nodebench.backends"]\nmine = "slow:Mine"\n'
+    )
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "two")
+    (repository / "slow.py").write_text("")
+    monkeypatch.chdir(repository / "sub")
+    with version_of_ref("HEAD") as version:
+        interpreter = version.interpreter
+        assert (interpreter.folder / "file.txt").is_file()
+        assert (interpreter.paths[0] / "slow.py").read_text() == PLUGIN
+        code = "from nodebench import registry; print(registry.describe('backend', 'mine').target)"
+        environment = {**os.environ, "PYTHONPATH": interpreter.search_path}
+        done = subprocess.run(
+            [interpreter.python, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "slow:Mine\n"
+        assert len(version.environment["git"]["commit"]) == 40
+    assert not interpreter.folder.exists()
+
+
+def test_a_wheel_is_installed_beside_the_libraries(tmp_path):
+    """Into a folder that comes first."""
+    wheel = tmp_path / "mine-1.0-py3-none-any.whl"
+    with ZipFile(wheel, "w") as packed:
+        packed.writestr("mine.py", "")
+        packed.writestr("mine-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+        packed.writestr("mine-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        packed.writestr("mine-1.0.dist-info/RECORD", "")
+    with version_of_wheel(wheel) as version:
+        assert (version.interpreter.paths[0] / "mine.py").is_file()
+        assert version.interpreter.search_path.startswith(str(version.interpreter.paths[0]))
+
+
+def test_what_does_not_exist_is_refused(repository, tmp_path, monkeypatch):
+    """A revision, a wheel, an interpreter, a repository."""
+    monkeypatch.chdir(repository)
+    with pytest.raises(UserError, match="git knows no revision `nowhere` here"), version_of_ref("nowhere"):
+        pass
+    with pytest.raises(UserError, match="there is no wheel"), version_of_wheel(tmp_path / "no.whl"):
+        pass
+    with pytest.raises(UserError, match="there is no interpreter `nopython`"), version_of_python("nopython"):
+        pass
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(UserError, match="in no git repository"), version_of_ref("HEAD"):
+        pass
+
+
+def test_a_run_in_turns_is_not_gone_on_with_as_another():
+    """The same cells against another version are another plan."""
+    planned = plan(Request(backends=("nodebench.testing:FakeBackend",), tasks=(TASK,)))
+    assert len({planned.plan_id, *(replace(planned, against=name).plan_id for name in ("main", "dev"))}) == 3
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """The command line within this process, in a folder of its own: gives exit code and everything it printed."""
+
+    def called(*arguments):
+        monkeypatch.setattr(sys, "argv", ["nodebench", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, " ".join((printed.out + printed.err).split())
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return called
+
+
+def test_a_baseline_goes_through_its_commands(call, tmp_path):
+    """Saved, shown, compared, worsened, taken over: each with its exit code."""
+    store = Store(tmp_path / ".nodebench/results.db")
+    store.start_run("r1", "test", "plan", {"cpu": "one", "system": "s"}, 2)
+    for backend in ("a", "b"):
+        store.append(record(backend))
+    assert call("baseline", "save") == (0, "baseline.json: 2 cells of latest")
+    assert "one, s" in call("baseline", "show")[1]
+    assert call("compare", "baseline.json") == (0, "passed: 2 cells compared; nothing has changed")
+    path = tmp_path / "baseline.json"
+    path.write_text(path.read_text().replace('"nfe_forward": 7', '"nfe_forward": 6'))
+    code, text = call("compare", "baseline.json", "latest", "-o", "gate.md")
+    assert (code, "failed: 2 cells compared; 2 regressions" in text) == (1, True)
+    assert "❌" in (tmp_path / "gate.md").read_text()
+    assert "left as it was: t/m/a: nfe_forward 6 -> 7 evaluations" in call("baseline", "update")[1]
+    path.write_text(path.read_text().replace('"nfe_forward": 6', '"nfe_forward": 8'))
+    assert "taken over: t/m/b: nfe_forward 8 -> 7 evaluations" in call("baseline", "update", "r1")[1]
+    assert path.read_text().count('"nfe_forward": 7') == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compare",), "name a BASELINE, or one of --against-ref"),
+        (("compare", "b.json"), "there is no file `b.json`"),
+        (("compare", "b.json", "--against-ref", "x"), "name a BASELINE, or one of --against-ref"),
+        (("compare", "b.json", "-b", "direct"), "-b and -t belong to the --against options"),
+        (("compare", "b.json", "-o", "out.txt"), "`--output` ends with .md"),
+        (("compare", "b.json", "--max-slowdown", "much"), "must be a number"),
+        (("baseline", "show"), "there is no baseline `baseline.json`"),
+    ],
+)
+def test_wrong_usage_is_refused(call, arguments, message):
+    """Exit code 2, before anything is measured."""
+    code, text = call(*arguments)
+    assert (code, message in text) == (2, True), text
