@@ -1,6 +1,7 @@
 """Plugins are found by entry point, module or file; what is wrong with them is said in a sentence."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -118,3 +119,146 @@ def test_plugin_that_raises_on_import_is_listed_as_broken(tmp_path):
     states = {row["name"]: row["state"] for row in json.loads(done.stdout)}
     assert "no luck today" in states["broken"]
     assert set(registry.names("backend")) < set(states)
+
+
+def _install(folder, name, code, group="backends", distribution="foreign-plugin"):
+    """Make a plugin that importlib finds: a module, and the metadata of a distribution that registers its `Mine`."""
+    module = f"module_of_{distribution.replace('-', '_')}"
+    (folder / f"{module}.py").write_text(code)
+    metadata = folder / f"{distribution.replace('-', '_')}-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(f"[nodebench.{group}]\n{name} = {module}:Mine\n")
+
+
+def _nodebench(folder, *arguments):
+    """Call the command line where the plugins of a folder are installed."""
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, "-m", "nodebench.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+HONEST = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nodebench import registry
+from nodebench.backends.base import AbstractBackend
+
+
+@dataclass(frozen=True)
+class Mine(AbstractBackend):
+    \"\"\"What `direct` does.\"\"\"
+
+    framework: ClassVar[str] = "torch"
+
+    def unsupported(self, problem, spec):
+        return None
+
+    def solve(self, field, y0, times, spec):
+        return registry.load("backend", "direct", AbstractBackend).solve(field, y0, times, spec)
+
+    def grid(self, field, y0, times, spec):
+        return None
+
+    def exact_counterpart(self):
+        return None
+"""
+
+BAD = {
+    "missing-library": ("from dataclasses", "import nosuchlibrary\nfrom dataclasses", "nosuchlibrary is not installed"),
+    "wrong-signature": (
+        "solve(self, field, y0, times, spec)",
+        "solve(self, y0, ts)",
+        "takes (y0, ts); it must take (fi",
+    ),
+    "not-frozen": ("(frozen=True)", "", "must be a frozen dataclass"),
+    "no-framework": ("framework: ClassVar", "library: ClassVar", "must declare `framework`"),
+    "no-method": ("def grid", "def steps", "lacks `grid`"),
+    "wrong-base": ("Mine(AbstractBackend)", "Mine", "derived from `AbstractBackend`"),
+    "exits": ("from dataclasses", "import os\nos._exit(0)\nfrom dataclasses", "ends the process"),
+}
+
+
+def test_each_bad_plugin_is_told_in_a_sentence_and_the_others_are_listed(tmp_path):
+    """Whatever is wrong with plugins, `list` names it for each, and all that are well are ready."""
+    _install(tmp_path, "honest", HONEST, distribution="honest")
+    for name, (old, new, _) in BAD.items():
+        _install(tmp_path, name, HONEST.replace(old, new, 1), distribution=name)
+    rows = json.loads(_nodebench(tmp_path, "list", "backends", "--json").stdout)
+    states = {row["name"]: row["state"] for row in rows}
+    for name, (_, _, sentence) in BAD.items():
+        assert sentence in states[name]
+        assert "\n" not in states[name]
+    assert states["honest"] == "ready"
+    assert states["direct"] == "ready"
+
+
+@pytest.mark.parametrize("group", ["backends", "tasks"])
+def test_a_plugin_cannot_shadow_a_name_of_ours(tmp_path, group):
+    """The built-in keeps its name, and the other is listed with the reason."""
+    name = {"backends": "direct", "tasks": "linear"}[group]
+    _install(tmp_path, name, HONEST, group=group)
+    rows = json.loads(_nodebench(tmp_path, "list", group, "--json").stdout)
+    ready, refused = (row for row in rows if row["name"] == name)
+    assert ready["state"] == "ready"
+    assert f"the name `{name}` is that of a {group[:-1]} of nodebench; foreign-plugin must" in refused["state"]
+
+
+def test_a_name_of_two_plugins_is_neither_s(tmp_path):
+    """Two packages that register one name are both refused, by name."""
+    _install(tmp_path, "mine", HONEST, distribution="one")
+    _install(tmp_path, "mine", HONEST, distribution="other")
+    rows = json.loads(_nodebench(tmp_path, "list", "backends", "--json").stdout)
+    assert ["one and other" in row["state"] for row in rows if row["name"] == "mine"] == [True, True]
+    done = _nodebench(tmp_path, "run", "-b", "mine", "-t", "linear", "--dry-run")
+    assert done.returncode == 2
+    assert "registered by one and other" in " ".join(done.stderr.split())
+
+
+GROWING = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nodebench.testing import FakeBackend
+
+
+@dataclass(frozen=True)
+class Mine(FakeBackend):
+    framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+
+    def solve(self, field, y0, times, spec):
+        return super().solve(field, y0, times, spec)
+"""
+
+RUN_BAD = {
+    "shape": (
+        "times, spec)\n",
+        "times, spec)[-1:]\n",
+        "must return states of shape (2, 3), the output times first; got",
+    ),
+    "array": ("return super()", "return list(y0)\n        super()", "got list"),
+    "signature": ("solve(self, field, y0, times, spec)", "solve(self, y0, ts)", "takes (y0, ts)"),
+    "library": ("from dataclasses", "import nosuchlibrary\nfrom dataclasses", "pip install nosuchlibrary"),
+}
+
+
+def test_a_run_tells_what_is_wrong_with_each_plugin_and_measures_the_others(tmp_path):
+    """Cells of bad plugins fail, each with its sentence; the cell beside them is ok."""
+    for name, (old, new, _) in RUN_BAD.items():
+        (tmp_path / f"bad_{name}.py").write_text(GROWING.replace(old, new, 1))
+    bad = {name: f"{tmp_path / f'bad_{name}.py'}:Mine" for name in RUN_BAD}
+    measured = ("--measure", "counts", "--json", "--store", str(tmp_path / "r.db"))
+    done = _nodebench(
+        tmp_path, "run", "-b", ",".join([FAKE, *bad.values()]), "-t", "nodebench.testing:FakeTask", *measured
+    )
+    assert done.returncode == 1, done.stderr
+    records = {record["backend"]: record for record in json.loads(done.stdout)}
+    assert records[FAKE]["status"] == "ok"
+    for name, (_, _, sentence) in RUN_BAD.items():
+        assert sentence in records[bad[name]]["reason"]

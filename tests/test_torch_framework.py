@@ -267,3 +267,42 @@ def test_a_floor_counts_calls_of_the_field_and_its_vjps(name):
     assert (counter.n_evaluations, counter.n_vjps) == (2, 0)
     calls.evaluation_with_vjp(3)
     assert (counter.n_evaluations, counter.n_vjps) == (5, 3)
+
+
+def _short(field, y0, ys):
+    del field, y0
+    return ys[-1]
+
+
+def _decaying(field, y0, ys):
+    del field
+    y0.data.mul_(0.5)
+    return ys
+
+
+def _learning(field, y0, ys):
+    del y0
+    field.field.A.data.mul_(0.5)
+    return ys
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_short, r"shape \(3, 2, 4\), the output times first; got \(2, 4\)"),
+        (_decaying, "changed its `y0`"),
+        (_learning, "changed parameter `A` of its field"),
+    ],
+)
+def test_a_backend_that_breaks_its_contract_is_told(spoil, message):
+    """States of another shape, and changes of what was handed over, are errors that name them."""
+    framework, inputs = Torch("cpu", "float64", 1), Linear().problem("linear", 0, 2)
+    problem = framework.problem(_model(framework), inputs.batch)
+    backend = registry.load("backend", "direct", AbstractBackend)
+
+    def solve(field, y0, times, spec):
+        return spoil(field, y0, backend.solve(field, y0, times, spec))
+
+    step = framework.gradient_step(solve, problem, SolverSpec(first_step=0.5, dtype="float64"))
+    with pytest.raises(PluginError, match=message):
+        step.evaluations()

@@ -1,14 +1,15 @@
 """What there is to choose from, as rows of text: backends, tasks, models and solvers. Imports no framework."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 
 from nodebench import registry
+from nodebench.declarations import PluginInfo
 from nodebench.errors import NodebenchError
 from nodebench.solvers.methods import MULTISTEP
 from nodebench.solvers.tableau import TABLEAUS
-from nodebench.tasks.base import AbstractTask
+from nodebench.tasks.base import AbstractTask, ModelEntry
 
 Row = dict[str, str]
 """Text by column name."""
@@ -24,8 +25,14 @@ def backends() -> list[Row]:
             "options": " ".join(f"{key}={value}" for key, value in info.options.items()),
             "summary": info.summary,
         }
-        for info in (registry.probe("backend", name) for name in registry.names("backend"))
+        for info in _known("backend")
     ]
+
+
+def _known(kind: registry.Kind) -> list[PluginInfo]:
+    """All plugins of a kind by name, those refused after the one that has the name."""
+    probed = [registry.probe(kind, name) for name in registry.names(kind)]
+    return sorted([*probed, *registry.refused(kind)], key=lambda info: info.name)
 
 
 def _installed(framework: str | None) -> str:
@@ -34,11 +41,10 @@ def _installed(framework: str | None) -> str:
     return "ready" if find_spec(framework) else f"not installed: pip install 'nodebench[{framework}]'"
 
 
-def _loaded_tasks() -> Iterator[tuple[registry.PluginInfo, AbstractTask | None]]:
-    for name in registry.names("task"):
-        info = registry.probe("task", name)
+def _loaded_tasks() -> Iterator[tuple[PluginInfo, AbstractTask | None]]:
+    for info in _known("task"):
         try:
-            yield info, None if info.error else registry.load("task", name, AbstractTask)
+            yield info, None if info.error else registry.load("task", info.name, AbstractTask)
         except NodebenchError as error:
             yield replace(info, error=str(error)), None
 
@@ -49,14 +55,21 @@ def tasks() -> list[Row]:
     for info, task in _loaded_tasks():
         row = {"name": info.name, "state": info.error or "ready"}
         if task is not None:
-            row |= {
-                "default model": task.default_model,
-                "metric": f"{task.metric.name} [{task.metric.unit}]",
-                "options": " ".join(f"{key}={value}" for key, value in info.options.items()),
-                "data": task.data_source(),
-            }
+            try:
+                row |= _told(info, task)
+            except Exception as error:  # noqa: BLE001  whatever a foreign task raises is its state, and no other's
+                row["state"] = f"cannot describe itself: {type(error).__name__}: {error}"
         rows.append({**row, "summary": info.summary})
     return rows
+
+
+def _told(info: PluginInfo, task: AbstractTask) -> Row:
+    return {
+        "default model": task.default_model,
+        "metric": f"{task.metric.name} [{task.metric.unit}]",
+        "options": " ".join(f"{key}={value}" for key, value in info.options.items()),
+        "data": task.data_source(),
+    }
 
 
 def models() -> list[Row]:
@@ -70,8 +83,9 @@ def models() -> list[Row]:
             "summary": entry.summary,
         }
         for info, task in _loaded_tasks()
-        if task is not None
+        if task is not None and isinstance(task.models, Mapping)
         for model, entry in task.models.items()
+        if isinstance(entry, ModelEntry)
     ]
 
 

@@ -4,42 +4,59 @@ Names, options, frameworks and summaries are read from a plugin's source without
 planning stay fast and need no framework. Only `load` imports.
 """
 
-import ast
 import importlib
 import importlib.util
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+from zlib import crc32
 
+from nodebench.contract import violation
+from nodebench.declarations import PluginInfo, read
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
 
 Kind = Literal["backend", "task"]
 
+BASES: Mapping[Kind, str] = {
+    "backend": "nodebench.backends.base:AbstractBackend",
+    "task": "nodebench.tasks.base:AbstractTask",
+}
+"""The abstract class of each kind, named here for the process in which a foreign plugin is tried."""
+
+OWN_PACKAGE = "nodebench"
+
+_TRIAL = """
+import sys
+from nodebench import registry
+from nodebench.errors import NodebenchError
+kind, target = sys.argv[1:]
+try:
+    registry.load(kind, target, registry.load_class(registry.BASES[kind]))
+except NodebenchError as error:
+    sys.exit(str(error))
+print("it works")
+"""
+
 
 @dataclass(frozen=True)
-class PluginInfo:
-    """What a plugin says of itself, read without importing it.
+class _Claim:
+    """A name that a package has registered.
 
     Attributes:
-        name: Name it is known by.
-        target: Where it lives, `module:Class` or `path.py:Class`.
-        framework: The framework it declares, or None.
-        summary: First line of its docstring.
-        options: Option names with the source text of their defaults.
-        error: Why it cannot be used, in one sentence, or None.
+        target: What it stands for.
+        package: Who registered it.
+        error: Why the name is not to be had, or None.
     """
 
-    name: str
     target: str
-    framework: str | None = None
-    summary: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
+    package: str
     error: str | None = None
 
 
@@ -51,6 +68,16 @@ def names(kind: Kind) -> list[str]:
 def working(kind: Kind) -> list[str]:
     """Names of the installed plugins of a kind that are not broken, sorted."""
     return [name for name in names(kind) if probe(kind, name).error is None]
+
+
+def refused(kind: Kind) -> list[PluginInfo]:
+    """Plugins that are registered under a name which is not theirs to have, each with the reason."""
+    return [
+        PluginInfo(name, claim.target, error=claim.error)
+        for name, claims in sorted(_claims(kind).items())
+        for claim in claims
+        if claim.error
+    ]
 
 
 def split_list(text: str) -> list[str]:
@@ -103,7 +130,7 @@ def describe(kind: Kind, text: str) -> PluginInfo:
     """
     name, options = parse(text)
     target = _target(kind, name)
-    info = _read(name, target)
+    info = read(name, target)
     for option in options:
         if option not in info.options:
             raise UnknownNameError(f"option of {kind} '{name}'", option, info.options)
@@ -117,12 +144,12 @@ def probe(kind: Kind, name: str) -> PluginInfo:
     """
     target = _targets(kind)[name]
     try:
-        info = _read(name, target)
+        info = read(name, target)
     except PluginError as error:
         return PluginInfo(name, target, error=str(error))
-    if target.startswith("nodebench."):
+    if target.startswith(f"{OWN_PACKAGE}."):
         return info
-    return PluginInfo(name, target, info.framework, info.summary, info.options, _import_error(target))
+    return replace(info, error=_trial_error(kind, target))
 
 
 def load(kind: Kind, text: str, base: type) -> Any:
@@ -139,13 +166,14 @@ def load(kind: Kind, text: str, base: type) -> Any:
     Raises:
         UnknownNameError: If the name or an option does not exist.
         NotInstalledError: If a library that it imports is missing.
-        PluginError: If the plugin cannot be imported, or is no frozen dataclass derived from `base`.
+        PluginError: If the plugin cannot be imported, or breaks the contract of `base`.
         UserError: If an option has a value of the wrong type.
     """
     name, options = parse(text)
     cls = load_class(_target(kind, name))
-    if not (isinstance(cls, type) and issubclass(cls, base) and is_dataclass(cls)):
-        raise PluginError(f"{kind} `{name}` must be a dataclass derived from `{base.__name__}`; got {cls!r}.")
+    wrong = violation(cls, base)
+    if wrong is not None:
+        raise PluginError(f"{kind} `{name}` {wrong}")
     known = {f.name for f in fields(cls)}
     for option in options:
         if option not in known:
@@ -192,82 +220,69 @@ def _construct(cls: type, name: str, options: Mapping[str, str]) -> Any:
 
 
 @cache
+def _claims(kind: Kind) -> dict[str, list[_Claim]]:
+    points = sorted(entry_points(group=f"nodebench.{kind}s"), key=lambda point: point.name)
+    return {name: _settled(kind, list(same)) for name, same in groupby(points, key=lambda point: point.name)}
+
+
+def _settled(kind: Kind, points: list[EntryPoint]) -> list[_Claim]:
+    """Whose a name is: ours where we have it, nobody's where several others do."""
+    claims = [_Claim(point.value, point.dist.name if point.dist else "an unknown package") for point in points]
+    if len(claims) == 1:
+        return claims
+    name, packages = points[0].name, " and ".join(sorted(claim.package for claim in claims))
+    why = (
+        f"the name `{name}` is that of a {kind} of nodebench; {{claim.package}} must register its own under another."
+        if any(claim.package == OWN_PACKAGE for claim in claims)
+        else f"the name `{name}` is registered by {packages}, so that it is neither's; uninstall all but one."
+    )
+    return [
+        claim if claim.package == OWN_PACKAGE else replace(claim, error=why.format(claim=claim)) for claim in claims
+    ]
+
+
+@cache
 def _targets(kind: Kind) -> dict[str, str]:
-    return {point.name: point.value for point in entry_points(group=f"nodebench.{kind}s")}
+    return {name: claim.target for name, claims in _claims(kind).items() for claim in claims if not claim.error}
 
 
 def _target(kind: Kind, name: str) -> str:
     if ":" in name:
         return name
     targets = _targets(kind)
-    if name not in targets:
-        raise UnknownNameError(kind, name, targets)
-    return targets[name]
+    if name in targets:
+        return targets[name]
+    for claim in _claims(kind).get(name, []):
+        raise PluginError(str(claim.error))
+    raise UnknownNameError(kind, name, targets)
 
 
-@cache
 def _module_from_path(path: str) -> ModuleType:
     location = Path(path).resolve()
     if not location.is_file():
         raise PluginError(f"there is no file `{path}`.")
-    spec = importlib.util.spec_from_file_location(f"nodebench_plugin_{location.stem}", location)
+    return _module_at(location)
+
+
+@cache
+def _module_at(location: Path) -> ModuleType:
+    # Two files of one name in different folders are two modules.
+    name = f"nodebench_plugin_{location.stem}_{crc32(bytes(location)):08x}"
+    spec = importlib.util.spec_from_file_location(name, location)
     if spec is None or spec.loader is None:
-        raise PluginError(f"`{path}` is no Python file.")
+        raise PluginError(f"`{location}` is no Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
-def _source(target: str) -> str:
-    module_name = target.partition(":")[0]
+def _trial_error(kind: Kind, target: str) -> str | None:
+    command = [sys.executable, "-c", _TRIAL, kind, target]
     try:
-        if module_name.endswith(".py"):
-            return Path(module_name).read_text(encoding="utf-8")
-        spec = importlib.util.find_spec(module_name)
-    except Exception as error:  # finding a module imports its parent packages, which may raise anything
-        raise PluginError(f"`{target}` cannot be found: {type(error).__name__}: {error}") from error
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise PluginError(f"`{target}` cannot be found: there is no module `{module_name}`.")
-    return Path(spec.origin).read_text(encoding="utf-8")
-
-
-def _read(name: str, target: str) -> PluginInfo:
-    attribute = target.partition(":")[2]
-    try:
-        tree = ast.parse(_source(target))
-    except SyntaxError as error:
-        raise PluginError(f"`{target}` cannot be parsed: {error}") from error
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == attribute:
-            summary = (ast.get_docstring(node) or "").partition("\n")[0]
-            return PluginInfo(name, target, _framework(node), summary, _options(node))
-    raise PluginError(f"`{target}`: the module defines no class `{attribute}`.")
-
-
-def _framework(node: ast.ClassDef) -> str | None:
-    for statement in node.body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        value = getattr(statement, "value", None)
-        if isinstance(target, ast.Name) and target.id == "framework" and isinstance(value, ast.Constant):
-            return str(value.value)
-    return None
-
-
-def _options(node: ast.ClassDef) -> dict[str, str]:
-    return {
-        statement.target.id: ast.unparse(statement.value) if statement.value else ""
-        for statement in node.body
-        if isinstance(statement, ast.AnnAssign)
-        and isinstance(statement.target, ast.Name)
-        and "ClassVar" not in ast.unparse(statement.annotation)
-    }
-
-
-def _import_error(target: str) -> str | None:
-    code = f"from nodebench.registry import load_class; load_class({target!r})"
-    try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
         return f"importing `{target}` takes longer than a minute."
-    return None if done.returncode == 0 else (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+    if done.stdout.endswith("it works\n"):
+        return None
+    return (done.stderr.strip() or f"importing `{target}` ends the process.").splitlines()[-1]

@@ -29,6 +29,7 @@ from nodebench.frameworks.base import (
     Optimizer,
     Solve,
     Weights,
+    solve_checked,
 )
 from nodebench.pictures import Curves, Picture, Plot, Series, View
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
@@ -182,7 +183,7 @@ class FakeStep(AbstractGradientStep):
 
     def forward(self) -> Any:
         """The solution."""
-        return self.solve(self.problem.field, self.problem.y0, self.problem.times, self.spec)
+        return solve_checked(self.solve, self.problem.field, self.problem.y0, self.problem.times, self.spec)
 
     def backward(self, state: Any) -> Gradients:
         """Derivatives read off the solution: of the initial state, and of the rate."""

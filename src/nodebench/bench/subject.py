@@ -14,7 +14,7 @@ from nodebench import backends, registry, solvers
 from nodebench.backends.base import AbstractBackend
 from nodebench.bench.plan import Cell
 from nodebench.errors import UnsupportedError, UserError
-from nodebench.frameworks.base import AbstractFramework, load_framework
+from nodebench.frameworks.base import AbstractFramework, load_framework, solve_checked
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
 from nodebench.registry import load_class
 from nodebench.tasks.base import AbstractTask, GradientInputs
@@ -59,7 +59,7 @@ class Subject:
         """The model with these weights, its solves bound to the backend and the spec."""
         solve: Callable[..., State] | None = None
         if self.backend is not None:
-            solve = partial(self.backend.solve, spec=self.spec)
+            solve = partial(solve_checked, self.backend.solve, spec=self.spec)
         elif self.task.models[self.cell.model].uses_backend:
             solve = _no_solve
         return self.framework.build(self.target, self.task.model_options(self.cell.model), weights, solve)

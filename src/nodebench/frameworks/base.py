@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nodebench.errors import NotInstalledError, UnknownNameError
+from nodebench.errors import NotInstalledError, PluginError, UnknownNameError
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State
 
 Batch = Mapping[str, np.ndarray]
@@ -261,6 +261,26 @@ class AbstractFramework(ABC):
     @abstractmethod
     def peak_device_bytes(self, call: Callable[[], object]) -> int | None:
         """Peak of the device allocator above what is held before the call; None on a CPU."""
+
+
+def solve_checked(solve: Solve, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
+    """Solve, and hold the backend to the shape of its answer.
+
+    Raises:
+        PluginError: If the states are not one for each time, shaped as the initial one.
+    """
+    ys = solve(field, y0, times, spec)
+    wanted = _shapes(y0, (len(times),))
+    if _shapes(ys) != wanted:
+        raise PluginError(f"`solve` must return states of shape {wanted}, the output times first; got {_shapes(ys)}.")
+    return ys
+
+
+def _shapes(state: State, leading: tuple[int, ...] = ()) -> Any:
+    """Shape of an array, or those of a tuple's parts; what is neither is told by its type."""
+    if isinstance(state, tuple):
+        return tuple(_shapes(part, leading) for part in state)
+    return (*leading, *state.shape) if hasattr(state, "shape") else type(state).__name__
 
 
 def load_framework(name: str) -> type[AbstractFramework]:

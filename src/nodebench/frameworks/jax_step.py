@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import PyTreeDef, tree_flatten, tree_unflatten
 
-from nodebench.frameworks.base import AbstractGradientStep, FieldCalls, Solve
+from nodebench.frameworks.base import AbstractGradientStep, FieldCalls, Solve, solve_checked
 from nodebench.frameworks.jax_parameters import named_parameters
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State
 
@@ -105,7 +105,7 @@ def _states_and_loss(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[S
     if program.counted:
         field = _Counted(field)
     at = times if program.times is None else np.asarray(program.times)
-    return program.solve(field, y0, at, program.spec), loss
+    return solve_checked(program.solve, field, y0, at, program.spec), loss
 
 
 def _objective(program: _Program, inputs: _Inputs, arrays: Any) -> Array:

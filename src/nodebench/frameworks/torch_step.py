@@ -1,5 +1,7 @@
 """One gradient step in torch, and its counters."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -7,7 +9,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from nodebench.frameworks.base import AbstractGradientStep, FieldCalls, Solve
+from nodebench.errors import PluginError
+from nodebench.frameworks.base import AbstractGradientStep, FieldCalls, Solve, solve_checked
 from nodebench.frameworks.torch_field import named_parameters, state_parts
 from nodebench.problem import Evaluations, Field, Gradients, Problem, SolverSpec, State
 
@@ -49,7 +52,7 @@ class GradientStep(AbstractGradientStep):
         y0 = tuple(part.detach().requires_grad_() for part in self._y0)
         times = self._times.detach().requires_grad_(self._problem.differentiate_times)
         state: State = y0 if isinstance(self._problem.y0, tuple) else y0[0]
-        pending = Pending(self._problem.loss(self._solve(field, state, times, self._spec)), y0, times)
+        pending = Pending(self._problem.loss(solve_checked(self._solve, field, state, times, self._spec)), y0, times)
         self._synchronize()
         return pending
 
@@ -74,7 +77,7 @@ class GradientStep(AbstractGradientStep):
     def solution(self) -> State:
         """The states at the output times, without a graph."""
         with torch.no_grad():
-            ys = self._solve(self._problem.field, self._problem.y0, self._times, self._spec)
+            ys = solve_checked(self._solve, self._problem.field, self._problem.y0, self._times, self._spec)
         self._synchronize()
         return ys
 
@@ -82,15 +85,20 @@ class GradientStep(AbstractGradientStep):
         """Count the evaluations of `solution` on entry to the field."""
         counter = CountingField(self._problem.field)
         with torch.no_grad():
-            self._solve(counter, self._problem.y0, self._times, self._spec)
+            solve_checked(self._solve, counter, self._problem.y0, self._times, self._spec)
         return counter.n_evaluations
 
     def evaluations(self) -> Evaluations:
-        """Count evaluations on entry to the field and VJPs on return through its outputs."""
+        """Count evaluations on entry to the field and VJPs on return through its outputs.
+
+        Raises:
+            PluginError: If the backend changes what it is handed.
+        """
         counter = CountingField(self._problem.field)
-        pending = self._forward(counter)
-        forward = counter.n_evaluations
-        self.backward(pending)
+        with self._unchanged():
+            pending = self._forward(counter)
+            forward = counter.n_evaluations
+            self.backward(pending)
         return Evaluations(forward, counter.n_evaluations - forward, counter.n_vjps)
 
     def saved_bytes(self) -> int | None:
@@ -139,6 +147,18 @@ class GradientStep(AbstractGradientStep):
             self._synchronize()
 
         return FieldCalls(evaluate, differentiate)
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """What a solve is handed must be what it was: else the next step is that of another problem."""
+        parts = {f"part {i} of its `y0`" if i else "its `y0`": part for i, part in enumerate(self._y0)}
+        params = {f"parameter `{name}` of its field": value for name, value in self._names.items()}
+        inputs: dict[str, Tensor] = {**parts, "its `times`": self._times, **params}
+        before = {name: tensor.detach().clone() for name, tensor in inputs.items()}
+        yield
+        changed = [name for name, tensor in inputs.items() if not torch.equal(tensor.detach(), before[name])]
+        if changed:
+            raise PluginError(f"`solve` changed {', '.join(changed)}; it must leave what it is handed as it was.")
 
     def _synchronize(self) -> None:
         if self._times.is_cuda or self._y0[0].is_cuda:
