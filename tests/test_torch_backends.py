@@ -267,16 +267,6 @@ def test_many_output_times_do_not_restart_the_adjoint(text, framework):
 
 
 @pytest.mark.parametrize("text", ALL)
-def test_a_field_of_nan_is_diverged(text, framework):
-    """NaN raises `DivergedError` and no gradient of NaN."""
-    problem = make_problem()
-    with torch.no_grad():
-        problem.field.first.weight.fill_(float("nan"))
-    with pytest.raises(DivergedError):
-        _load(text).grad(problem, _spec(), framework)
-
-
-@pytest.mark.parametrize("text", ALL)
 def test_too_few_steps_are_named(text, framework):
     """The limit of steps raises `StepLimitError`, which says what to raise."""
     with pytest.raises(StepLimitError, match="max_steps"):

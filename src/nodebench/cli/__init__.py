@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from nodebench import __version__
-from nodebench.cli import diagnosis, gating, measuring, reading, reporting, reproducing
+from nodebench.cli import diagnosis, gating, measuring, plugins, reading, reporting, reproducing
 from nodebench.cli.printing import escape_markup
 from nodebench.errors import NodebenchError
 
@@ -30,6 +30,7 @@ app.command()(reporting.report)
 app.command()(gating.compare)
 app.add_typer(gating.baseline_app, name="baseline")
 app.command()(diagnosis.doctor)
+app.command()(plugins.check)
 
 
 def main() -> None:

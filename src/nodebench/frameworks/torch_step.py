@@ -156,13 +156,17 @@ class GradientStep(AbstractGradientStep):
         inputs: dict[str, Tensor] = {**parts, "its `times`": self._times, **params}
         before = {name: tensor.detach().clone() for name, tensor in inputs.items()}
         yield
-        changed = [name for name, tensor in inputs.items() if not torch.equal(tensor.detach(), before[name])]
+        changed = [name for name, tensor in inputs.items() if not _same(tensor.detach(), before[name])]
         if changed:
             raise PluginError(f"`solve` changed {', '.join(changed)}; it must leave what it is handed as it was.")
 
     def _synchronize(self) -> None:
         if self._times.is_cuda or self._y0[0].is_cuda:
             torch.cuda.synchronize()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 class _Held:
