@@ -31,6 +31,7 @@ app.command()(gating.compare)
 app.add_typer(gating.baseline_app, name="baseline")
 app.command()(diagnosis.doctor)
 app.command()(plugins.check)
+app.command()(plugins.new)
 
 
 def main() -> None:

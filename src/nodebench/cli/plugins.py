@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -38,6 +39,26 @@ def check(
         new_console().print(_table(f"{kind} {name}", found))
     states = {outcome.state for outcome in found}
     raise typer.Exit(0 if "ok" in states and "failed" not in states else 1)
+
+
+def new(
+    kind: KindArgument,
+    name: Annotated[str, typer.Argument(help="Its name, a Python identifier such as my_method.")],
+    framework: Annotated[str, typer.Option(help="torch or jax.")] = "torch",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(),
+) -> None:
+    """Write a backend or task that works, with a test, to be changed into one's own."""
+    from nodebench.starting.point import class_name, write  # noqa: PLC0415
+
+    files = write(_kind(kind), name, framework, output)
+    console = new_console()
+    for path in files:
+        console.print(f"wrote {escape_markup(str(path))}")
+    plugin = f"./{files[0]}" if not files[0].is_absolute() else str(files[0])
+    target = escape_markup(f"{plugin}:{class_name(name)}")
+    others = f"-b {target} -t linear" if kind == "backend" else f"-b all -t {target}"
+    console.print(f"next: nodebench check {kind} {target}")
+    console.print(f"      nodebench run {others} --measure gradient --preset smoke")
 
 
 def _kind(text: str) -> registry.Kind:

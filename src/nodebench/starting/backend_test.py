@@ -1,0 +1,15 @@
+"""Every check of `nodebench check backend ./mine.py:Mine`, each a test."""
+
+from pathlib import Path
+
+import pytest
+
+from nodebench.conformance import Check, backend_checks
+
+CHECKS = backend_checks(f"{Path(__file__).with_name('mine.py')}:Mine")
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_mine_conforms(check: Check) -> None:
+    """It does what every backend must."""
+    check()
