@@ -1,0 +1,1 @@
+"""A vector field of one's own as a task."""

@@ -1,0 +1,99 @@
+"""The examples run as they are, and what `CONTRIBUTING.md` says is what one does."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+
+from nodebench import registry
+from nodebench.conformance import task_checks
+from nodebench.tasks.base import AbstractTask
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = {"torch": ("direct", "gradient"), "jax": ("diffrax", "counts")}
+"""The backend that each example of a field is run with, and what is measured: in JAX all else compiles for long."""
+
+COMPILED = ("its metric is a number for each example", "its gradient problem can be solved")
+
+
+def _nodebench(folder, *arguments):
+    command = [sys.executable, "-m", "nodebench.cli", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("framework", EXAMPLES)
+def test_a_field_of_ones_own_is_measured(tmp_path, framework):
+    """The example is under 40 lines, and its cell is ok with nothing installed."""
+    pytest.importorskip(framework)
+    assert len((ROOT / f"examples/{framework}_field.py").read_text().splitlines()) < 40
+    backend, measure = EXAMPLES[framework]
+    target = f"./examples/{framework}_field.py:MyTask"
+    arguments = ("run", "-b", backend, "-t", target, "--measure", measure, "--preset", "smoke", "--rounds", "1")
+    done = _nodebench(ROOT, *arguments, "--json", "--store", str(tmp_path / "r.db"))
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    assert (record["status"], record["dataset"], record["n_params"]) == ("ok", "initial-states", 129)
+    assert record["nfe_forward"] > 0
+
+
+@pytest.mark.parametrize("framework", EXAMPLES)
+def test_a_field_of_ones_own_is_a_task_like_any_other(framework):
+    """Every check that applies to it holds; in torch, training it is among them."""
+    pytest.importorskip(framework)
+    checks = task_checks(f"{ROOT}/examples/{framework}_field.py:MyTask")
+    if framework == "jax":  # whose every solve compiles
+        checks = [check for check in checks if check.name not in COMPILED]
+    assert [outcome.reason for outcome in (check.outcome() for check in checks) if outcome.state == "failed"] == []
+
+
+def test_weights_of_a_jax_field_are_the_same_in_32_and_64_bits():
+    """A reference in float64 has the weights of the float32 cell that it judges."""
+    jax = pytest.importorskip("jax")
+    task = registry.load("task", f"{ROOT}/examples/jax_field.py:MyTask", AbstractTask)
+    narrow = task.weights("field", 3)
+    jax.config.update("jax_enable_x64", True)  # noqa: FBT003  the signature is JAX's
+    wide = task.weights("field", 3)
+    assert narrow.keys() == wide.keys()
+    for name, value in narrow.items():
+        np.testing.assert_array_equal(value, wide[name])
+
+
+def _section(title):
+    """A section of CONTRIBUTING.md, as its code blocks: (language, text)."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    section = text.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+    return [
+        (language, dedent(block))
+        for language, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```$", section, flags=re.MULTILINE | re.DOTALL)
+    ]
+
+
+def _follow(folder, blocks):
+    """Do what a section says: write each Python block to the file that its first line names, run each command."""
+    for language, text in blocks:
+        if language == "python":
+            name = text.splitlines()[0].removeprefix("# ")
+            (folder / name).write_text((folder / name).read_text() + text)
+            continue
+        for line in text.splitlines():
+            command = shlex.split(line)
+            program = {"nodebench": ["nodebench.cli"], "pytest": ["pytest", "-p", "no:cacheprovider"]}[command[0]]
+            done = subprocess.run(
+                [sys.executable, "-m", *program, *command[1:]], cwd=folder, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("title", ["Add a backend", "Add a task"])
+def test_what_contributing_says_works(tmp_path, title):
+    """Its commands, one after the other in an empty folder, all exit with 0."""
+    pytest.importorskip("torch")
+    blocks = _section(title)
+    assert {language for language, _ in blocks} >= {"console"}
+    _follow(tmp_path, [block for block in blocks if block[0] in ("console", "python")])
