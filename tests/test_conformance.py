@@ -1,6 +1,7 @@
 """Every backend and task of ours does what it must, and each fault of a plugin is found and told in a sentence."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -151,3 +152,22 @@ def test_a_plugin_that_cannot_be_loaded_is_told_once(tmp_path):
     (outcome,) = json.loads(done.stdout)
     assert (outcome["state"], outcome["check"]) == ("skipped", "it can be loaded")
     assert "pip install nosuchlibrary" in outcome["reason"]
+
+
+WITHOUT_JAX = """
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] == "jax" else find(name, *more)
+"""
+
+
+def test_a_missing_framework_is_told_with_its_command(tmp_path):
+    """Nothing is checked, nothing crashes, and the command that mends it is named."""
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_JAX)
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = _check("backend", "diffrax", "--json", **{**os.environ, "PYTHONPATH": paths})
+    assert done.returncode == 1
+    (outcome,) = json.loads(done.stdout)
+    assert outcome["state"] == "skipped"
+    assert "pip install 'nodebench[jax]'" in outcome["reason"]

@@ -1,0 +1,1 @@
+"""Backends of nodebench around torchode."""
