@@ -6,13 +6,15 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import altair as alt
 import pyarrow.parquet
 import pytest
-from pages import NO_MEMORY, clouds, heatmaps, rich_document, table
+from pages import NO_MEMORY, TIMEOUT, clouds, heatmaps, images, rich_document, table
 
+from nodebench.cli.printing import print_page
 from nodebench.errors import UserError
 from nodebench.pictures import Clouds
 from nodebench.reports import data, html, latex, markdown, static
@@ -361,3 +363,54 @@ def test_sections_and_folded_blocks_are_in_every_format():
     for kind in ("html", "markdown", "latex"):
         text = written(kind, document)
         assert [word for word in ("made", "today", "first", "part", "more", "deep down") if word not in text] == []
+
+
+def numbered(kind, *names):
+    """Names of what a page has, as they are when it is made of things of these names."""
+    make = {Table: table, Drawing: lambda name: Drawing(name, "Of it.", images())}[kind]
+    blocks = [make(name) for name in names]
+    half = Details("more", tuple(blocks[1:]))
+    document = Document("page", (), tuple(blocks[:1]), (Section("part", (half,)),))
+    return [block.name for block in contents(document)]
+
+
+@pytest.mark.parametrize("kind", [Table, Drawing])
+def test_no_two_of_a_page_have_one_key(kind):
+    """Names that differ in signs alone, or in capitals, would be one file; all but the first are numbered."""
+    assert numbered(kind, "a[x=1]", "a[x=-1]", "other", "./a.py:T", "A.py-t") == [
+        "a[x=1]", "a-x-1-2", "other", "./a.py:T", "A-py-t-2",
+    ]  # fmt: skip
+
+
+def test_a_page_that_is_made_again_keeps_its_names():
+    """A number is given once."""
+    document = Document("page", (), (table("a"), table("a"), table("a")))
+    assert [block.name for block in replace(document, title="other").lead] == ["a", "a-2", "a-3"]
+
+
+def test_drawings_of_like_names_are_files_of_their_own(tmp_path):
+    """None overwrites another, and each is where the writer says."""
+    one, other = images(1), images(2)
+    document = Document("page", (), (Drawing("a[x=1]", "1.", one), Drawing("a[x=-1]", "-1.", other)))
+    files = static.write(document, tmp_path, "png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-x-1-2.png", "a-x-1.png"]
+    assert len({path.read_bytes() for path in files.values()}) == 2
+
+
+def test_a_page_that_its_tables_make_too_large_says_so():
+    """It opens with its size, and tells of every drawing that it is left out."""
+    document = Document("page", (), (table("a", 60), Drawing("d", "Of it.", images())))
+    page = html.page(document, limit=20_000)
+    assert "a page under 0.02 MB" in page
+    assert page.index("its tables and charts alone take") < page.index('id="table-a"')
+    assert "with <code>-o page.md --charts png</code>" in page
+    assert "nodebench report" not in page
+    assert "a page under" not in html.page(document)
+
+
+def test_a_terminal_shows_what_is_folded_away_and_why_entries_are_missing(capsys):
+    """Every reason stands once below its table, with the number that its entries have."""
+    print_page(Document("page", (), (Details("More of it", (table(), Paragraph("Last."))),)))
+    printed = capsys.readouterr().out
+    for text in ("More of it", "Last.", "- (1)", f"(1) {NO_MEMORY}", f"(2) {TIMEOUT}"):
+        assert text in printed

@@ -1,6 +1,7 @@
 """What commands share in printing."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -54,29 +55,45 @@ def print_environment(environment: Any) -> None:
 
 
 def print_page(page: Any) -> None:
-    """Print what a page opens with and its tables; charts and drawings are for files."""
-    from nodebench.reports.document import Bullets, Missing, Paragraph, Section  # noqa: PLC0415
-    from nodebench.reports.document import Table as PageTable  # noqa: PLC0415
+    """Print what a page opens with and its tables, what is folded away included; charts and drawings are for files."""
+    from nodebench.reports.document import Paragraph  # noqa: PLC0415
 
     console = new_console()
     console.print(f"[bold]{escape_markup(page.title)}[/bold]")
-    sections = [Section("", page.lead), *page.sections]
-    for block in (part for section in sections for part in (Paragraph(section.title), *section.blocks)):
-        if isinstance(block, Paragraph):
-            console.print(escape_markup(block.text), soft_wrap=True)
-        elif isinstance(block, Bullets):
-            for item in block.items:
-                console.print(f"- {escape_markup(item)}", soft_wrap=True)
-        elif isinstance(block, Missing):
-            console.print(f"missing: {escape_markup(f'{block.what}: {block.reason}')}", soft_wrap=True)
-        elif isinstance(block, PageTable):
-            console.print(_page_table(block))
+    _print_blocks(console, page.lead)
+    for section in page.sections:
+        _print_blocks(console, (Paragraph(section.title), *section.blocks))
 
 
-def _page_table(block: Any) -> Table:
+def _print_blocks(console: Console, blocks: Sequence[Any]) -> None:
+    from nodebench.reports import document  # noqa: PLC0415
+
+    for block in blocks:
+        match block:
+            case document.Paragraph():
+                console.print(escape_markup(block.text), soft_wrap=True)
+            case document.Bullets():
+                for item in block.items:
+                    console.print(f"- {escape_markup(item)}", soft_wrap=True)
+            case document.Missing():
+                console.print(f"missing: {escape_markup(f'{block.what}: {block.reason}')}", soft_wrap=True)
+            case document.Table():
+                _print_page_table(console, block)
+            case document.Details():
+                console.print(escape_markup(block.title), soft_wrap=True)
+                _print_blocks(console, block.blocks)
+
+
+def _print_page_table(console: Console, block: Any) -> None:
+    from nodebench.reports.notation import reasons  # noqa: PLC0415
+
+    numbers = reasons(block)
     table = Table(title=escape_markup(block.caption), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in block.columns:
         table.add_column(escape_markup(column.title), justify="right" if column.numeric else "left")
     for row in block.rows:
-        table.add_row(*(escape_markup(entry.text) for entry in row))
-    return table
+        texts = (f"{entry.text} ({numbers[entry.reason]})" if entry.reason else entry.text for entry in row)
+        table.add_row(*map(escape_markup, texts))
+    console.print(table)
+    for reason, number in numbers.items():
+        console.print(f"({number}) {escape_markup(reason)}", soft_wrap=True)

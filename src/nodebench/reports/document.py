@@ -3,7 +3,9 @@
 Text is plain but for names in `backticks`, which each format sets as code; a writer escapes all else.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nodebench.pictures import Picture
@@ -140,6 +142,9 @@ class Section:
 class Document:
     """A page.
 
+    Tables, charts and drawings whose names would give one key are numbered when the page is made: by their keys a
+    writer finds them, and names their files.
+
     Attributes:
         title: Its title.
         facts: When, where and by which command it was made: name and text of each.
@@ -151,3 +156,35 @@ class Document:
     facts: tuple[tuple[str, str], ...]
     lead: tuple[Block, ...]
     sections: tuple[Section, ...] = ()
+
+    def __post_init__(self) -> None:
+        taken: set[tuple[bool, str]] = set()
+        lead = tuple(_distinct(self.lead, taken))
+        sections = tuple(replace(part, blocks=tuple(_distinct(part.blocks, taken))) for part in self.sections)
+        object.__setattr__(self, "lead", lead)
+        object.__setattr__(self, "sections", sections)
+
+
+def key(name: str) -> str:
+    """A name as part of an identifier or file name: letters, digits and hyphens."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "unnamed"
+
+
+def _distinct(blocks: Sequence[Block], taken: set[tuple[bool, str]]) -> Iterator[Block]:
+    """Blocks whose keys are neither taken nor twice among them; what they have is taken from then on."""
+    for block in blocks:
+        if isinstance(block, Details):
+            yield replace(block, blocks=tuple(_distinct(block.blocks, taken)))
+        elif isinstance(block, Table | Chart | Drawing):
+            yield _named(block, taken)
+        else:
+            yield block
+
+
+def _named(block: Table | Chart | Drawing, taken: set[tuple[bool, str]]) -> Table | Chart | Drawing:
+    # Charts and drawings are files in one folder, and some systems do not tell small letters from capital ones.
+    is_table, stem, n = isinstance(block, Table), key(block.name), 1
+    while (is_table, (name := stem if n == 1 else f"{stem}-{n}").lower()) in taken:
+        n += 1
+    taken.add((is_table, name.lower()))
+    return block if n == 1 else replace(block, name=name)

@@ -5,7 +5,7 @@ import gzip
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -15,8 +15,8 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape
 
 from nodebench.reports import theme
-from nodebench.reports.document import Chart, Column, Document, Drawing, Entry, Missing, Table
-from nodebench.reports.notation import contents, key, meanings, order, reasons, spans
+from nodebench.reports.document import Chart, Column, Document, Drawing, Entry, Missing, Table, key
+from nodebench.reports.notation import contents, meanings, order, reasons, spans
 from nodebench.reports.tiles import tiles
 
 PAGE_LIMIT = 3_000_000
@@ -41,7 +41,7 @@ def page(document: Document, limit: int = PAGE_LIMIT) -> str:
     Args:
         document: The page.
         limit: Bytes it may have. Where its drawings would pass them, those from the first that does not fit on are
-            replaced by a box that says so.
+            replaced by a box that says so. Where its tables and charts alone pass them, it opens with that.
     """
     blocks = contents(document)
     parts = _Parts(
@@ -50,6 +50,8 @@ def page(document: Document, limit: int = PAGE_LIMIT) -> str:
         {},
     )
     size = len(_page(document, parts, limit).encode())
+    if size > limit:
+        document = replace(document, lead=(_too_large(size, limit), *document.lead))
     for block in blocks:
         if isinstance(block, Drawing):
             html = _drawing(block)
@@ -87,7 +89,7 @@ def _page(document: Document, parts: _Parts, limit: int) -> str:
             document=document,
             parts=parts,
             tables=[block for block in contents(document) if isinstance(block, Table)],
-            limit=f"{limit / 1e6:g} MB",
+            limit=_megabytes(limit),
             palettes=theme.PALETTES,
             sans=Markup(theme.SANS),
             configs={mode: theme.chart_config(mode) for mode in theme.PALETTES},
@@ -152,10 +154,19 @@ def _definition(chart: Chart) -> Markup:
     return Markup('<script type="application/json">{}</script>').format(plain)
 
 
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.3g} MB"
+
+
+def _too_large(size: int, limit: int) -> Missing:
+    reason = f"its tables and charts alone take {_megabytes(size)}; a page of fewer runs is smaller."
+    return Missing(f"a page under {_megabytes(limit)}", reason)
+
+
 def _left_out(drawing: Drawing, limit: str) -> Missing:
     reason = (
-        f"left out to keep this page under {limit}; "
-        f"`nodebench report -o report.md --charts png` writes it as the file `{key(drawing.name)}.png`."
+        f"left out to keep this page under {limit}; the command that made this page, with `-o page.md --charts png`, "
+        f"writes it as the file `{key(drawing.name)}.png`."
     )
     return Missing(drawing.caption, reason)
 

@@ -19,8 +19,9 @@ from nodebench.reports.document import (
     Missing,
     Paragraph,
     Table,
+    key,
 )
-from nodebench.reports.notation import caption, key, meanings, reasons, spans
+from nodebench.reports.notation import caption, meanings, reasons, spans
 
 NOTHING: Mapping[str, str] = {}
 

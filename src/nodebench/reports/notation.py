@@ -34,11 +34,6 @@ def caption(block: Chart | Drawing) -> str:
     return block.caption
 
 
-def key(name: str) -> str:
-    """A name as part of an identifier or file name: letters, digits and hyphens."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "unnamed"
-
-
 def reasons(table: Table) -> dict[str, int]:
     """Why entries of a table have no value, each reason once, numbered from 1 as they come."""
     found = dict.fromkeys(entry.reason for row in table.rows for entry in row if entry.reason)

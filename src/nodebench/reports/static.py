@@ -6,8 +6,8 @@ from typing import Any, Literal
 import vl_convert
 
 from nodebench.reports import drawings
-from nodebench.reports.document import Chart, Document, Drawing
-from nodebench.reports.notation import contents, key
+from nodebench.reports.document import Chart, Document, Drawing, key
+from nodebench.reports.notation import contents
 from nodebench.reports.theme import STATIC_SANS, chart_config
 
 LEGEND_COLUMNS = 4

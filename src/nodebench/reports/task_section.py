@@ -7,10 +7,9 @@ from nodebench.errors import PluginError
 from nodebench.pictures import Clouds, Picture
 from nodebench.reports.charts import backward_evaluations, growth, work_precision
 from nodebench.reports.comparison import base_task, comparisons, grouped, newest
-from nodebench.reports.document import Block, Bullets, Details, Drawing, Missing, Section
+from nodebench.reports.document import Block, Bullets, Details, Drawing, Missing, Section, key
 from nodebench.reports.exponents import exponents
 from nodebench.reports.figures import TRAINED, comparison_table, records_table, sweep_table
-from nodebench.reports.notation import key
 from nodebench.reports.sentences import absence_sentences, answer_sentences, since_sentence
 from nodebench.reports.summary import Answer, answer
 from nodebench.reports.training_charts import courses
