@@ -477,6 +477,30 @@ def test_times_of_unlike_machines_are_not_set_side_by_side():
     assert sum(sentence.startswith("Memory of") for sentence in claims(page)) == 3
 
 
+def test_what_the_peak_has_of_the_blocks_is_told():
+    """The growth over blocks is that of a peak: what blocks add to it stands beside what their gradients take."""
+
+    def weighed(part, cell):
+        sizes = {"resnet": (30 * 2**20, 3 * 2**18), "no-block": (28 * 2**20, 2**18)}
+        peak, n_params = sizes.get(cell.model, (29 * 2**20, 2**18))
+        return whole(part, cell) | {"train_memory_bytes": peak, "n_params": n_params}
+
+    told = str(blocks(page_of(source("table1", weighed)), Bullets))
+    assert "of the peak of ResNet, 30 MiB, its six blocks are 2 MiB" in told
+    assert "the gradients of their parameters alone take 2 MiB" in told
+
+
+def test_how_two_models_are_told_apart_is_stated():
+    """The rule of one seed stands on the page, by what is compared, and that of several."""
+
+    def told(name, seeds):
+        return str(blocks(page_of(source(name, whole, Conditions(seeds=seeds))), Bullets))
+
+    assert "differ by more than 2 % of the larger figure" in told("table2", (0,))
+    assert "differ by more than 0.02 nats" in told("figure4", (0,))
+    assert "Welch's 95 % interval" in told("figure5", (0, 1))
+
+
 def test_controls_are_ours():
     """Networks that the paper does not have are said to be ours."""
     page = page_of(source("table3", whole))

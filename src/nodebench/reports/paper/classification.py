@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 
+import numpy as np
+
 from nodebench.reports.document import Column, Document, Entry, Section, Table
 from nodebench.reports.formatting import ABSENT, number
 from nodebench.reports.paper.figures import MEMORY_EXPONENTS, TABLE_1, Classifier
@@ -223,4 +225,23 @@ def _deviations(source: Source, rows: Sequence[Row]) -> list[str]:
         "Exponents over L~ are of one gradient step of the ODE alone over fixed steps of `rk4`; those over L of "
         "training steps of whole networks, less the network without blocks. The paper states its laws and measures "
         "none.",
+        *_peak(source),
+    ]
+
+
+def _peak(source: Source) -> list[str]:
+    """What the peak of a training step has of the blocks."""
+    resnet, without = (
+        next((place.measured for place in source.trainings(TASK, model) if place.measured is not None), None)
+        for model in ("resnet", "no-block")
+    )
+    if resnet is None or without is None or not (resnet.train_memory_bytes and without.train_memory_bytes):
+        return []
+    added = (resnet.train_memory_bytes - without.train_memory_bytes) / 2**20
+    gradients = np.dtype(resnet.dtype).itemsize * ((resnet.n_params or 0) - (without.n_params or 0)) / 2**20
+    return [
+        "Memory over L is that of the peak of a step, which the downsampling may reach by itself, in its backward "
+        "pass, when the blocks have given back what they kept: of the peak of ResNet, "
+        f"{number(resnet.train_memory_bytes / 2**20)} MiB, its six blocks are {number(added)} MiB, and the gradients "
+        f"of their parameters alone take {number(gradients)} MiB."
     ]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nodebench.reports.document import Block, Chart, Column, Document, Entry, Missing, Section, Table
 from nodebench.reports.paper.frame import page
 from nodebench.reports.paper.source import DIGITS, Place, Sample, Source, sample
-from nodebench.reports.paper.verdicts import below, counted
+from nodebench.reports.paper.verdicts import below, counted, rule
 from nodebench.reports.series import Axis, Row, lines
 
 TARGETS = ("u1", "u2", "u3")
@@ -60,6 +60,7 @@ def matching(source: Source) -> Document:
         [
             "Metric: KL(q || p) with the target's normalisation known, on the window [-4, 4]^2, so that 0 is perfect.",
             *COMMON_DEVIATIONS,
+            rule(source, in_nats=True),
         ],
     )
 
@@ -86,7 +87,7 @@ def likelihood(source: Source) -> Document:
             Section("Likelihood", (table,)),
             *(Section(f"From noise to data: {data}", tuple(_transport(source, data))) for data in SAMPLED),
         ],
-        list(COMMON_DEVIATIONS),
+        [*COMMON_DEVIATIONS, rule(source, in_nats=True)],
     )
 
 

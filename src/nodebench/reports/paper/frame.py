@@ -9,7 +9,6 @@ from nodebench.reports.document import Block, Bullets, Document, Paragraph, Sect
 from nodebench.reports.formatting import ABSENT, count, number
 from nodebench.reports.paper.figures import BUDGETS, PAPER
 from nodebench.reports.paper.source import Place, Source, holes
-from nodebench.reports.paper.verdicts import CLEAR
 
 MNIST = "mnist"
 """The task, and the name of its data set where no other stands in for it."""
@@ -94,19 +93,14 @@ def _data(source: Source) -> list[str]:
 
 def _seeds(source: Source) -> list[str]:
     if len(source.seeds) == 1:
-        return [
-            f"A single seed ({source.seeds[0]}): how much it matters is not known; `--seed 0,1,2` would tell. It is "
-            f"taken to decide between two trained models where they are more than {100 * CLEAR:g} % of the larger "
-            f"figure apart, or {CLEAR:g} nats of a likelihood or divergence."
-        ]
+        return [f"A single seed ({source.seeds[0]}): how much it matters is not known; `--seed 0,1,2` would tell."]
     n = len(source.seeds)
     ended: dict[str, list[Place]] = {}
     for place in source.places["training"]:
         ended.setdefault(place.label, []).extend([place] if place.measured is not None else [])
     fewer = [f"{label} {len(places)}" for label, places in ended.items() if len(places) < n]
     return [
-        f"{n} seeds: each trained figure is a mean ± standard deviation over them, and two differ where Welch's 95 % "
-        "interval of the difference of their means excludes 0.",
+        f"{n} seeds: each trained figure is a mean ± standard deviation over them.",
         *([f"Not all {n} of them have figures of {', '.join(fewer)}."] if fewer else []),
     ]
 

@@ -7,7 +7,7 @@ from nodebench.reports.document import Block, Column, Document, Entry, Section, 
 from nodebench.reports.paper.figures import TABLE_2
 from nodebench.reports.paper.frame import page
 from nodebench.reports.paper.source import DIGITS, Place, Sample, Source, published, sample
-from nodebench.reports.paper.verdicts import Verdict, all_of, below
+from nodebench.reports.paper.verdicts import Verdict, all_of, below, rule
 
 OBSERVATIONS = (30, 50, 100)
 
@@ -47,7 +47,7 @@ def table(source: Source) -> Document:
         "far off a recurrent network and a latent ODE are over 100 points beyond.",
         _claims(source),
         [Section("Ours beside the paper's", (Table("table2", caption, columns, rows),))],
-        _deviations(),
+        _deviations(source),
     )
 
 
@@ -70,7 +70,7 @@ def figure(source: Source) -> Document:
         "latent trajectories, which part by the direction in which a spiral turns.",
         _claims(source),
         [*sections, Section("Latent trajectories", tuple(latent))],
-        [*_deviations(), "Latent trajectories are drawn on their two principal components."],
+        [*_deviations(source), "Latent trajectories are drawn on their two principal components."],
     )
 
 
@@ -105,11 +105,12 @@ def _falling(source: Source, errors: Sequence[Sample]) -> Verdict:
     return all_of([below(source, after, before) for before, after in pairwise(errors)])
 
 
-def _deviations() -> list[str]:
+def _deviations(source: Source) -> list[str]:
     return [
         "The paper gives neither the spirals' equations nor the noise on them, on which the error depends most; both "
         "here are of the published example, with a standard deviation of 0.3 unless the task's option `noise` says "
         "otherwise.",
         "The error here is that against the true spiral, without noise; the paper does not say which it takes.",
         "The paper gives neither optimiser, learning rate nor number of steps, nor how test spirals were set apart.",
+        rule(source),
     ]

@@ -66,6 +66,17 @@ def below(source: Source, one: Sample, other: Sample, *, in_nats: bool = False) 
     return Verdict(found.holds, f"{found.text} with one seed")
 
 
+def rule(source: Source, *, in_nats: bool = False) -> str:
+    """What `below` takes to decide, as a sentence."""
+    if len(source.seeds) == 1:
+        least = f"{CLEAR:g} nats" if in_nats else f"{100 * CLEAR:g} % of the larger figure"
+        return f"With one seed, two trained models are told apart only where they differ by more than {least}."
+    return (
+        "With several seeds, two trained models are told apart only where Welch's 95 % interval of the difference of "
+        "their means excludes 0."
+    )
+
+
 def all_of(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict on a claim that needs several: what denies one denies it, then what leaves one undecided."""
     denied = [each for each in verdicts if each.holds is False]
