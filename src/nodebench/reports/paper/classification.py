@@ -193,7 +193,8 @@ def _growth_claims(laws: Mapping[str, Mapping[Row, PowerLaw | str]]) -> list[str
 def _growth_claim(quantity: str, row: Row, law: PowerLaw) -> str:
     paper = TABLE_1[row]
     text, stated = (paper.memory, MEMORY_EXPONENTS[row]) if quantity == "memory" else (paper.time, 1.0)
-    note = "" if row[1] else " (1, 2 and 6 blocks, each less the network without any)"
+    peak = "; below stands what the peak has of them" if quantity == "memory" else ""
+    note = "" if row[1] else f" (1, 2 and 6 blocks, each less the network without any{peak})"
     return growth_claim(f"{quantity.capitalize()} of {paper.name}, {text} in the paper,", law, stated, note)
 
 
