@@ -6,9 +6,8 @@ from statistics import fmean, stdev
 
 from nodebench.pictures import Picture
 from nodebench.reports.comparison import machines
-from nodebench.reports.document import Block, Drawing, Entry, Missing
+from nodebench.reports.document import Block, Drawing, Entry, Missing, key
 from nodebench.reports.formatting import ABSENT, number
-from nodebench.reports.notation import key
 from nodebench.results.record import Record
 from nodebench.results.store import Run
 
