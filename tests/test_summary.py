@@ -202,6 +202,15 @@ def test_a_single_cell_is_compared_with_nothing():
     )
 
 
+def test_a_failure_with_some_figures_is_not_said_to_have_none():
+    """A training that diverged after its gradient was measured: shown, not ranked, and told so."""
+    half = timed("adjoint", 0.5, status="diverged", reason="the loss is NaN.")
+    assert absence_sentences(only([timed("direct"), half, early("scipy")])) == (
+        "Not ranked: `adjoint`, `diverged`: the loss is NaN.",
+        "No figures: `scipy`, `unsupported`: it cannot.",
+    )
+
+
 def test_a_single_failure_was_not_measured():
     """It is not called measured, and no figures are promised."""
     (sentence,) = answer_sentences(only([early("scipy")]))

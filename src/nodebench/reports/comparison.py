@@ -58,10 +58,10 @@ def comparisons(records: Iterable[Record]) -> list[Comparison]:
 
     Devices are never mixed. Errors, evaluations and bytes of one device type may come from several machines.
     """
-    asked = [r for r in records if r.backend is not None and (_has_gradient(r) or r.status != "ok")]
+    asked = [r for r in records if r.backend is not None and (has_gradient(r) or r.status != "ok")]
     measured = {record.cell_id for record in asked if record.status == "ok"}
-    without = [record for record in asked if record.cell_id in measured and not _has_gradient(record)]
-    shown = [record for record in asked if record.cell_id not in measured or _has_gradient(record)]
+    without = [record for record in asked if record.cell_id in measured and not has_gradient(record)]
+    shown = [record for record in asked if record.cell_id not in measured or has_gradient(record)]
     last = {record.cell_id: record for record in newest(shown)}
     # A failure that was mended is of no interest any more.
     current = [record for record in shown if record.status == "ok" or record is last[record.cell_id]]
@@ -86,6 +86,12 @@ def alike(records: Iterable[Record]) -> list[list[Record]]:
             candidates.append([(at, record)])
     found = sorted(sorted(group, key=lambda pair: pair[0]) for candidates in groups.values() for group in candidates)
     return [[record for _, record in group] for group in found]
+
+
+def has_gradient(record: Record) -> bool:
+    """Whether a record has figures of a gradient, be they all that were asked for or not."""
+    figures = (record.first_step_s, record.grad_error_params, record.peak_memory_bytes, record.nfe_forward)
+    return any(figure is not None for figure in figures)
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
@@ -192,11 +198,6 @@ def _comparison(records: Sequence[Record], without: Sequence[Record]) -> Compari
     shown = last | {record.cell_id: record for record in timed}
     since = [r for r in newest(without) if r.cell_id in last and r.created_at >= last[r.cell_id].created_at]
     return Comparison(tuple(shown.values()), tuple(timed), tuple(since))
-
-
-def _has_gradient(record: Record) -> bool:
-    figures = (record.first_step_s, record.grad_error_params, record.peak_memory_bytes, record.nfe_forward)
-    return any(figure is not None for figure in figures)
 
 
 def _known(record: Record) -> tuple[Hashable, Hashable]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from nodebench.reports.comparison import label
+from nodebench.reports.comparison import has_gradient, label
 from nodebench.reports.formatting import interval, mebibytes, milliseconds, number
 from nodebench.reports.summary import Answer, Fastest, Least, Trained, Training, relative_time
 from nodebench.results.record import Record
@@ -33,7 +33,11 @@ def absence_sentences(answer: Answer) -> tuple[str, ...]:
     comparison = answer.comparison
     since = {record.cell_id: record for record in comparison.failed_since}
     return (
-        *(f"No figures: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.failed),
+        *(
+            f"{'Not ranked' if has_gradient(record) else 'No figures'}: {_name(record)}, `{record.status}`: "
+            f"{reason(record)}"
+            for record in answer.failed
+        ),
         *(since_sentence(r, since[r.cell_id]) for r in comparison.records if r.cell_id in since),
     )
 
