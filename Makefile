@@ -33,18 +33,22 @@ bench: setup  ## benchmarks of our own solver; ends with the table of our method
 GALLERY := docs/gallery
 
 gallery: setup  ## the pages of the gallery, from the stores that are kept beside them
-	$(BIN)/nodebench report --store $(GALLERY)/gradient-step.db --output $(GALLERY)/gradient-step.html \
-		--output $(GALLERY)/gradient-step.md --charts svg
+	for name in gradient-step work-precision; do \
+		$(BIN)/nodebench report --store $(GALLERY)/$$name.db --output $(GALLERY)/$$name.html --output $(GALLERY)/$$name.md \
+			--charts svg || exit 1; \
+	done
 	$(BIN)/nodebench reproduce all --no-run --store $(GALLERY)/paper.db --output $(GALLERY)/paper.html
 
 gallery-runs: setup  ## measure what the gallery shows, about two hours on a machine that does nothing else
 	$(BIN)/nodebench run --backend direct,adjoint,torchdiffeq,torchdiffeq-adjoint --task mnist,cnf,spiral \
 		--measure gradient --store $(GALLERY)/gradient-step.db
-	$(BIN)/nodebench run --backend direct,adjoint,checkpoint,symplectic,interpolated,torchdiffeq,torchdiffeq-adjoint,diffrax \
-		--task cnf --rtol 1e-3,1e-4,1e-5,1e-6 --measure gradient --budget-s 5 --store $(GALLERY)/gradient-step.db
 	$(BIN)/nodebench run --backend 'torchdiffeq,direct,direct[compile=true],diffrax' --task benchmarks/mlp_task.py:Mlp \
 		--measure gradient --store $(GALLERY)/gradient-step.db
-	$(BIN)/nodebench scale --backend direct,adjoint,checkpoint --task mnist --over steps --store $(GALLERY)/gradient-step.db
+	$(BIN)/nodebench scale --backend direct,adjoint,checkpoint --task mnist --over steps --values 5,10,20,40 \
+		--store $(GALLERY)/gradient-step.db
+	$(BIN)/nodebench run --backend direct,adjoint,checkpoint,symplectic,interpolated,torchdiffeq,torchdiffeq-adjoint,diffrax \
+		--task cnf --dtype float64 --rtol 1e-4,1e-6,1e-8,1e-10 --measure gradient --budget-s 5 \
+		--store $(GALLERY)/work-precision.db
 	$(BIN)/nodebench reproduce all --store $(GALLERY)/paper.db --output $(GALLERY)/paper.html
 	$(BIN)/nodebench run --backend adjoint --task mnist --preset standard --measure training --store $(GALLERY)/paper.db
 

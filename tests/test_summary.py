@@ -179,6 +179,20 @@ def test_what_is_not_known_is_said_in_whole_sentences():
     assert exact == "Most exact: not known, because the error of d/dparams of fewer than two cells is known."
 
 
+def test_an_error_too_small_to_be_stated_may_be_the_smallest():
+    """Where the error of a cell cannot be stated, no other is called most exact, and the front is not known."""
+    cells = [
+        timed("direct", grad_error_params=None),
+        timed("adjoint", 1.5),
+        timed("scipy", 2.0, grad_error_params=1e-2),
+    ]
+    found = only(cells)
+    sentences = answer_sentences(found)
+    assert "Most exact: not known, because the error of d/dparams of `direct` is not stated." in sentences
+    assert "Pareto front: not known, because error or memory of `direct` is not stated." in sentences
+    assert sentences[0].startswith("Fastest: `direct`")
+
+
 @pytest.mark.parametrize("status", ["wrong_gradient", "incomparable"])
 def test_what_must_not_be_ranked_is_not(status):
     """However fast, lean and exact it is, it wins nothing, and the answer says why."""

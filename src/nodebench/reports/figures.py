@@ -109,13 +109,16 @@ def _shown(figures: Sequence[Figure], records: Sequence[Record]) -> list[Figure]
 
 
 def _marked(figure: Figure, records: Sequence[Record], ranked: Collection[str]) -> list[Entry]:
-    """Entries of a column with the best marked: of the lowest of at least two, all that print alike."""
+    """Entries of a column with the best marked: of the lowest of at least two, all that print alike.
+
+    None is where one that is ranked has no figure, which might be the lowest.
+    """
     entries = [figure.entry(record) for record in records]
     pairs = list(zip(records, entries, strict=True))
     if figure.ranked == "timed":
         return [replace(entry, best=record.cell_id in ranked) for record, entry in pairs]
     values = [e.value for record, e in pairs if record.cell_id in ranked and isinstance(e.value, int | float)]
-    if len(values) < 2:
+    if len(values) < max(2, sum(record.cell_id in ranked for record in records)):
         return entries
     best = figure.text(min(values))
     return [replace(e, best=record.cell_id in ranked and e.text == best) for record, e in pairs]

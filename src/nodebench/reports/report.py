@@ -9,7 +9,16 @@ from nodebench.reports.appendix import appendix, machine
 from nodebench.reports.comparison import base_task, grouped, machines, newest, unlike_machines
 from nodebench.reports.document import Block, Bullets, Column, Document, Entry, Paragraph, Table
 from nodebench.reports.formatting import ABSENT, number
-from nodebench.reports.sentences import answer_sentences, failure_sentences, names, training_sentence
+from nodebench.reports.sentences import (
+    ERROR,
+    MEMORY,
+    answer_sentences,
+    failure_sentences,
+    names,
+    training_sentence,
+    why_no_front,
+    why_no_least,
+)
 from nodebench.reports.summary import Answer, Least, trainings
 from nodebench.reports.task_section import TaskContents, contents, task_section
 from nodebench.results.record import Record
@@ -131,20 +140,15 @@ def _answer_row(answer: Answer) -> tuple[Entry, ...]:
         Entry(str(len(comparison.ranked)), len(comparison.ranked)),
         _names((fastest.record,) if fastest else (), untimed),
         _names(fastest.undistinguished if fastest else (), untimed),
-        _least(answer.leanest),
-        _least(answer.most_exact),
-        _names(
-            answer.front,
-            None
-            if answer.front
-            else "fewer than two cells timed together have error, memory, and time with its interval.",
-        ),
+        _least(answer.leanest, why_no_least(comparison.ranked, MEMORY)),
+        _least(answer.most_exact, why_no_least(comparison.ranked, ERROR)),
+        _names(answer.front, None if answer.front else why_no_front(comparison.timed)),
         Entry(comparison.setting, comparison.setting),
     )
 
 
-def _least(least: Least | None) -> Entry:
-    return _names(least.records if least else (), None if least else "fewer than two cells have the figure.")
+def _least(least: Least | None, why: str) -> Entry:
+    return _names(least.records if least else (), None if least else why)
 
 
 def _names(records: Sequence[Record], why: str | None) -> Entry:

@@ -5,8 +5,29 @@ from collections.abc import Iterable, Sequence
 
 from nodebench.reports.comparison import has_gradient, label
 from nodebench.reports.formatting import interval, mebibytes, milliseconds, number
-from nodebench.reports.summary import Answer, Fastest, Least, Trained, Training, relative_time
+from nodebench.reports.summary import Answer, Fastest, Least, Trained, Training, lacking, relative_time
 from nodebench.results.record import Record
+
+MEMORY, ERROR = "peak memory", "error of d/dparams"
+
+FIELDS = {MEMORY: "peak_memory_bytes", ERROR: "grad_error_params"}
+"""Where a record has what the sentences compare."""
+
+
+def why_no_least(ranked: Sequence[Record], figure: str) -> str:
+    """Why it is not known who has the least of a figure."""
+    without = lacking(ranked, FIELDS[figure])
+    if len(ranked) - len(without) < 2:
+        return f"the {figure} of fewer than two cells is known."
+    return f"the {figure} of {names(without)} is not stated."
+
+
+def why_no_front(timed: Sequence[Record]) -> str:
+    """Why no Pareto front is known."""
+    without = lacking(timed, *FIELDS.values())
+    if len(timed) - len(without) < 2 or not without:
+        return "fewer than two cells timed together have error, memory, and time with its interval."
+    return f"error or memory of {names(without)} is not stated."
 
 
 def answer_sentences(answer: Answer) -> tuple[str, ...]:
@@ -20,9 +41,9 @@ def answer_sentences(answer: Answer) -> tuple[str, ...]:
     return (
         fastest_sentence(answer.fastest, comparison.timed),
         *_elsewhere(comparison.timed_elsewhere, comparison.timed),
-        _least_sentence("Leanest", answer.leanest, "peak memory", "MiB"),
-        _least_sentence("Most exact", answer.most_exact, "error of d/dparams", ""),
-        _front_sentence(answer.front),
+        _least_sentence("Leanest", answer.leanest, why_no_least(comparison.ranked, MEMORY), MEMORY, "MiB"),
+        _least_sentence("Most exact", answer.most_exact, why_no_least(comparison.ranked, ERROR), ERROR, ""),
+        _front_sentence(answer),
         *_undecided(answer.undecided),
         *not_ranked,
     )
@@ -139,9 +160,9 @@ def _elsewhere(elsewhere: Sequence[Record], timed: Sequence[Record]) -> list[str
     return [f"{names(elsewhere)} {verb} timed in another run or against another control: shown, not ranked by time."]
 
 
-def _least_sentence(title: str, least: Least | None, figure: str, measure: str) -> str:
+def _least_sentence(title: str, least: Least | None, why: str, figure: str, measure: str) -> str:
     if least is None:
-        return f"{title}: not known, because the {figure} of fewer than two cells is known."
+        return f"{title}: not known, because {why}"
     value = f"{least.text} {measure}".strip()
     if len(least.records) == least.n_compared:
         return f"{title}: all alike, {figure} {value}."
@@ -153,12 +174,10 @@ def _least_sentence(title: str, least: Least | None, figure: str, measure: str) 
     )
 
 
-def _front_sentence(front: Sequence[Record]) -> str:
+def _front_sentence(answer: Answer) -> str:
+    front = answer.front
     if not front:
-        return (
-            "Pareto front: not known, because fewer than two cells timed together have error, memory, and time with "
-            "its interval."
-        )
+        return f"Pareto front: not known, because {why_no_front(answer.comparison.timed)}"
     these = "it" if len(front) == 1 else "these"
     return (
         f"Pareto front of error, memory and time: {names(front)}; none was shown to be at least as good as {these} in "

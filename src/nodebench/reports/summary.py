@@ -47,10 +47,11 @@ class Answer:
     Attributes:
         comparison: The comparison.
         fastest: Who was fastest; None where fewer than two cells were timed together.
-        leanest: Who had the lowest peak of memory; None where fewer than two cells have the figure.
-        most_exact: Who had the smallest error of d/dparams; None where fewer than two cells have the figure.
+        leanest: Who had the lowest peak of memory; None where fewer than two cells have the figure, or one lacks it.
+        most_exact: Who had the smallest error of d/dparams; None likewise. An error that is too small for its reference
+            is not stated: whoever lacks it may be the best.
         front: Cells than which no other was shown to be at least as good in error, memory and time and better in one of
-            them; empty where fewer than two cells have all three figures.
+            them; empty where fewer than two cells have all three figures, or one lacks error or memory.
         undecided: Cells of which it could not be said whether they are faster or slower than the control.
         not_ranked: Cells that were measured and whose figures must not be ranked.
         failed: Cells that ended otherwise than with figures.
@@ -116,15 +117,16 @@ def answer(comparison: Comparison) -> Answer:
 def least(
     records: Iterable[Record], figure: Callable[[Record], float | None], text: Callable[[Any], str]
 ) -> Least | None:
-    """Who has the least of a figure, or None where fewer than two have it.
+    """Who has the least of a figure, or None where fewer than two have it or one lacks it.
 
     Args:
         records: Records that may be ranked.
         figure: The figure of a record.
         text: The figure as it is printed: those that print alike are equal.
     """
-    found = [(value, record) for record in records if (value := figure(record)) is not None]
-    if len(found) < 2:
+    asked = list(records)
+    found = [(value, record) for record in asked if (value := figure(record)) is not None]
+    if len(found) < max(2, len(asked)):
         return None
     best, _ = min(found, key=lambda pair: pair[0])
     _, most = max(found, key=lambda pair: pair[0])
@@ -132,13 +134,15 @@ def least(
 
 
 def front(timed: Sequence[Record]) -> tuple[Record, ...]:
-    """Cells that none on the front dominates in error, memory and time; empty where fewer than two have all three.
+    """Cells that none on the front dominates in error, memory and time; empty where it cannot be told.
+
+    It cannot where fewer than two have all three figures, or where one lacks error or memory and may be the best.
 
     Errors and bytes that print alike are equal, and so are times that cannot be told apart. To be told apart is not
     transitive: a cell that is not on the front keeps no other from it.
     """
     places = [(place, record) for record in timed if (place := _place(record)) is not None]
-    if len(places) < 2:
+    if len(places) < 2 or lacking(timed, "grad_error_params", "peak_memory_bytes"):
         return ()
     found: list[Record] = []
     # In this order each comes after all that may dominate it.
@@ -146,6 +150,11 @@ def front(timed: Sequence[Record]) -> tuple[Record, ...]:
         if not any(_dominates(other, record) for other in found):
             found.append(record)
     return tuple(record for _, record in places if any(record is each for each in found))
+
+
+def lacking(records: Iterable[Record], *fields: str) -> tuple[Record, ...]:
+    """Those of the records that lack any of some fields."""
+    return tuple(record for record in records if any(getattr(record, name) is None for name in fields))
 
 
 def fastest(timed: Sequence[Record]) -> Fastest | None:

@@ -12,7 +12,7 @@ TARGETS = ("u1", "u2", "u3")
 SIZES = (2, 8, 32)
 SAMPLED = ("circles", "moons")
 
-KL = Axis("KL(q || p), nats")
+KL = Axis("KL(q || p), nats", log=True)
 SIZE = Axis("hidden units M, layers K", log=True)
 TOOLTIP = {"series": "flow", "text": "mean over seeds"}
 
