@@ -94,7 +94,7 @@ CLASSIFIERS = Part(
 STEPS = Part(
     "steps",
     (Request(tasks=("mnist",), models=("odenet",), backends=("direct", "adjoint"), measure="gradient"),),
-    steps=(2, 4, 8, 16),
+    steps=(5, 10, 20),
 )
 """Few enough for minutes: a step of `rk4` is four evaluations forward and as many backward."""
 
