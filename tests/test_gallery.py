@@ -77,13 +77,13 @@ def test_the_sentences_of_the_readme_are_those_of_their_stores(stores):
     ]
     flat = " ".join(README.split())
     assert [text for text in quoted if text not in flat] == []
-    assert set(trained) == {"quick", "standard"}
+    assert "quick" in trained
 
 
 def test_every_page_names_day_machine_and_command():
     """So that a reader can judge it, and make it again."""
     pages = sorted(GALLERY.glob("*.html"))
-    assert len(pages) > 7
+    assert len(pages) == 9
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert re.search(r"measured.{0,80}20\d\d-\d\d-\d\d", text, re.DOTALL), page.name
@@ -91,14 +91,15 @@ def test_every_page_names_day_machine_and_command():
         assert re.search(r"command.{0,80}nodebench re", text, re.DOTALL), page.name
 
 
-def test_the_markdown_page_is_what_its_store_says(stores):
+@pytest.mark.parametrize("name", ["gradient-step", "work-precision"])
+def test_a_markdown_page_is_what_its_store_says(stores, name):
     """Made anew from the store, the report is the very same text, but for when and by which command it was made."""
-    kept = (GALLERY / "gradient-step.md").read_text(encoding="utf-8")
+    kept = (GALLERY / f"{name}.md").read_text(encoding="utf-8")
     command = re.search(r"^- command: `(.*)`$", kept, re.MULTILINE)[1]
     made = re.search(r"^- made: (.*)$", kept, re.MULTILINE)[1]
-    store = stores["gradient-step"]
+    store = stores[name]
     page = report(store.records(), store.runs(), lambda r: store.pictures(r.run_id, r.cell_id), command, made)
-    folder = GALLERY / "gradient-step-charts"
+    folder = GALLERY / f"{name}-charts"
     charts = {path.stem: f"{folder.name}/{path.name}" for path in folder.iterdir()}
     assert markdown.text(page, charts) == kept
 

@@ -7,6 +7,7 @@ import pytest
 from browser import check_page
 
 from nodebench.bench.reproduction import REPRODUCTIONS, Conditions
+from nodebench.errors import PluginError
 from nodebench.pictures import Clouds, Curves, Heatmaps, Panel, Plot, Series
 from nodebench.reports import html, latex, markdown
 from nodebench.reports.colours import BACKENDS, style
@@ -514,3 +515,14 @@ def test_pictures_that_were_not_kept_are_holes():
     page = page_of(source("figure8", whole, pictures=lambda _: ()))
     assert blocks(page, Drawing) == []
     assert all("its training kept none" in hole.reason for hole in blocks(page, Missing))
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_hole():
+    """What a faulty task has kept is told in its place, and the page is made."""
+
+    def faulty(_):
+        raise PluginError("its window is not finite.")
+
+    page = page_of(source("figure8", whole, pictures=faulty))
+    holes = {hole.reason for hole in blocks(page, Missing)}
+    assert "what was kept cannot be drawn: its window is not finite." in holes

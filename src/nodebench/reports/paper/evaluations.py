@@ -219,7 +219,9 @@ def _epoch_claims(trained: Record | None) -> list[str]:
     if trained is None or last is None or len(trained.history) < 2:
         return []
     first = trained.history[0]["nfe_forward"]
-    grows = seen(holds=last["nfe_forward"] > (first or 0)).text
+    if first is None:
+        return []
+    grows = seen(holds=last["nfe_forward"] > first).text
     return [
         f"Forward evaluations grow in the training, as in the paper: this {grows} here, from {first} "
         f"after epoch 1 to {last['nfe_forward']} after epoch {last['epoch']}."

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from nodebench.errors import PluginError
 from nodebench.pictures import Picture
 from nodebench.reports.comparison import machines
 from nodebench.reports.document import Block, Drawing, Entry, Missing, key
@@ -103,7 +104,10 @@ class Source:
         record = next((place.measured for place in places if place.measured is not None), None)
         if record is None:
             return Missing(f"{name}, {caption}", self.why(places))
-        found = next((picture for picture in self.pictures(record) if picture.name == name), None)
+        try:
+            found = next((picture for picture in self.pictures(record) if picture.name == name), None)
+        except PluginError as error:
+            return Missing(f"{name}, {caption}", f"what was kept cannot be drawn: {error}")
         if found is None:
             told = next((note for note in record.notes if note.startswith("no pictures")), "its training kept none")
             return Missing(f"{name}, {caption}", f"{told}.")
