@@ -71,7 +71,7 @@ def test_the_floor_is_in_the_record(tmp_path):
 def test_compiled_programs_are_kept_apart_by_cell(tmp_path, monkeypatch):
     """What another cell compiled would make a first step cheaper: each has a folder of its own."""
     assigned = []
-    monkeypatch.setattr(measured_module, "WorkerProcess", assigned.append)
+    monkeypatch.setattr(measured_module, "WorkerProcess", lambda assignment, _: assigned.append(assignment))
     cell = plan(Request(backends=(BACKEND,), tasks=(TASK,), preset="smoke", measure="gradient")).cells[0]
     for member in (cell, cell, replace(cell, seed=1)):
         Measured(member, Settings()).open(tmp_path)

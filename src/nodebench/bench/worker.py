@@ -53,8 +53,10 @@ class Worker:
         """What the runner may ask for."""
         return {
             "first_step": self.first_step,
-            "reference": partial(solve_reference, self.assignment.cell),
-            "discrete": partial(solve_discrete, self.assignment.cell),
+            "reference": lambda first_step, folder, level: solve_reference(
+                self.assignment.cell, first_step, folder, level
+            ),
+            "discrete": lambda first_step, folder: solve_discrete(self.assignment.cell, first_step, folder),
             "prepare": self.prepare,
             "count": lambda: self._prepared().count(),
             "gradients": lambda path: self._prepared().gradients(path),
