@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nodebench.bench.accuracy import Reference
 from nodebench.bench.messages import Failure, Turn
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import WorkerError, WorkerProcess
@@ -41,6 +42,7 @@ class Measured:
         conditions: What must be equal for all that are compared with it, as its worker found it.
         compiles: Whether its first gradient step compiled.
         resident_bytes: Highest resident set of its worker, which the timing needs room for.
+        gradients: Its gradients and states, until it is judged; None where it did not get so far.
         starts: The series of its timing.
         pictures: What is to be seen of its trained model, packed.
         measured_s: Time spent in measured work, in seconds.
@@ -55,6 +57,7 @@ class Measured:
     compiles: bool = False
     resident_bytes: int = 0
     starts: list[Start] = field(default_factory=list)
+    gradients: Reference | None = None
     pictures: bytes = b""
     measured_s: float = 0.0
     companion: bool = False
