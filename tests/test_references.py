@@ -100,4 +100,4 @@ def test_a_solution_of_another_size_is_one_failed_row(tmp_path):
     records, _ = measure(tmp_path, "steps=4", "steps=4,longer=true")
     assert records["steps=4"].status == "ok"
     assert records["steps=4,longer=true"].status == "failed"
-    assert "the solution has 12 numbers, not 6" in records["steps=4,longer=true"].reason
+    assert "`solve` must return states of shape (2, 3)" in records["steps=4,longer=true"].reason
