@@ -43,7 +43,9 @@ def page(
 def told(source: Source) -> list[str]:
     """Deviations that the records tell: budget, data, seeds, machines and what was noted."""
     sentences = [*_budget(source), *_data(source), *_seeds(source), *unlike_machines(source.runs)]
-    notes = dict.fromkeys(note for record in source.records if record.status == "ok" for note in record.notes)
+    trained = (place.measured for place in source.places["training"])
+    # Of the trainings alone: what is noted of a gradient step is about figures that no page here has.
+    notes = dict.fromkeys(note for record in trained if record is not None for note in record.notes)
     return [*sentences, *notes]
 
 
