@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from nodebench.reports import markdown
+from nodebench.reports.document import Chart, Drawing, key
 from nodebench.reports.formatting import mebibytes, milliseconds, number
+from nodebench.reports.notation import contents
 from nodebench.reports.report import report
 from nodebench.results.store import Store
 
@@ -99,8 +101,9 @@ def test_a_markdown_page_is_what_its_store_says(stores, name):
     made = re.search(r"^- made: (.*)$", kept, re.MULTILINE)[1]
     store = stores[name]
     page = report(store.records(), store.runs(), lambda r: store.pictures(r.run_id, r.cell_id), command, made)
-    folder = GALLERY / f"{name}-charts"
-    charts = {path.stem: f"{folder.name}/{path.name}" for path in folder.iterdir()}
+    shown = [block.name for block in contents(page) if isinstance(block, Chart | Drawing)]
+    charts = {block: f"{name}-charts/{key(block)}.svg" for block in shown}
+    assert all((GALLERY / path).is_file() for path in charts.values())
     assert markdown.text(page, charts) == kept
 
 
