@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from browser import check_page
 
 from nodebench.reports import markdown
 from nodebench.reports.document import Chart, Drawing, key
@@ -91,6 +92,12 @@ def test_every_page_names_day_machine_and_command():
         assert re.search(r"measured.{0,80}20\d\d-\d\d-\d\d", text, re.DOTALL), page.name
         assert re.search(r"machine.{0,80}cores", text, re.DOTALL), page.name
         assert re.search(r"command.{0,80}nodebench re", text, re.DOTALL), page.name
+
+
+@pytest.mark.parametrize("page", sorted(GALLERY.glob("*.html")), ids=lambda path: path.stem)
+def test_every_page_is_sound_in_a_browser(browser, page):
+    """No errors, tables that sort, charts with marks, nothing that overlaps, on a telephone and on a screen."""
+    check_page(browser, page)
 
 
 @pytest.mark.parametrize("name", ["gradient-step", "work-precision"])

@@ -198,12 +198,27 @@ def _draw_plot(axes: Axes, picture: Curves, plot: Plot, ink: str) -> None:
         if series.mark == "points":
             marks = {"linestyle": "", "marker": "o", "markersize": 3.6, "markeredgewidth": 0}
         axes.plot(points[:, 0], points[:, 1], color=look.colour, label=series.role, **marks)
-    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(**_limits(plot), aspect="equal")
     axes.tick_params(labelsize=8, colors=ink, width=0.6, length=2.5)
     axes.locator_params(nbins=4)
     axes.spines[["top", "right"]].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set(color=ink, linewidth=0.6)
+
+
+def _limits(plot: Plot) -> dict[str, tuple[float, float]]:
+    """Limits of both axes that span as many units, a little beyond the points; none where no point is finite.
+
+    Set beforehand: limits that matplotlib widens for equal units have other numbers than room was made for.
+    """
+    points = np.concatenate([series.points.reshape(-1, 2) for series in plot.series]).astype(float)
+    finite = points[np.isfinite(points).all(-1)]
+    if not len(finite):
+        return {}
+    low, high = finite.min(0), finite.max(0)
+    half = 0.53 * float((high - low).max()) or 0.5
+    (left, bottom), (right, top) = (low + high) / 2 - half, (low + high) / 2 + half
+    return {"xlim": (float(left), float(right)), "ylim": (float(bottom), float(top))}
 
 
 def _without_ticks(axes: Axes) -> None:
