@@ -7,7 +7,23 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from nodebench.cli.options import DEFAULT_STORE, Many, StoreOption, number, open_store, split
+from nodebench.cli.options import (
+    DEFAULT_STORE,
+    BudgetOption,
+    DeviceOption,
+    DtypeOption,
+    Many,
+    PrecisionOption,
+    RoundsOption,
+    StoreOption,
+    ThreadsOption,
+    TimeoutOption,
+    TimingPresetOption,
+    number,
+    open_store,
+    seeds,
+    split,
+)
 from nodebench.cli.printing import escape_markup, new_console
 from nodebench.errors import UserError
 
@@ -43,21 +59,17 @@ def compare(
     backend: Annotated[Many, typer.Option("--backend", "-b", help="What to measure; as for `nodebench run`.")] = None,
     task: Annotated[Many, typer.Option("--task", "-t", help="As for `nodebench run`.")] = None,
     model: Annotated[Many, typer.Option("--model", help="As for `nodebench run`.")] = None,
-    preset: Annotated[str, typer.Option(help="Budget of the timing: smoke, quick, standard or paper.")] = "smoke",
+    preset: TimingPresetOption = "smoke",
     solver: Annotated[Many, typer.Option(help="As for `nodebench run`.")] = None,
     rtol: Annotated[Many, typer.Option(help="As for `nodebench run`.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
     seed: Annotated[Many, typer.Option(help="As for `nodebench run` (default: 0).")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of a worker.")] = 1,
-    rounds: Annotated[
-        int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")
-    ] = None,
-    budget_s: Annotated[float | None, typer.Option(help="Timing budget of a cell, in seconds.")] = None,
-    precision: Annotated[
-        float, typer.Option(help="Relative half width of a ratio's interval at which timing ends.")
-    ] = 0.05,
-    timeout_s: Annotated[float | None, typer.Option(help="Longest pass of a cell, in seconds.")] = None,
+    threads: ThreadsOption = 1,
+    rounds: RoundsOption = None,
+    budget_s: BudgetOption = None,
+    precision: PrecisionOption = 0.05,
+    timeout_s: TimeoutOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Say what has become worse. Exit codes: 0 nothing, 1 something, 2 it cannot be compared, with the reason.
@@ -90,7 +102,7 @@ def compare(
             rtols=tuple(number("--rtol", text) for text in split(rtol)),
             dtype=dtype,
             device=device,
-            seeds=tuple(int(number("--seed", text, whole=True)) for text in split(seed)) or (0,),
+            seeds=seeds(seed),
             threads=threads,
             preset=cast(Preset, preset),  # checked by `plan`, which knows the near names
             measure="gradient",

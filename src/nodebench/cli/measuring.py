@@ -9,22 +9,43 @@ import typer
 from rich.table import Table
 
 from nodebench import registry
-from nodebench.cli.options import DEFAULT_STORE, JsonOption, Many, StoreOption, command_line, number, split
+from nodebench.cli.options import (
+    DEFAULT_STORE,
+    BackendOption,
+    BudgetOption,
+    ControllerOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    Many,
+    PrecisionOption,
+    PresetOption,
+    ResumeOption,
+    RoundsOption,
+    SeedOption,
+    StoreOption,
+    TaskOption,
+    ThreadsOption,
+    TimeoutOption,
+    TimingPresetOption,
+    command_line,
+    number,
+    seeds,
+    split,
+)
 from nodebench.cli.printing import escape_markup, new_console, print_records
 from nodebench.errors import UserError
 
 
 def run(
-    backend: Annotated[
-        Many, typer.Option("--backend", "-b", help=r"Gradient method, name\[option=value]; or `all`.")
-    ] = None,
-    task: Annotated[Many, typer.Option("--task", "-t", help=r"Task, name\[option=value]; or `all`.")] = None,
+    backend: BackendOption = None,
+    task: TaskOption = None,
     model: Annotated[Many, typer.Option("--model", help="Model of the task; or `all`.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set of the task.")] = None,
     measure: Annotated[str, typer.Option(help="gradient, counts (evaluations alone), training or both.")] = "both",
-    preset: Annotated[str, typer.Option(help="Budget: smoke, quick, standard or paper.")] = "quick",
+    preset: PresetOption = "quick",
     solver: Annotated[Many, typer.Option(help="Solver; see `nodebench list solvers`.")] = None,
-    controller: Annotated[str, typer.Option(help="How steps are chosen: integral or pi.")] = "integral",
+    controller: ControllerOption = "integral",
     rtol: Annotated[Many, typer.Option(help="Relative tolerance.")] = None,
     atol: Annotated[
         float | None, typer.Option(help="Absolute tolerance; equal to --rtol where only that is given.")
@@ -33,19 +54,15 @@ def run(
         float | None, typer.Option(help="First step; every step of a fixed-step solver (default: 20 in all).")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Step limit of one solve.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
     batch_size: Annotated[int | None, typer.Option(help="Examples in a step; the recipe's by default.")] = None,
-    seed: Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of a worker.")] = 1,
-    rounds: Annotated[
-        int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")
-    ] = None,
-    budget_s: Annotated[float | None, typer.Option(help="Timing budget of a cell, in seconds.")] = None,
-    precision: Annotated[
-        float, typer.Option(help="Relative half width of a ratio's interval at which timing ends.")
-    ] = 0.05,
-    timeout_s: Annotated[float | None, typer.Option(help="Longest pass of a cell, in seconds.")] = None,
+    seed: SeedOption = None,
+    threads: ThreadsOption = 1,
+    rounds: RoundsOption = None,
+    budget_s: BudgetOption = None,
+    precision: PrecisionOption = 0.05,
+    timeout_s: TimeoutOption = None,
     memory_limit_gib: Annotated[
         float | None, typer.Option(help="What a worker may allocate beyond its idle size, in GiB.")
     ] = None,
@@ -55,7 +72,7 @@ def run(
     control: Annotated[
         str | None, typer.Option(help="Backend to whose time the others are related; each group's first by default.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")] = False,
+    resume: ResumeOption = False,
     rerun_failed: Annotated[
         bool, typer.Option("--rerun-failed", help="Measure again what did not end well in the newest run of this plan.")
     ] = False,
@@ -82,7 +99,7 @@ def run(
         max_steps=max_steps,
         dtype=dtype,
         device=device,
-        seeds=tuple(int(number("--seed", text, whole=True)) for text in split(seed)) or (0,),
+        seeds=seeds(seed),
         threads=threads,
         preset=cast(Preset, preset),  # checked by `plan`, which knows the near names
         batch_size=batch_size,
@@ -116,28 +133,24 @@ def run(
 
 
 def scale(
-    backend: Annotated[
-        Many, typer.Option("--backend", "-b", help=r"Gradient method, name\[option=value]; or `all`.")
-    ] = None,
-    task: Annotated[Many, typer.Option("--task", "-t", help=r"Task, name\[option=value]; or `all`.")] = None,
+    backend: BackendOption = None,
+    task: TaskOption = None,
     over: Annotated[str, typer.Option(help="What is varied: steps, tolerance, batch or horizon.")] = "steps",
     values: Annotated[Many, typer.Option(help="Places along it, at least three, with commas between.")] = None,
     model: Annotated[Many, typer.Option(help="Model of the task.")] = None,
-    preset: Annotated[str, typer.Option(help="Budget of the timing: smoke, quick, standard or paper.")] = "smoke",
+    preset: TimingPresetOption = "smoke",
     solver: Annotated[
         Many, typer.Option(help="Runge-Kutta method; over steps one without step control (default: rk4).")
     ] = None,
-    controller: Annotated[str, typer.Option(help="How steps are chosen: integral or pi.")] = "integral",
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of a worker.")] = 1,
-    rounds: Annotated[
-        int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")
-    ] = None,
-    budget_s: Annotated[float | None, typer.Option(help="Timing budget of a cell, in seconds.")] = None,
-    timeout_s: Annotated[float | None, typer.Option(help="Longest pass of a cell, in seconds.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")] = False,
+    controller: ControllerOption = "integral",
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    seed: SeedOption = None,
+    threads: ThreadsOption = 1,
+    rounds: RoundsOption = None,
+    budget_s: BudgetOption = None,
+    timeout_s: TimeoutOption = None,
+    resume: ResumeOption = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
@@ -160,7 +173,7 @@ def scale(
         controller=controller,
         dtype=dtype,
         device=device,
-        seeds=tuple(int(number("--seed", text, whole=True)) for text in split(seed)) or (0,),
+        seeds=seeds(seed),
         threads=threads,
         preset=cast(Preset, preset),  # checked by `plan`, which knows the near names
     )

@@ -17,6 +17,22 @@ StoreOption = Annotated[
     Path, typer.Option("--store", envvar="NODEBENCH_STORE", help="Results store, an SQLite file.", show_default=True)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Records as one JSON array on stdout, all else on stderr.")]
+BackendOption = Annotated[
+    Many, typer.Option("--backend", "-b", help=r"Gradient method, name\[option=value]; or `all`.")
+]
+TaskOption = Annotated[Many, typer.Option("--task", "-t", help=r"Task, name\[option=value]; or `all`.")]
+ControllerOption = Annotated[str, typer.Option(help="How steps are chosen: integral or pi.")]
+DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
+SeedOption = Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")]
+ThreadsOption = Annotated[int, typer.Option(help="Threads of a worker.")]
+RoundsOption = Annotated[int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")]
+BudgetOption = Annotated[float | None, typer.Option(help="Timing budget of a cell, in seconds.")]
+PrecisionOption = Annotated[float, typer.Option(help="Relative half width of a ratio's interval at which timing ends.")]
+TimeoutOption = Annotated[float | None, typer.Option(help="Longest pass of a cell, in seconds.")]
+ResumeOption = Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")]
+TimingPresetOption = Annotated[str, typer.Option(help="Budget of the timing: smoke, quick, standard or paper.")]
+PresetOption = Annotated[str, typer.Option(help="Budget: smoke, quick, standard or paper.")]
 
 
 def command_line() -> str:
@@ -39,6 +55,15 @@ def number(option: str, text: str, *, whole: bool = False) -> float:
         return int(text) if whole else float(text)
     except ValueError:
         raise UserError(f"`{option}` must be a {'whole ' if whole else ''}number; got {text!r}.") from None
+
+
+def seeds(values: Many) -> tuple[int, ...]:
+    """The seeds that were given, each once; 0 where none was.
+
+    Raises:
+        UserError: If one is no whole number.
+    """
+    return tuple(dict.fromkeys(int(number("--seed", text, whole=True)) for text in split(values))) or (0,)
 
 
 def open_store(path: Path) -> Any:

@@ -10,7 +10,17 @@ from typing import Annotated, Any, cast
 import typer
 from rich.table import Table
 
-from nodebench.cli.options import DEFAULT_STORE, Many, StoreOption, command_line, number, open_store, split
+from nodebench.cli.options import (
+    DEFAULT_STORE,
+    DeviceOption,
+    Many,
+    PresetOption,
+    StoreOption,
+    ThreadsOption,
+    command_line,
+    open_store,
+    seeds,
+)
 from nodebench.cli.printing import escape_markup, new_console, print_page
 from nodebench.cli.reporting import PAGES, check_outputs, write_pages
 from nodebench.errors import UserError
@@ -23,12 +33,12 @@ def reproduce(
             metavar="NAME...", help="table1, table2, table3, figure3, figure4, figure5 or figure8; or `all`."
         ),
     ],
-    preset: Annotated[str, typer.Option(help="Budget: smoke, quick, standard or paper.")] = "quick",
+    preset: PresetOption = "quick",
     seed: Annotated[
         Many, typer.Option(help="Seeds of the training; several give mean and spread (default: 0).")
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of a worker.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: ThreadsOption = 1,
+    device: DeviceOption = "cpu",
     output: Annotated[
         list[Path] | None,
         typer.Option(
@@ -65,7 +75,7 @@ def reproduce(
         raise UserError("`--dry-run` shows what would be measured, and with `--no-run` nothing is; leave one out.")
     conditions = Conditions(
         preset=cast(Preset, preset),  # checked by each plan, which knows the near names
-        seeds=tuple(dict.fromkeys(int(number("--seed", text, whole=True)) for text in split(seed))) or (0,),
+        seeds=seeds(seed),
         threads=threads,
         device=device,
     )
