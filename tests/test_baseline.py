@@ -44,6 +44,11 @@ def updated(old, new, **options):
     return update(old, new, compare(old, new, Thresholds()), **options)
 
 
+def cell(**figures):
+    """A cell as a file has it."""
+    return {"cell_id": "a", "task": "t", "model": "m", **figures}
+
+
 def test_a_baseline_reads_as_it_was_written():
     """All figures, statuses and machines, whatever order the cells came in."""
     cells = [record("b", ratio=1.23456789, grad_error_params=1.23456e-5), record("a", status="oom", reason="no room.")]
@@ -71,6 +76,9 @@ def test_a_cell_is_one_block_and_a_figure_one_line():
         ({"schema": 99, "cells": []}, "has schema 99, this nodebench knows 1"),
         ({"schema": 1, "cells": [{"cell_id": "a"}]}, "is damaged at `0.task`"),
         ({"schema": 1, "cells": [{"cell_id": "a", "task": "t", "model": "m", "nfe": 3}]}, "is damaged at `0.nfe`"),
+        ({"schema": 1, "cells": [cell(grad_error_y0=float("nan"))]}, "at `0.grad_error_y0`: Input should be a finite"),
+        ({"schema": 1, "cells": [cell(ratio_low=0.0)]}, "is damaged at `0.ratio_low`"),
+        ({"schema": 1, "cells": [cell(), cell(nfe_forward=1)]}, "has the cell a, t/m, more than once"),
     ],
 )
 def test_what_is_no_baseline_is_refused(content, message):
@@ -176,3 +184,35 @@ def test_a_wrong_extra_info_is_refused():
     """With the benchmark and the key."""
     with pytest.raises(UserError, match=r"`extra_info.nfe_forward` of `test_a.py::test_a`"):
         read_pytest_benchmark("p.json", benchmarks(nfe_forward="many"))
+
+
+def test_a_benchmark_without_a_number_is_refused():
+    """NaN is not less than any figure, and not larger either: it must not read as an improvement."""
+    with pytest.raises(UserError, match=r"`extra_info.grad_error_params` of .* finite number"):
+        read_pytest_benchmark("p.json", benchmarks(grad_error_params=float("nan")))
+
+
+def test_two_benchmarks_of_one_cell_are_refused():
+    """The second would hide the first."""
+    content = benchmarks(nfe_forward=7)
+    content["benchmarks"] *= 2
+    with pytest.raises(UserError, match=r"has the cell test_a.py::test_a, .* more than once"):
+        read_pytest_benchmark("p.json", content)
+
+
+def test_a_file_that_only_looks_like_one_of_pytest_benchmark_is_refused(tmp_path):
+    """It is neither that nor a baseline."""
+    path = tmp_path / "p.json"
+    for content in ({"benchmarks": None, "machine_info": {}}, {"benchmarks": [1], "machine_info": {}}):
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match="is no baseline"):
+            read_baseline_file(path)
+
+
+def test_what_comes_with_a_status_is_not_told_as_left():
+    """A cell that works again is taken over whole, with a counter that is worse than the failed one's."""
+    old, new = baseline(record("a", status="wrong_gradient", reason="wrong.")), baseline(record("a", nfe_forward=8))
+    found = updated(old, new)
+    assert found.baseline.cells["a"].nfe_forward == 8
+    assert [finding.metric for finding in found.taken] == ["status", "nfe_forward"]
+    assert found.left == ()

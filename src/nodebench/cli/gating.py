@@ -244,6 +244,8 @@ def _print_gate(gate: Any) -> None:
 def _one_line(finding: Any) -> str:
     from nodebench.reports.gate import value  # noqa: PLC0415
 
+    if finding.old is None and finding.new is None:  # of a cell as a whole
+        return f"{finding.cell.label}: {finding.reason}"
     return f"{finding.cell.label}: {finding.metric} {value(finding.old)} -> {value(finding.new)} {finding.unit}".strip()
 
 

@@ -8,9 +8,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from nodebench import __version__
 from nodebench.errors import UserError
@@ -41,6 +41,8 @@ USUAL: Mapping[str, Any] = {
 }
 """Settings that a cell's name mentions only where they are others."""
 
+Positive = Annotated[float, Field(gt=0)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellFigures:
@@ -52,7 +54,8 @@ class CellFigures:
             taken in turns; else it is relative to that of `control` in its own run.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    # NaN is no larger than any figure, and would pass for an improvement.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     task: str
     model: str
@@ -90,9 +93,9 @@ class CellFigures:
     method_error_params: float | None = None
     method_error_y0: float | None = None
     step_s: float | None = None
-    ratio: float | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
+    ratio: Positive | None = None
+    ratio_low: Positive | None = None
+    ratio_high: Positive | None = None
     n_starts: int | None = None
     control: str | None = None
     paired: bool = False
@@ -193,7 +196,20 @@ def loads(name: str, content: Any) -> Baseline:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"the baseline `{name}` is damaged at `{where}`: {first['msg']}.") from error
-    return Baseline(name, {cell.cell_id: cell for cell in cells}, environments)
+    return Baseline(name, by_id(name, cells), environments)
+
+
+def by_id(name: str, cells: Iterable[CellFigures]) -> dict[str, CellFigures]:
+    """Cells of a file by their ids.
+
+    Raises:
+        UserError: If two have the same: what became of one of them would not be seen.
+    """
+    found: dict[str, CellFigures] = {}
+    for cell in cells:
+        if found.setdefault(cell.cell_id, cell) is not cell:
+            raise UserError(f"`{name}` has the cell {cell.cell_id}, {cell.label}, more than once.")
+    return found
 
 
 def environment_key(environment: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from nodebench.errors import UserError
-from nodebench.results.baseline import Baseline, CellFigures, environment_key, rounded
+from nodebench.results.baseline import Baseline, CellFigures, by_id, environment_key, rounded
 
 MACHINE = ("node", "processor", "machine", "python_version", "system", "release", "cpu")
 """What is kept of the machine."""
@@ -24,7 +24,10 @@ _NAMES = frozenset(f.name for f in fields(CellFigures)) - {"environment", "paire
 
 def is_pytest_benchmark(content: Any) -> bool:
     """Whether the content of a JSON file is of pytest-benchmark."""
-    return isinstance(content, dict) and {"benchmarks", "machine_info"} <= content.keys()
+    if not isinstance(content, dict) or not isinstance(content.get("machine_info"), dict):
+        return False
+    benchmarks = content.get("benchmarks")
+    return isinstance(benchmarks, list) and all(isinstance(benchmark, dict) for benchmark in benchmarks)
 
 
 def read_pytest_benchmark(name: str, content: Mapping[str, Any]) -> Baseline:
@@ -35,12 +38,12 @@ def read_pytest_benchmark(name: str, content: Mapping[str, Any]) -> Baseline:
         content: What it holds, as `json.loads` gives it.
 
     Raises:
-        UserError: If a benchmark has no times, or an `extra_info` that is no figure of a cell.
+        UserError: If an `extra_info` is no figure of a cell, or two are of the same cell.
     """
     environment = _environment(content["machine_info"])
     key = environment_key(environment)
     found = [_cell(name, benchmark, key) for benchmark in content["benchmarks"]]
-    return Baseline(name, {cell.cell_id: cell for cell in found}, {key: environment})
+    return Baseline(name, by_id(name, found), {key: environment})
 
 
 def _cell(name: str, benchmark: Mapping[str, Any], key: str) -> CellFigures:

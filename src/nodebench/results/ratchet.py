@@ -40,13 +40,17 @@ def update(old: Baseline, new: Baseline, gate: Gate, *, accept_regressions: bool
     """
     wanted: tuple[Verdict, ...] = ("improvement", "new", "changed")
     worse: tuple[Verdict, ...] = ("regression", "incomparable")
-    taken = gate.of(*wanted, *(worse if accept_regressions else ()))
-    taken = [finding for finding in taken if finding.measured]
+    taken = [finding for finding in gate.of(*wanted) if finding.measured]
+    # With a new status a cell comes whole, what has become worse in it too.
+    whole = {finding.cell.cell_id for finding in taken if finding.metric in ("cell", "status")}
+    worsened = gate.of(*worse)
+    along = [f for f in worsened if f.measured and (accept_regressions or f.cell.cell_id in whole)]
+    taken += along
     cells: dict[str, CellFigures] = dict(old.cells)
     for finding in taken:
         cell_id = finding.cell.cell_id
         cells[cell_id] = _merged(cells.get(cell_id), new.cells[cell_id], finding.metric)
-    left = () if accept_regressions else tuple(gate.of(*worse))
+    left = tuple(finding for finding in worsened if finding not in along)
     environments: Mapping[str, Mapping[str, object]] = {**old.environments, **new.environments}
     return Update(Baseline(old.name, cells, environments), tuple(taken), left)
 
