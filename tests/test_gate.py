@@ -279,6 +279,9 @@ def test_the_file_of_the_working_directory_is_read(tmp_path, monkeypatch):
         ("[gate]\nmax_slowdown = -1", "`gate.max_slowdown`: Input should be greater than or equal to 0."),
         ("[gate]\nmissing = 'maybe'", "`gate.missing`: Input should be 'pass' or 'fail'."),
         ("[gate", "is no TOML"),
+        ("[gate]\nmax_slowdown = 10", '`gate.max_slowdown`: 10 is 1000%; write "10%" or "1000%", whichever is meant.'),
+        ("[gate.metrics.time]\nband = true", "`gate.metrics.time.band`: must be a number or a percentage"),
+        ("[gate.metrics.time]\nabsolute = 0.2", "`absolute` means nothing for `time`"),
     ],
 )
 def test_a_wrong_configuration_is_refused(tmp_path, text, message):
@@ -296,3 +299,34 @@ def test_a_configuration_that_is_not_there_is_an_error(tmp_path):
         read_thresholds(tmp_path / "none.toml")
     with pytest.raises(UserError, match=r"`--max-slowdown`: `gate\.max_slowdown`: must be a number"):
         read_thresholds(max_slowdown="much")
+
+
+def test_a_configuration_in_another_encoding_is_refused(tmp_path):
+    """It is no TOML, which is UTF-8."""
+    path = tmp_path / "nodebench.toml"
+    path.write_bytes(b"# \xe4\n[gate]\n")
+    with pytest.raises(UserError, match="is no TOML"):
+        read_thresholds(path)
+
+
+def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path):
+    """Nor a wrong file overlooked where the option is given."""
+    path = write(tmp_path, "[gate]\nmissing = 'fail'\n")
+    with pytest.raises(UserError, match=r"^`--max-slowdown`: `gate\.max_slowdown`: must be a number"):
+        read_thresholds(path, "much")
+    path = write(tmp_path, "gate = 3\n")
+    with pytest.raises(UserError, match=r"nodebench\.toml`: `gate`"):
+        read_thresholds(path, "10%")
+
+
+def test_brackets_that_hold_no_options_are_a_name(tmp_path):
+    """A benchmark of somebody else's is compared under rules for tasks like any cell."""
+    path = write(tmp_path, "[[gate.rules]]\nmetric = 'nfe_forward'\ntask = 'cnf'\nignore = true\n")
+    old = replace(CELL, task="test_a.py::test_a[1]::b")
+    assert told(gate(read_thresholds(path), old, nfe_forward=101)) == {"nfe_forward": "regression"}
+
+
+def test_nothing_measured_fails_where_what_is_missing_does():
+    """The exit code and the summary say the same."""
+    found = compare(figures(CELL), figures(), Thresholds(missing_fails=True))
+    assert (found.exit_code, found.summary) == (1, "failed: the candidate has no cells.")

@@ -76,7 +76,7 @@ class Gate:
     def summary(self) -> str:
         """One line: how many of what."""
         if self.problem:
-            return f"cannot compare: {self.problem}"
+            return f"{'failed' if self.exit_code == 1 else 'cannot compare'}: {self.problem}"
         names: dict[Verdict, str] = {"regression": "regression(s)", "improvement": "improvement(s)"}
         told: tuple[Verdict, ...] = ("regression", "incomparable", "undecided", "improvement", "missing", "new")
         counts = [_counted(len(self.of(verdict)), names.get(verdict, verdict)) for verdict in told if self.of(verdict)]

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from nodebench.errors import UnknownNameError, UserError
-from nodebench.registry import parse
 
 CONFIG_NAME = "nodebench.toml"
 
@@ -129,36 +128,37 @@ def read_thresholds(path: Path | None = None, max_slowdown: str | None = None) -
     Raises:
         UserError: If the file does not exist, is no TOML, or has a key or value that means nothing.
     """
-    content = _content(path or Path(CONFIG_NAME), wanted=path is not None)
+    where = path or Path(CONFIG_NAME)
+    gate = _validated(str(where), _content(where, wanted=path is not None))
+    limit = gate.max_slowdown
     if max_slowdown is not None:
-        content = {**content, "gate": {**content.get("gate", {}), "max_slowdown": max_slowdown}}
-    where = "--max-slowdown" if path is None and not Path(CONFIG_NAME).is_file() else str(path or CONFIG_NAME)
-    try:
-        gate = _File.model_validate(content).gate
-    except ValidationError as error:
-        raise UserError(f"`{where}`: {_explain(error)}") from error
+        limit = _validated("--max-slowdown", {"gate": {"max_slowdown": max_slowdown}}).max_slowdown
     rules = [Rule(metric, entry.to_band(metric)) for metric, entry in gate.metrics.items()]
-    rules += [Rule(TIME, Band(relative=gate.max_slowdown))] if gate.max_slowdown is not None else []
+    rules += [Rule(TIME, Band(relative=limit))] if limit is not None else []
     rules += [Rule(rule.metric, rule.to_band(rule.metric), rule.task, rule.backend) for rule in gate.rules]
     for rule in rules:
         if rule.metric not in METRICS:
             raise UserError(f"`{where}`: {UnknownNameError('metric', rule.metric, METRICS)}")
+        if rule.metric == TIME and rule.band.absolute:
+            raise UserError(f"`{where}`: `absolute` means nothing for `{TIME}`, which is a ratio; write `band`.")
     return Thresholds(tuple(rules), missing_fails=gate.missing == "fail")
 
 
 def _matches(wanted: str | None, name: str) -> bool:
-    return wanted is None or wanted in (name, parse(name)[0])
+    # Not `parse`: a benchmark of others has brackets in its name that hold no options.
+    return wanted is None or wanted in (name, name.partition("[")[0])
 
 
-def _fraction(value: Any) -> Any:
-    """`"10%"` as 0.1; other values as they are."""
-    if isinstance(value, str):
-        text = value.strip()
-        try:
-            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            raise ValueError(f'must be a number or a percentage such as "10%"; got {value!r}') from None
-    return value
+def _fraction(value: Any) -> float:
+    """`"10%"` as 0.1, and 0.1 as it is; 10 without a sign is likely to be meant for the former."""
+    percent = isinstance(value, str) and value.strip().endswith("%")
+    try:
+        found = float(str(value).strip().removesuffix("%"))
+    except ValueError:
+        raise ValueError(f'must be a number or a percentage such as "10%"; got {value!r}') from None
+    if found > 1 and not percent:
+        raise ValueError(f'{value} is {found:.0%}; write "{found:g}%" or "{found:.0%}", whichever is meant')
+    return found / 100 if percent else found
 
 
 Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, allow_inf_nan=False)]
@@ -198,6 +198,13 @@ class _File(_Strict):
     gate: _Gate = Field(default_factory=_Gate)
 
 
+def _validated(where: str, content: Mapping[str, Any]) -> _Gate:
+    try:
+        return _File.model_validate(content).gate
+    except ValidationError as error:
+        raise UserError(f"`{where}`: {_explain(error)}") from error
+
+
 _KEYS: Mapping[str, type[BaseModel]] = {"": _File, "gate": _Gate, "metrics": _Band, "rules": _Rule}
 """Whose keys belong below which part of the file, for the near ones of a mistyped key."""
 
@@ -209,7 +216,9 @@ def _content(path: Path, *, wanted: bool) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise UserError(f"`{path}` cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:  # no TOML, or no UTF-8
         raise UserError(f"`{path}` is no TOML: {error}.") from error
 
 
