@@ -16,8 +16,10 @@ import nodebench
 from nodebench import cli
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.matrix import Request, plan
+from nodebench.bench.messages import Assignment
+from nodebench.bench.process import WorkerProcess
 from nodebench.bench.protocol import protocol
-from nodebench.bench.versions import ask_version, version_of_python, version_of_ref, version_of_wheel
+from nodebench.bench.versions import _is_package, ask_version, version_of_python, version_of_ref, version_of_wheel
 from nodebench.errors import UserError
 from nodebench.results.record import Record
 from nodebench.results.store import Store
@@ -258,3 +260,43 @@ def test_wrong_usage_is_refused(call, arguments, message):
     """Exit code 2, before anything is measured."""
     code, text = call(*arguments)
     assert (code, message in text) == (2, True), text
+
+
+def test_what_is_no_python_is_refused(tmp_path):
+    """A program that answers something else, and a file that cannot be started."""
+    notes = tmp_path / "notes"
+    notes.write_bytes(b"\x00no program")
+    notes.chmod(0o755)
+    with pytest.raises(UserError, match="does not answer as a Python does"), version_of_python(shutil.which("echo")):
+        pass
+    with pytest.raises(UserError, match=r"notes` cannot be started"), version_of_python(str(notes)):
+        pass
+
+
+def test_a_package_in_the_users_folder_does_not_hide_another_version(tmp_path, monkeypatch):
+    """Else that version would be compared with itself."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "mine.py").write_text(PLUGIN)
+    (there / "mine.py").write_text(PLUGIN.replace("class Mine", "class Other"))
+    monkeypatch.chdir(here)
+    planned = plan(Request(backends=("./mine.py:Mine",), tasks=(TASK,)))
+    cell = replace(planned.cells[0], backend="mine:Other")
+    worker = WorkerProcess(Assignment(cell, None, None, None), Interpreter("other", paths=(there,)))
+    try:
+        worker.ready(60)
+    finally:
+        worker.stop()
+
+
+def test_a_project_need_not_have_the_newest_kind_of_metadata(tmp_path):
+    """What pip can install is installed: else the version that is there would be compared with itself."""
+    assert not _is_package(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
+    assert not _is_package(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[build-system]\nrequires = ["poetry-core"]\n')
+    assert _is_package(tmp_path)
+    (tmp_path / "pyproject.toml").unlink()
+    (tmp_path / "setup.py").touch()
+    assert _is_package(tmp_path)

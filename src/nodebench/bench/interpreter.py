@@ -5,6 +5,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+SAFE_PATH = ("-P",)
+"""Python puts no folder before `PYTHONPATH` with it: a package in the user's folder would hide that of another version,
+which would be compared with itself."""
+
 
 @dataclass(frozen=True)
 class Interpreter:

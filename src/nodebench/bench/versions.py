@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nodebench.bench import protocol
-from nodebench.bench.interpreter import Interpreter
+from nodebench.bench.interpreter import SAFE_PATH, Interpreter
 from nodebench.errors import UserError
 
 PROBE_S = 120.0
@@ -92,12 +92,12 @@ def ask_version(interpreter: Interpreter) -> Version:
     """
     code = Path(protocol.__file__).read_text(encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": interpreter.search_path}
-    done = _run([interpreter.python, "-c", code], cwd=interpreter.folder, env=environment)
+    done = _run([interpreter.python, *SAFE_PATH, "-c", code], cwd=interpreter.folder, env=environment)
     if done.returncode != 0:
         raise UserError(
             f"{interpreter.name} cannot be compared with: its nodebench does not say what it is ({_last_line(done)})."
         )
-    found = json.loads(done.stdout)
+    found = _answer(interpreter, done.stdout)
     for path in interpreter.paths:
         if (path / "nodebench").is_dir() and not Path(found["file"]).is_relative_to(path):
             raise UserError(f"{interpreter.name} imports nodebench from {found['file']}; call it from another folder.")
@@ -107,6 +107,15 @@ def ask_version(interpreter: Interpreter) -> Version:
             f"{interpreter.name} cannot be compared with: its workers speak another protocol ({'; '.join(unlike)})."
         )
     return Version(interpreter, found["environment"])
+
+
+def _answer(interpreter: Interpreter, printed: str) -> dict[str, Any]:
+    """What a version says of itself, after whatever else its start may print."""
+    try:
+        found: dict[str, Any] = json.loads(printed.rpartition("\n")[2])
+    except ValueError as error:
+        raise UserError(f"{interpreter.name} cannot be compared with: it does not answer as a Python does.") from error
+    return found
 
 
 def _unlike(ours: Mapping[str, list[str]], theirs: Mapping[str, list[str]]) -> list[str]:
@@ -130,7 +139,11 @@ def _extract(root: Path, commit: str, tree: Path) -> None:
 
 def _is_package(tree: Path) -> bool:
     project = tree / "pyproject.toml"
-    return project.is_file() and "project" in tomllib.loads(project.read_text(encoding="utf-8"))
+    if (tree / "setup.py").is_file():
+        return True
+    if not project.is_file():
+        return False
+    return bool({"project", "build-system"} & tomllib.loads(project.read_text(encoding="utf-8")).keys())
 
 
 def _installed(source: Path, site: Path, name: str) -> Path:
@@ -158,6 +171,8 @@ def _run(command: list[str], **where: Any) -> "subprocess.CompletedProcess[str]"
         return subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False, **where)
     except subprocess.TimeoutExpired as error:
         raise UserError(f"`{command[0]}` took longer than {PROBE_S:g} s.") from error
+    except OSError as error:
+        raise UserError(f"`{command[0]}` cannot be started: {error.strerror or error}.") from error
 
 
 def _last_line(done: "subprocess.CompletedProcess[str]") -> str:
