@@ -116,3 +116,11 @@ def test_another_suffix_is_refused(tmp_path):
     """With those that are known."""
     with pytest.raises(UserError, match=r"\.md \(Markdown\), \.xml"):
         write_gate(gate(OLD), tmp_path / "gate.txt")
+
+
+def test_a_reason_in_markdown_stands_as_it_is():
+    """What looks like HTML would vanish from the comment, or end the part that is folded away."""
+    ok = replace(FAILED, status="ok", reason=None)
+    broken = replace(FAILED, reason="it is <class 'int'></details> *x*")
+    row = next(line for line in gate_markdown(gate(broken, old=(ok,))).splitlines() if "`status`" in line)
+    assert r"it is \<class 'int'\>\</details\> \*x\*" in row

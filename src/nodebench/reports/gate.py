@@ -6,6 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from nodebench.reports.markdown import inline
 from nodebench.results.baseline import Baseline
 from nodebench.results.finding import Finding, Gate, Verdict
 
@@ -44,7 +45,7 @@ def gate_table(gate: Gate) -> Table | None:
 def gate_markdown(gate: Gate) -> str:
     """The comparison as a comment of a pull request: what must be looked at first, the rest folded away."""
     sign = {0: "✅", 1: "❌", 2: "⚠️"}[gate.exit_code]
-    parts = [f"### {sign} nodebench: {gate.summary}", f"`{gate.old}` against `{gate.new}`"]
+    parts = [f"### {sign} nodebench: {inline(gate.summary)}", f"`{gate.old}` against `{gate.new}`"]
     urgent = [finding for finding in sorted_findings(gate) if finding.verdict in ("regression", "incomparable")]
     better = gate.of("improvement")
     others = [finding for finding in sorted_findings(gate) if finding not in (*urgent, *better)]
@@ -104,7 +105,7 @@ def _markdown_table(findings: Sequence[Finding]) -> str:
     rows = ["| verdict | cell | figure | baseline | candidate | why |", "|---|---|---|---:|---:|---|"]
     for finding in findings:
         names = (finding.verdict, f"`{finding.cell.label}`", f"`{finding.metric}`")
-        cells = (*names, value(finding.old), value(finding.new), finding.reason)
+        cells = (*names, value(finding.old), value(finding.new), inline(finding.reason))
         rows.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
     return "\n".join(rows)
 
