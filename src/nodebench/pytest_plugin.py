@@ -1,0 +1,167 @@
+"""A plugin of pytest: `nodebench_cell` measures a cell within a test and hands its rounds to pytest-benchmark.
+
+    def test_my_method(nodebench_cell):
+        record = nodebench_cell("./my_method.py:MyMethod", "cnf", control="direct")
+        assert record.nfe_forward <= 60
+
+The cell is measured as `nodebench run --measure gradient` does it, in processes of its own. Its turns are the rounds of
+the benchmark, in seconds per gradient step, and what else is known of it stands in `extra_info` under the names of a
+record's fields: `nodebench compare` reads the file of `--benchmark-json`. `--benchmark-max-time` is the budget of the
+timing, beyond the least number of starts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from nodebench.bench.gradient import GradientGroup
+    from nodebench.results.record import Record
+
+FIXTURE = "nodebench_cell"
+
+NO_FAULT = ("unsupported", "not_installed")
+"""Statuses with which a test is skipped; with any other but `ok` it fails."""
+
+
+class ReplayClock:
+    """A clock that is moved on by hand: with it, pytest-benchmark sees the times that workers have measured."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        """Seconds so far."""
+        return self.now_s
+
+    def replay(self, rounds: Iterator[float]) -> None:
+        """Move on by the next of the rounds; where there is none left, as when no time is taken, stay."""
+        self.now_s += next(rounds, 0.0)
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Give pytest-benchmark the clock of each test that measures a cell."""
+    for item in items:
+        if FIXTURE in getattr(item, "fixturenames", ()):
+            own = item.get_closest_marker("benchmark")
+            given = {} if own is None else own.kwargs
+            item.add_marker(pytest.mark.benchmark(**{**given, "timer": ReplayClock()}), append=False)
+
+
+@dataclass(frozen=True)
+class CellBenchmark:
+    """Measures a cell within a test; what the fixture `nodebench_cell` gives.
+
+    Attributes:
+        benchmark: The fixture of pytest-benchmark.
+        clock: The clock that it reads.
+        budget_s: Timing budget, in seconds.
+        folder: Where the store and the reference gradients are kept.
+    """
+
+    benchmark: Any
+    clock: ReplayClock
+    budget_s: float
+    folder: Path
+    _rounds: dict[str, list[float]] = field(default_factory=dict, init=False)
+
+    def __call__(self, backend: str, task: str, *, control: str | None = None, **options: Any) -> "Record":
+        """Measure the gradient step of a cell and hand its rounds to pytest-benchmark.
+
+        Where benchmarks are disabled, all is measured but for the time, of which there is then one round.
+
+        Args:
+            backend: Gradient method, as after `--backend`.
+            task: Task, as after `--task`.
+            control: Backend that takes turns with it, so that the record has the ratio to its time; None for none.
+            **options: Fields of `nodebench.bench.settings.Settings` and of `nodebench.bench.matrix.Request`, of which
+                `model`, `solver`, `rtol` and `seed` are single here.
+
+        Returns:
+            The record of the cell, whose status is `ok`. A cell that is unsupported, or whose library is not installed,
+            skips the test, and any other failure fails it.
+
+        Raises:
+            UserError: If a name or a number is wrong.
+            TypeError: If there is no such option.
+        """
+        __tracebackhide__ = True  # what went wrong did so in a worker
+        self.benchmark.has_error = True  # until it has rounds: else it would also be warned of as unused
+        record = self._measure(backend, task, control, options)
+        if record.status != "ok":
+            text = f"{record.task}/{record.model}/{record.backend}: {record.status}: {record.reason}"
+            (pytest.skip if record.status in NO_FAULT else pytest.fail)(text)
+        self._hand_over(record)
+        self.benchmark.has_error = False
+        return record
+
+    def _measure(self, backend: str, task: str, control: str | None, options: dict[str, Any]) -> "Record":
+        # Imported here: this module is loaded whenever pytest starts.
+        from dataclasses import fields  # noqa: PLC0415
+
+        from nodebench import registry  # noqa: PLC0415
+        from nodebench.bench.machine import fingerprint, idle_cores  # noqa: PLC0415
+        from nodebench.bench.matrix import plan  # noqa: PLC0415
+        from nodebench.bench.runner import Runner  # noqa: PLC0415
+        from nodebench.bench.settings import Settings  # noqa: PLC0415
+        from nodebench.results.store import Store  # noqa: PLC0415
+
+        own = {f.name for f in fields(Settings)}
+        limits = {"budget_s": self.budget_s, **{name: value for name, value in options.items() if name in own}}
+        if self.benchmark.disabled:
+            limits["rounds"] = 1
+        wanted = {name: value for name, value in options.items() if name not in own}
+        others = () if control is None or registry.canonical(control) == registry.canonical(backend) else (control,)
+        planned = plan(_request((backend, *others), task, wanted))
+        measured, *companions = planned.cells
+        settings = Settings(
+            control=None if control is None else registry.canonical(control),
+            cores=tuple(idle_cores(measured.threads)),
+            **limits,
+        )
+        store = Store(self.folder / "results.db")
+        runner = Runner(store, settings, lambda event: None, self._measure_group)  # noqa: ARG005  nothing is shown
+        run_id = runner.run(
+            planned, f"pytest {self.benchmark.fullname}", fingerprint(), known=[c.cell_id for c in companions]
+        )
+        return store.records([run_id])[0]
+
+    def _measure_group(self, group: "GradientGroup") -> None:
+        group.measure()
+        for measured in group.cells:
+            self._rounds[measured.cell.cell_id] = [turn.step_s for start in measured.starts for turn in start.turns]
+
+    def _hand_over(self, record: "Record") -> None:
+        from nodebench.results.baseline import CellFigures  # noqa: PLC0415
+
+        figures = CellFigures.from_record(record)
+        self.benchmark.extra_info.update(figures.to_dict())
+        if self.benchmark.group is None:
+            self.benchmark.group = figures.label.replace(f"/{record.backend}", "", 1)
+        rounds = self._rounds[record.cell_id]
+        self.benchmark.pedantic(self.clock.replay, args=(iter(rounds),), rounds=len(rounds))
+
+
+def _request(backends: tuple[str, ...], task: str, options: dict[str, Any]) -> Any:
+    from nodebench.bench.matrix import Request  # noqa: PLC0415
+
+    single = {"model": "models", "solver": "solvers", "rtol": "rtols", "seed": "seeds"}
+    named: dict[str, Any] = {"preset": "smoke"}
+    for name, value in options.items():
+        named[single.get(name, name)] = (value,) if name in single else value
+    return Request(backends=backends, tasks=(task,), measure="gradient", **named)
+
+
+@pytest.fixture(name=FIXTURE)
+def nodebench_cell(
+    request: pytest.FixtureRequest, benchmark: Any, tmp_path_factory: pytest.TempPathFactory
+) -> CellBenchmark:
+    """Measures one cell: `nodebench_cell(BACKEND, TASK, control=None, **options)` gives its record."""
+    marker = request.node.get_closest_marker("benchmark")
+    budget_s = float(marker.kwargs.get("max_time", request.config.getoption("benchmark_max_time")))
+    cache = getattr(request.config, "cache", None)
+    folder = tmp_path_factory.getbasetemp() if cache is None else cache.mkdir("nodebench")
+    return CellBenchmark(benchmark, marker.kwargs["timer"], budget_s, folder)

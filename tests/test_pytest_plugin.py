@@ -1,0 +1,130 @@
+"""The plugin of pytest, in a pytest of its own: cells measured in tests, their rounds in pytest-benchmark's file."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nodebench.pytest_plugin import ReplayClock
+from nodebench.results.gate import compare
+from nodebench.results.sources import read_baseline_file
+from nodebench.results.thresholds import Thresholds
+
+TESTS = """
+import pytest
+
+def test_with_control(nodebench_cell):
+    record = nodebench_cell("adjoint", "linear", control="direct", rounds=4)
+    assert record.control == "direct" and record.ratio_low <= record.ratio <= record.ratio_high
+    assert record.grad_error_params < 1e-3
+
+@pytest.mark.benchmark(group="mine")
+def test_one_start(nodebench_cell):
+    assert nodebench_cell("direct", "linear", rtol=1e-4, rounds=1).rtol == 1e-4
+"""
+
+FAILING = """
+def test_too_few_steps(nodebench_cell):
+    nodebench_cell("direct", "linear", max_steps=1)
+
+def test_no_such_solver_there(nodebench_cell):
+    nodebench_cell("direct", "linear", solver="lsoda")
+
+def test_no_such_option(nodebench_cell):
+    nodebench_cell("direct", "linear", tolerance=1e-3)
+
+def test_no_such_backend(nodebench_cell):
+    nodebench_cell("driect", "linear")
+
+def test_without_a_cell():
+    pass
+"""
+
+
+def run_pytest(folder, *options):
+    """The output of a pytest in the folder, whose warnings are errors."""
+    command = [sys.executable, "-m", "pytest", "-W", "error", "-rsfE", "--color=no", *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def regressions(old, new):
+    """Backends and figures that have become worse."""
+    findings = compare(old, new, Thresholds()).findings
+    return [(finding.cell.backend, finding.metric) for finding in findings if finding.verdict == "regression"]
+
+
+@pytest.fixture(scope="module", name="written")
+def written_fixture(tmp_path_factory):
+    """The output and the JSON file of benchmarks that were run."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    (folder / "pytest.ini").touch()
+    (folder / "test_cells.py").write_text(TESTS)
+    output = run_pytest(folder, "--benchmark-only", "--benchmark-json", "b.json")
+    assert "2 passed" in output, output
+    return folder / "b.json"
+
+
+def test_turns_are_the_rounds(written):
+    """As many as were asked for, in seconds per gradient step."""
+    control, single = json.loads(written.read_text())["benchmarks"]
+    assert (control["stats"]["rounds"], single["stats"]["rounds"]) == (4, 1)
+    info = control["extra_info"]
+    assert control["stats"]["min"] <= info["step_s"] <= control["stats"]["max"]
+    assert single["stats"]["median"] == pytest.approx(single["extra_info"]["step_s"], rel=0.01)
+
+
+def test_groups_are_problems_unless_named(written):
+    """All backends of a problem stand in one table."""
+    groups = [benchmark["group"] for benchmark in json.loads(written.read_text())["benchmarks"]]
+    assert groups == ["linear/linear dopri5 rtol 1e-06", "mine"]
+
+
+def test_the_gate_reads_the_file(written):
+    """A cell under its own name, with its counters and its ratio; one more evaluation is a regression."""
+    read = read_baseline_file(written)
+    assert sorted(cell.label for cell in read.cells.values()) == [
+        "linear/linear/adjoint dopri5 rtol 1e-06",
+        "linear/linear/direct dopri5 rtol 0.0001",
+    ]
+    assert not regressions(read, read)
+    content = json.loads(written.read_text())
+    content["benchmarks"][0]["extra_info"]["nfe_forward"] += 1
+    more = written.with_name("more.json")
+    more.write_text(json.dumps(content))
+    assert regressions(read, read_baseline_file(more)) == [("adjoint", "nfe_forward")]
+
+
+def test_what_fails_is_told(tmp_path):
+    """A failed cell fails the test with its reason, an unsupported one skips it; a wrong name is a sentence."""
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "test_cells.py").write_text(FAILING)
+    output = run_pytest(tmp_path, "--benchmark-disable")
+    assert "3 failed, 1 passed, 1 skipped" in output, output
+    assert "linear/linear/direct: failed: 1 steps reached only" in output
+    assert "linear/linear/direct: unsupported: " in output
+    assert "unexpected keyword argument 'tolerance'" in output
+    assert "UnknownNameError: unknown backend 'driect'" in output
+
+
+def test_without_benchmarks_a_cell_is_measured_all_the_same(tmp_path):
+    """One round is enough for everything but the time."""
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "test_cells.py").write_text(
+        "def test_cell(nodebench_cell):\n"
+        "    record = nodebench_cell('direct', 'linear')\n"
+        "    assert (record.n_rounds, record.grad_error_params < 1e-3) == (1, True)\n"
+    )
+    output = run_pytest(tmp_path, "--benchmark-disable", "-p", "no:cacheprovider")
+    assert "1 passed" in output, output
+
+
+def test_clock_moves_by_the_rounds_alone():
+    """And stays where there are none left."""
+    clock, rounds = ReplayClock(), iter([0.25, 0.5])
+    seen = []
+    for _ in range(3):
+        clock.replay(rounds)
+        seen.append(clock())
+    assert seen == [0.25, 0.75, 0.75]
