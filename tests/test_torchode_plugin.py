@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import nodebench
+
 ROOT = Path(__file__).parent.parent
 PLUGIN = ROOT / "examples/nodebench-torchode"
 PINNED = ("torchode==1.0.1", "torchtyping==0.1.5", "typeguard==2.13.3")
@@ -29,8 +31,10 @@ def python(tmp_path_factory):
     site = json.loads(
         subprocess.check_output([python, "-c", "import json, sysconfig; print(json.dumps(sysconfig.get_paths()))"])
     )["purelib"]
-    # Plain paths: what is installed beside these tests, and this source tree.
-    Path(site, "libraries.pth").write_text(f"{ROOT / 'src'}\n{sysconfig.get_paths()['purelib']}\n")
+    # Plain paths: what is installed beside these tests, and the nodebench under test, which may be a source tree.
+    Path(site, "libraries.pth").write_text(
+        f"{Path(nodebench.__file__).parents[1]}\n{sysconfig.get_paths()['purelib']}\n"
+    )
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(python)]
     fetched = _run([*pip, "install", "--no-deps", "--retries", "1", *PINNED], folder)
     if fetched.returncode != 0:

@@ -1,0 +1,257 @@
+"""The workflows are sound, and their shell lines do what they say, run as they stand.
+
+What no test can run is what GitHub does between the lines: checkouts, artifacts, the comment.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+OURS = ROOT / ".github/workflows/ci.yml"
+RECIPE = ROOT / "examples/ci/nodebench.yml"
+BASELINE = ROOT / "examples/ci/nodebench-baseline.yml"
+WORKFLOWS = (*sorted((ROOT / ".github/workflows").glob("*.y*ml")), *sorted((ROOT / "examples/ci").glob("*.y*ml")))
+
+INSTALL = "install"
+"""The one step of a job that is not run: it asks the network for what is installed here."""
+
+QUICK = {"OPTIONS": "--rounds 1"}
+"""One start of a worker instead of four or more: time is not what these tests are about."""
+
+EVEN_IF_RED = re.compile(r"always\(\) && steps\.(\w+)\.outcome != 'skipped'")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: exit codes by step, the summary it posted, and all that it printed."""
+
+    codes: dict
+    summary: str
+    printed: str
+
+
+def load(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def jobs(path):
+    return load(path)["jobs"].items()
+
+
+def steps(path):
+    return [step for _, job in jobs(path) for step in job["steps"]]
+
+
+def run_job(path, name, folder, **values):
+    """Run the shell lines of a job one after the other in a checkout, as the runner does."""
+    workflow = load(path)
+    job = workflow["jobs"][name]
+    summary = folder.parent / f"{folder.name}-{name}-summary.md"
+    summary.unlink(missing_ok=True)
+    inherited = {key: value for key, value in os.environ.items() if key != "NODEBENCH_STORE"}
+    environment = inherited | workflow["env"] | job.get("env", {}) | QUICK | values
+    environment |= {
+        "CI": "true",
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_BASE_REF": "main",
+        "GITHUB_EVENT_NAME": "pull_request",
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    codes, printed = {}, []
+    for step in job["steps"]:
+        if "run" not in step or step["id"] == INSTALL or not _is_due(step.get("if"), codes):
+            continue
+        bash = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+        done = subprocess.run(bash, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        codes[step["id"]] = done.returncode
+        printed.append(done.stdout + done.stderr)
+    return Outcome(codes, summary.read_text() if summary.is_file() else "", "\n".join(printed))
+
+
+def _is_due(condition, codes):
+    if condition is None:
+        return not any(codes.values())
+    return EVEN_IF_RED.fullmatch(condition)[1] in codes
+
+
+def call(*arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, "-m", "nodebench.cli", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A branch of somebody's project, which is one file with a backend, as a runner has it: beside `origin/main`."""
+    upstream, folder = tmp_path / "upstream", tmp_path / "checkout"
+    upstream.mkdir()
+    call("new", "backend", "mine", cwd=upstream)
+    git(upstream, "init")
+    git(upstream, "add", ".")
+    git(upstream, "commit", "-m", "a backend")
+    git(tmp_path, "clone", str(upstream), str(folder))
+    git(folder, "switch", "-c", "change")
+    (folder / "README.md").write_text("A change that makes nothing worse.\n")
+    commit(folder)
+    return folder
+
+
+def commit(folder):
+    git(folder, "add", ".")
+    git(folder, "commit", "-m", "a change")
+
+
+def make_worse(folder):
+    """Plant one more evaluation into every step of the backend."""
+    file = folder / "mine.py"
+    before = file.read_text()
+    after = before.replace("    k: list[Tensor] = []\n", "    k: list[Tensor] = []\n    rate(t, y)\n")
+    assert before != after
+    file.write_text(after)
+    commit(folder)
+
+
+def regressions(summary):
+    """The figures of the rows that a summary calls a regression."""
+    return set(re.findall(r"^\| regression \| `.*?mine\.py:Mine.*?` \| `(\w+)` \|", summary, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_job_is_bounded(path):
+    """A time-out, a runner that stays the same, one run at a time."""
+    for name, job in jobs(path):
+        assert 0 < job["timeout-minutes"] <= 60, name
+        assert not job["runs-on"].endswith("latest"), name
+    assert set(load(path)["concurrency"]) == {"group", "cancel-in-progress"}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_job_may_write_nothing_but_its_comment(path):
+    """Only a job that posts may, and it does not try with the token of a fork."""
+    assert load(path)["permissions"] == {"contents": "read"}
+    for name, job in jobs(path):
+        comments = [step for step in job["steps"] if "comment" in step.get("uses", "")]
+        allowed = {"contents": "read", "pull-requests": "write"} if comments else None
+        assert job.get("permissions") == allowed, name
+        for step in comments:
+            assert "github.event.pull_request.head.repo.full_name == github.repository" in step["if"], name
+    triggers = load(path)[True]  # YAML 1.1 reads `on` as a truth value
+    assert "pull_request" in triggers
+    assert "pull_request_target" not in triggers
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned(path):
+    """To a major version, the same for all that use one."""
+    used = {step["uses"] for other in WORKFLOWS for step in steps(other) if "uses" in step}
+    here = {step["uses"] for step in steps(path) if "uses" in step}
+    assert [name for name in here if not re.fullmatch(r"[\w-]+/[\w-]+@v\d+", name)] == []
+    assert len({name.partition("@")[0] for name in used}) == len(used)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_shell_lines_are_plain(path):
+    """No expression within them, a name for each, and a shell in which a pipe fails with its first command."""
+    assert load(path)["defaults"] == {"run": {"shell": "bash"}}
+    assert [step for step in steps(path) if "run" in step and ("${{" in step["run"] or "id" not in step)] == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_what_a_gate_found_is_kept(path):
+    """The Markdown and the files, of a red gate as of a green one; against a branch, with the whole history."""
+    gates = [(name, job) for name, job in jobs(path) if any(step.get("id") == "gate" for step in job["steps"])]
+    assert gates
+    for name, job in gates:
+        at = next(index for index, step in enumerate(job["steps"]) if step.get("id") == "gate")
+        after = job["steps"][at + 1 :]
+        assert len(after) == 3, name
+        assert all(EVEN_IF_RED.match(step["if"])[1] == "gate" for step in after), name
+        if "--against-ref" in job["steps"][at]["run"]:
+            assert job["steps"][0]["with"] == {"fetch-depth": 0}, name
+
+
+def test_the_gate_is_the_same_everywhere():
+    """Our own workflow has the shell lines of the recipe, which are run below in a project that is quickly built."""
+    ours, recipe = (
+        [step for step in load(path)["jobs"]["gate"]["steps"] if step.get("id") in ("gate", "summary")]
+        for path in (OURS, RECIPE)
+    )
+    assert ours == recipe
+
+
+def test_the_recipe_is_documented():
+    """Each file and each of its variables has its place on the page, and the page is linked."""
+    page = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
+    for path in (RECIPE, BASELINE):
+        assert f"(../examples/ci/{path.name})" in page
+    assert "(docs/ci.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    backends, tasks = (load(BASELINE)["env"][name] for name in ("BACKENDS", "TASKS"))
+    assert f"nodebench run -b {backends} -t {tasks} " in page
+
+
+def test_the_recipe_checks_a_backend(checkout):
+    """The starting point of a backend passes."""
+    outcome = run_job(RECIPE, "check", checkout)
+    assert outcome.codes == {"check": 0}, outcome.printed
+
+
+def test_the_recipe_lets_a_harmless_change_pass(checkout):
+    """Green, and the Markdown and the files are written all the same."""
+    outcome = run_job(RECIPE, "gate", checkout)
+    assert outcome.codes == {"gate": 0, "summary": 0}, outcome.printed
+    assert "nodebench: passed: 1 cell compared" in outcome.summary
+    assert {path.suffix for path in checkout.glob("gate.*")} == {".md", ".xml", ".json", ".log"}
+
+
+def test_the_recipe_stops_a_regression(checkout):
+    """Red with 1, and the Markdown names the evaluations of the backend."""
+    make_worse(checkout)
+    outcome = run_job(RECIPE, "gate", checkout)
+    assert outcome.codes == {"gate": 1, "summary": 0}, outcome.printed
+    assert "nfe_forward" in regressions(outcome.summary)
+
+
+def test_the_recipe_posts_why_it_cannot_compare(checkout):
+    """Red with 2, and the reason is posted."""
+    outcome = run_job(RECIPE, "gate", checkout, TASKS="linera")
+    assert outcome.codes == {"gate": 2, "summary": 0}, outcome.printed
+    assert "nodebench: cannot compare" in outcome.summary
+    assert "linera" in outcome.summary
+
+
+def test_the_recipe_holds_a_committed_baseline(checkout):
+    """Green against its own figures, red against those of before, green once they are accepted."""
+    counts = {"MEASURE": "counts", "BACKENDS": "./mine.py:Mine"}
+    first = run_job(BASELINE, "baseline", checkout, **counts)
+    assert first.codes == {"run": 0, "gate": 2, "summary": 0}, first.printed
+    assert "there is no file `baseline.json`" in first.summary
+    call("baseline", "save", "-o", "baseline.json", cwd=checkout)
+    call("compare", "baseline.json", cwd=checkout)
+    make_worse(checkout)
+    worse = run_job(BASELINE, "baseline", checkout, **counts)
+    assert worse.codes == {"run": 0, "gate": 1, "summary": 0}, worse.printed
+    assert "nfe_forward" in regressions(worse.summary)
+    call("baseline", "update", "--accept-regressions", cwd=checkout)
+    call("compare", "baseline.json", cwd=checkout)
+
+
+def test_our_smoke_matrix_runs(checkout):
+    """A cell of it, and what is reported of that."""
+    outcome = run_job(OURS, "smoke", checkout, BACKENDS="direct", TASKS="linear")
+    assert outcome.codes == {"smoke": 0, "report": 0}, outcome.printed
+    assert "direct" in outcome.summary
+    assert (checkout / "smoke.html").is_file()
