@@ -120,6 +120,15 @@ def test_without_benchmarks_a_cell_is_measured_all_the_same(tmp_path):
     assert "1 passed" in output, output
 
 
+def test_without_pytest_benchmark_its_fixture_is_missed(tmp_path):
+    """By the test that needs it; the others are run."""
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "test_cells.py").write_text("def test_cell(nodebench_cell): ...\ndef test_other(): ...\n")
+    output = run_pytest(tmp_path, "-p", "no:benchmark", "--strict-markers")
+    assert "fixture 'benchmark' not found" in output
+    assert "1 passed, 1 error" in output, output
+
+
 def test_clock_moves_by_the_rounds_alone():
     """And stays where there are none left."""
     clock, rounds = ReplayClock(), iter([0.25, 0.5])
