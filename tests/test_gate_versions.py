@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 from zipfile import ZipFile
 
 import pytest
+from repositories import git
 
 import nodebench
 from nodebench import cli
@@ -54,11 +55,6 @@ FAULTS = {
     "wrong": "0, 0.0, 0, True",
 }
 """What becomes of each plugin after the revision that it is compared with."""
-
-
-def git(folder, *arguments):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
 def command(*arguments, cwd):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repositories import git
 
 ROOT = Path(__file__).parent.parent
 OURS = ROOT / ".github/workflows/ci.yml"
@@ -87,11 +88,6 @@ def call(*arguments, cwd):
         [sys.executable, "-m", "nodebench.cli", *arguments], cwd=cwd, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def git(folder, *arguments):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture

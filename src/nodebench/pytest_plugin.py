@@ -11,7 +11,7 @@ timing, beyond the least number of starts.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +102,6 @@ class CellBenchmark:
 
     def _measure(self, backend: str, task: str, control: str | None, options: dict[str, Any]) -> "Record":
         # Imported here: this module is loaded whenever pytest starts.
-        from dataclasses import fields  # noqa: PLC0415
-
         from nodebench import registry  # noqa: PLC0415
         from nodebench.bench.machine import fingerprint, idle_cores  # noqa: PLC0415
         from nodebench.bench.matrix import plan  # noqa: PLC0415
@@ -116,8 +114,7 @@ class CellBenchmark:
         if self.benchmark.disabled:
             limits["rounds"] = 1
         wanted = {name: value for name, value in options.items() if name not in own}
-        others = () if control is None or registry.canonical(control) == registry.canonical(backend) else (control,)
-        planned = plan(_request((backend, *others), task, wanted))
+        planned = plan(_request((backend,) if control is None else (backend, control), task, wanted))
         measured, *companions = planned.cells
         settings = Settings(
             control=None if control is None else registry.canonical(control),
@@ -142,7 +139,7 @@ class CellBenchmark:
         figures = CellFigures.from_record(record)
         self.benchmark.extra_info.update(figures.to_dict())
         if self.benchmark.group is None:
-            self.benchmark.group = figures.label.replace(f"/{record.backend}", "", 1)
+            self.benchmark.group = replace(figures, backend=None).label
         rounds = self._rounds[record.cell_id]
         self.benchmark.pedantic(self.clock.replay, args=(iter(rounds),), rounds=len(rounds))
 

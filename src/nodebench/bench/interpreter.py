@@ -5,10 +5,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-SAFE_PATH = ("-P",)
-"""Python puts no folder before `PYTHONPATH` with it: a package in the user's folder would hide that of another version,
-which would be compared with itself."""
-
 
 @dataclass(frozen=True)
 class Interpreter:
@@ -27,6 +23,15 @@ class Interpreter:
     paths: tuple[Path, ...] = ()
     folder: Path | None = None
     inherits: bool = True
+
+    @property
+    def command(self) -> list[str]:
+        """How it is called, before what it is to run.
+
+        With `-P` Python puts no folder before `PYTHONPATH`: a package in the user's folder would hide that of another
+        version, which would be compared with itself.
+        """
+        return [self.python, "-P"]
 
     @property
     def search_path(self) -> str:

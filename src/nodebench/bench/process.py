@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from nodebench.bench.interpreter import SAFE_PATH, Interpreter
+from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure
 
 DEATH_S = 10.0
@@ -46,7 +46,7 @@ class WorkerProcess:
         self._output = TemporaryFile()  # noqa: SIM115  lives as long as the worker
         self._oom_kills = _oom_kills()
         self._process = subprocess.Popen(
-            [interpreter.python, *SAFE_PATH, "-m", "nodebench.bench.worker", str(theirs.fileno())],
+            [*interpreter.command, "-m", "nodebench.bench.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=self._output,

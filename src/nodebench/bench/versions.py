@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nodebench.bench import protocol
-from nodebench.bench.interpreter import SAFE_PATH, Interpreter
+from nodebench.bench.interpreter import Interpreter
 from nodebench.errors import UserError
 
 PROBE_S = 120.0
@@ -92,7 +92,7 @@ def ask_version(interpreter: Interpreter) -> Version:
     """
     code = Path(protocol.__file__).read_text(encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": interpreter.search_path}
-    done = _run([interpreter.python, *SAFE_PATH, "-c", code], cwd=interpreter.folder, env=environment)
+    done = _run([*interpreter.command, "-c", code], cwd=interpreter.folder, env=environment)
     if done.returncode != 0:
         raise UserError(
             f"{interpreter.name} cannot be compared with: its nodebench does not say what it is ({_last_line(done)})."

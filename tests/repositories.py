@@ -1,0 +1,9 @@
+"""Git, for tests that make repositories of their own."""
+
+import subprocess
+
+
+def git(folder, *arguments):
+    """Call it in a folder, as somebody, and on the branch `main` where it begins one."""
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
