@@ -258,6 +258,15 @@ def test_wrong_usage_is_refused(call, arguments, message):
     assert (code, message in text) == (2, True), text
 
 
+def test_a_revision_without_files_is_refused(tmp_path, monkeypatch):
+    """Git's archive of nothing is none that Python reads."""
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "nothing")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="has no files"), version_of_ref("HEAD"):
+        pass
+
+
 def test_what_is_no_python_is_refused(tmp_path):
     """A program that answers something else, and a file that cannot be started."""
     notes = tmp_path / "notes"

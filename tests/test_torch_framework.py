@@ -286,6 +286,23 @@ def _learning(field, y0, ys):
     return ys
 
 
+def test_times_that_an_earlier_step_changed_are_told():
+    """The next solve fails by them, and the backend is to blame, not who asked for the times."""
+    framework, inputs = Torch("cpu", "float64", 1), Linear().problem("linear", 0, 2)
+    problem = framework.problem(_model(framework), inputs.batch)
+    backend = registry.load("backend", "direct", AbstractBackend)
+
+    def solve(field, y0, times, spec):
+        ys = backend.solve(field, y0, times, spec)
+        times[-1] = times[0]
+        return ys
+
+    step = framework.gradient_step(solve, problem, SolverSpec(first_step=0.5, dtype="float64"))
+    step.step()
+    with pytest.raises(PluginError, match="changed its `times`"):
+        step.evaluations()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

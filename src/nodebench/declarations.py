@@ -38,7 +38,7 @@ def read(name: str, target: str) -> PluginInfo:
     """
     attribute = target.partition(":")[2]
     try:
-        tree = ast.parse(_source(target))
+        tree = ast.parse(_source(target), target.partition(":")[0])
     except SyntaxError as error:
         raise PluginError(f"`{target}` cannot be parsed: {error}") from error
     for node in tree.body:

@@ -10,12 +10,14 @@ record's fields: `nodebench compare` reads the file of `--benchmark-json`. `--be
 timing, beyond the least number of starts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from nodebench.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:
     from nodebench.bench.gradient import GradientGroup
@@ -79,25 +81,25 @@ class CellBenchmark:
             backend: Gradient method, as after `--backend`.
             task: Task, as after `--task`.
             control: Backend that takes turns with it, so that the record has the ratio to its time; None for none.
-            **options: Fields of `nodebench.bench.settings.Settings` and of `nodebench.bench.matrix.Request`, of which
-                `model`, `solver`, `rtol` and `seed` are single here.
+            **options: Those of `nodebench run`, with underscores: `model`, `solver`, `rtol`, `seed` (one of each),
+                `atol`, `dtype`, `device`, `preset` (default: `smoke`), `batch_size`, `rounds` and so on; fields of
+                `nodebench.bench.matrix.Request` and `nodebench.bench.settings.Settings`.
 
         Returns:
             The record of the cell, whose status is `ok`. A cell that is unsupported, or whose library is not installed,
             skips the test, and any other failure fails it.
 
-        Raises:
-            UserError: If a name or a number is wrong.
-            TypeError: If there is no such option.
+        A wrong name or number fails the test, too.
         """
-        __tracebackhide__ = True  # what went wrong did so in a worker
-        self.benchmark.has_error = True  # until it has rounds: else it would also be warned of as unused
-        record = self._measure(backend, task, control, options)
+        __tracebackhide__ = True  # what went wrong did so in a worker, or in the test
+        try:
+            record = self._measure(backend, task, control, options)
+        except UserError as error:
+            raise pytest.fail.Exception(str(error)) from None
         if record.status != "ok":
             text = f"{record.task}/{record.model}/{record.backend}: {record.status}: {record.reason}"
             (pytest.skip if record.status in NO_FAULT else pytest.fail)(text)
         self._hand_over(record)
-        self.benchmark.has_error = False
         return record
 
     def _measure(self, backend: str, task: str, control: str | None, options: dict[str, Any]) -> "Record":
@@ -110,6 +112,7 @@ class CellBenchmark:
         from nodebench.results.store import Store  # noqa: PLC0415
 
         own = {f.name for f in fields(Settings)}
+        _check_options(options, own)
         limits = {"budget_s": self.budget_s, **{name: value for name, value in options.items() if name in own}}
         if self.benchmark.disabled:
             limits["rounds"] = 1
@@ -144,13 +147,26 @@ class CellBenchmark:
         self.benchmark.pedantic(self.clock.replay, args=(iter(rounds),), rounds=len(rounds))
 
 
+SINGLE = {"model": "models", "solver": "solvers", "rtol": "rtols", "seed": "seeds"}
+"""Options of which a request may have several, and a cell has one."""
+
+
+def _check_options(options: Collection[str], settings: Collection[str]) -> None:
+    from nodebench.bench.matrix import Request  # noqa: PLC0415
+
+    several = {"backends", "tasks", "measure", *SINGLE.values()}
+    known = {*settings, *SINGLE, *(f.name for f in fields(Request) if f.name not in several)}
+    for name in options:
+        if name not in known:
+            raise UnknownNameError(f"option of `{FIXTURE}`", name, known)
+
+
 def _request(backends: tuple[str, ...], task: str, options: dict[str, Any]) -> Any:
     from nodebench.bench.matrix import Request  # noqa: PLC0415
 
-    single = {"model": "models", "solver": "solvers", "rtol": "rtols", "seed": "seeds"}
     named: dict[str, Any] = {"preset": "smoke"}
     for name, value in options.items():
-        named[single.get(name, name)] = (value,) if name in single else value
+        named[SINGLE.get(name, name)] = (value,) if name in SINGLE else value
     return Request(backends=backends, tasks=(task,), measure="gradient", **named)
 
 
@@ -158,7 +174,10 @@ def _request(backends: tuple[str, ...], task: str, options: dict[str, Any]) -> A
 def nodebench_cell(
     request: pytest.FixtureRequest, benchmark: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> CellBenchmark:
-    """Measures one cell: `nodebench_cell(BACKEND, TASK, control=None, **options)` gives its record."""
+    """Measures one cell: `nodebench_cell(BACKEND, TASK, control=None, **options)` gives its record.
+
+    Options are those of `nodebench run`, with underscores: rtol=1e-5, solver="tsit5", dtype="float64", rounds=20.
+    """
     marker = request.node.get_closest_marker("benchmark")
     budget_s = float(marker.kwargs.get("max_time", request.config.getoption("benchmark_max_time")))
     cache = getattr(request.config, "cache", None)

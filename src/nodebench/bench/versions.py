@@ -133,8 +133,11 @@ def _words(names: list[str] | None) -> str:
 
 def _extract(root: Path, commit: str, tree: Path) -> None:
     archive = subprocess.run(["git", "-C", str(root), "archive", commit], capture_output=True, check=True)
-    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
-        tar.extractall(tree, filter="data")
+    try:
+        with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
+            tar.extractall(tree, filter="data")
+    except tarfile.ReadError as error:  # how Python reads git's archive of nothing
+        raise UserError(f"revision {commit[:12]} cannot be compared with: it has no files.") from error
 
 
 def _is_package(tree: Path) -> bool:

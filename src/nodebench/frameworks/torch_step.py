@@ -151,18 +151,26 @@ class GradientStep(AbstractGradientStep):
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
         """What a solve is handed must be what it was: else the next step is that of another problem."""
-        parts = {f"part {i} of its `y0`" if i else "its `y0`": part for i, part in enumerate(self._y0)}
-        params = {f"parameter `{name}` of its field": value for name, value in self._names.items()}
-        inputs: dict[str, Tensor] = {**parts, "its `times`": self._times, **params}
-        before = {name: tensor.detach().clone() for name, tensor in inputs.items()}
-        yield
-        changed = [name for name, tensor in inputs.items() if not _same(tensor.detach(), before[name])]
-        if changed:
-            raise PluginError(f"`solve` changed {', '.join(changed)}; it must leave what it is handed as it was.")
+        params = {f"parameter `{name}` of its field": value.detach() for name, value in self._names.items()}
+        inputs = _named(self._y0, self._times) | params
+        # The problem has its own: an earlier step may have changed what this one is handed.
+        before = _named(state_parts(self._problem.y0), self._problem.times)
+        before |= {name: value.clone() for name, value in params.items()}
+        try:
+            yield
+        finally:  # a solve of what was changed may fail by it
+            changed = [name for name, tensor in inputs.items() if not _same(tensor, before[name])]
+            if changed:
+                raise PluginError(f"`solve` changed {', '.join(changed)}; it must leave what it is handed as it was.")
 
     def _synchronize(self) -> None:
         if self._times.is_cuda or self._y0[0].is_cuda:
             torch.cuda.synchronize()
+
+
+def _named(y0: tuple[Tensor, ...], times: Tensor) -> dict[str, Tensor]:
+    parts = {f"part {i} of its `y0`" if i else "its `y0`": part.detach() for i, part in enumerate(y0)}
+    return {**parts, "its `times`": times.detach()}
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
