@@ -1,10 +1,10 @@
 """Progress of a run, as events become lines: live on a terminal, plain when piped."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -15,11 +15,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
-from nodebench.bench.events import Event
+from nodebench.bench.events import ClusterState, Event, NodeState
 
 PLAIN_S = 10.0
-"""How often a plain line tells of progress within a phase."""
+"""How often a plain line tells of progress within a phase, or of the cluster."""
+
+MAX_NODES = 16
+"""Nodes of a cluster that are shown, those with work first."""
 
 
 class PlainDisplay:
@@ -33,20 +37,25 @@ class PlainDisplay:
     def __init__(self, console: Console, n_cells: int) -> None:
         self.console = console
         self.n_cells = n_cells
+        self.n_before = 0
         self.n_done = 0
+        self.began = time.monotonic()
         self.told = 0.0
         self.phase = ""
+        self.several = False
 
     def __call__(self, event: Event) -> None:
         """Print a line where the event deserves one."""
         if event.kind == "run":
-            self.n_done = event.done or 0
+            self.n_before = self.n_done = event.done or 0
             self._line(f"{event.text}: {self.n_cells} cells, {self.n_done} done already")
-        elif event.kind == "record" and event.cell is not None:
+        elif event.kind == "record":
             self.n_done += 1
-            reason = f": {event.record.reason}" if event.record is not None and event.record.reason else ""
-            self._line(f"[{self.n_done}/{self.n_cells}] {event.cell.label}: {event.text}{reason}")
-        elif event.kind == "cell" and event.cell is not None:
+            self._line(f"[{self.n_done}/{self.n_cells}] {ending(event, several=self.several)}")
+        elif event.cluster is not None:
+            self.several = True
+            self._cluster(event.cluster)
+        elif event.kind in ("cell", "lost") and event.cell is not None:
             self._line(f"{event.cell.label}: {event.text}")
         elif event.cell is not None:
             self._progress(event, event.cell.label)
@@ -58,23 +67,45 @@ class PlainDisplay:
             self.phase, self.told = phase, time.monotonic()
             self._line(f"{label}: {event.text}, {event.done} of {event.total or '?'}")
 
-    def interrupted(self, command: str) -> None:
-        """Say with which command to go on."""
-        self._line(f"interrupted; {command} goes on from here")
+    def _cluster(self, cluster: ClusterState) -> None:
+        if time.monotonic() - self.told > PLAIN_S:
+            self.told = time.monotonic()
+            nodes = "; ".join(_words(node) for node in shown(cluster))
+            more = _more(cluster)
+            self._line("; ".join(filter(None, (nodes, more, summary(cluster), self._left()))))
+
+    def _left(self) -> str:
+        done = self.n_done - self.n_before
+        if not done:
+            return ""
+        left_s = (time.monotonic() - self.began) / done * (self.n_cells - self.n_done)
+        return f"about {left_s / 60:.0f} min left"
 
     def _line(self, text: str) -> None:
         self.console.print(escape(text), soft_wrap=True)
 
 
+class Bars(Progress):
+    """Bars, and below them what each node of a cluster does."""
+
+    cluster: ClusterState | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars, then the nodes."""
+        yield self.make_tasks_table(self.tasks)
+        if self.cluster is not None:
+            yield _nodes(self.cluster)
+
+
 class LiveDisplay:
-    """Two bars on a terminal: all cells, and the phase at work.
+    """Bars on a terminal: all cells, and the phase at work or, of a cluster, its nodes.
 
     Args:
         progress: The bars.
         n_cells: Cells of the run.
     """
 
-    def __init__(self, progress: Progress, n_cells: int) -> None:
+    def __init__(self, progress: Bars, n_cells: int) -> None:
         self.progress = progress
         self.overall: TaskID = progress.add_task("cells", total=n_cells)
         self.phase: TaskID = progress.add_task("starting", total=None)
@@ -84,16 +115,17 @@ class LiveDisplay:
         """Move the bars; a finished cell leaves a line above them."""
         if event.kind == "run":
             self.progress.update(self.overall, completed=event.done or 0, description=event.text)
-        elif event.kind == "record" and event.cell is not None:
+        elif event.kind == "record":
             self.progress.advance(self.overall)
-            reason = f": {event.record.reason}" if event.record is not None and event.record.reason else ""
-            self.progress.console.print(escape(f"{event.cell.label}: {event.text}{reason}"))
+            several = self.progress.cluster is not None
+            self.progress.console.print(escape(ending(event, several=several)))
+        elif event.cluster is not None:
+            self.progress.update(self.phase, visible=False)
+            self.progress.cluster = event.cluster
+        elif event.kind == "lost" and event.cell is not None:
+            self.progress.console.print(escape(f"{event.cell.label}: {event.text}"))
         elif event.cell is not None:
             self._show_phase(event, f"{event.cell.label}: ")
-
-    def interrupted(self, command: str) -> None:
-        """Say with which command to go on."""
-        self.progress.console.print(f"interrupted; {command} goes on from here")
 
     def _show_phase(self, event: Event, label: str) -> None:
         name = f"{event.kind} {label}"
@@ -102,6 +134,53 @@ class LiveDisplay:
             self.phase_name = name
         description = escape(f"{label}{event.text}")
         self.progress.update(self.phase, description=description, completed=event.done or 0, total=event.total)
+
+
+def ending(event: Event, *, several: bool) -> str:
+    """How a cell ended, on which of several machines, and where to read more of a failure."""
+    assert event.cell is not None, "a record is of a cell"
+    where = f" on {event.node}" if several else ""
+    record = event.record
+    if record is None or not record.reason:
+        return f"{event.cell.label}{where}: {event.text}"
+    more = f" (nodebench logs {record.cell_id})" if record.stderr else ""
+    return f"{event.cell.label}{where}: {event.text}: {record.reason}{more}"
+
+
+def summary(cluster: ClusterState) -> str:
+    """How much waits and how much has failed."""
+    failed = sum(node.failed for node in cluster.nodes)
+    return f"{cluster.queued} queued, {failed} failed"
+
+
+def shown(cluster: ClusterState) -> list[NodeState]:
+    """The nodes that there is room for, those with work first."""
+    return sorted(cluster.nodes, key=lambda node: not node.running)[:MAX_NODES]
+
+
+def _more(cluster: ClusterState) -> str:
+    hidden = len(cluster.nodes) - MAX_NODES
+    return f"{hidden} more nodes" if hidden > 0 else ""
+
+
+def _words(node: NodeState) -> str:
+    failed = f", {node.failed} failed" if node.failed else ""
+    return f"{node.name}: {node.done} done{failed}, {', '.join(node.running) or 'idle'}"
+
+
+def _nodes(cluster: ClusterState) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), caption=_caption(cluster), caption_justify="left")
+    table.add_column("node", no_wrap=True)
+    table.add_column("done", justify="right")
+    table.add_column("failed", justify="right")
+    table.add_column("at work on", overflow="ellipsis", no_wrap=True)
+    for node in shown(cluster):
+        table.add_row(escape(node.name), str(node.done), str(node.failed), escape("; ".join(node.running) or "-"))
+    return table
+
+
+def _caption(cluster: ClusterState) -> str:
+    return ", ".join(filter(None, (summary(cluster), _more(cluster))))
 
 
 @contextmanager
@@ -117,5 +196,5 @@ def display(console: Console, n_cells: int) -> Iterator[PlainDisplay | LiveDispl
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Bars(*columns, console=console, transient=True) as progress:
         yield LiveDisplay(progress, n_cells)

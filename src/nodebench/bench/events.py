@@ -11,12 +11,15 @@ class Event:
     """Something to show to a person.
 
     Attributes:
-        kind: `run`, `cell` (a cell enters a phase), `timing` or `training` (progress) or `record` (a cell has ended).
+        kind: `run`, `cell` (a cell enters a phase), `timing` or `training` (progress), `record` (a cell has ended),
+            `cluster` (what is going on where) or `lost` (work is to be done again, since its machine is gone).
         text: What happened, in a few words.
         cell: The cell concerned.
         done: How much of the phase is done, out of `total`.
         total: The whole of the phase.
         record: The record of a cell that has ended.
+        node: Name of the machine concerned, of `record` and `lost`.
+        cluster: Of `cluster`, what is going on where.
     """
 
     kind: str
@@ -25,3 +28,35 @@ class Event:
     done: int | None = None
     total: int | None = None
     record: Record | None = None
+    node: str = ""
+    cluster: "ClusterState | None" = None
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What one machine of several is doing.
+
+    Attributes:
+        name: Its name.
+        running: Labels of the cells at work there.
+        done: Cells that have ended there.
+        failed: Those of them that did not end well.
+    """
+
+    name: str
+    running: tuple[str, ...] = ()
+    done: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """What several machines are doing.
+
+    Attributes:
+        nodes: Each machine.
+        queued: Parts of the plan that wait for one.
+    """
+
+    nodes: tuple[NodeState, ...]
+    queued: int

@@ -1,24 +1,25 @@
 """The record of a measured cell."""
 
 from nodebench import __version__, registry
-from nodebench.bench.measured import Figures, Measured
+from nodebench.bench.measured import Figures
 from nodebench.bench.plan import Cell
+from nodebench.bench.work import Outcome
 from nodebench.results.record import Record
 from nodebench.results.store import now
 from nodebench.tasks.base import AbstractTask
 
 
-def record_of(measured: Measured, run_id: str, attempt: int = 1) -> Record:
+def record_of(outcome: Outcome, run_id: str, attempt: int = 1) -> Record:
     """What a cell leaves behind.
 
     Args:
-        measured: The cell, measured.
+        outcome: What became of it.
         run_id: The run it belongs to.
         attempt: How often it has been measured in this run.
     """
-    cell = measured.cell
+    cell, figures = outcome.cell, outcome.figures
     metric = registry.load("task", cell.task, AbstractTask).metric
-    has_metric = measured.figures.get("metric_value") is not None
+    has_metric = figures.get("metric_value") is not None
     return Record(
         run_id=run_id,
         cell_id=cell.cell_id,
@@ -38,7 +39,7 @@ def record_of(measured: Measured, run_id: str, attempt: int = 1) -> Record:
         attempt=attempt,
         **({"metric_name": metric.name, "metric_unit": metric.unit} if has_metric else {}),
         metric_direction=metric.direction if has_metric else None,
-        **measured.figures,
+        **figures,
     )
 
 

@@ -1,28 +1,25 @@
-"""The runner: drives workers through the measurements of a plan and writes a record per cell.
+"""The runner: has the work of a plan done and writes a record per cell. It alone writes to the store.
 
 It prints nothing; what a person may want to see goes to `notify` as events.
 """
 
-import math
+import platform
 import secrets
-import shutil
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from nodebench.bench.checkpoints import Checkpoint, remove_folder
 from nodebench.bench.events import Event
-from nodebench.bench.gradient import Comparison, GradientGroup
-from nodebench.bench.machine import available_memory
-from nodebench.bench.measured import Figures, Measured
-from nodebench.bench.plan import Cell, Plan
-from nodebench.bench.process import WorkerError
+from nodebench.bench.executor import AbstractExecutor, LocalExecutor
+from nodebench.bench.gradient import GradientGroup
+from nodebench.bench.measured import Figures
+from nodebench.bench.plan import Plan
 from nodebench.bench.recording import record_of
-from nodebench.bench.references import References, preparer
 from nodebench.bench.settings import Settings
+from nodebench.bench.work import AbstractWork, Done, GroupWork, Measure, Outcome, Site, TrainingWork, checkpoint
 from nodebench.errors import UserError
 from nodebench.results.environment import differences
 from nodebench.results.store import Store
@@ -40,13 +37,17 @@ class Runner:
         store: Where records go, one the moment its cell ends.
         settings: How the plan is measured.
         notify: Told what happens.
-        measure_group: How the gradients of cells that are compared with each other are measured.
+        measure_group: How the gradients of cells that are compared with each other are measured on this machine.
+        executor: Where the work is done.
+        checkpoint_dir: Folder of training checkpoints, a path or URL as fsspec knows it; None for one beside the store.
     """
 
     store: Store
     settings: Settings
     notify: Callable[[Event], None]
     measure_group: Callable[[GradientGroup], None] = field(default=GradientGroup.measure)
+    executor: AbstractExecutor = field(default_factory=LocalExecutor)
+    checkpoint_dir: str | None = None
 
     def run(
         self,
@@ -61,7 +62,8 @@ class Runner:
         Args:
             plan: What to measure.
             command: The command line, for the store.
-            environment: Fingerprint of the machine.
+            environment: Fingerprint of what must be the same for the whole run: of this machine, or of the software
+                where the work is done on several.
             continuation: Whether to go on with a run that there is.
             known: Ids of cells that other runs have measured, and this one leaves out.
 
@@ -84,23 +86,25 @@ class Runner:
             text = f"no {'interrupted ' * (continuation == 'resume')}run of this plan to go on with; {text}"
         done |= left_out
         self.notify(Event("run", text, done=len(done), total=len(plan.cells)))
-        job = _Job(self, run_id, plan.measure, self._kept(run_id, continuation))
-        for group in plan.groups:
-            missing = [cell for cell in group if cell.cell_id not in done]
-            if missing:
-                job.measure_group(group, missing)
+        attempts = {record.cell_id: record.attempt for record in records}
+        site = self._site(run_id, environment)
+        job = _Job(self.store, run_id, cast(Measure, plan.measure), site, attempts, self.store.measurements(run_id))
+        self.executor.carry_out(job.work(plan, done), site, job.arrived)
         self.store.finish_run(run_id)
-        shutil.rmtree(self.checkpoints(run_id), ignore_errors=True)
+        remove_folder(site.checkpoints)
         return run_id
 
-    @property
-    def references(self) -> Path:
-        """Where reference gradients are kept."""
-        return self.store.path.parent / "references"
-
-    def checkpoints(self, run_id: str) -> Path:
-        """Where a run keeps the checkpoints of its training."""
-        return self.store.path.parent / "checkpoints" / run_id
+    def _site(self, run_id: str, environment: Mapping[str, Any]) -> Site:
+        folder = self.store.path.parent
+        return Site(
+            platform.node(),
+            environment,
+            self.settings,
+            references=folder / "references",
+            checkpoints=f"{self.checkpoint_dir or beside(self.store.path)}/{run_id}",
+            notify=self.notify,
+            measure_group=self.measure_group,
+        )
 
     def _earlier(self, plan: Plan, continuation: Continuation) -> str | None:
         if continuation == "new":
@@ -120,145 +124,63 @@ class Runner:
         self.store.start_run(run_id, command, plan.plan_id, environment, len(plan.cells) - n_left_out)
         return run_id
 
-    def _kept(self, run_id: str, continuation: Continuation) -> dict[str, Figures]:
-        """Gradient measurements that need not be made again."""
-        kept = self.store.measurements(run_id)
-        if continuation == "rerun-failed":
-            return {cell_id: figures for cell_id, figures in kept.items() if figures["status"] == "ok"}
-        return kept
-
 
 @dataclass(frozen=True)
 class _Job:
     """The cells of one run that are still to be measured.
 
     Attributes:
-        runner: Store, settings and whom to notify.
+        store: Where records go.
         run_id: The run.
-        measure: What is measured of each, as the plan has it.
+        measure: What is measured of each.
+        site: This machine.
+        attempts: How often cells have been measured in this run.
         kept: Gradient measurements of the run that need not be made again, by cell.
     """
 
-    runner: Runner
+    store: Store
     run_id: str
-    measure: str
-    kept: Mapping[str, Figures] = field(default_factory=dict)
+    measure: Measure
+    site: Site
+    attempts: Mapping[str, int]
+    kept: Mapping[str, Figures]
 
-    def measure_group(self, group: Sequence[Cell], missing: Sequence[Cell]) -> None:
-        """Measure the missing cells of a group and write their records."""
-        cells = [Measured(cell, self.runner.settings) for cell in missing]
-        first_step: float | None = None
-        for measured in cells:
-            measured.figures |= self.kept.get(measured.cell.cell_id, {})
-        if group[0].backend is not None:
-            first_step = self._solve(group, cells)
-        for measured in cells:
-            if self.measure in ("training", "both") and measured.ok:
-                self._train(measured, first_step)
-            self._finish(measured)
+    def work(self, plan: Plan, done: Collection[str]) -> Iterator[AbstractWork]:
+        """What is to be done first; the trainings follow."""
+        for group in plan.groups:
+            missing = [cell for cell in group if cell.cell_id not in done]
+            fresh = tuple(cell for cell in missing if cell.backend is not None and cell.cell_id not in self.kept)
+            if fresh:
+                yield GroupWork(group, fresh, self.measure)
+            for cell in missing:
+                if cell not in fresh:
+                    yield TrainingWork(Outcome(cell, {"status": "ok", "notes": [], **self.kept.get(cell.cell_id, {})}))
 
-    def _solve(self, group: Sequence[Cell], cells: list[Measured]) -> float | None:
-        """Choose the first step and measure what gradients are to be measured; None where no framework works."""
-        began = time.monotonic()
-        fresh = [m for m in cells if self.measure != "training" and m.cell.cell_id not in self.kept]
-        if fresh and self.measure != "counts":
-            fresh = [*self._companion(group, fresh), *fresh]
-        with self._reference_worker(cells) as (worker, first_step):
-            if worker is None:
-                return None
-            reference = self._references(worker, first_step) if fresh else None
-        for measured in cells:
-            measured.figures["first_step"] = first_step
-        if reference is not None:
-            comparison = Comparison(first_step, reference, self.runner.references, available_memory())
-            compared = GradientGroup(fresh, comparison, self.runner.settings, self.runner.notify)
-            compared.count() if self.measure == "counts" else self.runner.measure_group(compared)
-            work_s = reference.measured_s + sum(measured.measured_s for measured in fresh)
-            for measured in fresh:
-                measured.figures["overhead_s"] = (time.monotonic() - began - work_s) / len(fresh)
-                if not measured.companion:
-                    self.runner.store.save_measurement(self.run_id, measured.cell.cell_id, measured.figures)
-        return first_step
+    def arrived(self, done: Done) -> Iterator[AbstractWork]:
+        """Write the records of cells that are done, and give the trainings of those that are not."""
+        for outcome in done.outcomes:
+            if isinstance(done.work, GroupWork) and self.measure in ("training", "both") and outcome.ok:
+                if self.measure == "both":
+                    self.store.save_measurement(self.run_id, outcome.cell.cell_id, outcome.figures)
+                yield TrainingWork(outcome)
+            else:
+                self._finish(outcome, done)
 
-    def _companion(self, group: Sequence[Cell], fresh: Sequence[Measured]) -> list[Measured]:
-        """The group's control, where it is not to be measured but what is to be measured is compared with it."""
-        wanted = self.runner.settings.control
-        control = next((cell for cell in group if cell.backend == wanted), group[0])
-        if any(measured.cell == control for measured in fresh):
-            return []
-        return [Measured(control, self.runner.settings, companion=True)]
-
-    def _references(self, worker: Measured, first_step: float) -> References:
-        found = References(worker.cell, self.runner.settings, first_step, self.runner.references, self.runner.notify)
-        if self.measure != "counts":
-            found.begin(worker)
-        return found
-
-    @contextmanager
-    def _reference_worker(self, cells: list[Measured]) -> Iterator[tuple[Measured | None, float]]:
-        """A worker in a framework that is installed, and the first step it chose; the group fails where none is."""
-        failure = None
-        for measured in _one_per_framework(cells):
-            self.runner.notify(Event("cell", "first step", measured.cell))
-            worker = preparer(measured.cell, self.runner.settings)
-            worker.open()
-            try:
-                chosen: float = worker.ask("first_step", overhead=True)
-            except WorkerError as error:
-                worker.dismiss()
-                failure = failure or error.failure
-                if error.failure.status is None:
-                    raise UserError(error.failure.reason) from error
-                continue
-            try:
-                yield worker, chosen
-            finally:
-                worker.dismiss()
-            return
-        assert failure is not None, "a group has at least one cell"
-        for measured in cells:
-            measured.fail(failure)
-        yield None, math.nan
-
-    def _train(self, measured: Measured, first_step: float | None) -> None:
-        cell = measured.cell
-        self.runner.notify(Event("training", "training", cell, 0, 1))
-        folder = self.runner.checkpoints(self.run_id) / cell.cell_id
-
-        def progress(content: tuple[int, int, float]) -> None:
-            done, total, loss = content
-            self.runner.notify(Event("training", f"training, loss {loss:.4g}", cell, done, total))
-
-        began, before = time.monotonic(), measured.measured_s
-        with measured.failures():
-            measured.open()
-            measured.ask("pin", overhead=True)
-            trained = measured.ask("train", {"first_step": first_step, "folder": folder}, on_progress=progress)
-            measured.pictures = trained.pop("pictures")
-            notes = dict.fromkeys(measured.figures["notes"] + trained.pop("notes"))
-            measured.figures |= {**trained, "notes": list(notes)}
-        measured.dismiss()
-        overhead_s = time.monotonic() - began - (measured.measured_s - before)
-        measured.figures["overhead_s"] = measured.figures.get("overhead_s", 0.0) + overhead_s
-
-    def _finish(self, measured: Measured) -> None:
-        cell = measured.cell
-        attempt = self.runner.store.attempts(self.run_id, cell.cell_id) + 1
-        record = record_of(measured, self.run_id, attempt)
-        self.runner.store.append(record, measured.pictures)
+    def _finish(self, outcome: Outcome, done: Done) -> None:
+        cell = outcome.cell
+        record = record_of(outcome, self.run_id, self.attempts.get(cell.cell_id, 0) + 1)
+        self.store.append(record, outcome.pictures)
         # Only now: an interruption before the row is written must find the checkpoint.
-        shutil.rmtree(self.runner.checkpoints(self.run_id) / cell.cell_id, ignore_errors=True)
-        self.runner.notify(Event("record", record.status, cell, record=record))
+        if self.measure in ("training", "both"):
+            Checkpoint(checkpoint(self.site.checkpoints, cell)).remove()
+        self.site.notify(Event("record", record.status, cell, record=record, node=done.node))
+
+
+def beside(store: Path) -> Path:
+    """The folder of checkpoints beside a store."""
+    return store.absolute().parent / "checkpoints"
 
 
 def new_run_id() -> str:
     """A name for a run that begins now."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def _one_per_framework(cells: Sequence[Measured]) -> list[Measured]:
-    # torch first: on a CPU its reference is the faster one.
-    chosen: dict[str, Measured] = {}
-    for measured in cells:
-        chosen.setdefault(measured.cell.framework, measured)
-    return sorted(chosen.values(), key=lambda measured: measured.cell.framework != "torch")

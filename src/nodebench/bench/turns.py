@@ -12,6 +12,7 @@ from nodebench.bench.recording import record_of
 from nodebench.bench.runner import Runner, new_run_id
 from nodebench.bench.settings import Settings
 from nodebench.bench.versions import Version
+from nodebench.bench.work import Outcome
 from nodebench.results.baseline import Baseline
 from nodebench.results.finding import Gate
 from nodebench.results.gate import compare
@@ -66,7 +67,9 @@ class VersionTurns:
             self._check_conditions(old, measured)
             if measured.figures.get("control"):
                 measured.figures["control"] = f"{measured.cell.backend} of {self.version.interpreter.name}"
-            self.store.append(replace(record_of(old, self.run_id), nodebench_version=self._version_number))
+            self.store.append(
+                replace(record_of(Outcome(old.cell, old.figures), self.run_id), nodebench_version=self._version_number)
+            )
 
     @property
     def _version_number(self) -> str:

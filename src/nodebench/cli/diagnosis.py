@@ -1,12 +1,15 @@
 """The command that looks at this machine and at the harness itself."""
 
 import json
+import os
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from nodebench.cli.options import JsonOption
+from nodebench.cli.options import AddressOption, ExecutorOption, JsonOption, check_executor
 from nodebench.cli.printing import escape_markup, new_console, print_environment
 from nodebench.errors import UserError
 
@@ -19,9 +22,19 @@ def doctor(
     comparisons: Annotated[
         int | None, typer.Option(help="Comparisons of a cell with itself in the selftest (default: 40).")
     ] = None,
+    executor: ExecutorOption = "local",
+    ray_address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show versions, devices and where the data would come from, and how to mend what is missing."""
+    """Show versions, devices and where the data would come from, and how to mend what is missing.
+
+    With `--executor ray`: those of each node of the cluster, and in what they differ.
+    """
+    check_executor(executor, {"--ray-address": ray_address is not None})
+    if executor == "ray":
+        if selftest:
+            raise UserError("`--selftest` is of this machine; leave `--executor ray` out.")
+        _examine_cluster(ray_address, as_json=as_json)
     if comparisons is not None and not selftest:
         raise UserError("`--comparisons` belongs to `--selftest`.")
     from nodebench import catalogue  # noqa: PLC0415
@@ -44,6 +57,33 @@ def doctor(
         tested = _selftest(comparisons, as_json=False)
         _print_selftest(tested)
         raise typer.Exit(1 if tested.problems else 0)
+
+
+def _examine_cluster(address: str | None, *, as_json: bool) -> None:
+    """Show the nodes of a cluster; exits with 1 where they are not alike."""
+    from nodebench.cluster.inspection import DATA_VARIABLE, Question  # noqa: PLC0415
+    from nodebench.cluster.session import surveyed  # noqa: PLC0415
+
+    question = Question(str(Path.cwd()), os.environ.get(DATA_VARIABLE), devices=True)
+    with surveyed(address, question) as survey:
+        nodes, differences = survey.nodes, survey.differences
+    if as_json:
+        rows = [asdict(node) | asdict(survey.inspections[node.node_id]) for node in nodes]
+        print(json.dumps({"nodes": rows, "differences": differences}, indent=2))
+        raise typer.Exit(1 if differences else 0)
+    console = new_console()
+    for node in nodes:
+        found = survey.inspections[node.node_id]
+        console.print(f"[bold]{escape_markup(node.name)}[/bold]: {node.cpus} CPUs and {node.gpus} GPUs for Ray")
+        if found.environment:
+            print_environment(found.environment)
+        for name, state in found.frameworks.items():
+            console.print(f"{name}: {escape_markup(state)}", soft_wrap=True)
+    for difference in differences:
+        console.print(f"[red]unlike:[/red] {escape_markup(difference)}", soft_wrap=True)
+    if not differences:
+        console.print(f"{len(nodes)} nodes, alike in Python, libraries and nodebench's commit")
+    raise typer.Exit(1 if differences else 0)
 
 
 def _selftest(comparisons: int | None, *, as_json: bool) -> Any:

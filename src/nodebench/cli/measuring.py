@@ -11,11 +11,13 @@ from rich.table import Table
 from nodebench import registry
 from nodebench.cli.options import (
     DEFAULT_STORE,
+    AddressOption,
     BackendOption,
     BudgetOption,
     ControllerOption,
     DeviceOption,
     DtypeOption,
+    ExecutorOption,
     JsonOption,
     Many,
     PrecisionOption,
@@ -28,11 +30,14 @@ from nodebench.cli.options import (
     ThreadsOption,
     TimeoutOption,
     TimingPresetOption,
+    absolute,
+    check_executor,
     command_line,
     number,
     seeds,
     split,
 )
+from nodebench.cli.placing import OnCluster, Place
 from nodebench.cli.printing import escape_markup, new_console, print_records
 from nodebench.errors import UserError
 
@@ -76,11 +81,38 @@ def run(
     rerun_failed: Annotated[
         bool, typer.Option("--rerun-failed", help="Measure again what did not end well in the newest run of this plan.")
     ] = False,
+    executor: ExecutorOption = "local",
+    ray_address: AddressOption = None,
+    checkpoint_dir: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of training checkpoints, a path or fsspec URL that all nodes share; else beside the store."
+        ),
+    ] = None,
+    group_cpus: Annotated[
+        int | None,
+        typer.Option(help="With ray: CPUs that cells timed in turns have alone (default: the smallest node's)."),
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option(help="With ray: how often a cell is done again whose node was lost (default: 3).")
+    ] = None,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="With ray: go on where nodes have other versions or lack something.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured and stop.")] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
     """Measure backends on tasks: the gradient step, the training, or both."""
+    check_executor(
+        executor,
+        {
+            "--ray-address": ray_address is not None,
+            "--group-cpus": group_cpus is not None,
+            "--retries": retries is not None,
+            "--allow-mixed": allow_mixed,
+        },
+    )
     # Imported here: `--help` and `list` must answer at once.
     from nodebench.bench.machine import idle_cores  # noqa: PLC0415
     from nodebench.bench.matrix import Request, plan  # noqa: PLC0415
@@ -113,7 +145,7 @@ def run(
         precision=precision,
         max_grad_error=max_grad_error,
         memory_limit_gib=memory_limit_gib,
-        cores=tuple(idle_cores(threads)),
+        cores=tuple(idle_cores(threads)) if executor == "local" else None,
         control=None if control is None else registry.canonical(control),
     )
     if resume and rerun_failed:
@@ -125,9 +157,13 @@ def run(
         return
     continuation = "rerun-failed" if rerun_failed else "resume" if resume else "new"
     began = time.monotonic()
-    records = measure_plan(planned, settings, store, continuation=continuation, as_json=as_json)
+    folder = None if checkpoint_dir is None else absolute(checkpoint_dir)
+    place = Place(folder)
+    if executor == "ray":
+        place = OnCluster(folder, ray_address, group_cpus, retries, allow_mixed=allow_mixed)
+    records = measure_plan(planned, settings, store, place=place, continuation=continuation, as_json=as_json)
     print_records(records, as_json=as_json)
-    if continuation == "new" and not as_json:
+    if continuation == "new" and executor == "local" and not as_json:
         _print_cost(records, time.monotonic() - began)
     raise typer.Exit(exit_code(records))
 
@@ -190,21 +226,30 @@ def scale(
     raise typer.Exit(exit_code(records))
 
 
-def measure_plan(planned: Any, settings: Any, path: Path, *, continuation: Any, as_json: bool) -> list[Any]:
-    """Run a plan with its progress shown, and give the records of the run; an interruption exits with 130."""
-    from nodebench.bench.machine import fingerprint  # noqa: PLC0415
+def measure_plan(
+    planned: Any, settings: Any, path: Path, *, continuation: Any, as_json: bool, place: Place | None = None
+) -> list[Any]:
+    """Run a plan with its progress shown, and give the records of the run in the order of the plan.
+
+    An interruption exits with 130.
+    """
     from nodebench.bench.runner import Runner  # noqa: PLC0415
     from nodebench.progress import display  # noqa: PLC0415
     from nodebench.results.store import Store  # noqa: PLC0415
 
-    opened = Store(path)
-    with display(new_console(err=as_json), len(planned.cells)) as notify:
-        try:
-            run_id = Runner(opened, settings, notify).run(planned, command_line(), fingerprint(), continuation)
-        except KeyboardInterrupt:
-            notify.interrupted("the same command with --resume")
-            raise typer.Exit(130) from None
-    return opened.records([run_id])
+    opened, place, console = Store(path), place or Place(), new_console(err=as_json)
+    try:
+        with (
+            place.ready(planned, settings, console) as (executor, environment),
+            display(console, len(planned.cells)) as notify,
+        ):
+            runner = Runner(opened, settings, notify, executor=executor, checkpoint_dir=place.checkpoint_dir)
+            run_id = runner.run(planned, command_line(), environment, continuation)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command with --resume goes on from here")
+        raise typer.Exit(130) from None
+    order = {cell.cell_id: at for at, cell in enumerate(planned.cells)}
+    return sorted(opened.records([run_id]), key=lambda record: order[record.cell_id])
 
 
 def exit_code(records: list[Any]) -> int:

@@ -2,13 +2,14 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nodebench import registry
-from nodebench.errors import UserError
+from nodebench.errors import UnknownNameError, UserError
 
 DEFAULT_STORE = Path(".nodebench/results.db")
 
@@ -33,11 +34,46 @@ TimeoutOption = Annotated[float | None, typer.Option(help="Longest pass of a cel
 ResumeOption = Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")]
 TimingPresetOption = Annotated[str, typer.Option(help="Budget of the timing: smoke, quick, standard or paper.")]
 PresetOption = Annotated[str, typer.Option(help="Budget: smoke, quick, standard or paper.")]
+ExecutorOption = Annotated[str, typer.Option(help="Where the work is done: local, or ray for a cluster of machines.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--ray-address", help="HOST:PORT of the cluster's head, or `auto`; a Ray of this machine by default."),
+]
+
+
+EXECUTORS = ("local", "ray")
+
+
+def check_executor(executor: str, for_ray: Mapping[str, bool]) -> None:
+    """See that there is such an executor, and that options of a cluster are not given without one.
+
+    Args:
+        executor: What `--executor` says.
+        for_ray: Options that belong to `ray`, and whether they were given.
+
+    Raises:
+        UserError: If it is otherwise, or Ray is not installed.
+    """
+    from nodebench import cluster  # noqa: PLC0415
+
+    if executor not in EXECUTORS:
+        raise UnknownNameError("executor", executor, EXECUTORS)
+    if executor == "ray":
+        cluster.require_ray()
+        return
+    given = [option for option, is_given in for_ray.items() if is_given]
+    if given:
+        raise UserError(f"`{given[0]}` belongs to `--executor ray`.")
 
 
 def command_line() -> str:
     """The command as it was given."""
     return shlex.join(["nodebench", *sys.argv[1:]])
+
+
+def absolute(folder: str) -> str:
+    """A folder as it is called from every working directory; URLs are."""
+    return folder if "://" in folder else str(Path(folder).absolute())
 
 
 def split(values: Many) -> tuple[str, ...]:

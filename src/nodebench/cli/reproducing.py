@@ -228,12 +228,13 @@ def _measure(planned: Any, pages: _Pages) -> None:
     if len(found) == len(planned.cells) and how == "new":
         return
     settings = Settings(cores=tuple(idle_cores(pages.conditions.threads)))
-    with display(new_console(), len(planned.cells)) as notify:
-        try:
+    console = new_console()
+    try:
+        with display(console, len(planned.cells)) as notify:
             Runner(store, settings, notify).run(planned, command_line(), environment, how, found)
-        except KeyboardInterrupt:
-            notify.interrupted("the same command")
-            raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from here")
+        raise typer.Exit(130) from None
 
 
 def _print_plans(plans: Mapping[str, Mapping[str, Any]], pages: _Pages) -> None:

@@ -1,0 +1,255 @@
+"""The parts of a plan that are carried out whole, each on one machine: they return values and touch no store."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nodebench.bench.events import Event
+from nodebench.bench.gradient import Comparison, GradientGroup
+from nodebench.bench.machine import available_memory
+from nodebench.bench.measured import Figures, Measured
+from nodebench.bench.plan import Cell
+from nodebench.bench.process import WorkerError
+from nodebench.bench.references import References, preparer
+from nodebench.bench.settings import Settings
+from nodebench.errors import UserError
+
+Measure = Literal["gradient", "counts", "training", "both"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A machine, and what it gives to the work that is done on it.
+
+    Attributes:
+        node: Name of the machine.
+        environment: Its fingerprint.
+        settings: How cells are measured on it.
+        references: Folder of reference gradients.
+        checkpoints: Folder of the run's training checkpoints, a path or URL as fsspec knows it.
+        notify: Told what happens.
+        measure_group: How the gradients of cells that are compared with each other are measured.
+    """
+
+    node: str
+    environment: Mapping[str, Any]
+    settings: Settings
+    references: Path
+    checkpoints: str
+    notify: Callable[[Event], None]
+    measure_group: Callable[[GradientGroup], None] = field(default=GradientGroup.measure)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+        cell: The cell.
+        figures: Fields of its record.
+        pictures: What is to be seen of its trained model, packed.
+    """
+
+    cell: Cell
+    figures: Figures
+    pictures: bytes = b""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has gone wrong with it."""
+        return bool(self.figures["status"] == "ok")
+
+
+@dataclass(frozen=True)
+class Done:
+    """Work that has been done.
+
+    Attributes:
+        work: The work.
+        outcomes: What became of its cells.
+        node: Name of the machine.
+        environment: Fingerprint of the machine.
+    """
+
+    work: "AbstractWork"
+    outcomes: tuple[Outcome, ...]
+    node: str
+    environment: Mapping[str, Any]
+
+
+class AbstractWork(ABC):
+    """What is done whole, on one machine."""
+
+    @property
+    @abstractmethod
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Its cells, with what is known of them before it is done."""
+
+    @abstractmethod
+    def measured(self, site: Site) -> tuple[Outcome, ...]:
+        """Measure the cells on a machine.
+
+        Raises:
+            UserError: If a worker finds the request itself to be wrong.
+        """
+
+    def perform(self, site: Site) -> Done:
+        """Do the work on a machine; raises as `measured`."""
+        return Done(self, self.measured(site), site.node, site.environment)
+
+    @property
+    def cell(self) -> Cell:
+        """The first of its cells, which says what a machine must have: device, threads."""
+        return self.outcomes[0].cell
+
+
+@dataclass(frozen=True)
+class GroupWork(AbstractWork):
+    """The gradients of cells that are compared with each other, and so are measured in turns on one machine.
+
+    Attributes:
+        group: All cells that are compared.
+        missing: Those of them that are to be measured.
+        measure: `gradient`, `counts`, or `training`, which needs of all this the first step alone.
+    """
+
+    group: tuple[Cell, ...]
+    missing: tuple[Cell, ...]
+    measure: Measure
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The missing cells, of which nothing is known yet."""
+        return tuple(Outcome(cell, {"status": "ok", "notes": []}) for cell in self.missing)
+
+    @property
+    def timed(self) -> bool:
+        """Whether times are taken, which nothing else may disturb."""
+        return self.measure in ("gradient", "both")
+
+    def measured(self, site: Site) -> tuple[Outcome, ...]:
+        """Choose the first step and measure what gradients are to be measured."""
+        cells = [Measured(cell, site.settings) for cell in self.missing]
+        self._solve(cells, site)
+        return tuple(Outcome(measured.cell, measured.figures) for measured in cells)
+
+    def _solve(self, cells: list[Measured], site: Site) -> None:
+        began = time.monotonic()
+        fresh = [] if self.measure == "training" else [*self._companion(cells, site), *cells]
+        with _reference_worker(cells, site) as (worker, first_step):
+            if worker is None:
+                return
+            reference = self._references(worker, first_step, site) if fresh else None
+        for measured in cells:
+            measured.figures["first_step"] = first_step
+        if reference is not None:
+            comparison = Comparison(first_step, reference, site.references, available_memory())
+            compared = GradientGroup(fresh, comparison, site.settings, site.notify)
+            compared.count() if self.measure == "counts" else site.measure_group(compared)
+            work_s = reference.measured_s + sum(measured.measured_s for measured in fresh)
+            for measured in fresh:
+                measured.figures["overhead_s"] = (time.monotonic() - began - work_s) / len(fresh)
+
+    def _companion(self, cells: Sequence[Measured], site: Site) -> list[Measured]:
+        """The group's control, where it is not to be measured but what is to be measured is compared with it."""
+        wanted = site.settings.control
+        control = next((cell for cell in self.group if cell.backend == wanted), self.group[0])
+        if self.measure == "counts" or any(measured.cell == control for measured in cells):
+            return []
+        return [Measured(control, site.settings, companion=True)]
+
+    def _references(self, worker: Measured, first_step: float, site: Site) -> References:
+        found = References(worker.cell, site.settings, first_step, site.references, site.notify)
+        if self.measure != "counts":
+            found.begin(worker)
+        return found
+
+
+@dataclass(frozen=True)
+class TrainingWork(AbstractWork):
+    """The training of one cell, after its gradient was measured.
+
+    Attributes:
+        before: What became of the cell so far.
+    """
+
+    before: Outcome
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The cell as it was before."""
+        return (self.before,)
+
+    def measured(self, site: Site) -> tuple[Outcome, ...]:
+        """Train, from the last checkpoint where there is one."""
+        cell, figures = self.before.cell, self.before.figures
+        measured = Measured(cell, site.settings, figures={**figures, "notes": list(figures["notes"])})
+        began = time.monotonic()
+        site.notify(Event("training", "training", cell, 0, 1))
+        with measured.failures():
+            self._train(measured, site)
+        measured.dismiss()
+        overhead_s = time.monotonic() - began - measured.measured_s
+        measured.figures["overhead_s"] = measured.figures.get("overhead_s", 0.0) + overhead_s
+        return (Outcome(cell, measured.figures, measured.pictures),)
+
+    def _train(self, measured: Measured, site: Site) -> None:
+        def progress(content: tuple[int, int, float]) -> None:
+            done, total, loss = content
+            site.notify(Event("training", f"training, loss {loss:.4g}", measured.cell, done, total))
+
+        arguments = {
+            "first_step": measured.figures.get("first_step"),
+            "folder": Path(checkpoint(site.checkpoints, measured.cell)),
+        }
+        measured.open()
+        measured.ask("pin", overhead=True)
+        trained = measured.ask("train", arguments, on_progress=progress)
+        measured.pictures = trained.pop("pictures")
+        notes = dict.fromkeys(measured.figures["notes"] + trained.pop("notes"))
+        measured.figures |= {**trained, "notes": list(notes)}
+
+
+def checkpoint(folder: str, cell: Cell) -> str:
+    """Where the training of a cell keeps its checkpoint, in the folder of its run."""
+    return f"{folder}/{cell.cell_id}"
+
+
+@contextmanager
+def _reference_worker(cells: list[Measured], site: Site) -> Iterator[tuple[Measured | None, float]]:
+    """A worker in a framework that is installed, and the first step it chose; the group fails where none is."""
+    failure = None
+    for measured in _one_per_framework(cells):
+        site.notify(Event("cell", "first step", measured.cell))
+        worker = preparer(measured.cell, site.settings)
+        worker.open()
+        try:
+            chosen: float = worker.ask("first_step", overhead=True)
+        except WorkerError as error:
+            worker.dismiss()
+            failure = failure or error.failure
+            if error.failure.status is None:
+                raise UserError(error.failure.reason) from error
+            continue
+        try:
+            yield worker, chosen
+        finally:
+            worker.dismiss()
+        return
+    assert failure is not None, "a group has at least one cell"
+    for measured in cells:
+        measured.fail(failure)
+    yield None, math.nan
+
+
+def _one_per_framework(cells: Sequence[Measured]) -> list[Measured]:
+    # torch first: on a CPU its reference is the faster one.
+    chosen: dict[str, Measured] = {}
+    for measured in cells:
+        chosen.setdefault(measured.cell.framework, measured)
+    return sorted(chosen.values(), key=lambda measured: measured.cell.framework != "torch")

@@ -1,0 +1,68 @@
+"""Where the work of a command is done, as its options say."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from nodebench.cli.printing import escape_markup
+
+
+@dataclass(frozen=True)
+class Place:
+    """This machine.
+
+    Attributes:
+        checkpoint_dir: Folder of training checkpoints, or None for one beside the store.
+    """
+
+    checkpoint_dir: str | None = None
+
+    @contextmanager
+    def ready(self, planned: Any, settings: Any, console: Console) -> Iterator[tuple[Any, Any]]:
+        """What does the work, and the fingerprint of where it is done."""
+        from nodebench.bench.executor import LocalExecutor  # noqa: PLC0415
+        from nodebench.bench.machine import fingerprint  # noqa: PLC0415
+
+        del planned, settings, console
+        yield LocalExecutor(), fingerprint()
+
+
+@dataclass(frozen=True)
+class OnCluster(Place):
+    """A Ray cluster; attributes as those of `nodebench.cluster.session.Choices`."""
+
+    address: str | None = None
+    group_cpus: int | None = None
+    retries: int | None = None
+    allow_mixed: bool = False
+
+    @contextmanager
+    def ready(self, planned: Any, settings: Any, console: Console) -> Iterator[tuple[Any, Any]]:
+        """What does the work, once the cluster has been found fit for it."""
+        from nodebench.cluster.inspection import DATA_VARIABLE  # noqa: PLC0415
+        from nodebench.cluster.session import Choices, session  # noqa: PLC0415
+
+        choices = Choices(
+            address=self.address,
+            checkpoint_dir=self.checkpoint_dir,
+            group_cpus=self.group_cpus,
+            allow_mixed=self.allow_mixed,
+            **({} if self.retries is None else {"retries": self.retries}),
+        )
+        console.print("joining the Ray cluster and looking at its nodes" if self.address else "starting Ray")
+        with session(choices, planned, settings, os.environ.get(DATA_VARIABLE)) as ready:
+            nodes = ready.executor.nodes
+            n_cpus, n_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+            console.print(
+                f"{len(nodes)} nodes, {n_cpus} CPUs, {n_gpus} GPUs; cells timed in turns have "
+                f"{ready.executor.group_cpus} CPUs to themselves"
+            )
+            for difference in ready.survey.differences:
+                console.print(f"unlike: {escape_markup(difference)}", soft_wrap=True)
+            if planned.measure in ("training", "both") and not ready.executor.shares_checkpoints:
+                console.print("no --checkpoint-dir: a training that loses its node begins anew", soft_wrap=True)
+            yield ready.executor, ready.environment

@@ -1,0 +1,105 @@
+"""What is sent to a node with the work that it is to do, and what is done there."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import platformdirs
+import ray
+
+from nodebench.bench.machine import fingerprint, idle_cores
+from nodebench.bench.settings import Settings
+from nodebench.bench.work import AbstractWork, Outcome, Site
+from nodebench.cluster.board import Notice, teller
+from nodebench.cluster.cores import claimed
+from nodebench.cluster.inspection import Inspection, Question, data_folder, inspect_here
+from nodebench.cluster.nodes import unlike_software
+from nodebench.errors import UserError
+
+
+def measured(work: AbstractWork, site: Site) -> tuple[Outcome, ...]:
+    """Do work as it is meant to be done."""
+    return work.measured(site)
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What is the same for all work of a run.
+
+    Attributes:
+        settings: How cells are measured; cores and interpreter are the node's.
+        question: What a node must have.
+        expected: The software that a node must have; None for any.
+        inspected: Ids of the nodes that have been found fit. Others have joined since, and are inspected first.
+        checkpoints: Folder of the run's checkpoints that all nodes share; None where there is none: then a training
+            that loses its node begins anew.
+        perform: Does the work; a simulation has another.
+    """
+
+    settings: Settings
+    question: Question
+    expected: Mapping[str, Any] | None
+    inspected: frozenset[str]
+    checkpoints: str | None = None
+    perform: Callable[[AbstractWork, Site], tuple[Outcome, ...]] = measured
+
+
+@dataclass(frozen=True)
+class Report:
+    """What comes back from a node.
+
+    Attributes:
+        node_id: The node.
+        environment: Its fingerprint.
+        outcomes: What became of the cells; empty where the work was not done.
+        wrong: Why the request itself is wrong, or empty.
+        unfit: Why the node cannot do this work, or empty.
+    """
+
+    node_id: str
+    environment: Mapping[str, Any]
+    outcomes: tuple[Outcome, ...] = ()
+    wrong: str = ""
+    unfit: str = ""
+
+
+def run_errand(work: AbstractWork, errand: Errand, ticket: int, n_cores: int, board: Any) -> Report:
+    """Do work on the node that Ray has chosen; runs there, in a process of Ray's."""
+    node_id = ray.get_runtime_context().get_node_id()
+    # Waited for: who is lost with its node must have been known to be there.
+    ray.get(board.tell.remote(Notice(ticket, node_id, None)))
+    environment = _fingerprint()
+    if node_id not in errand.inspected:
+        reason = unfitness(_inspected(errand.question), errand.expected)
+        if reason:
+            return Report(node_id, environment, unfit=reason)
+    notify = teller(board.tell.remote, ticket, node_id)
+    with TemporaryDirectory() as own, data_folder(errand.question.data), claimed(node_id, n_cores) as cores:
+        interpreter = errand.question.interpreter()
+        wanted = tuple(idle_cores(work.cell.threads)) if cores is None else cores[: work.cell.threads]
+        site = Site(
+            node_id,
+            environment,
+            replace(errand.settings, cores=wanted, interpreter=interpreter),
+            references=platformdirs.user_cache_path("nodebench") / "references",
+            checkpoints=errand.checkpoints or own,
+            notify=notify,
+        )
+        try:
+            outcomes = errand.perform(work, site)
+        except UserError as error:
+            return Report(node_id, environment, wrong=str(error))
+    return Report(node_id, environment, outcomes)
+
+
+def unfitness(found: Inspection, expected: Mapping[str, Any] | None) -> str:
+    """Why a node cannot do the work of a plan; empty where it can."""
+    unlike = [] if expected is None else unlike_software(expected, found.environment)
+    return "; ".join([*found.problems, *unlike])
+
+
+# Ray keeps its processes for more work of the same command.
+_fingerprint = cache(fingerprint)
+_inspected = cache(inspect_here)

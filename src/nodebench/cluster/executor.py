@@ -1,0 +1,175 @@
+"""Hands the work of a run to a Ray cluster and takes the results; Ray decides what is done where and when."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import ray
+
+from nodebench.bench.events import Event
+from nodebench.bench.executor import AbstractExecutor, Arrival
+from nodebench.bench.work import AbstractWork, Done, GroupWork, Outcome, Site
+from nodebench.cluster.board import board
+from nodebench.cluster.errand import Errand, Report, run_errand
+from nodebench.cluster.nodes import Node, first_line
+from nodebench.cluster.watch import LOOK_S, Watch
+from nodebench.errors import UserError
+
+OUT_OF_MEMORY = "Ray ended its process because the node ran out of memory"
+
+
+@dataclass(frozen=True)
+class RayExecutor(AbstractExecutor):
+    """Does work on the nodes of the cluster this process is connected to.
+
+    Attributes:
+        errand: What is the same for all work.
+        nodes: The nodes that were found fit.
+        environments: Fingerprints of the nodes, by id.
+        group_cpus: CPUs that cells timed in turns have to themselves.
+        retries: How often work is done again whose node was lost.
+        shares_checkpoints: Whether all nodes have the folder of checkpoints.
+        unfit: Ids of nodes that get no work.
+    """
+
+    errand: Errand
+    nodes: tuple[Node, ...]
+    environments: Mapping[str, Mapping[str, Any]]
+    group_cpus: int
+    retries: int
+    shares_checkpoints: bool
+    unfit: frozenset[str] = frozenset()
+
+    def carry_out(self, work: Iterable[AbstractWork], site: Site, arrived: Arrival) -> None:
+        """As `AbstractExecutor`. An exception in the midst of it ends all work that is under way."""
+        errand = replace(self.errand, checkpoints=site.checkpoints if self.shares_checkpoints else None)
+        with board() as opened:
+            watch = Watch(opened, self.nodes)
+            _Dispatch(self, site, arrived, watch, ray.put(errand), set(self.unfit)).run(work)
+
+
+@dataclass(frozen=True)
+class _Trip:
+    """Work on its way.
+
+    Attributes:
+        work: The work.
+        ref: Ray's promise of its result.
+        lost_on: Names of the nodes that were lost while they did it.
+    """
+
+    work: AbstractWork
+    ref: Any
+    lost_on: tuple[str, ...]
+
+
+@dataclass
+class _Dispatch:
+    """Hands out the work of one run and takes the results."""
+
+    executor: RayExecutor
+    site: Site
+    arrived: Arrival
+    watch: Watch
+    errand: Any
+    unfit: set[str]
+    trips: dict[int, _Trip] = field(default_factory=dict, init=False)
+    ended: SimpleQueue[int] = field(default_factory=SimpleQueue, init=False)
+    n_tickets: int = field(default=0, init=False)
+
+    def run(self, work: Iterable[AbstractWork]) -> None:
+        """Do work, and what follows from it."""
+        try:
+            for part in work:
+                self._send(part)
+            while self.trips:
+                with suppress(Empty):
+                    self._settle(self.ended.get(timeout=LOOK_S))
+                self.watch.look(self.site.notify)
+        finally:
+            for trip in self.trips.values():
+                ray.cancel(trip.ref, force=True)
+
+    def _send(self, work: AbstractWork, lost_on: tuple[str, ...] = ()) -> None:
+        ticket = self.n_tickets = self.n_tickets + 1
+        cpus, gpus = needs(work, self.executor.group_cpus)
+        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "name": work.cell.label}
+        if self.unfit:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self.unfit))})"}
+        remote = ray.remote(run_errand).options(scheduling_strategy="SPREAD", **options)
+        ref = remote.remote(work, self.errand, ticket, cpus, self.watch.board)
+        self.trips[ticket] = _Trip(work, ref, lost_on)
+        self.watch.sent(ticket, work)
+        ref.future().add_done_callback(lambda _: self.ended.put(ticket))
+
+    def _settle(self, ticket: int) -> None:
+        """Take a result, or see what is to become of work that has none."""
+        trip = self.trips.pop(ticket)
+        try:
+            report: Report = ray.get(trip.ref)
+        except ray.exceptions.OutOfMemoryError as error:
+            self._fail(ticket, trip, "oom", OUT_OF_MEMORY, error)
+        except ray.exceptions.RayTaskError as error:
+            self._fail(ticket, trip, "failed", first_line(error), error)
+        except ray.exceptions.RayError as error:
+            self._lost(ticket, trip, error)
+        else:
+            self._take(ticket, trip, report)
+
+    def _take(self, ticket: int, trip: _Trip, report: Report) -> None:
+        name = self.watch.name(report.node_id)
+        if report.wrong:
+            raise UserError(report.wrong)
+        if report.unfit:
+            self.unfit.add(report.node_id)
+            self._again(ticket, trip.work, trip.lost_on, f"{name} gets no work: {report.unfit}")
+            return
+        outcomes = report.outcomes
+        if trip.lost_on:
+            note = f"measured anew after {' and '.join(trip.lost_on)} had been lost while measuring it"
+            outcomes = tuple(_noted(outcome, note) for outcome in outcomes)
+        self._arrive(ticket, Done(trip.work, outcomes, name, report.environment))
+
+    def _lost(self, ticket: int, trip: _Trip, error: Exception) -> None:
+        """Do it again elsewhere, or give it up."""
+        name = self.watch.name(self.watch.place(ticket))
+        lost_on = (*trip.lost_on, name)
+        if len(lost_on) > self.executor.retries:
+            told = f"its node was lost in each of {len(lost_on)} attempts: {', '.join(lost_on)}"
+            self._fail(ticket, trip, "failed", told, error)
+            return
+        self._again(ticket, trip.work, lost_on, f"{name} was lost; retry {len(lost_on)} of {self.executor.retries}")
+
+    def _again(self, ticket: int, work: AbstractWork, lost_on: tuple[str, ...], told: str) -> None:
+        self.watch.over(ticket)
+        self.site.notify(Event("lost", told, work.cell, node=lost_on[-1] if lost_on else ""))
+        self._send(work, lost_on)
+
+    def _fail(self, ticket: int, trip: _Trip, status: str, reason: str, error: Exception) -> None:
+        node_id = self.watch.place(ticket)
+        name = self.watch.name(node_id)
+        told = {"status": status, "reason": f"on node {name}: {reason}.", "stderr": str(error)}
+        outcomes = tuple(Outcome(outcome.cell, {**outcome.figures, **told}) for outcome in trip.work.outcomes)
+        environment = self.executor.environments.get(node_id, self.site.environment)
+        self._arrive(ticket, Done(trip.work, outcomes, name, environment))
+
+    def _arrive(self, ticket: int, done: Done) -> None:
+        following = list(self.arrived(done))
+        self.watch.over(ticket)
+        failed = sum(not outcome.ok for outcome in done.outcomes)
+        self.watch.count(done.node, len(done.outcomes) - len(following), failed)
+        for part in following:
+            self._send(part)
+
+
+def needs(work: AbstractWork, group_cpus: int) -> tuple[int, int]:
+    """CPUs and GPUs that work has to itself."""
+    cell = work.cell
+    timed = isinstance(work, GroupWork) and work.timed
+    return max(cell.threads, group_cpus) if timed else cell.threads, int(cell.device == "cuda")
+
+
+def _noted(outcome: Outcome, note: str) -> Outcome:
+    return replace(outcome, figures={**outcome.figures, "notes": [*outcome.figures["notes"], note]})

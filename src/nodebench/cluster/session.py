@@ -1,0 +1,182 @@
+"""From what a user chooses to an executor: whatever can be wrong is found before anything is started."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from nodebench.bench.machine import fingerprint
+from nodebench.bench.plan import Plan
+from nodebench.bench.settings import Settings
+from nodebench.cluster.connection import connected
+from nodebench.cluster.errand import Errand
+from nodebench.cluster.executor import RayExecutor
+from nodebench.cluster.inspection import Inspection, Question
+from nodebench.cluster.nodes import (
+    Node,
+    alive_nodes,
+    check_resources,
+    inspect,
+    software,
+    unlike_data,
+    unlike_software,
+)
+from nodebench.cluster.sharing import check_shared
+from nodebench.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a user chooses of a cluster.
+
+    Attributes:
+        address: Its address, as `nodebench.cluster.connection.connected` takes it; None for a Ray of this machine.
+        checkpoint_dir: Folder of training checkpoints that all nodes share, a path or URL as fsspec knows it. None for
+            one beside the store where all work is done on this machine, and for none otherwise.
+        group_cpus: CPUs that cells timed in turns have to themselves; None for as many as the smallest node has, or a
+            GPU's share of them.
+        retries: How often work is done again whose node was lost.
+        allow_mixed: Whether nodes may have other versions; nodes that cannot do the work are then left out.
+
+    Raises:
+        UserError: If a number is out of its range.
+    """
+
+    address: str | None = None
+    checkpoint_dir: str | None = None
+    group_cpus: int | None = None
+    retries: int = 3
+    allow_mixed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise UserError(f"`--retries` must not be negative; got {self.retries}.")
+        if self.group_cpus is not None and self.group_cpus < 1:
+            raise UserError(f"`--group-cpus` must be at least 1; got {self.group_cpus}.")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The nodes of a cluster and what they have.
+
+    Attributes:
+        nodes: The nodes that take work.
+        inspections: What each has, by its id.
+        expected: The software of this process.
+    """
+
+    nodes: tuple[Node, ...]
+    inspections: Mapping[str, Inspection]
+    expected: Mapping[str, Any]
+
+    @property
+    def unfit(self) -> dict[str, str]:
+        """Why nodes cannot do the work, by their ids."""
+        found = {node.node_id: "; ".join(self.inspections[node.node_id].problems) for node in self.nodes}
+        return {node_id: problems for node_id, problems in found.items() if problems}
+
+    @property
+    def fit(self) -> tuple[Node, ...]:
+        """The nodes that can do the work."""
+        return tuple(node for node in self.nodes if node.node_id not in self.unfit)
+
+    @property
+    def differences(self) -> list[str]:
+        """What is not as it is here: nodes that lack something or have other versions, and unlike data sets."""
+        unfit = [f"node {node.name}: {self.unfit[node.node_id]}" for node in self.nodes if node.node_id in self.unfit]
+        versions = [
+            f"node {node.name}: {', '.join(unlike)}"
+            for node in self.fit
+            if (unlike := unlike_software(self.expected, self.inspections[node.node_id].environment))
+        ]
+        return unfit + versions + unlike_data(self.inspections[node.node_id] for node in self.fit)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A cluster that is ready for a plan.
+
+    Attributes:
+        executor: Does the work there.
+        environment: What must be the same for the whole run, as `Runner.run` takes it.
+        survey: The nodes.
+    """
+
+    executor: RayExecutor
+    environment: Mapping[str, Any]
+    survey: Survey
+
+
+@contextmanager
+def surveyed(address: str | None, question: Question) -> Iterator[Survey]:
+    """Be connected to a cluster and know its nodes; raises as `connected`."""
+    with connected(address):
+        nodes = alive_nodes()
+        yield Survey(nodes, inspect(nodes, question), software(fingerprint()))
+
+
+@contextmanager
+def session(choices: Choices, plan: Plan, settings: Settings, data: str | None) -> Iterator[Session]:
+    """Be connected to a cluster that can do the work of a plan.
+
+    Args:
+        choices: Which cluster, and how it is used.
+        plan: What is to be measured.
+        settings: How it is measured.
+        data: Folder of data sets that the command was given, or None.
+
+    Raises:
+        UserError: If there is no cluster, it lacks CPUs or GPUs, its nodes differ and may not, or they do not share the
+            folder of checkpoints.
+    """
+    question = question_of(plan, data)
+    with connected(choices.address):
+        nodes = alive_nodes()
+        gpus = int(any(cell.device == "cuda" for cell in plan.cells))
+        group_cpus = choices.group_cpus or _share(nodes, gpus)
+        check_resources(nodes, max(group_cpus, *(cell.threads for cell in plan.cells)), gpus)
+        survey = Survey(nodes, inspect(nodes, question), software(fingerprint()))
+        _admit(survey, allow_mixed=choices.allow_mixed)
+        if choices.checkpoint_dir is not None:
+            check_shared(choices.checkpoint_dir, survey.fit)
+        executor = RayExecutor(
+            Errand(
+                settings,
+                question,
+                expected=None if choices.allow_mixed else survey.expected,
+                inspected=frozenset(node.node_id for node in survey.fit),
+            ),
+            survey.fit,
+            {node_id: found.environment for node_id, found in survey.inspections.items()},
+            group_cpus,
+            choices.retries,
+            shares_checkpoints=choices.checkpoint_dir is not None or choices.address is None,
+            unfit=frozenset(survey.unfit),
+        )
+        yield Session(executor, {**survey.expected, "executor": f"ray {ray.__version__}"}, survey)
+
+
+def question_of(plan: Plan, data: str | None) -> Question:
+    """What nodes must have for a plan."""
+    tasks = {cell.task: (cell.task, cell.preset, cell.seed) for cell in reversed(plan.cells)}
+    backends = dict.fromkeys(cell.backend for cell in plan.cells if cell.backend is not None)
+    return Question(str(Path.cwd()), data, tuple(backends), tuple(tasks.values()))
+
+
+def _share(nodes: tuple[Node, ...], gpus: int) -> int:
+    """CPUs of the smallest node, or that fall to one of its GPUs."""
+    shares = [node.cpus // (node.gpus if gpus else 1) for node in nodes if node.gpus >= gpus]
+    return max(1, min(shares, default=1))
+
+
+def _admit(survey: Survey, *, allow_mixed: bool) -> None:
+    if survey.differences and not allow_mixed:
+        raise UserError(
+            f"the nodes of the cluster are not alike: {'; '.join(survey.differences)}. Mend it, or use --allow-mixed: "
+            "nodes that lack something then get no work, and each record tells its node's versions."
+        )
+    if not survey.fit:
+        raise UserError(f"no node can do the work: {'; '.join(survey.differences)}.")

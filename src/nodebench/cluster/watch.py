@@ -1,0 +1,91 @@
+"""Who does what on the cluster, as the board tells it."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import ray
+
+from nodebench.bench.events import ClusterState, Event, NodeState
+from nodebench.bench.work import AbstractWork
+from nodebench.cluster.board import Notice
+from nodebench.cluster.nodes import Node, alive_nodes
+
+LOOK_S = 0.5
+"""How often the board is read and the state of the cluster is shown."""
+
+
+class Watch:
+    """What is known of the work that is under way.
+
+    Args:
+        board: The actor to which work tells of itself.
+        nodes: The nodes of the beginning.
+    """
+
+    def __init__(self, board: Any, nodes: Sequence[Node]) -> None:
+        self.board = board
+        self._names = {node.node_id: node.name for node in nodes}
+        self._labels: dict[int, str] = {}
+        self._places: dict[int, str] = {}
+        self._phases: dict[int, str] = {}
+        self._done: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        self._reading: Any = None
+        self._looked = 0.0
+
+    def sent(self, ticket: int, work: AbstractWork) -> None:
+        """Work is on its way."""
+        more = f" and {len(work.outcomes) - 1} more" if len(work.outcomes) > 1 else ""
+        self._labels[ticket] = f"{work.cell.label}{more}"
+
+    def over(self, ticket: int) -> None:
+        """Work is no longer under way."""
+        for known in (self._labels, self._places, self._phases):
+            known.pop(ticket, None)
+
+    def count(self, name: str, done: int, failed: int) -> None:
+        """Cells have ended on a node."""
+        self._done[name] += done
+        self._failed[name] += failed
+
+    def name(self, node_id: str) -> str:
+        """What a node is called."""
+        if node_id not in self._names:
+            self._names = {node.node_id: node.name for node in alive_nodes()} | self._names
+        return self._names.get(node_id, node_id[:6] or "unknown")
+
+    def place(self, ticket: int) -> str:
+        """Id of the node on which work was begun; empty where it was not."""
+        # The notice of its beginning may still be on the board.
+        self._note(ray.get(self.board.read.remote()))
+        return self._places.get(ticket, "")
+
+    def look(self, notify: Callable[[Event], None]) -> None:
+        """Now and then, read the board and tell who does what."""
+        if time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        if self._reading is None:
+            self._reading = self.board.read.remote()
+        elif ray.wait([self._reading], timeout=0)[0]:
+            self._note(ray.get(self._reading))
+            self._reading = None
+        notify(Event("cluster", "", cluster=self._state()))
+
+    def _note(self, notices: Iterable[Notice]) -> None:
+        for notice in notices:
+            if notice.ticket not in self._labels:
+                continue  # told before the work ended, read after
+            self._places[notice.ticket] = notice.node_id
+            if notice.event is not None:
+                self._phases[notice.ticket] = notice.event.text
+
+    def _state(self) -> ClusterState:
+        running: dict[str, list[str]] = {name: [] for name in self._names.values()}
+        for ticket, node_id in self._places.items():
+            at_work = f"{self._labels[ticket]}: {self._phases.get(ticket, 'starting')}"
+            running.setdefault(self.name(node_id), []).append(at_work)
+        nodes = (NodeState(name, tuple(now), self._done[name], self._failed[name]) for name, now in running.items())
+        return ClusterState(tuple(nodes), len(self._labels) - len(self._places))

@@ -1,0 +1,506 @@
+"""The same matrix on a Ray cluster: real Ray, several nodes on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections import Counter
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from clusters import add, cluster_of  # noqa: E402
+
+from nodebench.bench.machine import available_cores, fingerprint  # noqa: E402
+from nodebench.bench.matrix import Request, plan  # noqa: E402
+from nodebench.bench.runner import Runner  # noqa: E402
+from nodebench.bench.settings import Settings  # noqa: E402
+from nodebench.cluster.cores import claimed  # noqa: E402
+from nodebench.cluster.session import Choices, session  # noqa: E402
+from nodebench.cluster.simulation import pretend  # noqa: E402
+from nodebench.errors import UserError  # noqa: E402
+from nodebench.results.store import Store  # noqa: E402
+
+BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
+QUICK = Settings(rounds=5, timeout_s=60)
+COMMAND = [sys.executable, "-m", "nodebench.cli", "run", "--preset", "smoke", "--rounds", "5", "--executor", "ray"]
+
+pytestmark = [
+    # Ray leaves sockets and files of its own to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def three():
+    """A cluster of three nodes with two CPUs each, and a head that takes no work."""
+    with cluster_of("a", "b", "c") as (cluster, _):
+        yield cluster
+
+
+def request_of(**changes):
+    return Request(**{"backends": (BACKEND,), "tasks": (TASK,), "preset": "smoke", **changes})
+
+
+def measure(store, cluster, *, continuation="new", perform=None, notify=None, choices=None, **changes):
+    """Run a request on a cluster into a store and return its records."""
+    planned = plan(request_of(**changes))
+    chosen = Choices(**{"address": cluster.address, **(choices or {})})
+    with session(chosen, planned, QUICK, None) as ready:
+        executor = ready.executor
+        if perform is not None:
+            executor = replace(executor, errand=replace(executor.errand, perform=perform))
+        runner = Runner(
+            store, QUICK, notify or (lambda _: None), executor=executor, checkpoint_dir=chosen.checkpoint_dir
+        )
+        run_id = runner.run(planned, "test", ready.environment, continuation)
+    return store.records([run_id])
+
+
+def test_a_matrix_over_three_nodes(tmp_path, three):
+    """Groups go to all nodes and are never split; each record carries its node's fingerprint."""
+    store, events = Store(tmp_path / "results.db"), []
+    slow = f"{BACKEND}[sleep_s=0.01]"
+    records = measure(store, three, backends=(BACKEND, slow), rtols=(1e-2, 1e-3, 1e-4), notify=events.append)
+    assert [record.status for record in records] == ["ok"] * 6
+    assert Counter(record.rtol for record in records) == {1e-2: 2, 1e-3: 2, 1e-4: 2}
+    assert all(record.metric_value is not None for record in records)
+    known = store.environments()
+    assert {record.node for record in records} <= {"a", "b", "c"}
+    assert {known[record.environment]["cpu"] for record in records} == {fingerprint()["cpu"]}
+    states = [event.cluster for event in events if event.kind == "cluster"]
+    assert {state.name for state in states[-1].nodes} >= {"a", "b", "c"}
+    assert max(sum(bool(node.running) for node in state.nodes) for state in states) == 3
+    assert sum(event.kind == "record" for event in events) == 6
+
+
+def test_timed_cells_have_the_node_to_themselves(tmp_path, three):
+    """No two groups are at work on one node; trainings share it."""
+    events = []
+    measure(
+        Store(tmp_path / "results.db"), three, seeds=tuple(range(6)), measure="gradient", notify=events.append,
+    )  # fmt: skip
+    states = [event.cluster for event in events if event.kind == "cluster"]
+    assert max(len(node.running) for state in states for node in state.nodes) == 1
+    events.clear()
+    slow = f"{TASK}[train_sleep_s=0.05]"
+    measure(
+        Store(tmp_path / "results.db"), three, tasks=(slow,), models=("constant",), backends=(),
+        seeds=tuple(range(8)), measure="training", notify=events.append,
+    )  # fmt: skip
+    states = [event.cluster for event in events if event.kind == "cluster"]
+    assert max(len(node.running) for state in states for node in state.nodes) == 2
+
+
+def test_here_and_there_the_same(tmp_path, three):
+    """Counters, errors and trained models of a cell do not depend on where it was measured."""
+    pytest.importorskip("torch")
+    changes = {"backends": ("direct", "adjoint"), "tasks": ("spiral",), "preset": "smoke"}
+    local, remote = Store(tmp_path / "local.db"), Store(tmp_path / "remote.db")
+    Runner(local, QUICK, lambda _: None).run(plan(request_of(**changes)), "test", fingerprint())
+    measure(remote, three, **changes)
+    pairs = list(zip(by_backend(local), by_backend(remote), strict=True))
+    assert len(pairs) == 2
+    for here, there in pairs:
+        assert (here.status, there.status) == ("ok", "ok")
+        for name in SAME:
+            assert getattr(here, name) == getattr(there, name), name
+        assert local.pictures(here.run_id, here.cell_id) == remote.pictures(there.run_id, there.cell_id)
+        assert [without_time(entry) for entry in here.history] == [without_time(entry) for entry in there.history]
+
+
+SAME = (
+    "cell_id", "first_step", "loss", "grad_error_params", "grad_error_y0", "method_error_params", "method_error_y0",
+    "forward_error", "reference", "nfe_forward", "nfe_backward", "n_vjps", "n_accepted", "n_rejected", "saved_bytes",
+    "unreleased_bytes", "peak_memory_bytes", "n_params", "metric_value", "diagnostics", "train_steps", "epochs",
+)  # fmt: skip
+
+
+def by_backend(store):
+    return sorted(store.records(), key=lambda record: record.backend)
+
+
+def without_time(entry):
+    return {name: value for name, value in entry.items() if name != "train_s"}
+
+
+def killed_when(cluster, node, condition):
+    """Kill a node as soon as a condition holds; returns the thread that waits for it."""
+
+    def wait():
+        deadline = time.monotonic() + 60
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        cluster.remove_node(node, allow_graceful=False)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_a_training_goes_on_elsewhere(tmp_path):
+    """A node killed in the midst of a training costs nothing but time: it goes on from its checkpoint."""
+    task, folder = f"{TASK}[train_sleep_s=0.1]", tmp_path / "checkpoints"
+    kept = []
+
+    def halfway():
+        for path in folder.glob("*/*"):
+            try:
+                progress = json.loads(zipfile.ZipFile(BytesIO(path.read_bytes())).read("progress.json"))
+            except (OSError, zipfile.BadZipFile):
+                return False
+            if progress["epoch"] == 1:
+                kept.append(progress)
+                return True
+        return False
+
+    with cluster_of("first", cpus=1) as (cluster, nodes):
+        killing = killed_when(cluster, nodes["first"], halfway)
+        joining = threading.Thread(target=lambda: (killing.join(), add(cluster, "second", cpus=1)))
+        joining.start()
+        store, events = Store(tmp_path / "results.db"), []
+        choices = {"checkpoint_dir": str(folder)}
+        [record] = measure(store, cluster, tasks=(task,), measure="training", choices=choices, notify=events.append)
+        joining.join()
+    assert (record.status, record.node, record.attempt) == ("ok", "second", 1)
+    assert "measured anew after first had been lost while measuring it" in record.notes
+    assert [event.text for event in events if event.kind == "lost"] == ["first was lost; retry 1 of 3"]
+    # The first epoch's time is that of the node that is gone: it was not trained again.
+    assert record.history[0]["train_s"] == kept[0]["history"][0]["train_s"]
+    assert not list(folder.glob("*/*"))
+    undisturbed = Store(tmp_path / "undisturbed.db")
+    Runner(undisturbed, QUICK, lambda _: None).run(
+        plan(request_of(tasks=(task,), measure="training")), "test", fingerprint()
+    )
+    [fresh] = undisturbed.records()
+    assert record.metric_value == fresh.metric_value
+    assert [without_time(entry) for entry in record.history] == [without_time(entry) for entry in fresh.history]
+
+
+def test_a_cell_that_takes_its_node_down_is_given_up(tmp_path):
+    """Work is tried anew as often as was said; then its cells have failed, with the names of the nodes."""
+    with cluster_of("n0", cpus=1) as (cluster, nodes):
+        events = []
+
+        def at_work(name):
+            return lambda: any(
+                node.name == name and node.running
+                for event in list(events)
+                if event.kind == "cluster"
+                for node in event.cluster.nodes
+            )
+
+        def replace_nodes():
+            killed_when(cluster, nodes["n0"], at_work("n0")).join()
+            second = add(cluster, "n1", cpus=1)
+            killed_when(cluster, second, at_work("n1")).join()
+            add(cluster, "n2", cpus=1)
+
+        thread = threading.Thread(target=replace_nodes)
+        thread.start()
+        store = Store(tmp_path / "results.db")
+        hanging = f"{BACKEND}[behaviour=hang]"
+        records = measure(
+            store, cluster, backends=(hanging, BACKEND), measure="gradient", choices={"retries": 1},
+            notify=events.append,
+        )  # fmt: skip
+        thread.join()
+    assert [(record.status, record.node) for record in records] == [("failed", "n1")] * 2
+    reason = "on node n1: its node was lost in each of 2 attempts: n0, n1."
+    assert {record.reason for record in records} == {reason}
+    assert "node" in records[0].stderr
+
+
+def start(store, cluster, *arguments, **environment):
+    return subprocess.Popen(
+        [*COMMAND, "--store", str(store), "--ray-address", cluster.address, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+    )
+
+
+def test_a_killed_driver_is_resumed(tmp_path, three):
+    """What had ended is in the store; `--resume` does the rest, and nothing twice."""
+    path = tmp_path / "results.db"
+    task = f"{TASK}[train_sleep_s=0.05]"
+    arguments = ["-b", BACKEND, "-t", task, "--seed", ",".join(map(str, range(8))), "--measure", "training"]
+    driver = start(path, three, *arguments)
+    for line in driver.stdout:
+        if line.startswith("[2/8]"):
+            break
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    before = Store(path).records()
+    assert 2 <= len(before) < 8
+    resumed = start(path, three, *arguments, "--resume")
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, output
+    assert f"{len(before)} done already" in output
+    after = Store(path).records(all_attempts=True)
+    assert len(after) == 8
+    assert {record.seed for record in after} == set(range(8))
+    assert all(record in after for record in before)
+    assert len(Store(path).runs()) == 1
+
+
+def test_an_interrupted_driver_says_how_to_go_on(tmp_path, three):
+    """Ctrl-C ends the work on the nodes and leaves a store to resume from."""
+    driver = start(tmp_path / "results.db", three, "-b", f"{BACKEND}[behaviour=hang]", "-t", TASK)
+    for line in driver.stdout:
+        if "done already" in line:
+            break
+    time.sleep(3)
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, output
+    assert "--resume" in output
+    assert Store(tmp_path / "results.db").records() == []
+
+
+def test_two_drivers_share_a_cluster(tmp_path, three):
+    """Two commands at once, into one store: each has all of its records."""
+    path = tmp_path / "results.db"
+    drivers = [start(path, three, "-b", BACKEND, "-t", TASK, "--seed", seeds) for seeds in ("0,1", "2,3")]
+    outputs = [driver.communicate(timeout=200)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], outputs
+    store = Store(path)
+    assert len(store.runs()) == 2
+    assert sorted(record.seed for record in store.records()) == [0, 1, 2, 3]
+    assert {record.status for record in store.records()} == {"ok"}
+
+
+def test_a_worker_out_of_memory(tmp_path, three):
+    """A refused allocation is `oom`, with what was asked for, as it is on one machine."""
+    [record] = measure(
+        Store(tmp_path / "results.db"), three, backends=(f"{BACKEND}[behaviour=memory]",), measure="gradient"
+    )
+    assert (record.status, record.requested_bytes) == ("oom", 2**62)
+
+
+def test_a_node_out_of_memory(tmp_path):
+    """Work that Ray ends for want of memory is `oom` with its node, and is not tried again."""
+    # The node takes itself to be full at the first thing that runs on it.
+    full = {"env_vars": {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}}
+    with cluster_of("roomy", cpus=1) as (cluster, nodes):
+        planned = plan(request_of(backends=(f"{BACKEND}[behaviour=hang]",), measure="gradient"))
+        store, events = Store(tmp_path / "results.db"), []
+        with session(Choices(address=cluster.address), planned, QUICK, None) as ready:
+            cluster.remove_node(nodes["roomy"], allow_graceful=False)
+            full_node = add(cluster, "full", cpus=1, **full)
+            executor = replace(
+                ready.executor, errand=replace(ready.executor.errand, inspected=frozenset({full_node.node_id}))
+            )
+            Runner(store, QUICK, events.append, executor=executor).run(planned, "test", ready.environment)
+    [record] = store.records()
+    assert (record.status, record.node) == ("oom", "full")
+    assert record.reason == "on node full: Ray ended its process because the node ran out of memory."
+    assert not [event for event in events if event.kind == "lost"]
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """A folder with a backend that only those have who are given the folder."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    text = "from nodebench.testing import FakeBackend\nclass Mine(FakeBackend):\n    framework = 'nodebench.testing:FakeFramework'\n"
+    (folder / "only_some_have_it.py").write_text(text)
+    return folder
+
+
+def test_a_plugin_missing_on_a_node(tmp_path, plugin):
+    """Before anything is started: refused with the node's name, or left out with --allow-mixed."""
+    with cluster_of() as (cluster, _):
+        for name in ("a", "b"):
+            add(cluster, name, env_vars={"PYTHONPATH": f"{plugin}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"})
+        add(cluster, "bare")
+        path = tmp_path / "results.db"
+        arguments = ("-b", "only_some_have_it:Mine", "-t", TASK, "--seed", "0,1,2", "--measure", "gradient")
+        own = {"PYTHONPATH": f"{plugin}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        refused = start(path, cluster, *arguments, **own)
+        output, _ = refused.communicate(timeout=100)
+        assert refused.returncode == 2
+        assert "node bare: backend `only_some_have_it:Mine`" in output
+        assert "--allow-mixed" in output
+        assert Store(path).runs() == []
+        mixed = start(path, cluster, *arguments, "--allow-mixed", **own)
+        output, _ = mixed.communicate(timeout=200)
+        assert mixed.returncode == 0, output
+    assert {record.node for record in Store(path).records()} <= {"a", "b"}
+    assert [record.status for record in Store(path).records()] == ["ok"] * 3
+
+
+def test_a_node_of_another_version(tmp_path):
+    """It is named before anything is started, by `run` and by `doctor`; with --allow-mixed it works along."""
+    fake = tmp_path / "site" / "diffrax-9.9.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: diffrax\nVersion: 9.9\n")
+    with cluster_of("new") as (cluster, _):
+        add(
+            cluster,
+            "old",
+            env_vars={"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        )
+        expected = r"node old: libraries\.diffrax: .* here, 9\.9 there"
+        with pytest.raises(UserError, match=expected):
+            measure(Store(tmp_path / "results.db"), cluster)
+        records = measure(
+            Store(tmp_path / "results.db"), cluster, seeds=(0, 1), measure="gradient", choices={"allow_mixed": True}
+        )
+        doctor = [
+            sys.executable,
+            "-m",
+            "nodebench.cli",
+            "doctor",
+            "--executor",
+            "ray",
+            "--ray-address",
+            cluster.address,
+        ]
+        done = subprocess.run([*doctor, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert [node["name"] for node in found["nodes"]] == ["new", "old"]
+    assert found["nodes"][1]["environment"]["libraries"]["diffrax"] == "9.9"
+    assert [text.partition(":")[0] for text in found["differences"]] == ["node old"]
+    known = Store(tmp_path / "results.db").environments()
+    versions = {record.node: known[record.environment]["libraries"]["diffrax"] for record in records}
+    assert set(versions) == {"new", "old"}
+    assert versions["old"] == "9.9"
+
+
+def test_a_late_node_is_looked_at(tmp_path):
+    """A node that joins after the beginning and has other versions gets no work, and the run ends all the same."""
+    fake = tmp_path / "site" / "diffrax-9.9.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: diffrax\nVersion: 9.9\n")
+    events = []
+    with cluster_of("first", cpus=1) as (cluster, _):
+        thread = threading.Thread(
+            target=lambda: add(
+                cluster,
+                "late",
+                cpus=1,
+                env_vars={"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+            )  # fmt: skip
+        )
+        planned = plan(request_of(seeds=tuple(range(6)), measure="gradient"))
+        store = Store(tmp_path / "results.db")
+        with session(Choices(address=cluster.address), planned, QUICK, None) as ready:
+            thread.start()
+            Runner(store, QUICK, events.append, executor=ready.executor).run(planned, "test", ready.environment)
+        thread.join()
+    assert {(record.status, record.node) for record in store.records()} == {("ok", "first")}
+    assert len(store.records()) == 6
+    told = [event.text for event in events if event.kind == "lost"]
+    assert told
+    assert all("late gets no work: libraries.diffrax" in text for text in told)
+
+
+def test_a_thousand_cells_each_exactly_once(tmp_path, three):
+    """Cells of ten milliseconds: every row is there once, whichever node it came from."""
+    backend = f"{BACKEND}[sleep_s=0.01]"
+    store = Store(tmp_path / "results.db")
+    records = measure(
+        store, three, backends=(backend,), seeds=tuple(range(1000)), measure="gradient", perform=pretend,
+        choices={"group_cpus": 1},
+    )  # fmt: skip
+    assert len(records) == 1000
+    assert {record.seed for record in records} == set(range(1000))
+    assert len(store.records(all_attempts=True)) == 1000
+    assert {record.node for record in records} == {"a", "b", "c"}
+
+
+def test_a_wrong_request_ends_the_run(tmp_path, three):
+    """What a worker finds wrong with the request itself is told as it is on one machine."""
+    with pytest.raises(UserError, match="larger than the training data"):
+        measure(Store(tmp_path / "results.db"), three, batch_size=100, measure="training")
+
+
+@pytest.mark.parametrize(
+    ("choices", "changes", "expected"),
+    [
+        ({"address": "127.0.0.1:1"}, {}, "there is no Ray cluster at 127.0.0.1:1"),
+        ({"address": "ray://127.0.0.1:1"}, {}, "is not taken: give HOST:PORT"),
+        ({"address": "nowhere"}, {}, "must be HOST:PORT or `auto`"),
+        ({}, {"device": "cuda"}, "no node of the cluster has one"),
+        ({}, {"threads": 64}, "no node of the cluster has 64 CPUs"),
+        ({"group_cpus": 3}, {}, "no node of the cluster has 3 CPUs"),
+        ({"checkpoint_dir": "memory://here"}, {}, "the nodes do not share `--checkpoint-dir memory://here`: node a: "),
+        ({"checkpoint_dir": "nosuch://x"}, {}, "`--checkpoint-dir nosuch://x` cannot be used"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_started(tmp_path, three, choices, changes, expected):
+    """Each is an error in one sentence, and leaves no run behind."""
+    store = Store(tmp_path / "results.db")
+    with pytest.raises(UserError, match=expected):
+        measure(store, three, choices=choices, **changes)
+    assert store.runs() == []
+
+
+def test_a_cluster_of_another_ray(tmp_path):
+    """Its version is named beside ours."""
+    with cluster_of("a") as (cluster, _):
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        client = ray._private.worker.global_worker.gcs_client
+        metadata = json.loads(client.internal_kv_get(b"CLUSTER_METADATA", b"cluster"))
+        other = json.dumps(metadata | {"ray_version": "2.1.0"}).encode()
+        client.internal_kv_put(b"CLUSTER_METADATA", other, True, b"cluster")
+        ray.shutdown()
+        with pytest.raises(UserError, match=rf"Version mismatch.*Ray: 2\.1\.0.*Ray: {ray.__version__}"):
+            measure(Store(tmp_path / "results.db"), cluster)
+
+
+def test_without_an_address_ray_is_our_own(tmp_path):
+    """A Ray of this machine, which ends with the command; RAY_ADDRESS names another one and is not asked."""
+    driver = subprocess.run(
+        [*COMMAND, "--store", str(tmp_path / "results.db"), "-b", BACKEND, "-t", TASK, "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
+        check=False,
+        timeout=200,
+    )
+    assert driver.returncode == 0, driver.stderr
+    [record] = json.loads(driver.stdout)
+    assert record["status"] == "ok"
+    assert record["metric_value"] is not None
+    assert Path(tmp_path / "checkpoints").exists() is False or not list((tmp_path / "checkpoints").glob("*/*"))
+
+
+def test_ray_is_an_extra(monkeypatch):
+    """Without it the command says how to install it, and nothing else needs it."""
+    from nodebench import cluster
+
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'nodebench\[cluster\]'"):
+        cluster.require_ray()
+    code = "import sys, nodebench.cli, nodebench.bench.runner, nodebench.progress; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_cores_are_lent_to_one_at_a_time():
+    """Work of one node has cores of its own; who asks for more than there are keeps to none."""
+    everything = available_cores()
+    node = f"test-{os.getpid()}"
+    with claimed(node, 1) as first:
+        assert available_cores() == list(first)
+    assert available_cores() == everything
+    with claimed(node, len(everything)) as all_of_them:
+        assert list(all_of_them) == everything
+        with claimed(node, 1) as none:
+            assert none is None
+        with claimed(f"{node}-other", 1) as other:
+            assert len(other) == 1
+    with claimed(node, len(everything) + 1) as too_many:
+        assert too_many is None
