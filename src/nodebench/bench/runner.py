@@ -5,7 +5,6 @@ It prints nothing; what a person may want to see goes to `notify` as events.
 
 import math
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from nodebench.bench.checkpoints import Checkpoint, remove_folder
 from nodebench.bench.events import Event
 from nodebench.bench.gradient import Comparison, GradientGroup
 from nodebench.bench.machine import available_memory
@@ -90,7 +90,7 @@ class Runner:
             if missing:
                 job.measure_group(group, missing)
         self.store.finish_run(run_id)
-        shutil.rmtree(self.checkpoints(run_id), ignore_errors=True)
+        remove_folder(str(self.checkpoints(run_id)))
         return run_id
 
     @property
@@ -223,7 +223,7 @@ class _Job:
     def _train(self, measured: Measured, first_step: float | None) -> None:
         cell = measured.cell
         self.runner.notify(Event("training", "training", cell, 0, 1))
-        folder = self.runner.checkpoints(self.run_id) / cell.cell_id
+        checkpoint = str(self.runner.checkpoints(self.run_id) / cell.cell_id)
 
         def progress(content: tuple[int, int, float]) -> None:
             done, total, loss = content
@@ -233,7 +233,8 @@ class _Job:
         with measured.failures():
             measured.open()
             measured.ask("pin", overhead=True)
-            trained = measured.ask("train", {"first_step": first_step, "folder": folder}, on_progress=progress)
+            arguments = {"first_step": first_step, "checkpoint": checkpoint}
+            trained = measured.ask("train", arguments, on_progress=progress)
             measured.pictures = trained.pop("pictures")
             notes = dict.fromkeys(measured.figures["notes"] + trained.pop("notes"))
             measured.figures |= {**trained, "notes": list(notes)}
@@ -247,7 +248,7 @@ class _Job:
         record = record_of(measured, self.run_id, attempt)
         self.runner.store.append(record, measured.pictures)
         # Only now: an interruption before the row is written must find the checkpoint.
-        shutil.rmtree(self.runner.checkpoints(self.run_id) / cell.cell_id, ignore_errors=True)
+        Checkpoint(str(self.runner.checkpoints(self.run_id) / cell.cell_id)).remove()
         self.runner.notify(Event("record", record.status, cell, record=record))
 
 
