@@ -2,8 +2,16 @@
 
 import gzip
 import hashlib
+import json
 import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pooch
@@ -250,6 +258,90 @@ def test_an_altered_download_is_an_error_and_is_not_kept(monkeypatch, cache, con
     with pytest.raises(DataError, match=published[TRAIN_IMAGES]):
         data.load("auto", "train")
     assert list(cache.iterdir()) == []
+
+
+@contextmanager
+def mirror(contents):
+    """A mirror that sends these files, not at once; gives its address and how often each file was asked for."""
+    asked = Counter()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.rpartition("/")[2]
+            asked[name] += 1
+            time.sleep(0.2)
+            body = gzip.compress(contents[name]) if name in contents else b""
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+LOAD = """
+import json, sys
+from pathlib import Path
+from nodebench.tasks.mnist import data
+
+cache, data.MIRRORS, data.CHECKSUMS = json.loads(sys.argv[1])
+data.platformdirs.user_cache_path = lambda _: Path(cache)
+print("ready", flush=True)
+sys.stdin.readline()
+print(data.load("auto", "train").name)
+"""
+
+
+def load_at_once(*arguments, n=4):
+    """What several processes load that want the data at the same moment."""
+    environment = {name: value for name, value in os.environ.items() if name != data.FOLDER_VARIABLE}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOAD, json.dumps(arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**environment, "NO_PROXY": "127.0.0.1"},
+        )
+        for _ in range(n)
+    ]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * n
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [process.communicate()[0].strip() for process in processes]
+
+
+def test_of_several_processes_one_downloads(tmp_path, contents, published):
+    """Each file is asked for once, and all processes have it."""
+    with mirror(contents) as (address, asked):
+        assert load_at_once(str(tmp_path / "cache"), [address], published) == ["mnist"] * 4
+    assert asked == dict.fromkeys(NAMES, 1)
+
+
+def test_of_several_processes_one_finds_that_nothing_can_be_downloaded(tmp_path, published):
+    """The others are told by it, and ask no mirror."""
+    with mirror({}) as (first, asked), mirror({}) as (second, asked_next):
+        assert load_at_once(str(tmp_path / "cache"), [first, second], published) == ["digits-upsampled"] * 4
+    assert asked == asked_next == {NAMES[0]: 1}
+
+
+def test_a_cache_that_cannot_be_written_is_no_crash(tmp_path, contents, published):
+    """Where a file stands in the place of the cache, nothing can be kept, and the stand-in is used."""
+    (tmp_path / "cache").touch()
+    with mirror(contents) as (address, asked):
+        assert load_at_once(str(tmp_path / "cache"), [address], published, n=1) == ["digits-upsampled"]
+    assert asked == {}
 
 
 @pytest.mark.usefixtures("published", "offline")

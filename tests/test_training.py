@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nodebench.bench import training as module
+from nodebench.bench.checkpoints import Checkpoint
 from nodebench.bench.training import Training
 from nodebench.frameworks.base import Optimizer
 from nodebench.tasks.base import Metric, Recipe, Splits
@@ -30,7 +31,7 @@ class MortalTrainer(FakeTrainer):
         return FakeTrainer.step(self, batch)
 
 
-def make_training(folder, life=10**6, **recipe):
+def make_training(url, life=10**6, **recipe):
     x = np.random.default_rng(0).standard_normal(20)
     part = {"x": x, "sleep_s": np.zeros(20)}
     return Training(
@@ -39,7 +40,7 @@ def make_training(folder, life=10**6, **recipe):
         splits=Splits("x", part, part, part),
         metric=Metric("distance", "1", "lower"),
         seed=1,
-        folder=folder,
+        checkpoint=Checkpoint(str(url)),
         n_params=1,
         count=None,
         report=lambda *_: None,
@@ -51,14 +52,16 @@ def jitter(batch, rng):
 
 
 @pytest.mark.parametrize("life", [1, 5, 7, 14])
-def test_a_killed_training_ends_the_same(tmp_path, monkeypatch, life):
+@pytest.mark.parametrize("place", ["{tmp_path}", "memory://{tmp_path}"])
+def test_a_killed_training_ends_the_same(tmp_path, monkeypatch, life, place):
     """Killed after any number of steps, with a checkpoint after each, the result is that of an undisturbed training."""
     monkeypatch.setattr(module, "CHECKPOINT_S", 0.0)
-    undisturbed = make_training(tmp_path / "a", augment=jitter)
+    folder = place.format(tmp_path=tmp_path)
+    undisturbed = make_training(f"{folder}/a", augment=jitter)
     expected = undisturbed.run()
     with pytest.raises(Killed):
-        make_training(tmp_path / "b", life, augment=jitter).run()
-    resumed = make_training(tmp_path / "b", augment=jitter)
+        make_training(f"{folder}/b", life, augment=jitter).run()
+    resumed = make_training(f"{folder}/b", augment=jitter)
     found = resumed.run()
     assert resumed.trainer.model.rate == undisturbed.trainer.model.rate
     assert [e["train_loss"] for e in found.history] == [e["train_loss"] for e in expected.history]
@@ -67,7 +70,7 @@ def test_a_killed_training_ends_the_same(tmp_path, monkeypatch, life):
 
 def test_an_epoch_sees_every_example_once(tmp_path):
     """Batches of an epoch are a permutation of the data; two epochs have two orders."""
-    training = make_training(tmp_path, epochs=2)
+    training = make_training(tmp_path / "c", epochs=2)
     training.run()
     epochs = np.concatenate(training.trainer.seen).reshape(2, 20)
     data = np.sort(training.splits.train["x"])
@@ -76,17 +79,11 @@ def test_an_epoch_sees_every_example_once(tmp_path):
     assert not np.array_equal(epochs[0], epochs[1])
 
 
-def test_only_one_checkpoint_is_kept(tmp_path):
-    """An older checkpoint goes when a newer one is complete."""
-    make_training(tmp_path).run()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["progress.json", "weights-3-0"]
-
-
 def test_root_mean_square_is_over_all_examples(tmp_path):
     """The root-mean-square of a split does not depend on how it is cut into batches."""
     values = []
     for size in (3, 20):
-        training = make_training(tmp_path, evaluation_batch=size)
+        training = make_training(tmp_path / "c", evaluation_batch=size)
         metric = Metric("rmse", "1", "lower", "root-mean-square")
         values.append(Training(**{**vars(training), "metric": metric}).evaluate(training.splits.test))
     assert values[0] == pytest.approx(values[1], rel=1e-12)

@@ -10,7 +10,8 @@ NodebenchError
     ├── NotInstalledError `not_installed`
     ├── UnsupportedError  `unsupported`
     ├── DivergedError     `diverged`
-    └── StepLimitError    `failed`
+    ├── StepLimitError    `failed`
+    └── CheckpointError   `failed`
 """
 
 from collections.abc import Iterable
@@ -85,3 +86,7 @@ class DivergedError(CellError):
 
 class StepLimitError(CellError):
     """A solve needed more steps than its limit."""
+
+
+class CheckpointError(CellError):
+    """A checkpoint of a training cannot be read."""

@@ -1,14 +1,185 @@
-import shutil
-from dataclasses import dataclass
+"""Checkpoints of trainings, on this machine, on a path that machines share, or in object storage.
+
+A checkpoint is one file, so that it can be replaced at once where no folder can: an archive of the weights and of how
+far the training is.
+"""
+
+import json
+import os
+import zlib
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from nodebench.errors import CheckpointError, UserError
+from nodebench.frameworks.base import AbstractTrainer
+
+PROGRESS, WEIGHTS = "progress.json", "weights"
+"""The members of the archive."""
+
+DAMAGE = (BadZipFile, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zlib.error)
+"""What reading an archive raises, by which byte of it is not what it was."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands.
+
+    Attributes:
+        epoch: Epoch at work.
+        step: Steps done in it.
+        loss_sum: Sum of the losses of those steps.
+        train_s: Wall time of all training steps so far, in seconds.
+        history: A mapping per finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    train_s: float = 0.0
+    history: list[dict[str, float | None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """From where a training goes on, on whichever machine.
+
+    Attributes:
+        url: The file: a path, or a URL as fsspec knows it. There need be none yet.
+    """
+
     url: str
 
-    def remove(self):
-        shutil.rmtree(self.url, ignore_errors=True)
+    def save(self, trainer: AbstractTrainer, progress: Progress) -> None:
+        """Replace the checkpoint: whatever happens meanwhile, there is the older or the newer one, whole.
+
+        Args:
+            trainer: The model and its optimiser.
+            progress: How far they are.
+
+        Raises:
+            UserError: If the URL's protocol is unknown, or the package that knows it is not installed.
+        """
+        filesystem, path = open_filesystem(self.url)
+        local = Path(path) if isinstance(filesystem, LocalFileSystem) else None
+        if local is not None:
+            local.parent.mkdir(parents=True, exist_ok=True)
+        # Beside a local checkpoint, because a file changes its name at once only within one file system.
+        with TemporaryDirectory(dir=local and local.parent) as folder:
+            packed = _pack(trainer, progress, Path(folder))
+            if local is not None:
+                packed.replace(local)
+            else:
+                _upload(packed, filesystem, path)
+
+    def restore(self, trainer: AbstractTrainer) -> Progress:
+        """Set a trainer back to the checkpoint; where there is none, leave it as it is.
+
+        Args:
+            trainer: The model and its optimiser, built as those that were saved.
+
+        Returns:
+            How far it is.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+            UserError: As `save`.
+        """
+        filesystem, path = open_filesystem(self.url)
+        with TemporaryDirectory() as folder:
+            packed = Path(folder) / "checkpoint"
+            try:
+                filesystem.get_file(path, str(packed))
+            except FileNotFoundError:
+                return Progress()
+            progress, content = self._unpack(packed)
+            weights = packed.with_name(WEIGHTS)
+            weights.write_bytes(content)
+            trainer.restore(weights)
+        return progress
+
+    def remove(self) -> None:
+        """Remove the file; where there is none, nothing happens."""
+        filesystem, path = open_filesystem(self.url)
+        with suppress(FileNotFoundError):
+            filesystem.rm_file(path)
+
+    def _unpack(self, packed: Path) -> tuple[Progress, bytes]:
+        try:
+            with ZipFile(packed) as archive:  # which compares the checksums of what it reads
+                return Progress(**json.loads(archive.read(PROGRESS))), archive.read(WEIGHTS)
+        except DAMAGE as error:
+            raise CheckpointError(
+                f"the checkpoint `{self.url}` is damaged ({error}); remove it, and the training begins anew."
+            ) from error
 
 
-def remove_folder(url):
-    shutil.rmtree(url, ignore_errors=True)
+def remove_folder(url: str) -> None:
+    """Remove a folder of checkpoints with all that is in it; where there is none, nothing happens.
+
+    Args:
+        url: A path, or a URL as fsspec knows it.
+
+    Raises:
+        UserError: As `open_filesystem`.
+    """
+    filesystem, path = open_filesystem(url)
+    filesystem.invalidate_cache()  # other machines have written into it
+    with suppress(FileNotFoundError):
+        filesystem.rm(path, recursive=True)
+
+
+def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL, and the path in it.
+
+    Args:
+        url: A path, or a URL as fsspec knows it.
+
+    Raises:
+        UserError: If the URL's protocol is unknown, or the package that knows it is not installed.
+    """
+    if "://" not in url:
+        return LocalFileSystem(), os.path.abspath(url)  # noqa: PTH100  what fsspec takes is text
+    try:
+        found: tuple[Any, str] = url_to_fs(url)
+    except ImportError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+        raise UserError(f"`{url}` needs a package that is not installed; pip install {cause.name}") from error
+    except ValueError as error:
+        raise UserError(f"`{url}` is neither a path nor a URL that fsspec knows: {error}.") from error
+    return found
+
+
+def _pack(trainer: AbstractTrainer, progress: Progress, folder: Path) -> Path:
+    """Write a checkpoint into a folder, down to the disk."""
+    weights, packed = folder / WEIGHTS, folder / "checkpoint"
+    trainer.save(weights)
+    with packed.open("wb") as file:
+        with ZipFile(file, "w") as archive:
+            archive.write(weights, WEIGHTS)
+            archive.writestr(PROGRESS, json.dumps(asdict(progress)))
+        file.flush()
+        os.fsync(file.fileno())  # a name must not outlive what it names when the machine is taken away
+    return packed
+
+
+def _upload(packed: Path, filesystem: AbstractFileSystem, path: str) -> None:
+    try:
+        _transfer(packed, filesystem, path)
+    except FileNotFoundError:  # object storage has no folders that would have to be made first
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        _transfer(packed, filesystem, path)
+
+
+def _transfer(packed: Path, filesystem: AbstractFileSystem, path: str) -> None:
+    # Within a transaction a file appears when it is complete, and not at all after an error.
+    with filesystem.transaction, packed.open("rb") as source, filesystem.open(path, "wb") as target:
+        copyfileobj(source, target)

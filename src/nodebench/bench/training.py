@@ -4,16 +4,14 @@ The order of the data and its augmentation are drawn from (seed, epoch, step) al
 step sees what an uninterrupted one would have seen.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from nodebench.bench.checkpoints import Checkpoint, Progress
 from nodebench.errors import DivergedError
 from nodebench.frameworks.base import AbstractTrainer, Batch
 from nodebench.problem import Evaluations
@@ -23,25 +21,6 @@ CHECKPOINT_S = 20.0
 """Longest time between two checkpoints: what a killed training loses at most, beside the step it was in."""
 
 PROGRESS_S = 0.5
-
-
-@dataclass
-class Progress:
-    """Where a training stands; written beside each checkpoint.
-
-    Attributes:
-        epoch: Epoch at work.
-        step: Steps done in it.
-        loss_sum: Sum of the losses of those steps.
-        train_s: Wall time of all training steps so far, in seconds.
-        history: A mapping per finished epoch.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    train_s: float = 0.0
-    history: list[dict[str, float | None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -54,7 +33,7 @@ class Training:
         splits: The data.
         metric: What it is judged by.
         seed: Seed of the data order.
-        folder: Where checkpoints go.
+        checkpoint: From where it goes on, and where it is kept.
         n_params: Trainable parameters of the model.
         count: Counts the evaluations of a gradient step at the present weights; None for a model without an ODE.
         report: Told now and then how far the training is: done steps, all steps, last loss.
@@ -65,7 +44,7 @@ class Training:
     splits: Splits
     metric: Metric
     seed: int
-    folder: Path
+    checkpoint: Checkpoint
     n_params: int
     count: Callable[[], Evaluations] | None
     report: Callable[[int, int, float], None]
@@ -86,11 +65,11 @@ class Training:
         Raises:
             DivergedError: If a loss leaves the finite numbers.
         """
-        progress = _restore(self.trainer, self.folder)
+        progress = self.checkpoint.restore(self.trainer)
         while progress.epoch < self.recipe.epochs:
             self._epoch(progress)
             self._finish_epoch(progress)
-            _checkpoint(self.trainer, progress, self.folder)
+            self.checkpoint.save(self.trainer, progress)
         return progress
 
     def evaluate(self, batch: Batch) -> float:
@@ -124,7 +103,7 @@ class Training:
                 self.report(done, total, loss)
                 reported = end
             if end - saved > CHECKPOINT_S:
-                _checkpoint(self.trainer, progress, self.folder)
+                self.checkpoint.save(self.trainer, progress)
                 saved = time.perf_counter()
 
     def _finite_step(self, batch: Batch, where: str) -> float:
@@ -178,25 +157,3 @@ def _reduced(metric: Metric, parts: Sequence[np.ndarray]) -> float:
     if metric.reduction == "root-mean-square":
         return float(np.sqrt(np.mean(values**2)))
     return float(np.mean(values))
-
-
-def _checkpoint(trainer: AbstractTrainer, progress: Progress, folder: Path) -> None:
-    # The pointer moves last and at once: a kill at any moment leaves a complete older or newer checkpoint.
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"weights-{progress.epoch}-{progress.step}"
-    trainer.save(folder / name)
-    half = folder / "progress.half"
-    half.write_text(json.dumps({"weights": name, "progress": asdict(progress)}))
-    half.replace(folder / "progress.json")
-    for old in folder.glob("weights-*"):
-        if old.name != name:
-            old.unlink()
-
-
-def _restore(trainer: AbstractTrainer, folder: Path) -> Progress:
-    pointer = folder / "progress.json"
-    if not pointer.exists():
-        return Progress()
-    saved: dict[str, Any] = json.loads(pointer.read_text())
-    trainer.restore(folder / saved["weights"])
-    return Progress(**saved["progress"])

@@ -205,7 +205,7 @@ class TrainingWork(AbstractWork):
 
         arguments = {
             "first_step": measured.figures.get("first_step"),
-            "folder": Path(checkpoint(site.checkpoints, measured.cell)),
+            "checkpoint": checkpoint(site.checkpoints, measured.cell),
         }
         measured.open()
         measured.ask("pin", overhead=True)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from nodebench.bench import memory
+from nodebench.bench.checkpoints import Checkpoint
 from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure, Preparation
 from nodebench.bench.passes import GradientPasses
 from nodebench.bench.reference_solver import rounded, solve_discrete, solve_reference
@@ -99,11 +100,11 @@ class Worker:
         self.passes, preparation = GradientPasses.begin(prepared)
         return preparation
 
-    def train(self, first_step: float | None, folder: Path) -> dict[str, Any]:
-        """Train by the preset's recipe, from the last checkpoint in `folder`, and evaluate on the held-out data."""
+    def train(self, first_step: float | None, checkpoint: str) -> dict[str, Any]:
+        """Train by the preset's recipe, from the checkpoint where there is one, and evaluate on the held-out data."""
         cell = self.assignment.cell
         subject = make_subject(cell, cell.spec.dtype, first_step)
-        training = self._training(subject, folder)
+        training = self._training(subject, Checkpoint(checkpoint))
         task, splits = subject.task, training.splits
         progress = training.run()
         value = training.evaluate(splits.test)
@@ -147,7 +148,7 @@ class Worker:
         peak = attempt("memory of a training step", lambda: _step_bytes(subject, training.recipe, fixed), None)
         return {"tolerance_sweep": entries, "pictures": pictures, "train_memory_bytes": peak, "notes": notes}
 
-    def _training(self, subject: Subject, folder: Path) -> Training:
+    def _training(self, subject: Subject, checkpoint: Checkpoint) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework
         splits = task.data(cell.preset, cell.seed)
         recipe = replace(task.recipe(cell.model, cell.preset), batch_size=cell.batch_size)
@@ -167,7 +168,7 @@ class Worker:
             splits=splits,
             metric=task.metric,
             seed=cell.seed,
-            folder=folder,
+            checkpoint=checkpoint,
             n_params=framework.n_params(model),
             count=None if subject.backend is None else count,
             report=lambda done, of, loss: self.connection.send(("progress", (done, of, loss))),

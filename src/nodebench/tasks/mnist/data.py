@@ -7,13 +7,15 @@ import hashlib
 import os
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import platformdirs
+from filelock import FileLock
 
 from nodebench.errors import DataError
 
@@ -136,19 +138,41 @@ def _folder() -> Path:
 
 
 def _download_missing(folder: Path) -> None:
-    missing = [name for name in CHECKSUMS if not (folder / name).is_file()]
-    reason = _recent_failure(folder) if missing else ""
-    if not reason:
-        for name in missing:
-            reason = _download(name, folder)
-            if reason:
-                _remember_failure(folder)
-                break
+    if not _missing(folder):
+        return
+    with _turn(folder):  # after which nothing may be missing any more, or a failure be remembered
+        reason = _recent_failure(folder) if _missing(folder) else ""
+        if not reason:
+            reason = _download_all(_missing(folder), folder)
     if reason:
         raise MissingDataError(
             f"MNIST is not to be had ({_looked_in()}; none in {folder}; {reason}). Put its four files "
             f"{', '.join(CHECKSUMS)} into a folder and name it in {FOLDER_VARIABLE}."
         )
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in CHECKSUMS if not (folder / name).is_file()]
+
+
+def _turn(folder: Path) -> AbstractContextManager[object]:
+    """Wait until no other process of this machine downloads; where that cannot be known, do not wait."""
+    lock = folder.with_name(f"{folder.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(lock).acquire()
+    except OSError:
+        return nullcontext()  # into a cache that cannot be written nobody downloads
+
+
+def _download_all(names: Iterable[str], folder: Path) -> str:
+    """Fetch files; returns why one cannot be had, or an empty text."""
+    for name in names:
+        reason = _download(name, folder)
+        if reason:
+            _remember_failure(folder)
+            return reason
+    return ""
 
 
 def _download(name: str, folder: Path) -> str:
@@ -187,7 +211,7 @@ def _recent_failure(folder: Path) -> str:
     marker = folder / "download-failed"
     try:
         age_s = time.time() - marker.stat().st_mtime
-    except FileNotFoundError:
+    except OSError:  # there is none, or no cache that could hold one
         return ""
     if age_s >= RETRY_AFTER_S:
         return ""
