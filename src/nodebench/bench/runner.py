@@ -4,12 +4,13 @@ It prints nothing; what a person may want to see goes to `notify` as events.
 """
 
 import math
+import platform
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,8 @@ class Runner:
             text = f"no {'interrupted ' * (continuation == 'resume')}run of this plan to go on with; {text}"
         done |= left_out
         self.notify(Event("run", text, done=len(done), total=len(plan.cells)))
-        job = _Job(self, run_id, plan.measure, self._kept(run_id, continuation))
+        key = self.store.save_environment(environment)
+        job = _Job(self, run_id, plan.measure, key, self._kept(run_id, continuation))
         for group in plan.groups:
             missing = [cell for cell in group if cell.cell_id not in done]
             if missing:
@@ -136,12 +138,14 @@ class _Job:
         runner: Store, settings and whom to notify.
         run_id: The run.
         measure: What is measured of each, as the plan has it.
+        environment: Key of this machine's fingerprint.
         kept: Gradient measurements of the run that need not be made again, by cell.
     """
 
     runner: Runner
     run_id: str
     measure: str
+    environment: str
     kept: Mapping[str, Figures] = field(default_factory=dict)
 
     def measure_group(self, group: Sequence[Cell], missing: Sequence[Cell]) -> None:
@@ -245,6 +249,7 @@ class _Job:
         cell = measured.cell
         attempt = self.runner.store.attempts(self.run_id, cell.cell_id) + 1
         record = record_of(measured, self.run_id, attempt)
+        record = replace(record, node=platform.node(), environment=self.environment)
         self.runner.store.append(record, measured.pictures)
         # Only now: an interruption before the row is written must find the checkpoint.
         shutil.rmtree(self.runner.checkpoints(self.run_id) / cell.cell_id, ignore_errors=True)
