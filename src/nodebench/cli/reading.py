@@ -78,7 +78,8 @@ def _print_nodes(run: Any, records: list[Any], environments: Mapping[str, Any]) 
         apart = "s, whose times are not compared with each other" if len(nodes) > 1 else ""
         new_console().print(f"measured on {len(nodes)} node{apart}:")
     for (node, _), measured in nodes.items():
-        text = f"{node}, {len(measured)} cells: {hardware(environment_of(measured[0], environments))}"
+        cells = f"{len(measured)} cell{'s' if len(measured) > 1 else ''}"
+        text = f"{node}, {cells}: {hardware(environment_of(measured[0], environments))}"
         new_console().print(f"- {escape_markup(text)}")
 
 

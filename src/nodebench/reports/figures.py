@@ -80,7 +80,7 @@ def records_table(name: str, caption: str, figures: Sequence[Figure], records: S
     return Table(name, caption, tuple(each.column for each in shown), rows)
 
 
-def sweep_table(name: str, records: Iterable[Record]) -> Table:
+def sweep_table(name: str, records: Sequence[Record]) -> Table:
     """The trained networks at other tolerances: a row for each network and tolerance."""
     columns = (
         Column("network", numeric=False),
@@ -89,8 +89,14 @@ def sweep_table(name: str, records: Iterable[Record]) -> Table:
         Column("solution error", "Relative distance of the states from those at a far smaller tolerance."),
         Column("solve ms", "Median time of a forward solve without gradients."),
     )
-    rows = tuple(_sweep_row(record, entry) for record in records for entry in record.tolerance_sweep)
-    return Table(name, "Trained networks, solved at other tolerances.", columns, rows)
+    where = with_node([], records)
+    rows = tuple(
+        (*_sweep_row(record, entry), *(each.entry(record) for each in where))
+        for record in records
+        for entry in record.tolerance_sweep
+    )
+    shown = (*columns, *(each.column for each in where))
+    return Table(name, "Trained networks, solved at other tolerances.", shown, rows)
 
 
 def settings_table(name: str, records: Iterable[Record], fields: Sequence[str]) -> Table:

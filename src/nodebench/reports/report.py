@@ -78,9 +78,15 @@ def _facts(
 
 
 def _machines(machines: Machines) -> tuple[tuple[str, str], ...]:
-    if len(machines.all) == 1:
-        return (("machine", machines.all[0].hardware),)
-    return tuple((machine.name, machine.hardware) for machine in machines.all)
+    several = len(machines.all) > 1
+    names_nodes = several_nodes(record for each in machines.all for record in each.records)
+    return tuple(
+        (
+            f"machine {each.place}" if several else "machine",
+            each.hardware + (f"; {' '.join(f'`{node}`' for node in each.nodes)}" if names_nodes else ""),
+        )
+        for each in machines.all
+    )
 
 
 def _lead(
