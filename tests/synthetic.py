@@ -1,7 +1,31 @@
 """Records and runs made by hand, of which every figure is known."""
 
+from nodebench.results.environment import environment_key
 from nodebench.results.record import Record
 from nodebench.results.store import Run
+
+ENVIRONMENT = {
+    "cpu": "abacus",
+    "cores": 2,
+    "memory_bytes": 2**34,
+    "gpu": None,
+    "system": "Linux",
+    "python": "3.11",
+    "libraries": {"numpy": "2.0", "torch": None},
+    "git": {"commit": "0123456789abcdef", "dirty": False},
+}
+
+OTHER = ENVIRONMENT | {"cpu": "slide rule"}
+
+ENVIRONMENTS = {environment_key(each): each for each in (ENVIRONMENT, OTHER)}
+
+HERE, THERE = ENVIRONMENTS
+
+ALIKE = {"node": "node-2"}
+"""Fields of a record of another node of the same machine and software."""
+
+ELSEWHERE = {"node": "node-3", "environment": THERE}
+"""Fields of a record of another node that is unlike."""
 
 COMMON = {
     "run_id": "run-1",
@@ -23,18 +47,9 @@ COMMON = {
     "batch_size": 64,
     "seed": 0,
     "preset": "smoke",
+    "node": "node-1",
+    "environment": HERE,
     "status": "ok",
-}
-
-ENVIRONMENT = {
-    "cpu": "abacus",
-    "cores": 2,
-    "memory_bytes": 2**34,
-    "gpu": None,
-    "system": "Linux",
-    "python": "3.11",
-    "libraries": {"numpy": "2.0", "torch": None},
-    "git": {"commit": "0123456789abcdef", "dirty": False},
 }
 
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from nodebench.errors import UserError
+from nodebench.errors import StoreError, UserError
 from nodebench.results.baseline import Baseline, CellFigures, loads
+from nodebench.results.environment import environment_key
 from nodebench.results.gate import compare
 from nodebench.results.pytest_benchmark import read_pytest_benchmark
 from nodebench.results.ratchet import update
@@ -16,6 +17,8 @@ from nodebench.results.store import Store
 from nodebench.results.thresholds import Thresholds
 
 HERE = {"cpu": "one", "libraries": {"torch": "2"}}
+THERE = {"cpu": "two"}
+ENVIRONMENTS = {environment_key(each): each for each in (HERE, THERE)}
 
 
 def record(cell_id, **fields):
@@ -32,12 +35,18 @@ def record(cell_id, **fields):
         "preset": "smoke",
         "solver": "dopri5",
         "rtol": 1e-3,
+        "environment": environment_key(HERE),
     }
     return Record(**{**common, "cell_id": cell_id, "backend": cell_id, "status": "ok", "nfe_forward": 7, **fields})
 
 
-def baseline(*records, environment=HERE):
-    return Baseline.from_records("old", records, environment)
+def elsewhere(cell_id, **fields):
+    """A record of another machine."""
+    return record(cell_id, environment=environment_key(THERE), **fields)
+
+
+def baseline(*records):
+    return Baseline.from_records("old", records, ENVIRONMENTS)
 
 
 def updated(old, new, **options):
@@ -58,6 +67,19 @@ def test_a_baseline_reads_as_it_was_written():
     assert read == one
     assert list(read.cells) == ["a", "b"]
     assert (read.cells["b"].ratio, read.cells["b"].grad_error_params) == (1.235, 1.23e-5)
+
+
+def test_cells_of_several_machines_have_the_fingerprint_of_their_own():
+    """So that a comparison says which of them differ; what no cell is from is not kept."""
+    both = baseline(record("a"), elsewhere("b"))
+    assert [both.environments[both.cells[name].environment] for name in ("a", "b")] == [HERE, THERE]
+    assert baseline(record("a")).environments == {environment_key(HERE): HERE}
+    assert compare(both, baseline(record("a"), record("b")), Thresholds()).unlike == (
+        "cpu: two against one",
+        "libraries.torch: None against 2",
+    )
+    with pytest.raises(StoreError, match="the record of cell a in run r1 should name a fingerprint"):
+        Baseline.from_records("old", [record("a")], {})
 
 
 def test_a_cell_is_one_block_and_a_figure_one_line():
@@ -91,10 +113,9 @@ def test_improvements_and_new_cells_are_taken_over():
     """And nothing else: what is a little worse within its band stays as it was, so that a baseline does not creep."""
     old = baseline(record("a", peak_memory_bytes=10**7), record("b"))
     new = baseline(
-        record("a", nfe_forward=6, peak_memory_bytes=10**7 + 1000),
-        record("b", nfe_forward=8),
-        record("c"),
-        environment={"cpu": "two"},
+        elsewhere("a", nfe_forward=6, peak_memory_bytes=10**7 + 1000),
+        elsewhere("b", nfe_forward=8),
+        elsewhere("c"),
     )
     found = updated(old, new)
     cells = found.baseline.cells
@@ -103,7 +124,7 @@ def test_improvements_and_new_cells_are_taken_over():
     assert cells["c"] == new.cells["c"]
     assert [(finding.cell.cell_id, finding.metric) for finding in found.taken] == [("a", "nfe_forward"), ("c", "cell")]
     assert [finding.cell.cell_id for finding in found.left] == ["b"]
-    assert found.baseline.environments[cells["a"].environment] == {"cpu": "two"}
+    assert found.baseline.environments[cells["a"].environment] == THERE
     assert loads("old", json.loads(found.baseline.dumps())).cells == cells
 
 
@@ -134,6 +155,7 @@ def test_a_name_is_a_file_or_a_run(tmp_path):
     """A file that is not there is no run; a run is found by the beginning of its id."""
     store = Store(tmp_path / "r.db")
     store.start_run("r1", "test", "plan", HERE, 1)
+    store.save_environment(HERE)
     store.append(record("a"))
     path = tmp_path / "b.json"
     path.write_text(baseline(record("b")).dumps())

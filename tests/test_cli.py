@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import sqlite3
 import subprocess
@@ -102,8 +103,35 @@ def test_ratios_of_two_runs_side_by_side(tmp_path):
     assert "ratio of time to the control" in shown.stdout
     assert "not alike" not in shown.stdout
     with sqlite3.connect(store) as db:
-        db.execute("UPDATE runs SET environment = json_set(environment, '$.cpu', 'abacus') WHERE run_id = ?", (second,))
+        db.execute(
+            "INSERT INTO environments SELECT 'other', json_set(fingerprint, '$.cpu', 'abacus') FROM environments"
+        )
+        db.execute("UPDATE records SET environment = 'other' WHERE run_id = ?", (second,))
     assert "against abacus" in nodebench("show", first, second, "--store", store).stdout
+
+
+def test_a_run_on_several_nodes_says_so(tmp_path):
+    """`show` names each node with its cells and machine; a run on one does not, unless it is not the run's own."""
+    store = Store(tmp_path / "r.db")
+    assert nodebench(*FAKE, "-b", f"{BACKEND}[sleep_s=0.003]", "--store", store.path).returncode == 0
+    (key,) = store.environments()
+    records = store.records()
+    assert {(record.node, record.environment) for record in records} == {(platform.node(), key)}
+    assert store.environments()[key] == store.runs()[0].environment
+    assert "measured on" not in nodebench("show", "--store", store.path).stdout
+    other = store.save_environment(store.environments()[key] | {"cpu": "abacus", "cores": 7})
+    moved = "UPDATE records SET node = 'node-2', environment = ? WHERE cell_id = ?"
+    with sqlite3.connect(store.path) as db:
+        db.execute(moved, (other, records[0].cell_id))
+    shown = nodebench("show", "--store", store.path).stdout
+    assert "measured on 2 nodes, whose times are not compared with each other:" in shown
+    assert "- node-2, 1 cell: abacus, 7 cores" in shown
+    with sqlite3.connect(store.path) as db:
+        db.execute(moved, (other, records[1].cell_id))
+        db.execute("UPDATE runs SET environment = json_remove(environment, '$.cpu', '$.cores', '$.system', '$.gpu')")
+    shown = nodebench("show", "--store", store.path).stdout
+    assert "measured on 1 node:" in shown
+    assert "- node-2, 2 cells: abacus, 7 cores" in shown
 
 
 def test_exponents_of_memory(tmp_path):

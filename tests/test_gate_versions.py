@@ -223,9 +223,10 @@ def call(tmp_path, monkeypatch, capsys):
 def test_a_baseline_goes_through_its_commands(call, tmp_path):
     """Saved, shown, compared, worsened, taken over: each with its exit code."""
     store = Store(tmp_path / ".nodebench/results.db")
-    store.start_run("r1", "test", "plan", {"cpu": "one", "system": "s"}, 2)
+    here = {"cpu": "one", "system": "s"}
+    store.start_run("r1", "test", "plan", here, 2)
     for backend in ("a", "b"):
-        store.append(record(backend))
+        store.append(replace(record(backend), environment=store.save_environment(here)))
     assert call("baseline", "save") == (0, "baseline.json: 2 cells of latest")
     assert "one, s" in call("baseline", "show")[1]
     assert call("compare", "baseline.json") == (0, "passed: 2 cells compared; nothing has changed")

@@ -17,11 +17,13 @@ from nodebench.reports.paper.source import UNLIKE, Place, Sample, Source
 from nodebench.reports.paper.verdicts import below, exponent
 from nodebench.results.record import Record
 from nodebench.results.scaling import PowerLaw
-from nodebench.results.store import Run
 from nodebench.tasks.mnist.data import load
 
 COMMAND = "nodebench reproduce here"
-RUN = Run("r", "2026-01-01T00:00:00", None, "c", "p", {"cpu": "abacus", "cores": 2, "memory_bytes": 2**30}, 1, 1)
+ENVIRONMENTS = {
+    "here": {"cpu": "abacus", "cores": 2, "memory_bytes": 2**30},
+    "there": {"cpu": "quipu", "cores": 2, "memory_bytes": 2**30},
+}
 
 WINDOW = (-1.0, 1.0, -1.0, 1.0)
 LINE = np.array([[0.0, 0.0], [1.0, 1.0]], np.float16)
@@ -40,6 +42,7 @@ def record(cell, **figures):
     common = {"cell_id": cell.cell_id, "created_at": "2026-01-02T00:00:00", "nodebench_version": "0"}
     measured = {
         "run_id": "r",
+        "environment": "here",
         "status": "ok",
         "dataset": "mnist",
         "metric_value": 2.0,
@@ -70,7 +73,7 @@ def source(name, figures_of=None, conditions=None, **changes):
     made = Source(
         name=name,
         places=places,
-        runs=[] if figures_of is None else [RUN],
+        environments=ENVIRONMENTS,
         pictures=lambda _: PICTURES,
         preset=conditions.preset,
         seeds=conditions.seeds,
@@ -457,10 +460,9 @@ def test_times_of_unlike_machines_are_not_set_side_by_side():
 
     def elsewhere(part, cell):
         other = cell.model == "no-block" or (part == "steps" and cell.spec.n_steps == 5)
-        return whole(part, cell) | {"run_id": "other" if other else "r"}
+        return whole(part, cell) | {"environment": "there" if other else "here"}
 
-    runs = [RUN, replace(RUN, run_id="other", environment={**RUN.environment, "cpu": "quipu"})]
-    page = page_of(source("table1", elsewhere, runs=runs))
+    page = page_of(source("table1", elsewhere))
     (table,) = (table for table in blocks(page, Table) if table.name == "table1")
     columns = [column.title for column in table.columns]
     for row in table.rows:

@@ -2,14 +2,16 @@
 
 import csv
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import check_page, chromium
-from synthetic import early, record, run, timed, trained
+from synthetic import ALIKE, ELSEWHERE, ENVIRONMENTS, early, record, run, timed, trained
 
+from nodebench.errors import StoreError
 from nodebench.pictures import Clouds, Images
 from nodebench.reports import data, html, latex, markdown
 from nodebench.reports.colours import BACKENDS
@@ -34,7 +36,8 @@ def browser():
 
 
 def page(records, runs=None, pictures=lambda _: ()):
-    return report(records, [run()] if runs is None else runs, pictures, "nodebench report", "2026-01-03T00:00:00+00:00")
+    runs = [run()] if runs is None else runs
+    return report(records, runs, ENVIRONMENTS, pictures, "nodebench report", "2026-01-03T00:00:00+00:00")
 
 
 def tables(document):
@@ -160,17 +163,20 @@ def test_exponents_over_batch_and_time_span_are_shown(axis):
 
 
 def test_exponents_are_of_one_machine_each():
-    """Two devices on two machines have a law each; a place that was measured elsewhere is left out, and told."""
+    """Two devices on two machines have a law each; a time that was measured elsewhere is left out, bytes are not."""
 
-    def steps(run_id, device, counts):
-        return [timed("direct", solver="rk4", first_step=1 / n, n_accepted=n, device=device, run_id=run_id,
-                      peak_memory_bytes=n * 2**20) for n in counts]  # fmt: skip
+    def steps(device, counts, **where):
+        return [timed("direct", solver="rk4", first_step=1 / n, n_accepted=n, device=device,
+                      peak_memory_bytes=n * 2**20, **where) for n in counts]  # fmt: skip
 
-    cells = [*steps("run-1", "cpu", (2, 4, 8)), *steps("run-2", "cuda", (2, 4, 8)), *steps("run-2", "cpu", (16,))]
-    document = page(cells, [run(), run("run-2", cpu="slide rule")])
+    cells = [*steps("cpu", (2, 4, 8)), *steps("cuda", (2, 4, 8), **ELSEWHERE), *steps("cpu", (16,), **ELSEWHERE)]
+    document = page(cells)
     table = tables(document)["cnf-exponents-steps"]
-    assert [row[5].text for row in table.rows if row[1].text == "memory"] == ["3", "3"]
-    assert "1 cell among the exponents" in [b.what for b in contents(document) if isinstance(b, Missing)]
+    points = {
+        quantity: [row[5].text for row in table.rows if row[1].text == quantity] for quantity in ("memory", "time")
+    }
+    assert points == {"memory": ["4", "3"], "time": ["3", "3"]}
+    assert "times of 1 cell among the exponents" in [b.what for b in contents(document) if isinstance(b, Missing)]
 
 
 def test_it_opens_with_the_answer():
@@ -201,11 +207,79 @@ def test_one_failed_cell_is_a_page_of_holes():
 
 def test_unlike_machines_are_told_at_the_top():
     """Figures of two processors are shown, and the page opens with what sets them apart."""
-    records = [timed("direct"), timed("adjoint", run_id="run-2")]
-    document = page(records, [run(), run("run-2", cpu="slide rule")])
+    document = page([timed("direct"), timed("adjoint", **ELSEWHERE)])
     told = [item for block in document.lead if isinstance(block, Bullets) for item in block.items]
-    assert told[0] == "`run-1` and `run-2` differ in cpu: abacus against slide rule."
-    assert [name for name, _ in document.facts if name.startswith("machine")] == ["machine 1", "machine 2"]
+    unlike = "Machine 1 (`node-1`) and machine 2 (`node-3`) differ in cpu: abacus against slide rule."
+    assert told[0] == unlike
+    assert [fact for fact in document.facts if fact[0].startswith("machine")] == [
+        ("machine 1", "abacus, 2 cores, 16 GiB; `node-1`"),
+        ("machine 2", "slide rule, 2 cores, 16 GiB; `node-3`"),
+    ]
+    assert said(document).count(unlike) == 2  # at the top, and below the table of machines
+
+
+def two_nodes(**where):
+    """The records of one run whose second half is of another node, each with a control of its own."""
+    first = [timed("direct", grad_error_params=1e-5), timed("adjoint", 1.5), timed("scipy", 3.0)]
+    second = [timed("checkpoint", peak_memory_bytes=2**10, **where)]
+    second += [timed("symplectic", 0.1, control="checkpoint", **where), trained("planar", 3.5, **where)]
+    return [*first, *second]
+
+
+@pytest.mark.parametrize("where", [ALIKE, ELSEWHERE])
+def test_a_run_on_two_nodes_ranks_the_times_of_one(where):
+    """Whatever the other node took, it is not the fastest; errors and bytes are compared, and the page says so."""
+    document = page(two_nodes(**where))
+    found = said(document)
+    assert any(text.startswith("Fastest: `direct`, 10 ms") for text in found)
+    assert any(text.startswith("Leanest: `checkpoint`") for text in found)
+    assert any(text.startswith("Most exact: `direct`") for text in found)
+    assert "`checkpoint`, `symplectic` were timed on another node: shown, not ranked by time." in found
+    assert any(text.endswith("Times are ranked within one run on one node only; errors, evaluations and bytes are "
+                             "compared across all.") for text in found)  # fmt: skip
+    table = tables(document)["cnf-comparison-1"]
+    rows = [dict(zip([column.title for column in table.columns], row, strict=True)) for row in table.rows]
+    assert [row["node"].text for row in rows] == ["node-1"] * 3 + [where["node"]] * 2
+    assert [row["verdict"].text for row in rows[3:]] == ["timed on another node"] * 2
+    assert [row["backend"].text for row in rows if row["step ms"].best] == ["`direct`"]
+    assert [row["backend"].text for row in rows if row["peak MiB"].best] == ["`checkpoint`"]
+
+
+def test_machines_have_a_table_where_there_are_several():
+    """Each with its nodes and how many cells were measured there; nodes that are alike share a row."""
+    table = tables(page([*two_nodes(**ALIKE), timed("reversible", **ELSEWHERE)]))["machines"]
+    titles = [column.title for column in table.columns]
+    assert titles == [
+        "machine", "nodes", "cpu", "cores", "gpu", "system", "python", "libraries", "commit", "cells"
+    ]  # fmt: skip
+    assert [[entry.text for entry in row] for row in table.rows] == [
+        ["1", "node-1, node-2", "abacus", "2", "none", "Linux", "3.11", "numpy 2.0", "0123456789ab", "6"],
+        ["2", "node-3", "slide rule", "2", "none", "Linux", "3.11", "numpy 2.0", "0123456789ab", "1"],
+    ]
+    assert "machines" not in tables(page(CELLS))
+
+
+def test_a_run_that_knows_its_software_alone_is_shown_with_that():
+    """Its cells were measured on nodes of their own; what a run does not know of a machine is a hole."""
+    software = {"python": "3.11", "libraries": {"numpy": "2.0"}, "git": None, "executor": "ray"}
+    records = two_nodes(**ELSEWHERE)
+    document = page(records, [replace(run(), environment=software)])
+    table = tables(document)["runs"]
+    row = dict(zip([column.title for column in table.columns], (entry.text for entry in table.rows[0]), strict=True))
+    holes = dict.fromkeys(("cpu", "cores", "gpu", "system", "commit"), ABSENT)
+    assert {name: row[name] for name in [*holes, "python", "libraries", "executor"]} == holes | {
+        "python": "3.11", "libraries": "numpy 2.0", "executor": "ray",
+    }  # fmt: skip
+    assert all(render(document) for render in (html.page, markdown.text, latex.text))
+
+
+def test_a_record_without_a_fingerprint_is_refused():
+    """What is not known to be of one machine is in no report: neither silently ranked nor silently left out."""
+    for key in (None, "unknown"):
+        with pytest.raises(
+            StoreError, match=rf"in run run-1 should name a fingerprint of the store, and names `{key}`"
+        ):
+            page([timed("direct", environment=key)])
 
 
 def test_a_training_that_failed_when_it_was_repeated_is_shown_with_that():

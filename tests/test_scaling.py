@@ -56,6 +56,19 @@ def test_theory():
     assert theory("horizon", "memory", mute) is None
 
 
+def test_times_of_other_machines_are_left_out_of_a_law():
+    """Of four places three are of one machine: the law of time is theirs, that of evaluations of all."""
+    line = [record(n, nfe_forward=6 * n, step_s=0.1 * n, environment="one") for n in (10, 20, 40)]
+    line.append(record(80, nfe_forward=480, step_s=99.0, environment="two"))
+    found = {scaling.quantity: scaling for scaling in scalings(line, "steps")}
+    assert (found["nfe"].law.n_points, found["time"].law.n_points) == (4, 3)
+    assert found["time"].law.exponent == pytest.approx(1.0)
+    assert (found["nfe"].left_out, found["time"].left_out) == ((), ("direct 80",))
+    scattered = [record(n, step_s=0.1 * n, environment=str(n)) for n in (10, 20, 40)]
+    (time,) = (scaling for scaling in scalings(scattered, "steps") if scaling.quantity == "time")
+    assert time.reason == "1 of 3 points have this figure on one machine, fewer than 3 differ"
+
+
 def test_failed_cells_are_left_out_and_missing_figures_have_a_reason():
     """A law comes from what was measured; where too little was, the table says so."""
     figures = {"memory_exponent": 1.0, "peak_memory_bytes": 100, "nfe_forward": 6, "nfe_backward": 0}

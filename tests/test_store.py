@@ -9,6 +9,7 @@ import pytest
 
 from nodebench.errors import StoreError, UnknownNameError
 from nodebench.pictures import Images, pack
+from nodebench.results.environment import environment_of
 from nodebench.results.record import SCHEMA_VERSION, Record
 from nodebench.results.store import Store, now
 
@@ -76,6 +77,23 @@ def test_pictures_are_those_of_the_last_attempt(tmp_path):
     assert [picture.title for picture in store.pictures("r1", "c1")] == ["second"]
     store.append(make_record(attempt=3))
     assert store.pictures("r1", "c1") == store.pictures("r1", "c2") == ()
+
+
+def test_a_fingerprint_is_kept_once_and_found_by_its_key(tmp_path):
+    """Whatever the order of its entries; a record names it, and has the name of its node beside it."""
+    store = Store(tmp_path / "results.db")
+    assert store.environments() == {}
+    first, other = {"cpu": "one", "libraries": {"torch": "2"}}, {"cpu": "two"}
+    key = store.save_environment(first)
+    assert store.save_environment(dict(reversed(first.items()))) == key
+    assert store.save_environment(other) != key
+    assert list(store.environments().values()) == [first, other]
+    record = make_record(node="here", environment=key)
+    store.append(record)
+    assert store.records() == [record]
+    assert environment_of(record, store.environments()) == first
+    with pytest.raises(StoreError, match="cell c1 in run r1 should name a fingerprint of the store, and names `None`"):
+        environment_of(make_record(), store.environments())
 
 
 def test_newer_schema_is_refused(tmp_path):

@@ -1,9 +1,10 @@
 """What is compared, what is ranked, and what the figures are made to say."""
 
 import pytest
-from synthetic import early, record, run, timed, trained
+from synthetic import ALIKE, ELSEWHERE, ENVIRONMENT, early, record, timed, trained
 
-from nodebench.reports.comparison import comparisons, machines, of_one_machine, unlike_machines
+from nodebench.reports.comparison import comparisons
+from nodebench.reports.machines import Machines
 from nodebench.reports.sentences import absence_sentences, answer_sentences, failure_sentences, training_sentence
 from nodebench.reports.summary import answer, trainings
 
@@ -85,6 +86,31 @@ def test_only_cells_of_one_run_are_ranked_by_time():
     assert backends(found.comparison.timed_elsewhere) == ["checkpoint", "symplectic"]
     assert found.fastest.record.backend == "direct"
     assert any("`checkpoint`, `symplectic` were timed in another run" in text for text in answer_sentences(found))
+
+
+@pytest.mark.parametrize("where", [ALIKE, ELSEWHERE])
+def test_only_cells_of_one_node_are_ranked_by_time(where):
+    """One run and one control's name, and yet not one set: they never took turns. All else is compared."""
+    other = timed("symplectic", 0.1, peak_memory_bytes=2**10, **where)
+    found = only([timed("direct"), timed("adjoint", 1.5), timed("scipy", 3.0), other])
+    assert backends(found.comparison.timed) == ["direct", "adjoint", "scipy"]
+    assert backends(found.comparison.timed_elsewhere) == ["symplectic"]
+    assert found.fastest.record.backend == "direct"
+    assert "symplectic" not in backends(found.front)
+    assert backends(found.leanest.records) == ["symplectic"]
+    assert "`symplectic` was timed on another node: shown, not ranked by time." in answer_sentences(found)
+
+
+def test_where_a_cell_was_timed_instead_is_told():
+    """Each reason in a sentence of its own: another run, another run on another node, another control."""
+    cells = [timed("direct"), timed("adjoint", 1.5), timed("scipy", 3.0)]
+    cells += [timed("checkpoint", 1.5, run_id="run-2"), timed("reversible", 1.5, run_id="run-3", **ALIKE)]
+    cells += [timed("symplectic", 1.5, control="interpolated")]
+    assert [text for text in answer_sentences(only(cells)) if "timed" in text and "ranked" in text] == [
+        "`checkpoint` was timed in another run: shown, not ranked by time.",
+        "`reversible` was timed in another run, on another node: shown, not ranked by time.",
+        "`symplectic` was timed against another control: shown, not ranked by time.",
+    ]
 
 
 def test_of_equal_sets_the_newest_is_ranked():
@@ -294,8 +320,9 @@ def test_higher_metrics_may_be_better():
 
 def test_unlike_machines_are_named_and_not_drawn_together():
     """Another processor is another machine, another commit is not."""
-    runs = [run("a"), run("b", git={"commit": "fff"}), run("c", cpu="slide rule")]
-    assert machines(runs) == {"a": 0, "b": 0, "c": 1}
-    assert unlike_machines(runs) == ["`a` and `c` differ in cpu: abacus against slide rule."]
-    records = [timed("direct", run_id=name) for name in ("a", "b", "c")]
-    assert of_one_machine(records, machines(runs)) == records[:2]
+    environments = {"a": ENVIRONMENT, "b": ENVIRONMENT | {"git": None}, "c": ENVIRONMENT | {"cpu": "slide rule"}}
+    records = [timed("direct", environment=key, node=None) for key in environments]
+    machines = Machines.of(records, environments)
+    assert [machines.of_record(record) for record in records] == [0, 0, 1]
+    assert machines.unlike() == ["Machine 1 and machine 2 differ in cpu: abacus against slide rule."]
+    assert machines.of_one(records) == records[:2]

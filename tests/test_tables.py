@@ -5,7 +5,7 @@ from io import StringIO
 from rich.console import Console
 
 from nodebench.reports.formatting import ABSENT, interval, number
-from nodebench.reports.tables import failure_table, gradient_tables, training_tables
+from nodebench.reports.tables import failure_table, gradient_tables, sweep_table, training_tables
 from nodebench.results.record import Record
 
 COMMON = {
@@ -108,6 +108,21 @@ def test_compilation_has_a_column_where_something_compiled():
     _, cost = gradient_tables([record("a", step_s=1.0), record("b", step_s=1.0, compile_s=12.34)])
     assert "compile" in text(cost)
     assert "12.3" in text(cost)
+
+
+def test_a_node_has_a_column_where_there_are_several():
+    """Wherever times or failures stand; what is of one node does not name it."""
+    sweep = [{"rtol": 0.1, "nfe_forward": 7, "solution_error": 0.1, "forward_s": 0.1, "reason": None}]
+    figures = {"metric_name": "m", "metric_value": 1.0, "step_s": 1.0, "tolerance_sweep": sweep}
+
+    def shown(nodes):
+        records = [record(name, node=node, **figures) for name, node in zip("ab", nodes, strict=True)]
+        failed = [record(name, node=node, status="oom", reason="r") for name, node in zip("ab", nodes, strict=True)]
+        tables = [gradient_tables(records)[1], training_tables(records)[1], sweep_table(records), failure_table(failed)]
+        return [[node in text(table) for node in nodes] for table in tables]
+
+    assert shown(["first", "second"]) == [[True, True]] * 4
+    assert shown(["same", "same"]) == [[False, False]] * 4
 
 
 def test_the_table_of_costs_loses_nothing_on_80_columns():

@@ -4,7 +4,7 @@
 https://arxiv.org/abs/1806.07366.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +13,9 @@ from nodebench.bench.plan import Plan, unique
 from nodebench.bench.runner import Continuation
 from nodebench.bench.scaling import scaling_plan
 from nodebench.errors import UnknownNameError
-from nodebench.results.environment import differences
+from nodebench.results.environment import differences, environment_of
 from nodebench.results.record import Record
-from nodebench.results.store import Run, Store
+from nodebench.results.store import Store
 from nodebench.tasks.base import Preset
 
 
@@ -188,20 +188,26 @@ def named(names: Iterable[str]) -> list[Reproduction]:
     return list(chosen.values())
 
 
-def measured_alike(runs: Iterable[Run], environment: Mapping[str, Any]) -> list[Run]:
-    """Those of the runs that were made on the same machine with the same software."""
-    return [run for run in runs if not differences(run.environment, environment)]
-
-
-def answers(store: Store, planned: Plan, runs: Sequence[Run]) -> dict[str, Record]:
-    """What some runs say of a plan: for each of its cells the newest record that has what is measured, by id.
+def answers(store: Store, planned: Plan, environment: Mapping[str, Any] | None = None) -> dict[str, Record]:
+    """What a store says of a plan: for each of its cells the newest record that has what is measured, by id.
 
     Where there is none, the newest failure of a run of this very plan: what failed in another may have been another
     measurement. A cell of which nothing is known is absent.
+
+    Args:
+        store: The store.
+        planned: The plan.
+        environment: Fingerprint of the machine to whose records, on the same software, to keep; None for any.
+
+    Raises:
+        StoreError: If the store lacks the fingerprint of a record.
     """
     wanted = {cell.cell_id for cell in planned.cells}
-    plans = {run.run_id: run.plan for run in runs}
-    records = [record for record in store.records(list(plans)) if record.cell_id in wanted]
+    plans = {run.run_id: run.plan for run in store.runs()}
+    records = [record for record in store.records() if record.cell_id in wanted]
+    if environment is not None:
+        taken = store.environments()
+        records = [record for record in records if not differences(environment_of(record, taken), environment)]
     failed = [r for r in records if r.status != "ok" and plans[r.run_id] == planned.plan_id]
     settled = [r for r in records if settles(r, planned.measure)]
     newest = {r.cell_id: r for part in (failed, settled) for r in sorted(part, key=lambda r: r.created_at)}
@@ -227,5 +233,5 @@ def known(found: Mapping[str, Record], measure: str) -> Collection[str]:
 def continuation(store: Store, planned: Plan, environment: Mapping[str, Any]) -> Continuation:
     """Whether there is an interrupted run of a plan to go on with: the newest, if made under the same conditions."""
     run_id = store.newest(planned.plan_id, unfinished=True)
-    alike = run_id is not None and measured_alike([store.run(run_id)], environment)
+    alike = run_id is not None and not differences(store.run(run_id).environment, environment)
     return "resume" if alike else "new"

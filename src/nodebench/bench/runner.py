@@ -21,7 +21,7 @@ from nodebench.bench.recording import record_of
 from nodebench.bench.settings import Settings
 from nodebench.bench.work import AbstractWork, Done, GroupWork, Measure, Outcome, Site, TrainingWork, checkpoint
 from nodebench.errors import UserError
-from nodebench.results.environment import differences
+from nodebench.results.environment import differences, environment_key
 from nodebench.results.store import Store
 
 Continuation = Literal["new", "resume", "rerun-failed"]
@@ -136,6 +136,7 @@ class _Job:
         site: This machine.
         attempts: How often cells have been measured in this run.
         kept: Gradient measurements of the run that need not be made again, by cell.
+        keys: Keys of the fingerprints that are in the store.
     """
 
     store: Store
@@ -144,6 +145,7 @@ class _Job:
     site: Site
     attempts: Mapping[str, int]
     kept: Mapping[str, Figures]
+    keys: set[str] = field(default_factory=set, init=False)
 
     def work(self, plan: Plan, done: Collection[str]) -> Iterator[AbstractWork]:
         """What is to be done first; the trainings follow."""
@@ -168,12 +170,22 @@ class _Job:
 
     def _finish(self, outcome: Outcome, done: Done) -> None:
         cell = outcome.cell
-        record = record_of(outcome, self.run_id, self.attempts.get(cell.cell_id, 0) + 1)
+        record = record_of(
+            outcome, self.run_id, done.node, self._key(done.environment), self.attempts.get(cell.cell_id, 0) + 1
+        )
         self.store.append(record, outcome.pictures)
         # Only now: an interruption before the row is written must find the checkpoint.
         if self.measure in ("training", "both"):
             Checkpoint(checkpoint(self.site.checkpoints, cell)).remove()
         self.site.notify(Event("record", record.status, cell, record=record, node=done.node))
+
+    def _key(self, environment: Mapping[str, Any]) -> str:
+        """Key of a machine's fingerprint, which is in the store when this returns."""
+        key = environment_key(environment)
+        if key not in self.keys:
+            self.store.save_environment(environment)
+            self.keys.add(key)
+        return key
 
 
 def beside(store: Path) -> Path:

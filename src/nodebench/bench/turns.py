@@ -1,5 +1,6 @@
 """Cells of this version measured in turns with the same cells of another, in one run."""
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -49,12 +50,14 @@ class VersionTurns:
         version: The other version.
         store: Where its records go.
         run_id: The run they belong to.
+        environment: Key of the other version's fingerprint of this machine.
         refused: Why the two sides of a cell cannot be compared, by its id.
     """
 
     version: Version
     store: Store
     run_id: str
+    environment: str
     refused: dict[str, str] = field(default_factory=dict, init=False)
 
     def measure(self, group: GradientGroup) -> None:
@@ -67,9 +70,9 @@ class VersionTurns:
             self._check_conditions(old, measured)
             if measured.figures.get("control"):
                 measured.figures["control"] = f"{measured.cell.backend} of {self.version.interpreter.name}"
-            self.store.append(
-                replace(record_of(Outcome(old.cell, old.figures), self.run_id), nodebench_version=self._version_number)
-            )
+            outcome = Outcome(old.cell, old.figures)
+            record = record_of(outcome, self.run_id, platform.node(), self.environment)
+            self.store.append(replace(record, nodebench_version=self._version_number))
 
     @property
     def _version_number(self) -> str:
@@ -105,13 +108,13 @@ def compare_versions(
     """
     name = version.interpreter.name
     planned = replace(plan, against=name)
-    turns = VersionTurns(version, store, new_run_id())
+    turns = VersionTurns(version, store, new_run_id(), store.save_environment(version.environment))
     store.start_run(
         turns.run_id, f"{command} [{name}]", f"{planned.plan_id} other", version.environment, len(plan.cells)
     )
-    environment = fingerprint()
-    run_id = Runner(store, settings, notify, turns.measure).run(planned, command, environment)
+    run_id = Runner(store, settings, notify, turns.measure).run(planned, command, fingerprint())
     store.finish_run(turns.run_id)
-    old = Baseline.from_records(name, store.records([turns.run_id]), version.environment)
-    new = Baseline.from_records(THIS_VERSION, store.records([run_id]), environment, paired=True)
+    environments = store.environments()
+    old = Baseline.from_records(name, store.records([turns.run_id]), environments)
+    new = Baseline.from_records(THIS_VERSION, store.records([run_id]), environments, paired=True)
     return TwoVersions(old, new, turns.refused)

@@ -223,6 +223,10 @@ def scale(
     else:
         print_records(records, as_json=False)
         new_console().print(scaling_table(laws))
+        if elsewhere := {cell_id for law in laws for cell_id in law.left_out}:
+            new_console().print(
+                f"exponents of time are of one machine each: those of {len(elsewhere)} cells are left out"
+            )
     raise typer.Exit(exit_code(records))
 
 

@@ -1,7 +1,7 @@
 """What commands share in printing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -42,16 +42,23 @@ def print_records(records: list[Any], *, as_json: bool) -> None:
             console.print(f"by nature, {escape_markup(str(backend))}: {escape_markup(difference)}")
 
 
-def print_environment(environment: Any) -> None:
-    """Print the fingerprint of a machine."""
-    console = new_console()
+def print_environment(environment: Mapping[str, Any]) -> None:
+    """Print the fingerprint of a machine, or what there is of it: a run on many machines has that of software alone."""
+    versions = {name: version or "not installed" for name, version in environment["libraries"].items()}
+    lines = (
+        hardware(environment) if "cpu" in environment else "",
+        ", ".join(filter(None, (environment.get("system"), f"Python {environment['python']}"))),
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+    )
+    for line in filter(None, lines):
+        new_console().print(escape_markup(line))
+
+
+def hardware(environment: Mapping[str, Any]) -> str:
+    """Processor, cores, memory and GPU of a machine, in words."""
     memory = environment["memory_bytes"]
     size = "" if memory is None else f", {memory / 2**30:.3g} GiB"
-    console.print(f"{environment['cpu']}, {environment['cores']} cores{size}; GPU: {environment['gpu'] or 'none'}")
-    console.print(f"{environment['system']}, Python {environment['python']}")
-    console.print(
-        ", ".join(f"{name} {version or 'not installed'}" for name, version in environment["libraries"].items())
-    )
+    return f"{environment['cpu']}, {environment['cores']} cores{size}; GPU: {environment['gpu'] or 'none'}"
 
 
 def print_page(page: Any) -> None:

@@ -1,7 +1,7 @@
 """Commands that show what there is and what has been measured."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from nodebench.cli.options import DEFAULT_STORE, JsonOption, StoreOption, open_store
-from nodebench.cli.printing import escape_markup, new_console, print_environment, print_records
+from nodebench.cli.printing import escape_markup, hardware, new_console, print_environment, print_records
 from nodebench.errors import UnknownNameError
 
 
@@ -59,17 +59,39 @@ def show(
         state = run.finished_at or "not finished: go on with --resume"
         new_console().print(f"run {run.run_id}: {escape_markup(run.command)}\nbegan {run.created_at}, ended {state}")
         print_environment(run.environment)
+        _print_nodes(run, each, opened.environments())
         print_records(each, as_json=False)
     if len(found) > 1:
-        _print_repetition(found, records)
+        _print_repetition(found, records, opened.environments())
 
 
-def _print_repetition(runs: list[Any], records: list[list[Any]]) -> None:
+def _print_nodes(run: Any, records: list[Any], environments: Mapping[str, Any]) -> None:
+    """Say what each node is that the cells of a run were measured on, unless it is the one that began the run."""
+    from nodebench.results.environment import environment_of  # noqa: PLC0415
+
+    nodes: dict[Any, list[Any]] = {}
+    for record in records:
+        nodes.setdefault((record.node, record.environment), []).append(record)
+    if len(nodes) < 2 and "cpu" in run.environment:
+        return
+    if nodes:
+        apart = "s, whose times are not compared with each other" if len(nodes) > 1 else ""
+        new_console().print(f"measured on {len(nodes)} node{apart}:")
+    for (node, _), measured in nodes.items():
+        cells = f"{len(measured)} cell{'s' if len(measured) > 1 else ''}"
+        text = f"{node}, {cells}: {hardware(environment_of(measured[0], environments))}"
+        new_console().print(f"- {escape_markup(text)}")
+
+
+def _print_repetition(runs: list[Any], records: list[list[Any]], environments: Mapping[str, Any]) -> None:
     from nodebench.reports.tables import repetition_table  # noqa: PLC0415
-    from nodebench.results.environment import differences  # noqa: PLC0415
+    from nodebench.results.environment import differences, environment_of  # noqa: PLC0415
 
-    for run in runs[1:]:
-        for difference in differences(runs[0].environment, run.environment):
+    first = {record.cell_id: environment_of(record, environments) for record in records[0]}
+    for run, each in zip(runs[1:], records[1:], strict=True):
+        shared = (record for record in each if record.cell_id in first)
+        pairs = ((first[record.cell_id], environment_of(record, environments)) for record in shared)
+        for difference in dict.fromkeys(line for one, other in pairs for line in differences(one, other)):
             new_console().print(f"[red]not alike:[/red] {runs[0].run_id} and {run.run_id}: {escape_markup(difference)}")
     table = repetition_table(records)
     new_console().print("no cell has a ratio in all of these runs" if table is None else table)

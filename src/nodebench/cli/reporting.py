@@ -48,7 +48,8 @@ def report(
         from nodebench.reports.report import report as page_of  # noqa: PLC0415
         from nodebench.results.store import now  # noqa: PLC0415
 
-        page = page_of(records, runs, lambda r: opened.pictures(r.run_id, r.cell_id), command_line(), now())
+        machines, pictures = opened.environments(), lambda r: opened.pictures(r.run_id, r.cell_id)
+        page = page_of(records, runs, machines, pictures, command_line(), now())
         write_pages(page, pages, cast(Kind | None, charts))  # checked above
 
 

@@ -147,14 +147,12 @@ class _Pages:
 
     def answers(self, planned: Any) -> dict[str, Any]:
         """What is known of the cells of a plan, by id."""
-        from nodebench.bench.reproduction import answers, measured_alike  # noqa: PLC0415
+        from nodebench.bench.reproduction import answers  # noqa: PLC0415
         from nodebench.results.store import Store  # noqa: PLC0415
 
         if not self.path.is_file():
             return {}
-        store = Store(self.path)
-        runs = store.runs()
-        return answers(store, planned, runs if self.environment is None else measured_alike(runs, self.environment))
+        return answers(Store(self.path), planned, self.environment)
 
     def measured(self, planned: Any) -> bool:
         """Whether all cells of a plan ended well."""
@@ -183,11 +181,10 @@ class _Pages:
                 )
                 for cell in planned.cells
             ]
-        used = {place.record.run_id for part in places.values() for place in part if place.record is not None}
         source = Source(
             name=name,
             places=places,
-            runs=[run for run in store.runs() if run.run_id in used],
+            environments=store.environments(),
             pictures=lambda record: store.pictures(record.run_id, record.cell_id),
             preset=self.conditions.preset,
             seeds=self.conditions.seeds,

@@ -1,12 +1,13 @@
 """What a report rests on: failures, machines, how figures are taken, settings, notes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from nodebench.reports.comparison import newest, unlike_machines
+from nodebench.reports.comparison import newest
 from nodebench.reports.document import Block, Bullets, Column, Details, Entry, Missing, Paragraph, Section, Table
-from nodebench.reports.figures import FAILED, SETTINGS, records_table, settings_table
-from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.figures import FAILED, SETTINGS, records_table, settings_table, with_node
+from nodebench.reports.formatting import ABSENT
+from nodebench.reports.machines import Machine, Machines, several_nodes
 from nodebench.reports.methods import FIGURES
 from nodebench.results.record import Record
 from nodebench.results.store import Run
@@ -21,11 +22,11 @@ MAX_NOTES = 12
 """Notes that stand open."""
 
 
-def appendix(records: Sequence[Record], runs: Sequence[Run]) -> tuple[Section, ...]:
+def appendix(records: Sequence[Record], runs: Sequence[Run], machines: Machines) -> tuple[Section, ...]:
     """The sections after those of the tasks."""
     last = newest(records)
     failed = [record for record in last if record.status != "ok"]
-    sections = [Section("Machines and runs", tuple(_machines(runs)))] if runs else []
+    sections = [Section("Machines and runs", tuple(_machines(records, runs, machines)))] if runs else []
     if failed:
         sections.insert(0, Section("Not ok", tuple(_failures(failed))))
     sections.append(Section("How each figure is taken", (_methods(),)))
@@ -35,17 +36,8 @@ def appendix(records: Sequence[Record], runs: Sequence[Run]) -> tuple[Section, .
     return tuple(sections)
 
 
-def machine(run: Run) -> str:
-    """Processor, memory and GPU of a run, in words."""
-    environment = run.environment
-    memory = environment.get("memory_bytes")
-    size = "" if memory is None else f", {number(memory / 2**30)} GiB"
-    gpu = f", {environment['gpu']}" if environment.get("gpu") else ""
-    return f"{environment.get('cpu', 'unknown')}, {environment.get('cores', ABSENT)} cores{size}{gpu}"
-
-
 def _failures(failed: Sequence[Record]) -> Iterator[Block]:
-    yield records_table("not-ok", "Cells that did not end well.", FAILED, failed)
+    yield records_table("not-ok", "Cells that did not end well.", with_node(FAILED, failed), failed)
     told = [record for record in failed if record.stderr]
     for record in told[:MAX_OUTPUTS]:
         lines = (record.stderr or "").strip().splitlines()[-MAX_LINES:]
@@ -55,39 +47,71 @@ def _failures(failed: Sequence[Record]) -> Iterator[Block]:
         yield Missing(what, "`nodebench show RUN --json` has it.")
 
 
-def _machines(runs: Sequence[Run]) -> Iterator[Block]:
-    columns = tuple(
-        Column(title, numeric=title == "cells") for title in ("run", "began", "ended", "cells", *ENVIRONMENT)
-    )
-    rows = tuple(tuple(_run(run)) for run in runs)
-    yield Table(
-        "runs", "Runs, and the machine and software of each.", (*columns, Column("command", numeric=False)), rows
-    )
-    if len(runs) > 1:
+def _machines(records: Sequence[Record], runs: Sequence[Run], machines: Machines) -> Iterator[Block]:
+    yield _runs_table(runs)
+    several = len(machines.all) > 1 or several_nodes(records)
+    if several:
+        yield _machines_table(machines)
+    if several or len(runs) > 1:
         alike = "All machines and libraries are alike; git commits are not compared."
-        yield Bullets(tuple(unlike_machines(runs)) or (alike,))
+        yield Bullets(tuple(machines.unlike()) or (alike,))
 
 
 ENVIRONMENT = ("cpu", "cores", "gpu", "system", "python", "libraries", "commit")
 
 
+def _runs_table(runs: Sequence[Run]) -> Table:
+    # Only a run that was handed to others has an executor.
+    own = ["executor"] if any(run.environment.get("executor") for run in runs) else []
+    titles = ("run", "began", "ended", "cells", *ENVIRONMENT, *own, "command")
+    columns = tuple(Column(title, numeric=title == "cells") for title in titles)
+    rows = tuple((*_run(run), *(_text(run.environment.get(name)) for name in own), _command(run)) for run in runs)
+    return Table("runs", "Runs, and the machine and software of each.", columns, rows)
+
+
 def _run(run: Run) -> Iterator[Entry]:
-    found = run.environment
-    git = found.get("git") or {}
-    libraries = ", ".join(f"{name} {version}" for name, version in found.get("libraries", {}).items() if version)
-    texts = {
-        "cpu": found.get("cpu"),
-        "cores": found.get("cores"),
-        "gpu": found.get("gpu") or "none",
-        "system": found.get("system"),
-        "python": found.get("python"),
-        "libraries": libraries,
-        "commit": f"{git['commit'][:12]}{', changed' if git.get('dirty') else ''}" if git.get("commit") else None,
-    }
     yield from (_text(value) for value in (run.run_id, run.created_at, run.finished_at))
     yield Entry(f"{run.n_records} of {run.n_cells}", run.n_records)
-    yield from (_text(texts[name]) for name in ENVIRONMENT)
-    yield Entry(f"`{run.command}`", run.command)
+    yield from _environment(run.environment, [_commit(run.environment)])
+
+
+def _command(run: Run) -> Entry:
+    return Entry(f"`{run.command}`", run.command)
+
+
+def _machines_table(machines: Machines) -> Table:
+    columns = (
+        Column("machine"),
+        Column("nodes", "Names of the machines; those that are alike share a row.", numeric=False),
+        *(Column(title, numeric=False) for title in ENVIRONMENT),
+        Column("cells", "How many cells were measured there."),
+    )
+    return Table("machines", "Machines that cells were measured on.", columns, tuple(map(_machine, machines.all)))
+
+
+def _machine(machine: Machine) -> tuple[Entry, ...]:
+    n_cells = len({record.cell_id for record in machine.records})
+    return (
+        Entry(str(machine.place), machine.place),
+        _text(", ".join(machine.nodes) or None),
+        *_environment(machine.environments[0], map(_commit, machine.environments)),
+        Entry(str(n_cells), n_cells),
+    )
+
+
+def _environment(found: Mapping[str, Any], commits: Iterable[str | None]) -> Iterator[Entry]:
+    """What there is of a fingerprint: that of a run whose cells were measured elsewhere is of its software alone."""
+    texts = {
+        "gpu": (found["gpu"] or "none") if "gpu" in found else None,
+        "libraries": ", ".join(f"{name} {version}" for name, version in found.get("libraries", {}).items() if version),
+        "commit": ", ".join(dict.fromkeys(filter(None, commits))) or None,
+    }
+    yield from (_text(texts.get(name, found.get(name))) for name in ENVIRONMENT)
+
+
+def _commit(environment: Mapping[str, Any]) -> str | None:
+    git = environment.get("git") or {}
+    return f"{git['commit'][:12]}{', changed' if git.get('dirty') else ''}" if git.get("commit") else None
 
 
 def _methods() -> Table:

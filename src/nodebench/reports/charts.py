@@ -1,12 +1,13 @@
 """Charts of gradient measurements. Where the records do not suffice for one, it says why."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nodebench.reports.comparison import base_task, grouped, label, of_one_machine, tolerances
+from nodebench.reports.comparison import base_task, grouped, label, tolerances
 from nodebench.reports.document import Chart, Missing
 from nodebench.reports.formatting import interval, number
+from nodebench.reports.machines import Machines, whose_times
 from nodebench.reports.series import Axis, Row, coincident, guide, lines, points, split_series
 from nodebench.results.record import Record
 from nodebench.results.scaling import MIN_POINTS, fit_power_law
@@ -59,12 +60,12 @@ NFE = Figure(
 STEPS = Figure("steps", Axis("accepted steps", log=True), lambda r: r.n_accepted)
 
 
-def work_precision(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Chart | Missing]:
+def work_precision(records: Sequence[Record], machines: Machines) -> list[Chart | Missing]:
     """Gradient error against time, evaluations and memory, a line per backend over the tolerances that were run.
 
     Args:
         records: Records of one task, one per cell.
-        machine_of: Which runs were taken on machines alike, as `comparison.machines` says.
+        machines: The machines that they were measured on.
     """
     reason = (
         "it needs at least two tolerances of one backend on one machine; "
@@ -74,23 +75,23 @@ def work_precision(records: Sequence[Record], machine_of: Mapping[str, int]) -> 
         chart
         for cost in (TIME, NFE, MEMORY)
         for chart in _charts(
-            records, machine_of, cost, ERROR, f"work-precision diagram, error against {cost.name}: {reason}."
+            records, machines, cost, ERROR, f"work-precision diagram, error against {cost.name}: {reason}."
         )
     ]
 
 
-def growth(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Chart | Missing]:
+def growth(records: Sequence[Record], machines: Machines) -> list[Chart | Missing]:
     """Memory and time against accepted steps, with the fitted exponents in the caption.
 
     Args:
         records: Records of one task, one per cell.
-        machine_of: Which runs were taken on machines alike.
+        machines: The machines that they were measured on.
     """
     reason = "it needs two different numbers of steps of one backend; run `nodebench scale --over steps`"
     return [
         chart
         for cost in (MEMORY, TIME)
-        for chart in _charts(records, machine_of, STEPS, cost, f"{cost.name} against steps: {reason}.", fitted=True)
+        for chart in _charts(records, machines, STEPS, cost, f"{cost.name} against steps: {reason}.", fitted=True)
     ]
 
 
@@ -129,7 +130,7 @@ def backward_evaluations(records: Sequence[Record], name_of: Callable[[Record], 
 
 def _charts(
     records: Sequence[Record],
-    machine_of: Mapping[str, int],
+    machines: Machines,
     x: Figure,
     y: Figure,
     missing: str,
@@ -140,7 +141,7 @@ def _charts(
     title = f"{y.name[0].upper()}{y.name[1:]} against {x.name}"
     lines_of = grouped(complete, line_key)
     timed = x.needs_machine or y.needs_machine
-    alike = [of_one_machine(group, machine_of) for group in lines_of] if timed else lines_of
+    alike = [machines.of_one(group) for group in lines_of] if timed else lines_of
     groups = [group for group in alike if _has_a_line(group, x.value if fitted else lambda r: r.cell_id)]
     elsewhere = of_other_machines(title, len(complete) - sum(map(len, alike)))
     if not groups:
@@ -167,9 +168,7 @@ def _charts(
 
 def of_other_machines(title: str, n: int) -> list[Missing]:
     """What is said of records that no chart shows for the sake of their machine; nothing where there are none."""
-    reason = (
-        "a chart has times of one machine, that with most of its records; a report of single runs shows the others."
-    )
+    reason = "a chart has times of one machine, that with most of its records; the tables have those of the others."
     return [Missing(f"{title} of {n} cell{'s' if n > 1 else ''} of other machines", reason)] if n else []
 
 
@@ -182,7 +181,7 @@ def _left_out(title: str, n: int) -> Missing:
 
 def _caption(group: Sequence[Record], title: str, x: Figure, y: Figure, *, fitted: bool) -> str:
     bars = " Bars are 95 % intervals." if x.needs_machine or y.needs_machine else ""
-    machine = " All times are of one machine." if bars else ""
+    machine = whose_times(group) if bars else ""
     laws = _exponents(group, x, y) if fitted else ""
     return f"{title}: {line_setting(group[0])}.{laws}{bars}{machine}"
 

@@ -1,13 +1,10 @@
 """Which records may be compared, and in what: those of many runs and machines become groups of like settings."""
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from nodebench.reports.formatting import number
-from nodebench.results.environment import differences
 from nodebench.results.record import Record
-from nodebench.results.store import Run
 from nodebench.solvers.methods import method
 
 NOT_COMPARED = ("wrong_gradient", "incomparable")
@@ -21,8 +18,8 @@ class Comparison:
     Attributes:
         records: One of each cell, in the order in which they were first measured, failures included: that among
             `timed`, else the newest.
-        timed: Those that were timed in turns with each other, in one run and against one control: what may be ranked by
-            time. Of several such sets the largest, and of equally large ones the newest.
+        timed: Those that were timed in turns with each other, in one run, on one node and against one control: what may
+            be ranked by time. Of several such sets the largest, and of equally large ones the newest.
         failed_since: Later attempts at cells of `records` that failed and have no figures of a gradient, such as a
             training that diverged; one of each cell.
     """
@@ -42,6 +39,16 @@ class Comparison:
         together = {record.cell_id for record in self.timed}
         return tuple(r for r in self.ranked if r.step_s is not None and r.cell_id not in together)
 
+    def where_else(self, record: Record) -> str:
+        """In what the timing of a cell of `timed_elsewhere` differs from that of `timed`, in words."""
+        first = self.timed[0]
+        if record.run_id == first.run_id:
+            alike = (record.node, record.environment) == (first.node, first.environment)
+            return "against another control" if alike else "on another node"
+        # Between runs of one machine the fingerprint may differ in the commit, and an old name may be unknown.
+        elsewhere = None not in (record.node, first.node) and record.node != first.node
+        return f"in another run{', on another node' if elsewhere else ''}"
+
     @property
     def control(self) -> Record | None:
         """The cell to whose time those of the others are related, or None where nothing was timed with it."""
@@ -56,7 +63,8 @@ class Comparison:
 def comparisons(records: Iterable[Record]) -> list[Comparison]:
     """Groups of records whose gradients may be compared, in the order in which they were first measured.
 
-    Devices are never mixed. Errors, evaluations and bytes of one device type may come from several machines.
+    Devices are never mixed. Errors, evaluations and bytes of one device type may come from several machines, times may
+    not.
     """
     asked = [r for r in records if r.backend is not None and (has_gradient(r) or r.status != "ok")]
     measured = {record.cell_id for record in asked if record.status == "ok"}
@@ -154,46 +162,14 @@ def tolerances(record: Record) -> str:
     return f"{both}, first step {number(record.first_step)}"
 
 
-def unlike_machines(runs: Sequence[Run]) -> list[str]:
-    """In what each run's machine or software differs from the first's, a sentence each; git commits are left out."""
-    sentences = []
-    for run in runs[1:]:
-        if found := _differences(runs[0], run):
-            sentences.append(f"`{runs[0].run_id}` and `{run.run_id}` differ in {'; '.join(found)}.")
-    return sentences
-
-
-def machines(runs: Sequence[Run]) -> dict[str, int]:
-    """Which runs had a machine and software alike: runs of equal numbers; git commits are left out."""
-    kinds: list[Run] = []
-    numbers = {}
-    for run in runs:
-        alike = (at for at, kind in enumerate(kinds) if not _differences(kind, run))
-        numbers[run.run_id] = next(alike, len(kinds))
-        if numbers[run.run_id] == len(kinds):
-            kinds.append(run)
-    return numbers
-
-
-def of_one_machine(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Record]:
-    """Of records with times those of the machine that most come from: times of others are not drawn beside them."""
-    if not records:
-        return []
-    (most, _), *_ = Counter(machine_of[record.run_id] for record in records).most_common(1)
-    return [record for record in records if machine_of[record.run_id] == most]
-
-
-def _differences(one: Run, other: Run) -> list[str]:
-    return [text for text in differences(one.environment, other.environment) if not text.startswith("git.")]
-
-
 def _comparison(records: Sequence[Record], without: Sequence[Record]) -> Comparison:
     last = {record.cell_id: record for record in newest(records)}
-    sets: dict[tuple[str, str | None], list[Record]] = {}
+    sets: dict[Hashable, list[Record]] = {}
     for record in records:
         # What was wrong when it was last measured is not ranked by what it did before.
         if record.status == last[record.cell_id].status == "ok" and record.step_s is not None:
-            sets.setdefault((record.run_id, record.control or record.backend), []).append(record)
+            together = (record.run_id, record.node, record.environment, record.control or record.backend)
+            sets.setdefault(together, []).append(record)
     timed = max(sets.values(), key=lambda members: (len(members), members[0].created_at), default=[])
     shown = last | {record.cell_id: record for record in timed}
     since = [r for r in newest(without) if r.cell_id in last and r.created_at >= last[r.cell_id].created_at]

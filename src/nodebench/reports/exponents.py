@@ -1,37 +1,38 @@
 """How memory, evaluations and time were seen to grow, as tables of exponents beside those of theory."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import get_args
 
 from nodebench.reports.charts import line_key, line_setting
-from nodebench.reports.comparison import fixed_step, grouped, of_one_machine
+from nodebench.reports.comparison import fixed_step, grouped
 from nodebench.reports.document import Block, Column, Entry, Missing, Table
 from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.machines import Machines
 from nodebench.results.record import Record
 from nodebench.results.scaling import Axis, Scaling, scalings
 from nodebench.solvers.methods import method
 
 
-def exponents(name: str, measured: Sequence[Record], machine_of: Mapping[str, int]) -> Iterator[Block]:
+def exponents(name: str, measured: Sequence[Record], machines: Machines) -> Iterator[Block]:
     """A table for each axis along which at least three places of one backend were measured, or why there is none.
 
     Args:
         name: What the names of the tables begin with.
         measured: Records of one task that show a gradient, one per cell.
-        machine_of: Which runs were taken on machines alike, as `comparison.machines` says.
+        machines: The machines that they were measured on.
     """
     shown = [record for record in measured if record.status == "ok" and record.solver is not None]
-    elsewhere: dict[str, Record] = {}
+    elsewhere: set[str] = set()
     n_tables = 0
     for axis in get_args(Axis):
         found: list[tuple[str, Scaling]] = []
         for line in _lines(shown, axis):
-            alike = of_one_machine(line, machine_of)
-            laws = [scaling for scaling in scalings(alike, axis) if scaling.law is not None]
-            found += [(line_setting(alike[0], axis), scaling) for scaling in laws]
+            fitted = scalings(line, axis, machines.of_record)
+            laws = [scaling for scaling in fitted if scaling.law is not None]
+            found += [(line_setting(line[0], axis), scaling) for scaling in laws]
             if laws:
-                elsewhere |= {r.cell_id: r for r in line if machine_of[r.run_id] != machine_of[alike[0].run_id]}
+                elsewhere.update(*(scaling.left_out for scaling in fitted))
         if found:
             n_tables += 1
             yield exponents_table(f"{name}-exponents-{axis}", axis, found)
@@ -42,8 +43,8 @@ def exponents(name: str, measured: Sequence[Record], machine_of: Mapping[str, in
         yield Missing("exponents of memory, evaluations and time", reason)
     if elsewhere:
         n = len(elsewhere)
-        what = f"{n} cell{'' if n == 1 else 's'} among the exponents"
-        yield Missing(what, "a law is fitted to the figures of one machine, that with most of them.")
+        what = f"times of {n} cell{'' if n == 1 else 's'} among the exponents"
+        yield Missing(what, "a law of time is fitted to the figures of one machine, that with most of its backend's.")
 
 
 def exponents_table(name: str, axis: str, laws: Sequence[tuple[str, Scaling]]) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 from nodebench.reports.comparison import Comparison
 from nodebench.reports.document import Column, Entry, Table
 from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
+from nodebench.reports.machines import several_nodes
 from nodebench.reports.sentences import reason, unit
 from nodebench.reports.summary import fastest
 from nodebench.results.record import Record
@@ -55,16 +56,21 @@ def comparison_table(name: str, comparison: Comparison) -> Table:
         "": set(),
     }
     several = len({record.run_id for record in comparison.records}) > 1
-    shown = _shown([*COMPARED, RUN] if several else COMPARED, comparison.records)
+    shown = _shown(with_node([*COMPARED, RUN] if several else COMPARED, comparison.records), comparison.records)
     columns = [_marked(each, comparison.records, ranked[each.ranked]) for each in shown]
     at = shown.index(VERDICT)
     if len(together) > 1:
         columns[at] = [
-            Entry("timed in another run", "timed in another run") if record.cell_id in elsewhere else entry
+            _text(f"timed {comparison.where_else(record)}") if record.cell_id in elsewhere else entry
             for record, entry in zip(comparison.records, columns[at], strict=True)
         ]
     rows = tuple(zip(*columns, strict=True))
     return Table(name, f"One gradient step: {comparison.setting}.", tuple(each.column for each in shown), rows)
+
+
+def with_node(figures: Sequence[Figure], records: Sequence[Record]) -> list[Figure]:
+    """Columns of a table of records, and that of the node where the records come from more than one."""
+    return [*figures, NODE] if several_nodes(records) else list(figures)
 
 
 def records_table(name: str, caption: str, figures: Sequence[Figure], records: Sequence[Record]) -> Table:
@@ -74,7 +80,7 @@ def records_table(name: str, caption: str, figures: Sequence[Figure], records: S
     return Table(name, caption, tuple(each.column for each in shown), rows)
 
 
-def sweep_table(name: str, records: Iterable[Record]) -> Table:
+def sweep_table(name: str, records: Sequence[Record]) -> Table:
     """The trained networks at other tolerances: a row for each network and tolerance."""
     columns = (
         Column("network", numeric=False),
@@ -83,8 +89,14 @@ def sweep_table(name: str, records: Iterable[Record]) -> Table:
         Column("solution error", "Relative distance of the states from those at a far smaller tolerance."),
         Column("solve ms", "Median time of a forward solve without gradients."),
     )
-    rows = tuple(_sweep_row(record, entry) for record in records for entry in record.tolerance_sweep)
-    return Table(name, "Trained networks, solved at other tolerances.", columns, rows)
+    where = with_node([], records)
+    rows = tuple(
+        (*_sweep_row(record, entry), *(each.entry(record) for each in where))
+        for record in records
+        for entry in record.tolerance_sweep
+    )
+    shown = (*columns, *(each.column for each in where))
+    return Table(name, "Trained networks, solved at other tolerances.", shown, rows)
 
 
 def settings_table(name: str, records: Iterable[Record], fields: Sequence[str]) -> Table:
@@ -92,14 +104,14 @@ def settings_table(name: str, records: Iterable[Record], fields: Sequence[str]) 
     records = list(records)
     texts = {field for field in fields if any(isinstance(getattr(record, field), str) for record in records)}
     columns = tuple(Column(field, numeric=field not in texts) for field in fields)
-    rows = tuple(tuple(_setting(getattr(record, field)) for field in fields) for record in records)
+    rows = tuple(tuple(_text(getattr(record, field)) for field in fields) for record in records)
     return Table(name, "Settings of every cell.", columns, rows)
 
 
 SETTINGS = (
     "cell_id", "run_id", "created_at", "task", "model", "dataset", "backend", "framework", "solver", "controller",
     "rtol", "atol", "first_step", "max_steps", "dtype", "device", "threads", "batch_size", "seed", "preset", "horizon",
-    "attempt", "nodebench_version",
+    "attempt", "node", "nodebench_version",
 )  # fmt: skip
 """Fields of a record that say what was measured, and where it is found."""
 
@@ -136,7 +148,7 @@ def _sweep_row(record: Record, entry: dict[str, Any]) -> tuple[Entry, ...]:
     )
 
 
-def _setting(value: Any) -> Entry:
+def _text(value: Any) -> Entry:
     return Entry(ABSENT if value is None else str(value), value)
 
 
@@ -169,6 +181,7 @@ def _ends(low: float | None, high: float | None, scale: float = 1.0) -> tuple[fl
 BACKEND = Figure(Column("backend", numeric=False), lambda r: r.backend, _code)
 STATUS = Figure(Column("status", "How the cell ended.", numeric=False), lambda r: r.status)
 RUN = Figure(Column("run", numeric=False), lambda r: r.run_id)
+NODE = Figure(Column("node", "Machine that the cell was measured on.", numeric=False), lambda r: r.node)
 VERDICT = Figure(
     Column("verdict", "Against the control: `undecided` where the interval of the ratio holds 1.", numeric=False),
     _verdict,

@@ -1,14 +1,16 @@
 """The page of `nodebench report`: the answer first, then each task, then what it all rests on."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from nodebench import __version__
 from nodebench.pictures import Picture
-from nodebench.reports.appendix import appendix, machine
-from nodebench.reports.comparison import base_task, grouped, machines, newest, unlike_machines
+from nodebench.reports.appendix import appendix
+from nodebench.reports.comparison import base_task, grouped, newest
 from nodebench.reports.document import Block, Bullets, Column, Document, Entry, Paragraph, Table
 from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.machines import Machines, several_nodes
 from nodebench.reports.sentences import (
     ERROR,
     MEMORY,
@@ -26,10 +28,13 @@ from nodebench.results.store import Run
 
 TITLE = "nodebench report"
 
+WITHIN = "Times are ranked within one run on one node only; errors, evaluations and bytes are compared across all."
+
 
 def report(
     records: Sequence[Record],
     runs: Sequence[Run],
+    environments: Mapping[str, Mapping[str, Any]],
     pictures: Callable[[Record], tuple[Picture, ...]],
     command: str,
     created_at: str,
@@ -39,25 +44,27 @@ def report(
     Args:
         records: The records, of as many runs and machines as one likes.
         runs: The runs they belong to.
+        environments: Fingerprints of the machines that they name, by key.
         pictures: What is to be seen of the model that left a record; empty for nothing.
         command: The command line that makes this page.
         created_at: When, ISO 8601.
+
+    Raises:
+        StoreError: If the fingerprint of a record is not among them.
     """
-    machine_of = machines(runs)
-    tasks = [contents(task, machine_of) for task in grouped(records, base_task)]
+    machines = Machines.of(records, environments)
+    tasks = [contents(task, machines) for task in grouped(records, base_task)]
     return Document(
         TITLE,
-        _facts(records, runs, command, created_at),
-        _lead(records, runs, tasks),
-        (*(task_section(task, pictures) for task in tasks), *appendix(records, runs)),
+        (*_facts(records, runs, command, created_at), *_machines(machines)),
+        _lead(records, runs, machines, tasks),
+        (*(task_section(task, pictures) for task in tasks), *appendix(records, runs, machines)),
     )
 
 
 def _facts(
     records: Sequence[Record], runs: Sequence[Run], command: str, created_at: str
 ) -> tuple[tuple[str, str], ...]:
-    numbers = machines(runs)
-    kinds = {numbers[run.run_id]: machine(run) for run in runs}
     measured = sorted({record.created_at[:10] for record in records})
     dates = measured[:1] if len(measured) == 1 else [measured[0], measured[-1]] if measured else []
     return (
@@ -67,21 +74,30 @@ def _facts(
         ("nodebench", __version__),
         ("cells", str(len(newest(records)))),
         ("runs", str(len(runs))),
-        *(("machine" if len(kinds) == 1 else f"machine {at + 1}", text) for at, text in kinds.items()),
     )
 
 
-def _lead(records: Sequence[Record], runs: Sequence[Run], tasks: Sequence[TaskContents]) -> tuple[Block, ...]:
+def _machines(machines: Machines) -> tuple[tuple[str, str], ...]:
+    several = len(machines.all) > 1
+    names_nodes = several_nodes(record for each in machines.all for record in each.records)
+    return tuple(
+        (
+            f"machine {each.place}" if several else "machine",
+            each.hardware + (f"; {' '.join(f'`{node}`' for node in each.nodes)}" if names_nodes else ""),
+        )
+        for each in machines.all
+    )
+
+
+def _lead(
+    records: Sequence[Record], runs: Sequence[Run], machines: Machines, tasks: Sequence[TaskContents]
+) -> tuple[Block, ...]:
     if not records:
         return (Paragraph("Nothing has been measured: there are no records. `nodebench run` makes some."),)
     answers = [answer for task in tasks for answer in task.answers]
     trained = trainings(records)
     blocks: list[Block] = [Paragraph(_opening(newest(records), runs))]
-    if unlike := unlike_machines(runs):
-        blocks.append(
-            Paragraph("These figures are of unlike machines or software. Times are ranked within one run only.")
-        )
-        blocks.append(Bullets(tuple(unlike)))
+    blocks += _unlike(records, machines)
     for task in tasks:
         if task.answers:
             blocks += _task_answer(task.answers)
@@ -94,6 +110,14 @@ def _lead(records: Sequence[Record], runs: Sequence[Run], tasks: Sequence[TaskCo
     if len(answers) > 1:
         blocks.append(_answers_table(answers))
     return tuple(blocks)
+
+
+def _unlike(records: Sequence[Record], machines: Machines) -> list[Block]:
+    if unlike := machines.unlike():
+        return [Paragraph(f"These figures are of unlike machines or software. {WITHIN}"), Bullets(tuple(unlike))]
+    if several_nodes(records):
+        return [Paragraph(f"These figures are of several nodes, alike in machine and software. {WITHIN}")]
+    return []
 
 
 def _opening(records: Sequence[Record], runs: Sequence[Run]) -> str:

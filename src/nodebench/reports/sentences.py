@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from nodebench.reports.comparison import has_gradient, label
+from nodebench.reports.comparison import Comparison, grouped, has_gradient, label
 from nodebench.reports.formatting import interval, mebibytes, milliseconds, number
 from nodebench.reports.summary import Answer, Fastest, Least, Trained, Training, lacking, relative_time
 from nodebench.results.record import Record
@@ -40,7 +40,7 @@ def answer_sentences(answer: Answer) -> tuple[str, ...]:
         return (_single(answer), *not_ranked)
     return (
         fastest_sentence(answer.fastest, comparison.timed),
-        *_elsewhere(comparison.timed_elsewhere, comparison.timed),
+        *_elsewhere(comparison),
         _least_sentence("Leanest", answer.leanest, why_no_least(comparison.ranked, MEMORY), MEMORY, "MiB"),
         _least_sentence("Most exact", answer.most_exact, why_no_least(comparison.ranked, ERROR), ERROR, ""),
         _front_sentence(answer),
@@ -153,11 +153,14 @@ def _single(answer: Answer) -> str:
     )
 
 
-def _elsewhere(elsewhere: Sequence[Record], timed: Sequence[Record]) -> list[str]:
-    if not elsewhere or not timed:
+def _elsewhere(comparison: Comparison) -> list[str]:
+    if not comparison.timed:
         return []
-    verb = "was" if len(elsewhere) == 1 else "were"
-    return [f"{names(elsewhere)} {verb} timed in another run or against another control: shown, not ranked by time."]
+    return [
+        f"{names(alike)} {'was' if len(alike) == 1 else 'were'} timed {comparison.where_else(alike[0])}: shown, not "
+        "ranked by time."
+        for alike in grouped(comparison.timed_elsewhere, comparison.where_else)
+    ]
 
 
 def _least_sentence(title: str, least: Least | None, why: str, figure: str, measure: str) -> str:

@@ -9,10 +9,11 @@ from rich.table import Table
 
 from nodebench.reports.comparison import alike, grouped
 from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
+from nodebench.reports.machines import several_nodes
 from nodebench.results.record import Record
 from nodebench.results.scaling import Scaling
 
-WRAPPED = ("backend", "reason", "also", "metric", "NFE f+b by epoch")
+WRAPPED = ("backend", "node", "reason", "also", "metric", "NFE f+b by epoch")
 """Columns whose text may need more than a line."""
 
 LAST_EPOCHS = 6
@@ -38,9 +39,14 @@ def gradient_tables(records: Iterable[Record]) -> list[Table]:
 
 
 def _cost_columns(group: Sequence[Record]) -> Sequence[Column]:
-    if all(record.compile_s is None for record in group):
-        return COST_COLUMNS
-    return [*COST_COLUMNS[:2], COMPILE_COLUMN, *COST_COLUMNS[2:]]
+    compiled = any(record.compile_s is not None for record in group)
+    columns = [*COST_COLUMNS[:2], COMPILE_COLUMN, *COST_COLUMNS[2:]] if compiled else COST_COLUMNS
+    return _with_node(columns, group, name="\nnode")
+
+
+def _with_node(columns: Sequence[Column], records: Iterable[Record], name: str = "node") -> Sequence[Column]:
+    """Columns, and one of the node where records come from more than one: their times are not to be compared."""
+    return [*columns, (name, _node)] if several_nodes(records) else columns
 
 
 def training_tables(records: Iterable[Record]) -> list[Table]:
@@ -48,7 +54,10 @@ def training_tables(records: Iterable[Record]) -> list[Table]:
     trained = [record for record in records if record.metric_value is not None]
     if not trained:
         return []
-    return [_table("training", TRAINING_COLUMNS, trained), _table("", TRAINING_COST_COLUMNS, trained)]
+    return [
+        _table("training", TRAINING_COLUMNS, trained),
+        _table("", _with_node(TRAINING_COST_COLUMNS, trained), trained),
+    ]
 
 
 def sweep_table(records: Iterable[Record]) -> Table | None:
@@ -63,12 +72,16 @@ def sweep_table(records: Iterable[Record]) -> Table | None:
         pad_edge=False,
         collapse_padding=True,
     )
+    where = _with_node([], swept)
     table.add_column("cell", no_wrap=True)
     for entry in swept[0].tolerance_sweep:
         table.add_column(f"rtol {entry['rtol']:g}")
+    for name, _ in where:
+        table.add_column(name, overflow="fold")
     for record in swept:
-        name = "/".join([record.task, record.model, record.backend or ABSENT])
-        table.add_row(escape(name), *(_sweep_text(entry) for entry in record.tolerance_sweep))
+        cell = "/".join([record.task, record.model, record.backend or ABSENT])
+        texts = (escape(text(record)) for _, text in where)
+        table.add_row(escape(cell), *(_sweep_text(entry) for entry in record.tolerance_sweep), *texts)
     return table
 
 
@@ -136,7 +149,11 @@ def _sweep_text(entry: dict[str, Any]) -> str:
 def failure_table(records: Iterable[Record]) -> Table | None:
     """One table of all cells that did not end well, with the reasons, or None where there is none."""
     failed = [record for record in records if record.status != "ok"]
-    return _table("not ok", FAILURE_COLUMNS, failed) if failed else None
+    return _table("not ok", _with_node(FAILURE_COLUMNS, failed), failed) if failed else None
+
+
+def _node(record: Record) -> str:
+    return record.node or ABSENT
 
 
 def _steps(record: Record) -> str:

@@ -1,6 +1,6 @@
 """The part of a report that is about one task."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nodebench.errors import PluginError
@@ -9,7 +9,8 @@ from nodebench.reports.charts import backward_evaluations, growth, work_precisio
 from nodebench.reports.comparison import base_task, comparisons, grouped, newest
 from nodebench.reports.document import Block, Bullets, Details, Drawing, Missing, Section, key
 from nodebench.reports.exponents import exponents
-from nodebench.reports.figures import TRAINED, comparison_table, records_table, sweep_table
+from nodebench.reports.figures import TRAINED, comparison_table, records_table, sweep_table, with_node
+from nodebench.reports.machines import Machines
 from nodebench.reports.sentences import absence_sentences, answer_sentences, since_sentence
 from nodebench.reports.summary import Answer, answer
 from nodebench.reports.training_charts import courses
@@ -35,12 +36,12 @@ class TaskContents:
     Attributes:
         records: Its records, one of each cell.
         answers: What its comparisons say, that of most backends first.
-        machine_of: Which runs were taken on machines alike.
+        machines: The machines that they were measured on.
     """
 
     records: tuple[Record, ...]
     answers: tuple[Answer, ...]
-    machine_of: Mapping[str, int]
+    machines: Machines
 
     @property
     def name(self) -> str:
@@ -65,10 +66,10 @@ class TaskContents:
         return [(record, newer) for record, newer in pairs if newer.status != "ok" and newer.metric_value is None]
 
 
-def contents(records: Sequence[Record], machine_of: Mapping[str, int]) -> TaskContents:
+def contents(records: Sequence[Record], machines: Machines) -> TaskContents:
     """What there is to say of the records of one task."""
     answers = sorted(map(answer, comparisons(records)), key=lambda each: -len(each.comparison.ranked))
-    return TaskContents(tuple(records), tuple(answers), machine_of)
+    return TaskContents(tuple(records), tuple(answers), machines)
 
 
 def task_section(task: TaskContents, pictures: Callable[[Record], tuple[Picture, ...]]) -> Section:
@@ -76,11 +77,11 @@ def task_section(task: TaskContents, pictures: Callable[[Record], tuple[Picture,
     blocks: tuple[Block, ...] = (
         *_comparisons(task),
         *_trained(task),
-        *exponents(key(task.name), task.measured, task.machine_of),
-        *work_precision(task.measured, task.machine_of),
-        *growth(task.measured, task.machine_of),
+        *exponents(key(task.name), task.measured, task.machines),
+        *work_precision(task.measured, task.machines),
+        *growth(task.measured, task.machines),
         *backward_evaluations(task.measured),
-        *courses(task.trained, task.machine_of),
+        *courses(task.trained, task.machines),
         *_drawings(task, pictures),
     )
     return Section(f"Task {task.name}", _holes_last(blocks))
@@ -118,7 +119,7 @@ def _trained(task: TaskContents) -> Iterator[Block]:
     if not task.trained:
         yield Missing("table of trained models", "nothing was trained; run with `--measure training` or `both`.")
         return
-    yield records_table(f"{key(task.name)}-trained", "Trained models.", TRAINED, task.trained)
+    yield records_table(f"{key(task.name)}-trained", "Trained models.", with_node(TRAINED, task.trained), task.trained)
     if task.failed_since:
         yield Bullets(tuple(since_sentence(record, failure) for record, failure in task.failed_since))
     swept = [record for record in task.trained if record.tolerance_sweep]

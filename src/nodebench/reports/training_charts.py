@@ -4,9 +4,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nodebench.reports.charts import MAX_CHARTS, hidden, named, of_other_machines
-from nodebench.reports.comparison import base_task, fixed_step, grouped, label, of_one_machine
+from nodebench.reports.comparison import base_task, fixed_step, grouped, label
 from nodebench.reports.document import Chart, Missing
 from nodebench.reports.formatting import number
+from nodebench.reports.machines import Machines, whose_times
 from nodebench.reports.series import Axis, Row, lines, split_series
 from nodebench.results.record import Record
 
@@ -44,12 +45,12 @@ UNTRAINED = "it needs a trained model; run with `--measure training` or `both`."
 UNCOUNTED = "it needs a trained ODE model; run with `--measure training` or `both`."
 
 
-def courses(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Chart | Missing]:
+def courses(records: Sequence[Record], machines: Machines) -> list[Chart | Missing]:
     """Evaluations by epoch, and what was reached against training time.
 
     Args:
         records: Records of one task, one per cell.
-        machine_of: Which runs were taken on machines alike, as `comparison.machines` says.
+        machines: The machines that they were measured on.
     """
     trained = [record for record in records if record.status == "ok" and record.history]
     by_epoch = [
@@ -67,8 +68,8 @@ def courses(records: Sequence[Record], machine_of: Mapping[str, int]) -> list[Ch
         )
     ]
     return [
-        *(chart for course in by_epoch for chart in _charts(_groups(trained), course, "")),
-        *(chart for course in by_time for chart in _timed(_groups(trained), course, machine_of)),
+        *(chart for course in by_epoch for chart in _charts(_groups(trained), course, lambda _: "")),
+        *(chart for course in by_time for chart in _timed(_groups(trained), course, machines)),
     ]
 
 
@@ -85,15 +86,17 @@ def _of(figure: str) -> Callable[[Epoch], float | None]:
     return lambda epoch: epoch.get(figure)
 
 
-def _timed(groups: Sequence[Sequence[Record]], course: Course, machine_of: Mapping[str, int]) -> list[Chart | Missing]:
-    alike = [of_one_machine(group, machine_of) for group in groups]
+def _timed(groups: Sequence[Sequence[Record]], course: Course, machines: Machines) -> list[Chart | Missing]:
+    alike = [machines.of_one(group) for group in groups]
     left = {record.cell_id for group in groups for record in group}
     left -= {record.cell_id for group in alike for record in group}
-    charts = _charts(alike, course, " All times are of one machine.")
+    charts = _charts(alike, course, whose_times)
     return [*charts, *of_other_machines(course.title, len(left))]
 
 
-def _charts(trained: Sequence[Sequence[Record]], course: Course, note: str) -> list[Chart | Missing]:
+def _charts(
+    trained: Sequence[Sequence[Record]], course: Course, note: Callable[[Sequence[Record]], str]
+) -> list[Chart | Missing]:
     groups = [(group, rows) for group in trained if (rows := _rows(group, course))]
     if not groups:
         return [Missing(course.title, course.missing)]
@@ -102,7 +105,7 @@ def _charts(trained: Sequence[Sequence[Record]], course: Course, note: str) -> l
     charts: list[Chart | Missing] = [
         Chart(
             name,
-            f"{course.title}: {_setting(group)}.{note}{hidden(part)}",
+            f"{course.title}: {_setting(group)}.{note(group)}{hidden(part)}",
             lines(part, course.x, course.y(group[0]), course.title, TOOLTIP),
         )
         for name, (group, part) in named(stem, drawn)

@@ -4,7 +4,6 @@ Schema history:
 1  first release.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from nodebench import __version__
 from nodebench.errors import UserError
+from nodebench.results.environment import environment_of
 from nodebench.results.record import Record, Status
 
 BASELINE_SCHEMA = 1
@@ -101,11 +101,11 @@ class CellFigures:
     paired: bool = False
 
     @classmethod
-    def from_record(cls, record: Record, environment: str = "", *, paired: bool = False) -> "CellFigures":
+    def from_record(cls, record: Record, *, paired: bool = False) -> "CellFigures":
         """What is kept of a record."""
         kept = record.to_dict()
         figures = {f.name: rounded(f.name, kept[f.name]) for f in fields(cls) if f.name in kept}
-        return cls(**figures, environment=environment, paired=paired)
+        return cls(**figures, paired=paired)
 
     @property
     def ok(self) -> bool:
@@ -148,12 +148,28 @@ class Baseline:
 
     @classmethod
     def from_records(
-        cls, name: str, records: Iterable[Record], environment: Mapping[str, Any], *, paired: bool = False
+        cls,
+        name: str,
+        records: Iterable[Record],
+        environments: Mapping[str, Mapping[str, Any]],
+        *,
+        paired: bool = False,
     ) -> "Baseline":
-        """The figures of a run."""
-        key = environment_key(environment)
-        cells = {record.cell_id: CellFigures.from_record(record, key, paired=paired) for record in records}
-        return cls(name, cells, {key: environment})
+        """The figures of a run.
+
+        Args:
+            name: What a person calls it.
+            records: Its records, of as many machines as one likes.
+            environments: Fingerprints by key, those of the records among them.
+            paired: As `CellFigures` has it.
+
+        Raises:
+            StoreError: If the fingerprint of a record is not among them.
+        """
+        measured = list(records)
+        cells = {record.cell_id: CellFigures.from_record(record, paired=paired) for record in measured}
+        used = {str(record.environment): environment_of(record, environments) for record in measured}
+        return cls(name, cells, used)
 
     def joined(self, other: "Baseline") -> "Baseline":
         """This one and the cells of another, which replace what is there."""
@@ -210,11 +226,6 @@ def by_id(name: str, cells: Iterable[CellFigures]) -> dict[str, CellFigures]:
         if found.setdefault(cell.cell_id, cell) is not cell:
             raise UserError(f"`{name}` has the cell {cell.cell_id}, {cell.label}, more than once.")
     return found
-
-
-def environment_key(environment: Mapping[str, Any]) -> str:
-    """Short hash by which cells name the machine they are from."""
-    return hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def rounded(name: str, value: Any) -> Any:

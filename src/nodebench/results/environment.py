@@ -1,7 +1,35 @@
 """Fingerprints of machines, compared: figures of unlike machines must never be set side by side in silence."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from nodebench.errors import StoreError
+from nodebench.results.record import Record
+
+
+def environment_key(fingerprint: Mapping[str, Any]) -> str:
+    """Short hash by which records, and cells of a baseline, name the machine that they are from."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def environment_of(record: Record, environments: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The fingerprint of the machine that a record was measured on.
+
+    Args:
+        record: The record.
+        environments: Fingerprints by key.
+
+    Raises:
+        StoreError: If it is not among them: what is not known to be of one machine must not be compared.
+    """
+    if record.environment is None or record.environment not in environments:
+        raise StoreError(
+            f"the record of cell {record.cell_id} in run {record.run_id} should name a fingerprint of the store, and "
+            f"names `{record.environment}`; measure the cell again."
+        )
+    return environments[record.environment]
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from nodebench.errors import UserError
-from nodebench.results.baseline import Baseline, CellFigures, by_id, environment_key, rounded
+from nodebench.results.baseline import Baseline, CellFigures, by_id, rounded
+from nodebench.results.environment import environment_key
 
 MACHINE = ("node", "processor", "machine", "python_version", "system", "release", "cpu")
 """What is kept of the machine."""

@@ -5,6 +5,7 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 2  judged and undecided comparisons, what a failure left behind, the cost of measuring.
 3  share of the floor, cost of compilation, step-size controller.
 4  memory of a training step; pictures of trained models in a table of their own.
+5  node and fingerprint of the machine that each cell was measured on; fingerprints in a table of their own.
 """
 
 import json
@@ -14,7 +15,7 @@ from math import isfinite
 from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Status = Literal[
     "ok", "failed", "timeout", "oom", "diverged", "wrong_gradient", "incomparable", "unsupported", "not_installed"
@@ -49,6 +50,8 @@ class Record:
         preset: The training budget.
         horizon: Factor on the time span of the gradient problem.
         attempt: 1, and one more each time the cell was measured again after a failure.
+        node: Name of the machine that the cell was measured on; None where it was not recorded.
+        environment: Key of that machine's fingerprint, which the store has.
         status: How the cell ended. `wrong_gradient` and `incomparable` are measured and shown, but never ranked.
         reason: Why, in one sentence; None when `ok`.
         stderr: Of a failure, where it happened: the traceback, or the last lines that the dead process printed.
@@ -139,6 +142,8 @@ class Record:
     preset: str
     horizon: float = 1.0
     attempt: int = 1
+    node: str | None = None
+    environment: str | None = None
     status: Status
     reason: str | None = None
     stderr: str | None = None

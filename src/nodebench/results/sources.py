@@ -30,7 +30,7 @@ def read_baseline_file(path: Path) -> Baseline:
 def read_run(store: Store, name: str) -> Baseline:
     """The figures of a run, by its id, the beginning of it, or `latest`."""
     run = store.run(name)
-    return Baseline.from_records(run.run_id, store.records([run.run_id]), run.environment)
+    return Baseline.from_records(run.run_id, store.records([run.run_id]), store.environments())
 
 
 def find(name: str, store: Callable[[], Store]) -> Baseline:

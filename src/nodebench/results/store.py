@@ -12,6 +12,7 @@ from typing import Any
 
 from nodebench.errors import StoreError, UnknownNameError
 from nodebench.pictures import Picture, unpack
+from nodebench.results.environment import environment_key
 from nodebench.results.record import SCHEMA_VERSION, Record, columns
 
 BUSY_TIMEOUT_S = 60.0
@@ -28,7 +29,8 @@ class Run:
         finished_at: When it ended; None for a run that was interrupted or still goes on.
         command: The command line.
         plan: Hash of what it set out to measure; `--resume` looks for it.
-        environment: Fingerprint of the machine and its software.
+        environment: Fingerprint of the machine that began it and its software. What a record was measured on stands in
+            the record.
         n_cells: Cells it set out to measure.
         n_records: Cells it has measured.
     """
@@ -76,6 +78,29 @@ class Store:
         with self._connection() as db:
             db.execute("UPDATE runs SET finished_at = ? WHERE run_id = ?", (now(), run_id))
             db.execute("DELETE FROM measurements WHERE run_id = ?", (run_id,))
+
+    def save_environment(self, fingerprint: Mapping[str, Any]) -> str:
+        """Keep the fingerprint of a machine that records are to name, once however often it is given.
+
+        Args:
+            fingerprint: As `nodebench.bench.machine.fingerprint` makes it.
+
+        Returns:
+            The key by which records name it.
+        """
+        key = environment_key(fingerprint)
+        with self._connection() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO environments (environment, fingerprint) VALUES (?, ?)",
+                (key, json.dumps(fingerprint)),
+            )
+        return key
+
+    def environments(self) -> dict[str, dict[str, Any]]:
+        """The fingerprints of all machines that records may name, by key."""
+        with self._connection() as db:
+            rows = db.execute("SELECT environment, fingerprint FROM environments ORDER BY rowid").fetchall()
+        return {row["environment"]: json.loads(row["fingerprint"]) for row in rows}
 
     def newest(self, plan: str, *, unfinished: bool = False) -> str | None:
         """The newest run of a plan, or the newest that has not finished; None where there is none."""
@@ -232,4 +257,5 @@ def _schema() -> Iterator[str]:
         "CREATE TABLE pictures (run_id TEXT, cell_id TEXT, attempt INTEGER, packed BLOB, "
         "PRIMARY KEY (run_id, cell_id, attempt))"
     )
+    yield "CREATE TABLE environments (environment TEXT PRIMARY KEY, fingerprint TEXT)"
     yield "CREATE TABLE measurements (run_id TEXT, cell_id TEXT, payload TEXT, PRIMARY KEY (run_id, cell_id))"

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from nodebench import __version__
-from nodebench.reports.appendix import machine
-from nodebench.reports.comparison import base_task, unlike_machines
+from nodebench.reports.comparison import base_task
 from nodebench.reports.document import Block, Bullets, Document, Paragraph, Section
 from nodebench.reports.formatting import ABSENT, count, number
 from nodebench.reports.paper.figures import BUDGETS, PAPER
@@ -42,7 +41,7 @@ def page(
 
 def told(source: Source) -> list[str]:
     """Deviations that the records tell: budget, data, seeds, machines and what was noted."""
-    sentences = [*_budget(source), *_data(source), *_seeds(source), *unlike_machines(source.runs)]
+    sentences = [*_budget(source), *_data(source), *_seeds(source), *source.machines.unlike()]
     trained = (place.measured for place in source.places["training"])
     # Of the trainings alone: what is noted of a gradient step is about figures that no page here has.
     notes = dict.fromkeys(note for record in trained if record is not None for note in record.notes)
@@ -110,7 +109,7 @@ def _seeds(source: Source) -> list[str]:
 def _facts(source: Source) -> tuple[tuple[str, str], ...]:
     dates = sorted({record.created_at[:10] for record in source.records})
     measured = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else dates[0] if dates else ABSENT
-    machines = dict.fromkeys(machine(run) for run in source.runs)
+    machines = dict.fromkeys(machine.hardware for machine in source.machines.all)
     return (
         ("paper", PAPER),
         ("made", source.created_at),

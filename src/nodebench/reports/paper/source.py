@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from nodebench.errors import PluginError
 from nodebench.pictures import Picture
-from nodebench.reports.comparison import machines
 from nodebench.reports.document import Block, Drawing, Entry, Missing, key
 from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.machines import Machines
 from nodebench.results.record import Record
-from nodebench.results.store import Run
 
 DIGITS = 4
 """Significant digits of what trained models reach."""
@@ -58,7 +58,7 @@ class Source:
     Attributes:
         name: The reproduction, as the command line calls it.
         places: Its cells, by part.
-        runs: The runs that their records belong to.
+        environments: Fingerprints of the machines that their records name, by key.
         pictures: What is to be seen of the model that left a record.
         preset: The budget.
         seeds: The seeds.
@@ -69,7 +69,7 @@ class Source:
 
     name: str
     places: Mapping[str, Sequence[Place]]
-    runs: Sequence[Run]
+    environments: Mapping[str, Mapping[str, Any]]
     pictures: Callable[[Record], tuple[Picture, ...]]
     preset: str
     seeds: tuple[int, ...]
@@ -87,10 +87,15 @@ class Source:
         wanted = (task, model, backend)
         return [place for place in self.places["training"] if (place.task, place.model, place.backend) == wanted]
 
+    @property
+    def machines(self) -> Machines:
+        """The machines that its records were measured on."""
+        return Machines.of(self.records, self.environments)
+
     def of_one_machine(self, places: Iterable[Place]) -> bool:
         """Whether all that was measured of some cells is of machines and software alike, so that times compare."""
-        kinds = machines(self.runs)
-        return len({kinds[place.measured.run_id] for place in places if place.measured is not None}) < 2
+        machines = self.machines
+        return len({machines.of_record(place.measured) for place in places if place.measured is not None}) < 2
 
     def why(self, places: Iterable[Place]) -> str:
         """Why there is nothing of some cells, in one sentence."""
