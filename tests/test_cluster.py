@@ -17,7 +17,7 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from clusters import add, cluster_of  # noqa: E402
+from clusters import add, clocked, cluster_of, most_at_once  # noqa: E402
 
 from nodebench.bench.machine import available_cores, fingerprint  # noqa: E402
 from nodebench.bench.matrix import Request, plan  # noqa: E402
@@ -85,20 +85,28 @@ def test_a_matrix_over_three_nodes(tmp_path, three):
 
 def test_timed_cells_have_the_node_to_themselves(tmp_path, three):
     """No two groups are at work on one node; trainings share it."""
-    events = []
-    measure(
-        Store(tmp_path / "results.db"), three, seeds=tuple(range(6)), measure="gradient", notify=events.append,
-    )  # fmt: skip
-    states = [event.cluster for event in events if event.kind == "cluster"]
-    assert max(len(node.running) for state in states for node in state.nodes) == 1
-    events.clear()
-    slow = f"{TASK}[train_sleep_s=0.05]"
-    measure(
-        Store(tmp_path / "results.db"), three, tasks=(slow,), models=("constant",), backends=(),
-        seeds=tuple(range(8)), measure="training", notify=events.append,
-    )  # fmt: skip
-    states = [event.cluster for event in events if event.kind == "cluster"]
-    assert max(len(node.running) for state in states for node in state.nodes) == 2
+    timed = measure(
+        Store(tmp_path / "groups.db"),
+        three,
+        backends=(f"{BACKEND}[sleep_s=0.3]",),
+        seeds=tuple(range(6)),
+        measure="gradient",
+        perform=clocked,
+    )
+    assert len(timed) == 6
+    assert most_at_once(timed) == 1
+    trained = measure(
+        Store(tmp_path / "trainings.db"),
+        three,
+        tasks=(f"{TASK}[train_sleep_s=0.5]",),
+        models=("constant",),
+        backends=(),
+        seeds=tuple(range(9)),
+        measure="training",
+        perform=clocked,
+    )
+    assert len(trained) == 9
+    assert most_at_once(trained) == 2
 
 
 def test_here_and_there_the_same(tmp_path, three):
@@ -220,6 +228,20 @@ def test_a_cell_that_takes_its_node_down_is_given_up(tmp_path):
     assert "node" in records[0].stderr
 
 
+def before(folder):
+    """The environment of a process that looks for modules in a folder first."""
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+
+@pytest.fixture
+def other_diffrax(tmp_path):
+    """The environment of a node that seems to have another version of a library."""
+    fake = tmp_path / "site" / "diffrax-9.9.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: diffrax\nVersion: 9.9\n")
+    return before(tmp_path / "site")
+
+
 def start(store, cluster, *arguments, **environment):
     return subprocess.Popen(
         [*COMMAND, "--store", str(store), "--ray-address", cluster.address, *arguments],
@@ -313,7 +335,12 @@ def plugin(tmp_path):
     """A folder with a backend that only those have who are given the folder."""
     folder = tmp_path / "plugins"
     folder.mkdir()
-    text = "from nodebench.testing import FakeBackend\nclass Mine(FakeBackend):\n    framework = 'nodebench.testing:FakeFramework'\n"
+    text = """
+from nodebench.testing import FakeBackend
+
+class Mine(FakeBackend):
+    framework = "nodebench.testing:FakeFramework"
+"""
     (folder / "only_some_have_it.py").write_text(text)
     return folder
 
@@ -322,35 +349,27 @@ def test_a_plugin_missing_on_a_node(tmp_path, plugin):
     """Before anything is started: refused with the node's name, or left out with --allow-mixed."""
     with cluster_of() as (cluster, _):
         for name in ("a", "b"):
-            add(cluster, name, env_vars={"PYTHONPATH": f"{plugin}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"})
+            add(cluster, name, env_vars=before(plugin))
         add(cluster, "bare")
         path = tmp_path / "results.db"
         arguments = ("-b", "only_some_have_it:Mine", "-t", TASK, "--seed", "0,1,2", "--measure", "gradient")
-        own = {"PYTHONPATH": f"{plugin}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-        refused = start(path, cluster, *arguments, **own)
+        refused = start(path, cluster, *arguments, **before(plugin))
         output, _ = refused.communicate(timeout=100)
         assert refused.returncode == 2
         assert "node bare: backend `only_some_have_it:Mine`" in output
         assert "--allow-mixed" in output
         assert Store(path).runs() == []
-        mixed = start(path, cluster, *arguments, "--allow-mixed", **own)
+        mixed = start(path, cluster, *arguments, "--allow-mixed", **before(plugin))
         output, _ = mixed.communicate(timeout=200)
         assert mixed.returncode == 0, output
     assert {record.node for record in Store(path).records()} <= {"a", "b"}
     assert [record.status for record in Store(path).records()] == ["ok"] * 3
 
 
-def test_a_node_of_another_version(tmp_path):
+def test_a_node_of_another_version(tmp_path, other_diffrax):
     """It is named before anything is started, by `run` and by `doctor`; with --allow-mixed it works along."""
-    fake = tmp_path / "site" / "diffrax-9.9.dist-info"
-    fake.mkdir(parents=True)
-    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: diffrax\nVersion: 9.9\n")
     with cluster_of("new") as (cluster, _):
-        add(
-            cluster,
-            "old",
-            env_vars={"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-        )
+        add(cluster, "old", env_vars=other_diffrax)
         expected = r"node old: libraries\.diffrax: .* here, 9\.9 there"
         with pytest.raises(UserError, match=expected):
             measure(Store(tmp_path / "results.db"), cluster)
@@ -379,21 +398,11 @@ def test_a_node_of_another_version(tmp_path):
     assert versions["old"] == "9.9"
 
 
-def test_a_late_node_is_looked_at(tmp_path):
+def test_a_late_node_is_looked_at(tmp_path, other_diffrax):
     """A node that joins after the beginning and has other versions gets no work, and the run ends all the same."""
-    fake = tmp_path / "site" / "diffrax-9.9.dist-info"
-    fake.mkdir(parents=True)
-    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: diffrax\nVersion: 9.9\n")
     events = []
     with cluster_of("first", cpus=1) as (cluster, _):
-        thread = threading.Thread(
-            target=lambda: add(
-                cluster,
-                "late",
-                cpus=1,
-                env_vars={"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-            )  # fmt: skip
-        )
+        thread = threading.Thread(target=lambda: add(cluster, "late", cpus=1, env_vars=other_diffrax))
         planned = plan(request_of(seeds=tuple(range(6)), measure="gradient"))
         store = Store(tmp_path / "results.db")
         with session(Choices(address=cluster.address), planned, QUICK, None) as ready:
@@ -455,7 +464,7 @@ def test_a_cluster_of_another_ray(tmp_path):
         client = ray._private.worker.global_worker.gcs_client
         metadata = json.loads(client.internal_kv_get(b"CLUSTER_METADATA", b"cluster"))
         other = json.dumps(metadata | {"ray_version": "2.1.0"}).encode()
-        client.internal_kv_put(b"CLUSTER_METADATA", other, True, b"cluster")
+        client.internal_kv_put(b"CLUSTER_METADATA", other, overwrite=True, namespace=b"cluster")
         ray.shutdown()
         with pytest.raises(UserError, match=rf"Version mismatch.*Ray: 2\.1\.0.*Ray: {ray.__version__}"):
             measure(Store(tmp_path / "results.db"), cluster)
@@ -482,7 +491,7 @@ def test_ray_is_an_extra(monkeypatch):
     """Without it the command says how to install it, and nothing else needs it."""
     from nodebench import cluster
 
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'nodebench\[cluster\]'"):
         cluster.require_ray()
     code = "import sys, nodebench.cli, nodebench.bench.runner, nodebench.progress; sys.exit('ray' in sys.modules)"

@@ -17,6 +17,9 @@ LIBRARIES = (
 SAMPLE_S = 0.2
 """How long cores are watched before some are chosen."""
 
+MEMORY_UNIT = 2**28
+"""To what the size of memory is rounded: of machines alike each has some pages more or less."""
+
 DEVICE_QUESTIONS = {
     "torch": "import torch as t; print('cpu', *map(t.cuda.get_device_name, range(t.cuda.device_count())), sep=', ')",
     "jax": "import jax; print(*(f'{d.platform} {d.device_kind}' for d in jax.devices()), sep=', ')",
@@ -105,7 +108,8 @@ def _memory_bytes() -> int | None:
     names = os.sysconf_names
     if "SC_PHYS_PAGES" not in names:
         return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return round(size / MEMORY_UNIT) * MEMORY_UNIT
 
 
 def _gpu() -> str | None:

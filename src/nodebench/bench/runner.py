@@ -170,9 +170,8 @@ class _Job:
 
     def _finish(self, outcome: Outcome, done: Done) -> None:
         cell = outcome.cell
-        record = record_of(
-            outcome, self.run_id, done.node, self._key(done.environment), self.attempts.get(cell.cell_id, 0) + 1
-        )
+        attempt, key = self.attempts.get(cell.cell_id, 0) + 1, self._key(done.environment)
+        record = record_of(outcome, self.run_id, done.node, key, attempt)
         self.store.append(record, outcome.pictures)
         # Only now: an interruption before the row is written must find the checkpoint.
         if self.measure in ("training", "both"):

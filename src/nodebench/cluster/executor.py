@@ -87,6 +87,8 @@ class _Dispatch:
             while self.trips:
                 with suppress(Empty):
                     self._settle(self.ended.get(timeout=LOOK_S))
+                    while True:
+                        self._settle(self.ended.get_nowait())
                 self.watch.look(self.site.notify)
         finally:
             for trip in self.trips.values():
