@@ -36,6 +36,8 @@ class WorkerError(Exception):
 class WorkerProcess:
     """A live worker. It runs in a session of its own, so that it and all it started can be killed together.
 
+    On Linux it dies with the thread that made this, which must be one that lives as long as the worker is needed.
+
     Args:
         assignment: The cell it measures.
         interpreter: How it is started.
