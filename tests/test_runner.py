@@ -17,6 +17,7 @@ from nodebench.bench.messages import Assignment
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
 from nodebench.errors import UserError
+from nodebench.results.record import PRINTED
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
@@ -171,6 +172,41 @@ def test_last_words_of_a_crash_are_kept(tmp_path):
     assert record.status == "failed"
     assert "exited with code 3" in record.reason
     assert "last words" in record.stderr
+
+
+TALKING = """
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+from nodebench.testing import FakeBackend
+
+@dataclass(frozen=True)
+class Talking(FakeBackend):
+    framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+    dies: bool = False
+
+    def solve(self, field, y0, times, spec):
+        for number in range(300):
+            print("line", number)
+        if self.dies:
+            os._exit(3)
+        raise ValueError("no more")
+"""
+
+
+def test_what_a_process_printed_is_kept(tmp_path):
+    """The last 200 lines: alone of a process that died, below the traceback of a command that failed."""
+    (tmp_path / "talking.py").write_text(TALKING)
+    died, failed = (f"{tmp_path / 'talking.py'}:Talking[dies={dies}]" for dies in ("true", "false"))
+    records = measure(tmp_path, backends=(died, failed), measure="gradient")
+    lines = [f"line {number}" for number in range(100, 300)]
+    assert records[died].stderr.splitlines() == records[died].traceback.splitlines() == lines
+    assert "last output: line 299" in records[died].reason
+    where, _, printed = records[failed].stderr.partition(f"\n\n{PRINTED}\n")
+    assert printed.splitlines() == lines
+    assert where == records[failed].traceback
+    assert where.splitlines()[0] == "Traceback (most recent call last):"
+    assert where.splitlines()[-1] == "ValueError: no more"
 
 
 def test_failures_are_measured_again_only_on_demand(tmp_path):

@@ -134,7 +134,7 @@ def _sweep_text(entry: dict[str, Any]) -> str:
 
 
 def failure_table(records: Iterable[Record]) -> Table | None:
-    """One table of all cells that did not end well, with the reasons, or None where there is none."""
+    """One table of all cells that did not end well, with ids and reasons, or None where there is none."""
     failed = [record for record in records if record.status != "ok"]
     return _table("not ok", FAILURE_COLUMNS, failed) if failed else None
 
@@ -208,6 +208,7 @@ TRAINING_COST_COLUMNS: Sequence[Column] = (
 )
 
 FAILURE_COLUMNS: Sequence[Column] = (
+    ("cell", lambda r: r.cell_id),
     ("task", lambda r: r.task),
     ("model", lambda r: r.model),
     ("backend", lambda r: r.backend or ABSENT),
