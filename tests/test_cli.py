@@ -70,6 +70,38 @@ def test_a_failed_cell_exits_with_1(tmp_path):
     assert "the fake raises as told" in done.stdout
 
 
+def test_logs_of_a_cell(tmp_path):
+    """What a failed cell left behind is found by the beginning of its id, attempt by attempt, as it was printed."""
+    flag, store = tmp_path / "[red]mended", str(tmp_path / "r.db")
+    command = (*FAKE, "-b", f"{BACKEND}[behaviour=until,path={flag}]", "--store", store)
+    done = nodebench(*command)
+    assert done.returncode == 1
+    assert "nodebench logs CELL" in done.stdout
+    well, failed = json.loads(nodebench("show", "--json", "--store", store).stdout)
+    shown = nodebench("show", "--store", store).stdout
+    assert failed["cell_id"] in shown
+    assert "nodebench logs CELL" in shown
+    told = nodebench("logs", failed["cell_id"][:6], "--store", store)
+    assert told.returncode == 0, told.stderr
+    assert failed["stderr"] in told.stdout
+    assert f"run {failed['run_id']}, attempt 1, {failed['created_at']}: failed\n{failed['reason']}\n" in told.stdout
+    flag.touch()
+    nodebench(*command, "--rerun-failed")
+    both = nodebench("logs", failed["cell_id"], "--run", failed["run_id"][:-1], "--store", store).stdout
+    assert both.startswith(told.stdout)
+    assert "attempt 2" in both
+    assert both.endswith("ok\nit ended well, and nothing was kept of what it printed\n")
+    records = json.loads(nodebench("logs", failed["cell_id"], "--json", "--store", store).stdout)
+    assert [(record["cell_id"], record["status"]) for record in records] == [
+        (failed["cell_id"], "failed"),
+        (failed["cell_id"], "ok"),
+    ]
+    assert nodebench("logs", well["cell_id"], "--store", store).returncode == 0
+    unknown = nodebench("logs", "zzz", "--store", store)
+    assert unknown.returncode == 2
+    assert "unknown cell 'zzz'" in unknown.stderr
+
+
 def test_what_a_backend_does_not_support_is_no_failure_of_the_others(tmp_path):
     """Beside a cell that is ok an `unsupported` one leaves the exit code 0; alone it does not."""
     refusing = f"{BACKEND}[behaviour=unsupported]"

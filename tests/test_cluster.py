@@ -3,14 +3,14 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections import Counter
+from contextlib import closing, suppress
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -122,7 +122,7 @@ def test_here_and_there_the_same(tmp_path, three):
         assert (here.status, there.status) == ("ok", "ok")
         for name in SAME:
             assert getattr(here, name) == getattr(there, name), name
-        assert local.pictures(here.run_id, here.cell_id) == remote.pictures(there.run_id, there.cell_id)
+        assert pictures(local, here) == pictures(remote, there)
         assert [without_time(entry) for entry in here.history] == [without_time(entry) for entry in there.history]
 
 
@@ -133,6 +133,12 @@ SAME = (
 )  # fmt: skip
 
 
+def pictures(store, record):
+    """What is to be seen of a trained model, byte for byte."""
+    with closing(sqlite3.connect(store.path)) as db:
+        return db.execute("SELECT packed FROM pictures WHERE cell_id = ?", (record.cell_id,)).fetchall()
+
+
 def by_backend(store):
     return sorted(store.records(), key=lambda record: record.backend)
 
@@ -141,54 +147,44 @@ def without_time(entry):
     return {name: value for name, value in entry.items() if name != "train_s"}
 
 
-def killed_when(cluster, node, condition):
-    """Kill a node as soon as a condition holds; returns the thread that waits for it."""
+def at_work(event, name):
+    """Whether an event shows work on a node."""
+    return event.kind == "cluster" and any(node.name == name and node.running for node in event.cluster.nodes)
 
-    def wait():
-        deadline = time.monotonic() + 60
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        cluster.remove_node(node, allow_graceful=False)
 
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
+def progress_in(folder):
+    """How far the only training is that has a checkpoint in a folder; None where there is none yet."""
+    for path in folder.glob("*/*"):
+        with suppress(FileNotFoundError, zipfile.BadZipFile), zipfile.ZipFile(path) as checkpoint:
+            return json.loads(checkpoint.read("progress.json"))
+    return None
 
 
 def test_a_training_goes_on_elsewhere(tmp_path):
     """A node killed in the midst of a training costs nothing but time: it goes on from its checkpoint."""
     task, folder = f"{TASK}[train_sleep_s=0.1]", tmp_path / "checkpoints"
-    kept = []
-
-    def halfway():
-        for path in folder.glob("*/*"):
-            try:
-                progress = json.loads(zipfile.ZipFile(BytesIO(path.read_bytes())).read("progress.json"))
-            except (OSError, zipfile.BadZipFile):
-                return False
-            if progress["epoch"] == 1:
-                kept.append(progress)
-                return True
-        return False
-
+    kept, told = [], []
     with cluster_of("first", cpus=1) as (cluster, nodes):
-        killing = killed_when(cluster, nodes["first"], halfway)
-        joining = threading.Thread(target=lambda: (killing.join(), add(cluster, "second", cpus=1)))
-        joining.start()
-        store, events = Store(tmp_path / "results.db"), []
-        choices = {"checkpoint_dir": str(folder)}
-        [record] = measure(store, cluster, tasks=(task,), measure="training", choices=choices, notify=events.append)
-        joining.join()
+
+        def notify(event):
+            told.append(event)
+            progress = progress_in(folder)
+            if not kept and progress and progress["epoch"] == 1:
+                kept.append(progress)
+                cluster.remove_node(nodes["first"], allow_graceful=False)
+                add(cluster, "second", cpus=1)
+
+        store, choices = Store(tmp_path / "results.db"), {"checkpoint_dir": str(folder)}
+        [record] = measure(store, cluster, tasks=(task,), measure="training", choices=choices, notify=notify)
     assert (record.status, record.node, record.attempt) == ("ok", "second", 1)
     assert "measured anew after first had been lost while measuring it" in record.notes
-    assert [event.text for event in events if event.kind == "lost"] == ["first was lost; retry 1 of 3"]
+    assert [event.text for event in told if event.kind == "lost"] == ["first was lost; retry 1 of 3"]
     # The first epoch's time is that of the node that is gone: it was not trained again.
     assert record.history[0]["train_s"] == kept[0]["history"][0]["train_s"]
     assert not list(folder.glob("*/*"))
     undisturbed = Store(tmp_path / "undisturbed.db")
-    Runner(undisturbed, QUICK, lambda _: None).run(
-        plan(request_of(tasks=(task,), measure="training")), "test", fingerprint()
-    )
+    planned = plan(request_of(tasks=(task,), measure="training"))
+    Runner(undisturbed, QUICK, lambda _: None).run(planned, "test", fingerprint())
     [fresh] = undisturbed.records()
     assert record.metric_value == fresh.metric_value
     assert [without_time(entry) for entry in record.history] == [without_time(entry) for entry in fresh.history]
@@ -197,35 +193,26 @@ def test_a_training_goes_on_elsewhere(tmp_path):
 def test_a_cell_that_takes_its_node_down_is_given_up(tmp_path):
     """Work is tried anew as often as was said; then its cells have failed, with the names of the nodes."""
     with cluster_of("n0", cpus=1) as (cluster, nodes):
-        events = []
 
-        def at_work(name):
-            return lambda: any(
-                node.name == name and node.running
-                for event in list(events)
-                if event.kind == "cluster"
-                for node in event.cluster.nodes
-            )
+        def notify(event):
+            name = f"n{len(nodes) - 1}"
+            if at_work(event, name):
+                cluster.remove_node(nodes[name], allow_graceful=False)
+                following = f"n{len(nodes)}"
+                nodes[following] = add(cluster, following, cpus=1)
 
-        def replace_nodes():
-            killed_when(cluster, nodes["n0"], at_work("n0")).join()
-            second = add(cluster, "n1", cpus=1)
-            killed_when(cluster, second, at_work("n1")).join()
-            add(cluster, "n2", cpus=1)
-
-        thread = threading.Thread(target=replace_nodes)
-        thread.start()
-        store = Store(tmp_path / "results.db")
         hanging = f"{BACKEND}[behaviour=hang]"
         records = measure(
-            store, cluster, backends=(hanging, BACKEND), measure="gradient", choices={"retries": 1},
-            notify=events.append,
-        )  # fmt: skip
-        thread.join()
+            Store(tmp_path / "results.db"),
+            cluster,
+            backends=(hanging, BACKEND),
+            measure="gradient",
+            choices={"retries": 1},
+            notify=notify,
+        )
     assert [(record.status, record.node) for record in records] == [("failed", "n1")] * 2
-    reason = "on node n1: its node was lost in each of 2 attempts: n0, n1."
-    assert {record.reason for record in records} == {reason}
-    assert "node" in records[0].stderr
+    assert {record.reason for record in records} == {"on node n1: its node was lost in each of 2 attempts: n0, n1."}
+    assert "the node it was running on is dead" in records[0].stderr
 
 
 def before(folder):
@@ -400,20 +387,21 @@ def test_a_node_of_another_version(tmp_path, other_diffrax):
 
 def test_a_late_node_is_looked_at(tmp_path, other_diffrax):
     """A node that joins after the beginning and has other versions gets no work, and the run ends all the same."""
-    events = []
+    told, late = [], []
     with cluster_of("first", cpus=1) as (cluster, _):
-        thread = threading.Thread(target=lambda: add(cluster, "late", cpus=1, env_vars=other_diffrax))
-        planned = plan(request_of(seeds=tuple(range(6)), measure="gradient"))
+
+        def notify(event):
+            told.append(event)
+            if not late and at_work(event, "first"):
+                late.append(add(cluster, "late", cpus=1, env_vars=other_diffrax))
+
         store = Store(tmp_path / "results.db")
-        with session(Choices(address=cluster.address), planned, QUICK, None) as ready:
-            thread.start()
-            Runner(store, QUICK, events.append, executor=ready.executor).run(planned, "test", ready.environment)
-        thread.join()
+        measure(store, cluster, seeds=tuple(range(6)), measure="gradient", notify=notify)
     assert {(record.status, record.node) for record in store.records()} == {("ok", "first")}
     assert len(store.records()) == 6
-    told = [event.text for event in events if event.kind == "lost"]
-    assert told
-    assert all("late gets no work: libraries.diffrax" in text for text in told)
+    reasons = [event.text for event in told if event.kind == "lost"]
+    assert reasons
+    assert all("late gets no work: libraries.diffrax" in reason for reason in reasons)
 
 
 def test_a_thousand_cells_each_exactly_once(tmp_path, three):

@@ -21,6 +21,7 @@ from nodebench.reports.methods import FIGURES
 from nodebench.reports.notation import contents
 from nodebench.reports.report import report
 from nodebench.reports.task_section import MAX_PICTURED
+from nodebench.results.record import PRINTED
 
 CELLS = (
     timed("direct", grad_error_params=1.234e-5, peak_memory_bytes=3 * 2**20),
@@ -203,6 +204,15 @@ def test_one_failed_cell_is_a_page_of_holes():
     blocks = contents(document)
     assert [block for block in blocks if isinstance(block, Chart | Drawing)] == []
     assert all(block.reason for block in blocks if isinstance(block, Missing))
+
+
+def test_the_end_of_a_traceback_is_shown():
+    """What the process had printed before is left out, however long it is."""
+    kept = "Traceback:\n  in solve\nValueError: no\n\n" + PRINTED + "\n" + "a step\n" * 100
+    document = page([record("direct", status="failed", reason="ValueError: no", stderr=kept)])
+    assert "ValueError: no" in said(document)
+    assert PRINTED not in said(document)
+    assert "a step" not in said(document)
 
 
 def test_unlike_machines_are_told_at_the_top():

@@ -2,17 +2,22 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request, plan
+from nodebench.bench.messages import Assignment
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
 from nodebench.errors import UserError
+from nodebench.results.record import PRINTED
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
@@ -169,6 +174,41 @@ def test_last_words_of_a_crash_are_kept(tmp_path):
     assert "last words" in record.stderr
 
 
+TALKING = """
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+from nodebench.testing import FakeBackend
+
+@dataclass(frozen=True)
+class Talking(FakeBackend):
+    framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+    dies: bool = False
+
+    def solve(self, field, y0, times, spec):
+        for number in range(300):
+            print("line", number)
+        if self.dies:
+            os._exit(3)
+        raise ValueError("no more")
+"""
+
+
+def test_what_a_process_printed_is_kept(tmp_path):
+    """The last 200 lines: alone of a process that died, below the traceback of a command that failed."""
+    (tmp_path / "talking.py").write_text(TALKING)
+    died, failed = (f"{tmp_path / 'talking.py'}:Talking[dies={dies}]" for dies in ("true", "false"))
+    records = measure(tmp_path, backends=(died, failed), measure="gradient")
+    lines = [f"line {number}" for number in range(100, 300)]
+    assert records[died].stderr.splitlines() == records[died].traceback.splitlines() == lines
+    assert "last output: line 299" in records[died].reason
+    where, _, printed = records[failed].stderr.partition(f"\n\n{PRINTED}\n")
+    assert printed.splitlines() == lines
+    assert where == records[failed].traceback
+    assert where.splitlines()[0] == "Traceback (most recent call last):"
+    assert where.splitlines()[-1] == "ValueError: no more"
+
+
 def test_failures_are_measured_again_only_on_demand(tmp_path):
     """`--rerun-failed` measures what failed, beside the control, and leaves the other records as they are."""
     flag = tmp_path / "mended"
@@ -281,3 +321,78 @@ def test_two_runs_into_one_store_lose_nothing(tmp_path):
     store = Store(tmp_path / "results.db")
     assert len(store.runs()) == 2
     assert [record.status for record in store.records()] == ["ok", "ok"]
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the system cannot be asked to kill a child with its parent")
+
+
+def children(pid):
+    """Live workers of a process."""
+    command = ["pgrep", "-P", str(pid), "-f", "nodebench.bench.worker"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def ended(pid):
+    """Whether a process is no more, or waits only to be told of."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def within(seconds, true):
+    """Whether something becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@linux
+def test_a_worker_does_not_outlive_its_runner(tmp_path):
+    """A worker that hangs in a command dies with the runner, though the runner had no time to kill it."""
+    hanging = ["-b", f"{BACKEND}[behaviour=hang]", "-t", TASK, "--measure", "gradient"]
+    runner = subprocess.Popen(
+        [*COMMAND[:4], *hanging, "--preset", "smoke", "--store", str(tmp_path / "results.db")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert any(line.endswith(": prepare\n") for line in runner.stdout)
+    time.sleep(1.0)  # into the solve that hangs
+    (worker,) = children(runner.pid)
+    assert not ended(worker)
+    runner.kill()
+    runner.communicate()
+    assert within(10, lambda: ended(worker))
+
+
+SLOW = """
+import time
+
+time.sleep(3600)
+
+class Slow:
+    framework = "nodebench.testing:FakeFramework"
+"""
+
+
+@linux
+def test_a_worker_whose_runner_is_gone_begins_nothing(tmp_path):
+    """A runner may die before its worker can ask to die with it: then nothing is imported, which may take for ever."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    (cell,) = plan(Request(backends=(f"{tmp_path / 'slow.py'}:Slow",), tasks=(TASK,), preset="smoke")).cells
+    ours, theirs = socket.socketpair()
+    Connection(ours.detach()).send(Assignment(cell))
+    with theirs:
+        command = [sys.executable, "-m", "nodebench.bench.worker", str(theirs.fileno())]
+        worker = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True)
+        try:
+            assert worker.communicate(timeout=30) == (None, "the runner is gone\n")
+        finally:
+            worker.kill()
+            worker.communicate()

@@ -161,3 +161,36 @@ def test_two_writers_lose_nothing(tmp_path, request):
     writers = [subprocess.Popen([sys.executable, "-c", code, name]) for name in ("a", "b")]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     assert len(Store(path).records()) == 100
+
+
+def test_a_cell_is_found_by_the_beginning_of_its_id(tmp_path):
+    """All its attempts, of the newest run that has it or of the run that is named."""
+    store = Store(tmp_path / "results.db")
+    for run_id in ("old", "new", "newest"):
+        store.start_run(run_id, "test", "p", {}, 2)
+    for run_id, cell_id, attempt in [("new", "abc", 1), ("old", "abc", 1), ("new", "abc", 2), ("newest", "abd", 1)]:
+        store.append(make_record(run_id=run_id, cell_id=cell_id, attempt=attempt))
+
+    def found(*names):
+        return [(record.run_id, record.attempt) for record in store.cell_records(*names)]
+
+    assert found("abc") == [("new", 1), ("new", 2)]
+    assert found("abc", "old") == [("old", 1)]
+    assert found("a", "latest") == [("newest", 1)]
+    for names, message in [
+        (("ab",), "unknown cell 'ab'.*abc, abd"),
+        (("x",), "unknown cell 'x'.*abc, abd"),
+        (("abd", "old"), "unknown cell 'abd'.*there are: abc"),
+        (("abc", "no"), "unknown run 'no'"),
+    ]:
+        with pytest.raises(UnknownNameError, match=message):
+            store.cell_records(*names)
+
+
+def test_a_cell_whose_id_begins_anothers_is_found(tmp_path):
+    """A whole id is never ambiguous."""
+    store = Store(tmp_path / "results.db")
+    store.start_run("r1", "test", "p", {}, 2)
+    for cell_id in ("ab", "abc"):
+        store.append(make_record(cell_id=cell_id))
+    assert [record.cell_id for record in store.cell_records("ab")] == ["ab"]

@@ -65,11 +65,12 @@ def test_a_controller_stands_in_the_title_where_it_is_not_the_default():
 
 def test_a_failed_cell_is_in_both_tables_with_its_reason():
     """It leaves a hole among the figures, and its reason below."""
-    failed = record("a", status="oom", reason="no memory", first_step_s=None)
+    failed = record("a", status="oom", reason="no memory", first_step_s=None, cell_id="0123456789ab")
     exactness = text(gradient_tables([failed, record("b")])[0])
     assert "oom" in exactness
     assert ABSENT in exactness
     assert "no memory" in text(failure_table([failed]))
+    assert failed.cell_id in text(failure_table([failed]))
     assert failure_table([record("b")]) is None
 
 

@@ -40,7 +40,8 @@ class Failure:
     Attributes:
         status: The status the cell ends with; None where the request itself is wrong and the run must end.
         reason: One sentence.
-        traceback: Where it happened, or the last lines that a dead worker printed.
+        traceback: Where it happened, or the last lines that a dead worker printed; the runner adds to the one what the
+            worker had printed before.
     """
 
     status: str | None

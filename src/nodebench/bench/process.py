@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,12 +14,13 @@ from typing import Any
 
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure
+from nodebench.results.record import PRINTED
 
 DEATH_S = 10.0
 """How long a worker that has closed its connection may take to end."""
 
-STDERR_LINES = 20
-"""How much of a dead worker's standard error is kept."""
+OUTPUT_LINES = 200
+"""How much is kept of what a worker printed before it failed."""
 
 
 class WorkerError(Exception):
@@ -35,6 +37,8 @@ class WorkerError(Exception):
 
 class WorkerProcess:
     """A live worker. It runs in a session of its own, so that it and all it started can be killed together.
+
+    On Linux it dies with the thread that made this, which must be one that lives as long as the worker is needed.
 
     Args:
         assignment: The cell it measures.
@@ -120,7 +124,7 @@ class WorkerProcess:
                 if kind == "answer":
                     return content
                 if kind == "failure":
-                    raise WorkerError(content)
+                    raise WorkerError(self._with_output(content))
                 if on_progress is not None:
                     on_progress(content)
         except (EOFError, ConnectionError) as error:
@@ -155,10 +159,17 @@ class WorkerProcess:
         last = output.strip().splitlines()[-1:] or ["it printed nothing"]
         return Failure("failed", f"the worker {how} during {command}; last output: {last[0]}", output)
 
+    def _with_output(self, failure: Failure) -> Failure:
+        output = self._last_output()
+        if not output:
+            return failure
+        return replace(failure, traceback=f"{failure.traceback.rstrip()}\n\n{PRINTED}\n{output}")
+
     def _last_output(self) -> str:
-        self._output.seek(0)
-        text = self._output.read().decode(errors="replace")
-        return "\n".join(text.splitlines()[-STDERR_LINES:])
+        # Not by reading on: a live worker writes where this file's position is, which the two share.
+        file = self._output.fileno()
+        text = os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+        return "\n".join(text.splitlines()[-OUTPUT_LINES:])
 
 
 def _environment(assignment: Assignment) -> dict[str, str]:
@@ -179,6 +190,7 @@ def _environment(assignment: Assignment) -> dict[str, str]:
         environment["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "1"
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         environment["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    environment["PYTHONUNBUFFERED"] = "1"  # what a process prints must be there when it dies
     environment["EQX_ON_ERROR"] = "off"  # diffrax's checks would call back to the host from the timed program
     return environment
 

@@ -4,9 +4,12 @@ It is started as `python -m nodebench.bench.worker FD`, receives an `Assignment`
 commands, one at a time, until the socket closes. Its standard output and error are the runner's to keep.
 """
 
+import ctypes
 import math
 import os
 import resource
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -34,6 +37,9 @@ from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.solvers.first_step import StepScale, first_step
 from nodebench.solvers.methods import STARTING_ORDER, method
 from nodebench.tasks.base import Recipe, Splits
+
+PR_SET_PDEATHSIG = 1
+"""The number of the wish to Linux, in `linux/prctl.h`: a signal when the thread that started this process ends."""
 
 
 @dataclass
@@ -188,6 +194,7 @@ class Worker:
 
 def main(fd: int) -> None:
     """Serve one assignment until the connection closes."""
+    _die_with_parent(fd)
     connection = Connection(fd)
     try:
         assignment: Assignment = connection.recv()
@@ -199,6 +206,19 @@ def main(fd: int) -> None:
             answer = _attempt(partial(worker.commands()[command], **arguments))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the runner is gone or done
+
+
+def _die_with_parent(fd: int) -> None:
+    """Be killed when the runner is, even in the midst of a command; where the system knows no such wish, go on.
+
+    The wish is heard from here on. A runner that was killed before is known by its end of the connection, which closed.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+        end = select.poll()
+        end.register(fd, 0)  # a hang-up is told unasked
+        if end.poll(0):
+            sys.exit("the runner is gone")
 
 
 def _attempt(call: Callable[[], Any]) -> Any:

@@ -35,6 +35,8 @@ def print_records(records: list[Any], *, as_json: bool) -> None:
     for table in [*measured, sweep_table(records), failure_table(records)]:
         if table is not None:
             console.print(table)
+    if any(record.status != "ok" for record in records):
+        console.print("what a cell left behind: nodebench logs CELL")
     for note in sorted({note for record in records for note in record.notes}):
         console.print(f"note: {escape_markup(note)}")
     for backend, differences in {record.backend: record.differences for record in records}.items():

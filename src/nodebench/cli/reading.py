@@ -83,6 +83,36 @@ def _print_nodes(run: Any, records: list[Any], environments: Mapping[str, Any]) 
         new_console().print(f"- {escape_markup(text)}")
 
 
+def logs(
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="A cell by its id, or the beginning of it.")],
+    run: Annotated[
+        str | None,
+        typer.Option(help="A run by id, the beginning of it, or `latest` (default: the newest with the cell)."),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a cell left behind when it failed: where, and what its process had printed."""
+    records = open_store(store).cell_records(cell, run)
+    if as_json:
+        print_records(records, as_json=True)
+        return
+    for record in records:
+        _print_log(record)
+
+
+def _print_log(record: Any) -> None:
+    from nodebench.results.baseline import CellFigures  # noqa: PLC0415
+
+    print(f"{CellFigures.from_record(record).label}\ncell {record.cell_id}, run {record.run_id}", end="")
+    where = f" on {record.node}" if record.node else ""
+    print(f", attempt {record.attempt}, {record.created_at}{where}: {record.status}")
+    if record.reason is not None:
+        print(record.reason)
+    ended = "it ended well, and " if record.status == "ok" else ""
+    print(f"\n{record.stderr}" if record.stderr else f"{ended}nothing was kept of what it printed")
+
+
 def _print_repetition(runs: list[Any], records: list[list[Any]], environments: Mapping[str, Any]) -> None:
     from nodebench.reports.tables import repetition_table  # noqa: PLC0415
     from nodebench.results.environment import differences, environment_of  # noqa: PLC0415

@@ -40,11 +40,11 @@ def _failures(failed: Sequence[Record]) -> Iterator[Block]:
     yield records_table("not-ok", "Cells that did not end well.", with_node(FAILED, failed), failed)
     told = [record for record in failed if record.stderr]
     for record in told[:MAX_OUTPUTS]:
-        lines = (record.stderr or "").strip().splitlines()[-MAX_LINES:]
+        lines = record.traceback.splitlines()[-MAX_LINES:]
         yield Details(f"Last output of {record.backend or record.model} on {record.task}", (Bullets(tuple(lines)),))
     if len(told) > MAX_OUTPUTS:
         what = f"last output of {len(told) - MAX_OUTPUTS} more cells"
-        yield Missing(what, "`nodebench show RUN --json` has it.")
+        yield Missing(what, "`nodebench logs CELL` prints it, `nodebench show RUN --json` has it too.")
 
 
 def _machines(records: Sequence[Record], runs: Sequence[Run], machines: Machines) -> Iterator[Block]:

@@ -147,7 +147,7 @@ def _sweep_text(entry: dict[str, Any]) -> str:
 
 
 def failure_table(records: Iterable[Record]) -> Table | None:
-    """One table of all cells that did not end well, with the reasons, or None where there is none."""
+    """One table of all cells that did not end well, with ids and reasons, or None where there is none."""
     failed = [record for record in records if record.status != "ok"]
     return _table("not ok", _with_node(FAILURE_COLUMNS, failed), failed) if failed else None
 
@@ -225,6 +225,7 @@ TRAINING_COST_COLUMNS: Sequence[Column] = (
 )
 
 FAILURE_COLUMNS: Sequence[Column] = (
+    ("cell", lambda r: r.cell_id),
     ("task", lambda r: r.task),
     ("model", lambda r: r.model),
     ("backend", lambda r: r.backend or ABSENT),

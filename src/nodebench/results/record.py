@@ -17,6 +17,9 @@ from typing import Any, Literal, get_args, get_type_hints
 
 SCHEMA_VERSION = 5
 
+PRINTED = "printed before that, the last lines:"
+"""The line of `stderr` between a traceback and what the process had printed."""
+
 Status = Literal[
     "ok", "failed", "timeout", "oom", "diverged", "wrong_gradient", "incomparable", "unsupported", "not_installed"
 ]
@@ -54,7 +57,8 @@ class Record:
         environment: Key of that machine's fingerprint, which the store has.
         status: How the cell ended. `wrong_gradient` and `incomparable` are measured and shown, but never ranked.
         reason: Why, in one sentence; None when `ok`.
-        stderr: Of a failure, where it happened: the traceback, or the last lines that the dead process printed.
+        stderr: Of a failure, where it happened: the traceback and the last lines that the process had printed, or of a
+            process that died those lines alone.
         requested_bytes: Of an allocation that was refused, what was asked for, where that is known.
         differences: What sets the backend apart from others by the nature of its library or method.
         notes: What a reader must know of the figures, for example that a data set is a stand-in.
@@ -208,6 +212,11 @@ class Record:
     def to_row(self) -> dict[str, Any]:
         """The record as SQLite knows it: lists and mappings as JSON text."""
         return {name: json.dumps(value) if name in _STRUCTURED else value for name, value in self.to_dict().items()}
+
+    @property
+    def traceback(self) -> str:
+        """Where it failed: `stderr` without what a process that lived on had printed before."""
+        return (self.stderr or "").partition(f"\n{PRINTED}\n")[0].strip()
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -176,6 +176,24 @@ class Store:
             rows = db.execute(query, values).fetchall()
         return [Record.from_row(row) for row in rows]
 
+    def cell_records(self, cell: str, run: str | None = None) -> list[Record]:
+        """All attempts at a cell in one run, the last one last.
+
+        Args:
+            cell: The cell's id, or the beginning of it.
+            run: The run by its id, the beginning of it or `latest`; None for the newest that has the cell.
+
+        Raises:
+            UnknownNameError: If no cell or run, or more than one, answers to the name.
+        """
+        records = self.records(None if run is None else [self.run(run).run_id], all_attempts=True)
+        cell_id = _named("cell", cell, {record.cell_id for record in records})
+        by_run: dict[str, list[Record]] = {}
+        for record in records:
+            if record.cell_id == cell_id:
+                by_run.setdefault(record.run_id, []).append(record)
+        return next(by_run[run.run_id] for run in reversed(self.runs()) if run.run_id in by_run)
+
     def runs(self) -> list[Run]:
         """All runs, oldest first."""
         with self._connection() as db:
@@ -195,11 +213,8 @@ class Store:
         runs = self.runs()
         if name == "latest" and runs:
             return runs[-1]
-        found = [run for run in runs if run.run_id.startswith(name)]
-        exact = [run for run in found if run.run_id == name]
-        if len(exact or found) != 1:
-            raise UnknownNameError("run", name, [run.run_id for run in runs])
-        return (exact or found)[0]
+        by_id = {run.run_id: run for run in runs}
+        return by_id[_named("run", name, by_id)]
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -244,6 +259,14 @@ class Store:
 def now() -> str:
     """The present moment, UTC, ISO 8601 to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _named(kind: str, name: str, ids: Collection[str]) -> str:
+    """The one id that is a name or begins with it."""
+    found = [name] if name in ids else [each for each in ids if each.startswith(name)]
+    if len(found) != 1:
+        raise UnknownNameError(kind, name, found or ids)
+    return found[0]
 
 
 def _schema() -> Iterator[str]:
