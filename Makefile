@@ -17,7 +17,7 @@ setup: $(STAMP)  ## .venv with the pinned set; does nothing when it is up to dat
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,cluster,dev]'
 	touch $@
 
 lint: setup  ## formatting, lint, types, layers
