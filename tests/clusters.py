@@ -1,5 +1,6 @@
 """Ray clusters of several nodes on this machine, for tests."""
 
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from ray.cluster_utils import Cluster
 from nodebench.cluster.simulation import pretend
 
 OBJECTS = 80 * 2**20
+
+# As a node is told to be started; Ray's processes take it from what starts them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ from nodebench.bench.machine import available_cores, fingerprint  # noqa: E402
 from nodebench.bench.matrix import Request, plan  # noqa: E402
 from nodebench.bench.runner import Runner  # noqa: E402
 from nodebench.bench.settings import Settings  # noqa: E402
+from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
 from nodebench.cluster.cores import claimed  # noqa: E402
+from nodebench.cluster.executor import needs  # noqa: E402
 from nodebench.cluster.session import Choices, session  # noqa: E402
 from nodebench.cluster.simulation import pretend  # noqa: E402
 from nodebench.errors import UserError  # noqa: E402
@@ -105,7 +108,13 @@ def test_timed_cells_have_the_node_to_themselves(tmp_path, three):
         perform=clocked,
     )
     assert len(trained) == 9
-    assert most_at_once(trained) == 2
+    assert most_at_once(trained) <= 2
+
+
+def members(weights):
+    """Everything in a file of torch's, by its place in it; its serialization id is drawn anew for each file."""
+    with zipfile.ZipFile(BytesIO(weights)) as file:
+        return [(name, file.read(name)) for name in file.namelist() if "serialization_id" not in name]
 
 
 class WeightsStore(Store):
@@ -118,8 +127,20 @@ class WeightsStore(Store):
     def append(self, record, pictures=b""):
         [path] = self.path.parent.glob(f"checkpoints/*/{record.cell_id}")
         with zipfile.ZipFile(path) as checkpoint:
-            self.weights[record.cell_id] = checkpoint.read("weights")
+            self.weights[record.cell_id] = dict(members(checkpoint.read("weights")))
         super().append(record, pictures)
+
+
+@pytest.mark.parametrize(
+    ("measure", "device", "expected"),
+    [("gradient", "cpu", (8, 0)), ("both", "cuda", (8, 1)), ("counts", "cpu", (2, 0)), ("training", "cuda", (2, 1))],
+)
+def test_what_work_takes(measure, device, expected):
+    """Cells timed in turns take a node's CPUs, or a GPU's share of them; all else the threads of a cell."""
+    cells = plan(request_of(measure=measure, device=device, threads=2)).cells
+    group = GroupWork(cells, cells, measure)
+    assert needs(group, group_cpus=8) == expected
+    assert needs(TrainingWork(group.outcomes[0]), group_cpus=8) == (2, expected[1])
 
 
 def test_here_and_there_the_same(tmp_path, three):
@@ -161,7 +182,7 @@ def at_work(event, name):
 def progress_in(folder):
     """How far the only training is that has a checkpoint in a folder; None where there is none yet."""
     for path in folder.glob("*/*"):
-        with suppress(FileNotFoundError, zipfile.BadZipFile), zipfile.ZipFile(path) as checkpoint:
+        with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as checkpoint:
             return json.loads(checkpoint.read("progress.json"))
     return None
 

@@ -159,6 +159,7 @@ class Worker:
         splits = task.data(cell.preset, cell.seed)
         recipe = replace(task.recipe(cell.model, cell.preset), batch_size=cell.batch_size)
         _check_batch(recipe.batch_size, splits.train)
+        framework.seed(cell.seed)
         model = subject.model(task.weights(cell.model, cell.seed))
         self._limit_memory()
         trainer = framework.trainer(model, recipe.optimizer, recipe.epochs * steps_per_epoch(recipe, splits.train))

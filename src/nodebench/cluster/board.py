@@ -47,8 +47,10 @@ class Board:
 @contextmanager
 def board() -> Iterator[Any]:
     """A board in a process of its own beside this one, which takes no CPU from the work."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # A board that Ray has to end for want of memory costs what it held, and not the run.
+    options = {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    actor: Any = ray.remote(Board).options(num_cpus=0, **options).remote()
     try:
         yield actor
     finally:

@@ -1,6 +1,7 @@
 """A connection to a Ray cluster, or to a Ray of this machine alone."""
 
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def _start() -> None:
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15, and timed cells would wait for all others
     # `local`, lest RAY_ADDRESS name another cluster.
     ray.init(
         address="local",

@@ -1,5 +1,6 @@
 """What is sent to a node with the work that it is to do, and what is done there."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -91,13 +92,22 @@ def run_errand(work: AbstractWork, errand: Errand, ticket: int, n_cores: int, bo
             outcomes = errand.perform(work, site)
         except UserError as error:
             return Report(node_id, environment, wrong=str(error))
-    return Report(node_id, environment, outcomes)
+    return Report(node_id, environment, tuple(_with_niceness(outcome) for outcome in outcomes))
 
 
 def unfitness(found: Inspection, expected: Mapping[str, Any] | None) -> str:
     """Why a node cannot do the work of a plan; empty where it can."""
     unlike = [] if expected is None else unlike_software(expected, found.environment)
     return "; ".join([*found.problems, *unlike])
+
+
+def _with_niceness(outcome: Outcome) -> Outcome:
+    """Say where others on the machine went before it; a process of less niceness takes its core from it."""
+    niceness = os.nice(0)
+    if not niceness:
+        return outcome
+    note = f"measured with niceness {niceness}, as Ray gives it; start Ray's nodes with RAY_worker_niceness=0"
+    return replace(outcome, figures={**outcome.figures, "notes": [*outcome.figures["notes"], note]})
 
 
 # Ray keeps its processes for more work of the same command.

@@ -136,7 +136,7 @@ class _Dispatch:
 
     def _lost(self, ticket: int, trip: _Trip, error: Exception) -> None:
         """Do it again elsewhere, or give it up."""
-        name = self.watch.name(self.watch.place(ticket))
+        name = self.watch.name(self.watch.place(ticket, error))
         lost_on = (*trip.lost_on, name)
         if len(lost_on) > self.executor.retries:
             told = f"its node was lost in each of {len(lost_on)} attempts: {', '.join(lost_on)}"
@@ -150,7 +150,7 @@ class _Dispatch:
         self._send(work, lost_on)
 
     def _fail(self, ticket: int, trip: _Trip, status: str, reason: str, error: Exception) -> None:
-        node_id = self.watch.place(ticket)
+        node_id = self.watch.place(ticket, error)
         name = self.watch.name(node_id)
         told = {"status": status, "reason": f"on node {name}: {reason}.", "stderr": str(error)}
         outcomes = tuple(Outcome(outcome.cell, {**outcome.figures, **told}) for outcome in trip.work.outcomes)

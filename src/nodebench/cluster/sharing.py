@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from fsspec.core import url_to_fs
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nodebench.bench.checkpoints import open_filesystem
 from nodebench.cluster.nodes import Node, first_line
 from nodebench.errors import UserError
 
@@ -26,10 +26,10 @@ def check_shared(url: str, nodes: Sequence[Node]) -> None:
     """
     token = secrets.token_hex(8)
     try:
-        files, folder = url_to_fs(url)
+        files, folder = open_filesystem(url)
         files.makedirs(folder, exist_ok=True)
         files.pipe_file(f"{folder}/{token}", token.encode())
-    except (OSError, ImportError, ValueError) as error:
+    except (OSError, UserError) as error:
         raise UserError(f"`--checkpoint-dir {url}` cannot be used: {error}") from error
     try:
         problems = {node.name: _problem(answer) for node, answer in _answers(url, token, nodes)}
@@ -65,13 +65,13 @@ def _answers(url: str, token: str, nodes: Sequence[Node]) -> list[tuple[Node, An
 def _answer(url: str, token: str, node_id: str) -> str:
     """Read and write in the folder, on a node; what goes wrong, or nothing."""
     try:
-        files, folder = url_to_fs(url)
+        files, folder = open_filesystem(url)
         if files.cat_file(f"{folder}/{token}") != token.encode():
             return "it reads something else there"
         files.pipe_file(f"{folder}/{token}-{node_id}", b"")
     except FileNotFoundError:
         return "what this process wrote there is not found"
-    except (OSError, ImportError, ValueError) as error:
+    except (OSError, UserError) as error:
         return str(error)
     return ""
 

@@ -56,11 +56,14 @@ class Watch:
             self._names = {node.node_id: node.name for node in alive_nodes()} | self._names
         return self._names.get(node_id, node_id[:6] or "unknown")
 
-    def place(self, ticket: int) -> str:
-        """Id of the node on which work was begun; empty where it was not."""
+    def place(self, ticket: int, error: Exception) -> str:
+        """Id of the node on which work was begun, or that Ray's error names; empty where neither is known."""
         # The notice of its beginning may still be on the board.
         self._note(ray.get(self.board.read.remote()))
-        return self._places.get(ticket, "")
+        if ticket in self._places:
+            return self._places[ticket]
+        self._names = {node.node_id: node.name for node in alive_nodes()} | self._names
+        return next((node_id for node_id in self._names if node_id in str(error)), "")
 
     def look(self, notify: Callable[[Event], None]) -> None:
         """Now and then, read the board and tell who does what."""

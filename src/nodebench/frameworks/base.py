@@ -250,6 +250,9 @@ class AbstractFramework(ABC):
     def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> AbstractGradientStep:
         """Prepare one gradient step. May compile; the first call of `step` may still do so."""
 
+    def seed(self, seed: int) -> None:  # noqa: B027  a framework without a global state has nothing to seed
+        """Seed the random numbers that the framework keeps globally, which layers such as dropout draw from."""
+
     @abstractmethod
     def trainer(self, model: Any, optimizer: Optimizer, total_steps: int) -> AbstractTrainer:
         """A trainer of the model's `loss(arrays)` for a schedule of `total_steps` steps."""

@@ -135,6 +135,10 @@ class Torch(AbstractFramework):
             raise UnsupportedError(reason)
         return GradientStep(solve, problem, spec)
 
+    def seed(self, seed: int) -> None:
+        """Seed torch's generators, those of its devices too."""
+        torch.manual_seed(seed)
+
     def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
         """A trainer of the model's `loss(arrays)`."""
         return Trainer(self.arrays, model, optimizer, total_steps)
