@@ -84,7 +84,10 @@ def test_logs_of_a_cell(tmp_path):
     told = nodebench("logs", failed["cell_id"][:6], "--store", store)
     assert told.returncode == 0, told.stderr
     assert failed["stderr"] in told.stdout
-    assert f"run {failed['run_id']}, attempt 1, {failed['created_at']}: failed\n{failed['reason']}\n" in told.stdout
+    assert (
+        f"run {failed['run_id']}, attempt 1, {failed['created_at']} on {failed['node']}: failed\n{failed['reason']}\n"
+        in told.stdout
+    )
     flag.touch()
     nodebench(*command, "--rerun-failed")
     both = nodebench("logs", failed["cell_id"], "--run", failed["run_id"][:-1], "--store", store).stdout
