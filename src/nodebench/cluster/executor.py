@@ -17,8 +17,8 @@ from nodebench.cluster.nodes import Node, first_line
 from nodebench.cluster.watch import LOOK_S, Watch
 from nodebench.errors import UserError
 
-# Made once: what `ray.remote` gives is to Ray a new function each time, which is sent to all nodes and for which it asks
-# for processes anew.
+# Made once: what `ray.remote` gives is to Ray a new function each time, which is sent to all nodes and asks for
+# processes of its own.
 RUN_ERRAND: Any = ray.remote(run_errand)
 
 OUT_OF_MEMORY = "Ray ended its process because the node ran out of memory"
