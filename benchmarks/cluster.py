@@ -1,7 +1,7 @@
 """What a Ray cluster costs and what it gains: the driver's time per cell, and the wall time of a matrix by nodes.
 
     python benchmarks/cluster.py driver     # a thousand cells of 10 ms: under a minute
-    python benchmarks/cluster.py nodes      # a matrix on 1 to 64 nodes, in scaled time: about seven minutes
+    python benchmarks/cluster.py nodes [S]  # a matrix on 1 to 64 nodes, S seconds each: 12 take six minutes, 60 fifteen
 
 Ray, executor, runner and store are the real ones; the work only passes time. `driver` counts what the thread that
 hands out the work does itself: submitting, taking results, building records, writing the store. Waiting is not
@@ -86,9 +86,6 @@ NODES = (1, 2, 4, 8, 16, 32, 64)
 SEVERAL_CPUS = 4
 MOST_RAYLETS = 8
 
-RUN_S = 12.0
-"""How long a scaled run should take, in seconds; the more, the less Ray's own time is beside it."""
-
 PATIENT = {
     "idle_worker_killing_time_threshold_ms": 3_600_000,
     "worker_register_timeout_seconds": 600,
@@ -99,9 +96,12 @@ WARM_UP_S = 0.5
 """Length of the work of the first run, per worker that it must see started, in seconds."""
 
 
-def main(part: str) -> None:
+def main(part: str, run_s: str = "12") -> None:
     """Print the tables of a part."""
-    {"driver": print_driver, "nodes": print_nodes}[part]()
+    if part == "driver":
+        print_driver()
+    else:
+        print_nodes(float(run_s))
 
 
 @contextmanager
@@ -388,7 +388,7 @@ class Bench:
             remove_placement_group(group)
 
 
-def print_nodes() -> None:
+def print_nodes(run_s: float) -> None:
     """The wall time of the matrix by nodes, of one CPU and of several."""
     lengths = measured_lengths()
     request = Request(backends=BACKENDS, tasks=tuple(TRAINED), rtols=RTOLS, seeds=SEEDS, preset="quick", measure="both")
@@ -405,21 +405,20 @@ def print_nodes() -> None:
             shortest = ", ".join(f"{bench.wall_s(n, 0.0):.1f} s on {n}" for n in (1, most))
             print(f"\nPreset quick, CPUs of a node: {cpus}. With work of no length: {shortest}\n\n{HEAD}", flush=True)
             for n in NODES:
-                print(_row(bench, chains, n), flush=True)
+                print(_row(bench, chains, n, run_s), flush=True)
     print(f"\nPreset paper, nodes of {SEVERAL_CPUS} CPUs, the model alone\n")
     chains = paper_lengths(lengths).chains(planned)
     print(HEAD, *(_figures(chains, n, SEVERAL_CPUS) for n in NODES), sep="\n")
 
 
-HEAD = (
-    "| nodes | measured h | model h | ideal h | bound h | efficiency | one minute is |\n|---|---|---|---|---|---|---|"
-)
+HEAD = """| nodes | measured h | model h | ideal h | bound h | efficiency | model, longest first h | a minute is |
+|---|---|---|---|---|---|---|---|"""
 
 
-def _row(bench: Bench, chains: Chains, n_nodes: int) -> str:
+def _row(bench: Bench, chains: Chains, n_nodes: int, run_s: float) -> str:
     if n_nodes > bench.n_nodes:
         return _figures(chains, n_nodes, bench.cpus)
-    scale = RUN_S / modelled(chains, n_nodes, bench.cpus)
+    scale = run_s / modelled(chains, n_nodes, bench.cpus)
     return _figures(chains, n_nodes, bench.cpus, bench.wall_s(n_nodes, scale), scale)
 
 
@@ -445,4 +444,4 @@ def _told(lengths: Lengths, planned: Plan) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
