@@ -143,6 +143,21 @@ def test_what_work_takes(measure, device, expected):
     assert needs(TrainingWork(group.outcomes[0]), group_cpus=8) == (2, expected[1])
 
 
+def test_no_more_at_work_than_there_are_cpus(tmp_path, three):
+    """Work that begins lends its CPU to no other, however short it is and however much is queued."""
+    timed = measure(
+        Store(tmp_path / "results.db"),
+        three,
+        backends=(f"{BACKEND}[sleep_s=0.05]",),
+        seeds=tuple(range(60)),
+        measure="gradient",
+        perform=clocked,
+        choices={"group_cpus": 1},
+    )
+    assert len(timed) == 60
+    assert most_at_once(timed) == 2
+
+
 def test_here_and_there_the_same(tmp_path, three):
     """Counters, errors and trained weights of a cell do not depend on where it was measured."""
     pytest.importorskip("torch")

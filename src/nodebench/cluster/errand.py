@@ -69,8 +69,9 @@ class Report:
 def run_errand(work: AbstractWork, errand: Errand, ticket: int, n_cores: int, board: Any) -> Report:
     """Do work on the node that Ray has chosen; runs there, in a process of Ray's."""
     node_id = ray.get_runtime_context().get_node_id()
-    # Waited for: who is lost with its node must have been known to be there.
-    ray.get(board.tell.remote(Notice(ticket, node_id, None)))
+    # Waited for: who is lost with its node must have been known to be there. Not by `ray.get`: meanwhile Ray gives the
+    # CPUs of the one that waits to other work, which is still there when the wait is over.
+    board.tell.remote(Notice(ticket, node_id, None)).future().result()
     environment = _fingerprint()
     if node_id not in errand.inspected:
         reason = unfitness(_inspected(errand.question), errand.expected)

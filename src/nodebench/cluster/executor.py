@@ -17,6 +17,10 @@ from nodebench.cluster.nodes import Node, first_line
 from nodebench.cluster.watch import LOOK_S, Watch
 from nodebench.errors import UserError
 
+# Made once: what `ray.remote` gives is to Ray a new function each time, which is sent to all nodes and asks for
+# processes of its own.
+RUN_ERRAND: Any = ray.remote(run_errand)
+
 OUT_OF_MEMORY = "Ray ended its process because the node ran out of memory"
 
 
@@ -100,7 +104,7 @@ class _Dispatch:
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "name": work.cell.label}
         if self.unfit:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self.unfit))})"}
-        remote = ray.remote(run_errand).options(scheduling_strategy="SPREAD", **options)
+        remote = RUN_ERRAND.options(scheduling_strategy="SPREAD", **options)
         ref = remote.remote(work, self.errand, ticket, cpus, self.watch.board)
         self.trips[ticket] = _Trip(work, ref, lost_on)
         self.watch.sent(ticket, work)
