@@ -169,11 +169,12 @@ def _words(node: NodeState) -> str:
 
 
 def _nodes(cluster: ClusterState) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), caption=_caption(cluster), caption_justify="left")
+    # Only the last column gives way where there is no room.
+    table = Table(box=None, padding=(0, 2, 0, 0), expand=True, caption=_caption(cluster), caption_justify="left")
     table.add_column("node", no_wrap=True)
     table.add_column("done", justify="right")
     table.add_column("failed", justify="right")
-    table.add_column("at work on", overflow="ellipsis", no_wrap=True)
+    table.add_column("at work on", ratio=1, overflow="ellipsis", no_wrap=True)
     for node in shown(cluster):
         table.add_row(escape(node.name), str(node.done), str(node.failed), escape("; ".join(node.running) or "-"))
     return table

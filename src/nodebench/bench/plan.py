@@ -47,9 +47,10 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """What a person calls it: task/model/backend, with the tolerance."""
-        parts = [self.task, self.model, self.backend or "no backend"]
-        return "/".join(parts) + (f" rtol {self.spec.rtol:g}" if self.backend else "")
+        """What a person calls it: task/model/backend, with the tolerance, and the seed where it is not 0."""
+        name = "/".join([self.task, self.model, self.backend or "no backend"])
+        tolerance = f" rtol {self.spec.rtol:g}" if self.backend else ""
+        return f"{name}{tolerance}" + (f" seed {self.seed}" if self.seed else "")
 
     @property
     def comparison(self) -> str:

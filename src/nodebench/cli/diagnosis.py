@@ -72,9 +72,12 @@ def _examine_cluster(address: str | None, *, as_json: bool) -> None:
         print(json.dumps({"nodes": rows, "differences": differences}, indent=2))
         raise typer.Exit(1 if differences else 0)
     console = new_console()
-    for node in nodes:
-        found = survey.inspections[node.node_id]
-        console.print(f"[bold]{escape_markup(node.name)}[/bold]: {node.cpus} CPUs and {node.gpus} GPUs for Ray")
+    for alike in _alike(survey):
+        names, found = ", ".join(node.name for node in alike), survey.inspections[alike[0].node_id]
+        each = " each" if len(alike) > 1 else ""
+        console.print(
+            f"[bold]{escape_markup(names)}[/bold]: {alike[0].cpus} CPUs and {alike[0].gpus} GPUs for Ray{each}"
+        )
         if found.environment:
             print_environment(found.environment)
         for name, state in found.frameworks.items():
@@ -82,8 +85,18 @@ def _examine_cluster(address: str | None, *, as_json: bool) -> None:
     for difference in differences:
         console.print(f"[red]unlike:[/red] {escape_markup(difference)}", soft_wrap=True)
     if not differences:
-        console.print(f"{len(nodes)} nodes, alike in Python, libraries and nodebench's commit")
+        console.print(f"{len(nodes)} nodes, no different in Python, libraries and nodebench's commit")
     raise typer.Exit(1 if differences else 0)
+
+
+def _alike(survey: Any) -> list[list[Any]]:
+    """The nodes of a cluster, those together of which there is the same to say."""
+    groups: dict[str, list[Any]] = {}
+    for node in survey.nodes:
+        found = survey.inspections[node.node_id]
+        told = json.dumps([node.cpus, node.gpus, found.environment, found.frameworks], sort_keys=True)
+        groups.setdefault(told, []).append(node)
+    return list(groups.values())
 
 
 def _selftest(comparisons: int | None, *, as_json: bool) -> Any:
