@@ -305,14 +305,15 @@ def test_a_killed_driver_is_resumed(tmp_path, three):
     assert len(Store(path).runs()) == 1
 
 
-def test_an_interrupted_driver_says_how_to_go_on(tmp_path, three):
-    """Ctrl-C ends the work on the nodes and leaves a store to resume from."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_driver_says_how_to_go_on(tmp_path, three, number):
+    """Ctrl-C, or a cluster's own SIGTERM, ends the work on the nodes and leaves a store to resume from."""
     driver = start(tmp_path / "results.db", three, "-b", f"{BACKEND}[behaviour=hang]", "-t", TASK)
     for line in driver.stdout:
         if "done already" in line:
             break
     time.sleep(3)
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     output, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, output
     assert "--resume" in output

@@ -85,7 +85,7 @@ def _examine_cluster(address: str | None, *, as_json: bool) -> None:
     for difference in differences:
         console.print(f"[red]unlike:[/red] {escape_markup(difference)}", soft_wrap=True)
     if not differences:
-        console.print(f"{len(nodes)} nodes, no different in Python, libraries and nodebench's commit")
+        console.print("no differences in Python, libraries and nodebench's commit")
     raise typer.Exit(1 if differences else 0)
 
 

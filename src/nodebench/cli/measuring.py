@@ -1,7 +1,10 @@
 """Commands that measure."""
 
 import json
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -245,6 +248,7 @@ def measure_plan(
     try:
         with (
             place.ready(planned, settings, console) as (executor, environment),
+            _ended_gently(),
             display(console, len(planned.cells)) as notify,
         ):
             runner = Runner(opened, settings, notify, executor=executor, checkpoint_dir=place.checkpoint_dir)
@@ -254,6 +258,20 @@ def measure_plan(
         raise typer.Exit(130) from None
     order = {cell.cell_id: at for at, cell in enumerate(planned.cells)}
     return sorted(opened.records([run_id]), key=lambda record: order[record.cell_id])
+
+
+@contextmanager
+def _ended_gently() -> Iterator[None]:
+    """Take SIGTERM, by which a cluster ends what it has no more time for, as Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def exit_code(records: list[Any]) -> int:

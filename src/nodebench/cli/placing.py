@@ -57,10 +57,8 @@ class OnCluster(Place):
         with session(choices, planned, settings, os.environ.get(DATA_VARIABLE)) as ready:
             nodes = ready.executor.nodes
             n_cpus, n_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-            console.print(
-                f"{len(nodes)} nodes, {n_cpus} CPUs, {n_gpus} GPUs; cells timed in turns have "
-                f"{ready.executor.group_cpus} CPUs to themselves"
-            )
+            counted = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {n_cpus} CPUs, {n_gpus} GPUs"
+            console.print(f"{counted}; cells timed in turns have {ready.executor.group_cpus} CPUs to themselves")
             for difference in ready.survey.differences:
                 console.print(f"unlike: {escape_markup(difference)}", soft_wrap=True)
             if planned.measure in ("training", "both") and not ready.executor.shares_checkpoints:

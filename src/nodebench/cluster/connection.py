@@ -1,8 +1,11 @@
 """A connection to a Ray cluster, or to a Ray of this machine alone."""
 
+import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +21,23 @@ OBJECT_STORE_BYTES = 128 * 2**20
 """Room for objects in a Ray of our own: figures are small."""
 
 
+REHEARSAL_S = 60.0
+"""How long Ray may take to join a cluster."""
+
+REHEARSAL = """
+import json, logging, sys
+import ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
+except Exception as error:
+    print(json.dumps(str(error)))
+    sys.exit(1)
+"""
+"""Joins a cluster and says why it cannot. Ray aborts the process on a machine that does not belong to the cluster."""
+
+TOKEN = "If it asks for a token: `export RAY_AUTH_MODE=token`, with the head's `~/.ray/auth_token`."
+
+
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Be connected to a cluster.
@@ -27,14 +47,16 @@ def connected(address: str | None) -> Iterator[None]:
             Ray on this machine, which ends with the connection.
 
     Raises:
-        UserError: If there is no cluster at the address, it has another version of Ray or Python, or this machine does
-            not belong to it.
+        UserError: If there is no cluster at the address, it has another version of Ray or Python, it asks for a token,
+            or this machine does not belong to it.
     """
     try:
         if address is None:
             _start()
         else:
-            _join(address)
+            _check_address(address)
+            _rehearse(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         yield
     finally:
         ray.shutdown()
@@ -42,6 +64,8 @@ def connected(address: str | None) -> Iterator[None]:
 
 def _start() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15, and timed cells would wait for all others
+    # Else it would leave a token in the user's home, and every later cluster would ask for it.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # `local`, lest RAY_ADDRESS name another cluster.
     ray.init(
         address="local",
@@ -53,13 +77,22 @@ def _start() -> None:
     )
 
 
-def _join(address: str) -> None:
-    if address != "auto":
-        _check_address(address)
+def _rehearse(address: str) -> None:
+    """See in a process of its own whether the cluster can be joined."""
+    command = [sys.executable, "-c", REHEARSAL, address]
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        raise UserError(f"the Ray cluster at {address} cannot be joined: {' '.join(str(error).split())}") from error
+        done = subprocess.run(command, capture_output=True, text=True, timeout=REHEARSAL_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"the Ray cluster at {address} did not answer for {REHEARSAL_S:g} s. {TOKEN}") from error
+    if done.returncode == 1:
+        told = " ".join(str(json.loads(done.stdout.strip().rpartition("\n")[2])).split())
+        more = "" if "Version mismatch" in told else f" {TOKEN}"
+        raise UserError(f"the Ray cluster at {address} cannot be joined: {told}{more}")
+    if done.returncode != 0:
+        raise UserError(
+            f"this machine does not belong to the Ray cluster at {address}: start the command on one that does, or let "
+            "it join with `ray start --address`."
+        )
 
 
 def _check_address(address: str) -> None:

@@ -94,6 +94,10 @@ class _Dispatch:
                     while True:
                         self._settle(self.ended.get_nowait())
                 self.watch.look(self.site.notify)
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                f"the Ray cluster was lost: {first_line(error)} The same command with --resume goes on from here."
+            ) from error
         finally:
             for trip in self.trips.values():
                 ray.cancel(trip.ref, force=True)
