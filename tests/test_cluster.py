@@ -24,6 +24,7 @@ from nodebench.bench.matrix import Request, plan  # noqa: E402
 from nodebench.bench.runner import Runner  # noqa: E402
 from nodebench.bench.settings import Settings  # noqa: E402
 from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
+from nodebench.cluster import executor  # noqa: E402
 from nodebench.cluster.cores import claimed  # noqa: E402
 from nodebench.cluster.executor import needs  # noqa: E402
 from nodebench.cluster.session import Choices, session  # noqa: E402
@@ -58,11 +59,11 @@ def measure(store, cluster, *, continuation="new", perform=None, notify=None, ch
     planned = plan(request_of(**changes))
     chosen = Choices(**{"address": cluster.address, **(choices or {})})
     with session(chosen, planned, QUICK, None) as ready:
-        executor = ready.executor
+        worker = ready.executor
         if perform is not None:
-            executor = replace(executor, errand=replace(executor.errand, perform=perform))
+            worker = replace(worker, errand=replace(worker.errand, perform=perform))
         runner = Runner(
-            store, QUICK, notify or (lambda _: None), executor=executor, checkpoint_dir=chosen.checkpoint_dir
+            store, QUICK, notify or (lambda _: None), executor=worker, checkpoint_dir=chosen.checkpoint_dir
         )
         run_id = runner.run(planned, "test", ready.environment, continuation)
     return store.records([run_id])
@@ -257,6 +258,27 @@ def test_a_cell_that_takes_its_node_down_is_given_up(tmp_path):
     assert "the node it was running on is dead" in records[0].stderr
 
 
+def test_the_last_node_is_gone(tmp_path, monkeypatch):
+    """A run waits for a node to join and says so, instead of ending or of saying nothing."""
+    monkeypatch.setattr(executor, "IDLE_S", 2.0)
+    told = []
+    with cluster_of("first", cpus=1) as (cluster, nodes):
+
+        def notify(event):
+            told.append(event)
+            if len(nodes) == 1 and at_work(event, "first"):
+                cluster.remove_node(nodes["first"], allow_graceful=False)
+                nodes["second"] = None
+            if event.kind == "waiting" and nodes["second"] is None:
+                nodes["second"] = add(cluster, "second", cpus=1)
+
+        store, slow = Store(tmp_path / "results.db"), f"{BACKEND}[sleep_s=3]"
+        [record] = measure(store, cluster, backends=(slow,), measure="gradient", perform=pretend, notify=notify)
+    assert (record.status, record.node) == ("ok", "second")
+    expected = "no node of the cluster can do what is left; waiting for one to join"
+    assert {event.text for event in told if event.kind == "waiting"} == {expected}
+
+
 def before(folder):
     """The environment of a process that looks for modules in a folder first."""
     return {"PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -350,10 +372,10 @@ def test_a_node_out_of_memory(tmp_path):
         with session(Choices(address=cluster.address), planned, QUICK, None) as ready:
             cluster.remove_node(nodes["roomy"], allow_graceful=False)
             full_node = add(cluster, "full", cpus=1, **full)
-            executor = replace(
+            worker = replace(
                 ready.executor, errand=replace(ready.executor.errand, inspected=frozenset({full_node.node_id}))
             )
-            Runner(store, QUICK, events.append, executor=executor).run(planned, "test", ready.environment)
+            Runner(store, QUICK, events.append, executor=worker).run(planned, "test", ready.environment)
     [record] = store.records()
     assert (record.status, record.node) == ("oom", "full")
     assert record.reason == "on node full: Ray ended its process because the node ran out of memory."

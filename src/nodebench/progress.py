@@ -55,6 +55,8 @@ class PlainDisplay:
         elif event.cluster is not None:
             self.several = True
             self._cluster(event.cluster)
+        elif event.kind == "waiting":
+            self._line(event.text)
         elif event.kind in ("cell", "lost") and event.cell is not None:
             self._line(f"{event.cell.label}: {event.text}")
         elif event.cell is not None:
@@ -122,6 +124,8 @@ class LiveDisplay:
         elif event.cluster is not None:
             self.progress.update(self.phase, visible=False)
             self.progress.cluster = event.cluster
+        elif event.kind == "waiting":
+            self.progress.console.print(escape(event.text))
         elif event.kind == "lost" and event.cell is not None:
             self.progress.console.print(escape(f"{event.cell.label}: {event.text}"))
         elif event.cell is not None:

@@ -12,7 +12,8 @@ class Event:
 
     Attributes:
         kind: `run`, `cell` (a cell enters a phase), `timing` or `training` (progress), `record` (a cell has ended),
-            `cluster` (what is going on where) or `lost` (work is to be done again, since its machine is gone).
+            `cluster` (what is going on where), `lost` (work is to be done again, since its machine is gone) or
+            `waiting` (nothing can be done until a machine joins).
         text: What happened, in a few words.
         cell: The cell concerned.
         done: How much of the phase is done, out of `total`.

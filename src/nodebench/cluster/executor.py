@@ -13,13 +13,16 @@ from nodebench.bench.executor import AbstractExecutor, Arrival
 from nodebench.bench.work import AbstractWork, Done, GroupWork, Outcome, Site
 from nodebench.cluster.board import board
 from nodebench.cluster.errand import Errand, Report, run_errand
-from nodebench.cluster.nodes import Node, first_line
+from nodebench.cluster.nodes import Node, alive_nodes, first_line
 from nodebench.cluster.watch import LOOK_S, Watch
 from nodebench.errors import UserError
 
 # Made once: what `ray.remote` gives is to Ray a new function each time, which is sent to all nodes and asks for
 # processes of its own.
 RUN_ERRAND: Any = ray.remote(run_errand)
+
+IDLE_S = 15.0
+"""After so long without any work under way it is seen whether there is a node for it."""
 
 OUT_OF_MEMORY = "Ray ended its process because the node ran out of memory"
 
@@ -94,13 +97,16 @@ class _Dispatch:
                     while True:
                         self._settle(self.ended.get_nowait())
                 self.watch.look(self.site.notify)
+                if self.watch.idle(IDLE_S):
+                    self._say_if_stuck()
         except ray.exceptions.RayError as error:
             raise UserError(
                 f"the Ray cluster was lost: {first_line(error)} The same command with --resume goes on from here."
             ) from error
         finally:
             for trip in self.trips.values():
-                ray.cancel(trip.ref, force=True)
+                with suppress(ray.exceptions.RayError):  # of a cluster that is gone there is nothing to cancel
+                    ray.cancel(trip.ref, force=True)
 
     def _send(self, work: AbstractWork, lost_on: tuple[str, ...] = ()) -> None:
         ticket = self.n_tickets = self.n_tickets + 1
@@ -113,6 +119,13 @@ class _Dispatch:
         self.trips[ticket] = _Trip(work, ref, lost_on)
         self.watch.sent(ticket, work)
         ref.future().add_done_callback(lambda _: self.ended.put(ticket))
+
+    def _say_if_stuck(self) -> None:
+        """The last node that could do the work may be gone. Another may join: it is waited for, and that is said."""
+        nodes = [node for node in alive_nodes() if node.node_id not in self.unfit]
+        wanted = {needs(trip.work, self.executor.group_cpus) for trip in self.trips.values()}
+        if not any(node.cpus >= cpus and node.gpus >= gpus for node in nodes for cpus, gpus in wanted):
+            self.site.notify(Event("waiting", "no node of the cluster can do what is left; waiting for one to join"))
 
     def _settle(self, ticket: int) -> None:
         """Take a result, or see what is to become of work that has none."""

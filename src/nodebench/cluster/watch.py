@@ -34,6 +34,7 @@ class Watch:
         self._failed: Counter[str] = Counter()
         self._reading: Any = None
         self._looked = 0.0
+        self._busy = time.monotonic()
 
     def sent(self, ticket: int, work: AbstractWork) -> None:
         """Work is on its way."""
@@ -75,7 +76,16 @@ class Watch:
         elif ray.wait([self._reading], timeout=0)[0]:
             self._note(ray.get(self._reading))
             self._reading = None
+        if self._places:
+            self._busy = time.monotonic()
         notify(Event("cluster", "", cluster=self._state()))
+
+    def idle(self, seconds: float) -> bool:
+        """Whether nothing has been at work for so long, since it was last asked and so."""
+        idle = time.monotonic() - self._busy > seconds
+        if idle:
+            self._busy = time.monotonic()
+        return idle
 
     def _note(self, notices: Iterable[Notice]) -> None:
         for notice in notices:
