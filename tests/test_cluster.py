@@ -25,8 +25,13 @@ from nodebench.bench.runner import Runner  # noqa: E402
 from nodebench.bench.settings import Settings  # noqa: E402
 from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
 from nodebench.cluster import executor  # noqa: E402
+from nodebench.cluster import session as session_module  # noqa: E402
+from nodebench.cluster.connection import connected  # noqa: E402
 from nodebench.cluster.cores import claimed  # noqa: E402
+from nodebench.cluster.errand import Errand, unfitness  # noqa: E402
 from nodebench.cluster.executor import needs  # noqa: E402
+from nodebench.cluster.inspection import Inspection, Question  # noqa: E402
+from nodebench.cluster.nodes import alive_nodes, software  # noqa: E402
 from nodebench.cluster.session import Choices, session  # noqa: E402
 from nodebench.cluster.simulation import pretend  # noqa: E402
 from nodebench.errors import UserError  # noqa: E402
@@ -62,9 +67,7 @@ def measure(store, cluster, *, continuation="new", perform=None, notify=None, ch
         worker = ready.executor
         if perform is not None:
             worker = replace(worker, errand=replace(worker.errand, perform=perform))
-        runner = Runner(
-            store, QUICK, notify or (lambda _: None), executor=worker, checkpoint_dir=chosen.checkpoint_dir
-        )
+        runner = Runner(store, QUICK, notify or (lambda _: None), executor=worker, checkpoint_dir=chosen.checkpoint_dir)
         run_id = runner.run(planned, "test", ready.environment, continuation)
     return store.records([run_id])
 
@@ -78,7 +81,10 @@ def test_a_matrix_over_three_nodes(tmp_path, three):
     assert Counter(record.rtol for record in records) == {1e-2: 2, 1e-3: 2, 1e-4: 2}
     assert all(record.metric_value is not None for record in records)
     known = store.environments()
-    assert {record.node for record in records} <= {"a", "b", "c"}
+    for rtol in (1e-2, 1e-3, 1e-4):
+        assert len({record.node for record in records if record.rtol == rtol}) == 1
+    assert {record.node for record in records} == {"a", "b", "c"}
+    assert {record.train_node for record in records} <= {"a", "b", "c"}
     assert {known[record.environment]["cpu"] for record in records} == {fingerprint()["cpu"]}
     states = [event.cluster for event in events if event.kind == "cluster"]
     assert {state.name for state in states[-1].nodes} >= {"a", "b", "c"}
@@ -220,7 +226,7 @@ def test_a_training_goes_on_elsewhere(tmp_path):
         store, choices = Store(tmp_path / "results.db"), {"checkpoint_dir": str(folder)}
         [record] = measure(store, cluster, tasks=(task,), measure="training", choices=choices, notify=notify)
     assert (record.status, record.node, record.attempt) == ("ok", "second", 1)
-    assert "measured anew after first had been lost while measuring it" in record.notes
+    assert "it went on from its checkpoint after first had been lost at work on it" in record.notes
     assert [event.text for event in told if event.kind == "lost"] == ["first was lost; retry 1 of 3"]
     # The first epoch's time is that of the node that is gone: it was not trained again.
     assert record.history[0]["train_s"] == kept[0]["history"][0]["train_s"]
@@ -254,8 +260,10 @@ def test_a_cell_that_takes_its_node_down_is_given_up(tmp_path):
             notify=notify,
         )
     assert [(record.status, record.node) for record in records] == [("failed", "n1")] * 2
-    assert {record.reason for record in records} == {"on node n1: its node was lost in each of 2 attempts: n0, n1."}
+    assert {record.reason for record in records} == {"on node n1: it was lost in each of 2 attempts, with n0, n1."}
     assert "the node it was running on is dead" in records[0].stderr
+    known = Store(tmp_path / "results.db").environments()
+    assert known[records[0].environment]["cpu"] == fingerprint()["cpu"]
 
 
 def test_the_last_node_is_gone(tmp_path, monkeypatch):
@@ -340,6 +348,13 @@ def test_an_interrupted_driver_says_how_to_go_on(tmp_path, three, number):
     assert driver.returncode == 130, output
     assert "--resume" in output
     assert Store(tmp_path / "results.db").records() == []
+
+
+@pytest.mark.usefixtures("three")
+def test_the_cluster_of_this_machine_is_found():
+    """`auto` stands for the cluster that this machine belongs to; of several for one of them."""
+    with connected("auto"):
+        assert alive_nodes()
 
 
 def test_two_drivers_share_a_cluster(tmp_path, three):
@@ -464,9 +479,8 @@ def test_a_late_node_is_looked_at(tmp_path, other_diffrax):
         measure(store, cluster, seeds=tuple(range(6)), measure="gradient", notify=notify)
     assert {(record.status, record.node) for record in store.records()} == {("ok", "first")}
     assert len(store.records()) == 6
-    reasons = [event.text for event in told if event.kind == "lost"]
-    assert reasons
-    assert all("late gets no work: libraries.diffrax" in reason for reason in reasons)
+    [reason] = [event.text for event in told if event.kind == "waiting"]
+    assert "late gets no work: libraries.diffrax" in reason
 
 
 def test_a_thousand_cells_each_exactly_once(tmp_path, three):
@@ -508,6 +522,30 @@ def test_what_cannot_be_is_told_before_anything_is_started(tmp_path, three, choi
     with pytest.raises(UserError, match=expected):
         measure(store, three, choices=choices, **changes)
     assert store.runs() == []
+
+
+def test_a_late_node_with_other_data_is_unfit():
+    """Software alone does not make a node fit: one run is never of two data sets."""
+    found = Inspection(fingerprint(), data={"mnist": "digits"})
+    errand = Errand(QUICK, Question("/", None), software(fingerprint()), {"mnist": "mnist"}, frozenset())
+    assert unfitness(found, errand) == "task `mnist` has digits there, mnist elsewhere"
+    assert unfitness(found, replace(errand, expected_data=None)) == ""
+
+
+def test_what_a_node_that_lacks_the_plugin_has_does_not_count(tmp_path, monkeypatch):
+    """With --allow-mixed what is asked for must be had by nodes that can do the work."""
+    with cluster_of("bare", cpus=4) as (cluster, _):
+        add(cluster, "fit", cpus=1)
+        real = session_module.inspect
+
+        def inspect(nodes, question):
+            found = real(nodes, question)
+            bare = next(node.node_id for node in nodes if node.name == "bare")
+            return found | {bare: replace(found[bare], problems=("it lacks something",))}
+
+        monkeypatch.setattr(session_module, "inspect", inspect)
+        with pytest.raises(UserError, match=r"no node of the cluster has 2 CPUs \(fit: 1 CPUs"):
+            measure(Store(tmp_path / "results.db"), cluster, choices={"allow_mixed": True}, threads=2)
 
 
 def test_a_cluster_of_another_ray(tmp_path):

@@ -22,6 +22,9 @@ from nodebench.bench.events import ClusterState, Event, NodeState
 PLAIN_S = 10.0
 """How often a plain line tells of progress within a phase, or of the cluster."""
 
+RUN_S = 365 * 86400.0
+"""Longer than any run."""
+
 MAX_NODES = 16
 """Nodes of a cluster that are shown, those with work first."""
 
@@ -153,8 +156,7 @@ def ending(event: Event, *, several: bool) -> str:
 
 def summary(cluster: ClusterState) -> str:
     """How much waits and how much has failed."""
-    failed = sum(node.failed for node in cluster.nodes)
-    return f"{cluster.queued} queued, {failed} failed"
+    return f"{cluster.queued} part{'' if cluster.queued == 1 else 's'} queued, {cluster.failed} failed"
 
 
 def shown(cluster: ClusterState) -> list[NodeState]:
@@ -201,5 +203,6 @@ def display(console: Console, n_cells: int) -> Iterator[PlainDisplay | LiveDispl
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=console, transient=True) as progress:
+    # From the beginning of the run: in the half minute that Rich looks back by default no cell may end.
+    with Bars(*columns, console=console, transient=True, speed_estimate_period=RUN_S) as progress:
         yield LiveDisplay(progress, n_cells)

@@ -137,6 +137,25 @@ def remove_folder(url: str) -> None:
         filesystem.rm(path, recursive=True)
 
 
+def check_folder(url: str) -> None:
+    """See that checkpoints can be written into a folder, before hours are spent on what they are to keep.
+
+    Args:
+        url: A path, or a URL as fsspec knows it; the folder is made where there is none.
+
+    Raises:
+        UserError: If they cannot.
+    """
+    probe = f"{url}/nodebench-{os.getpid()}"
+    try:
+        filesystem, path = open_filesystem(probe)
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        filesystem.pipe_file(path, b"")
+        filesystem.rm_file(path)
+    except Exception as error:  # each storage has exceptions of its own, and all mean that it cannot be used
+        raise UserError(f"`--checkpoint-dir {url}` cannot be used: {error}") from error
+
+
 def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL, and the path in it.
 

@@ -39,7 +39,7 @@ class NodeState:
 
     Attributes:
         name: Its name.
-        running: Labels of the cells at work there.
+        running: What is at work there: a label, of how many more cells it is, and its phase.
         done: Cells that have ended there.
         failed: Those of them that did not end well.
     """
@@ -55,9 +55,11 @@ class ClusterState:
     """What several machines are doing.
 
     Attributes:
-        nodes: Each machine.
+        nodes: Each machine that there is.
         queued: Parts of the plan that wait for one.
+        failed: Cells that did not end well, on whichever machine.
     """
 
     nodes: tuple[NodeState, ...]
     queued: int
+    failed: int

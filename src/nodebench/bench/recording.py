@@ -9,14 +9,12 @@ from nodebench.results.store import now
 from nodebench.tasks.base import AbstractTask
 
 
-def record_of(outcome: Outcome, run_id: str, node: str, environment: str, attempt: int = 1) -> Record:
+def record_of(outcome: Outcome, run_id: str, attempt: int = 1) -> Record:
     """What a cell leaves behind.
 
     Args:
-        outcome: What became of it.
+        outcome: What became of it, and where: its figures have the fields `node` and `environment`.
         run_id: The run it belongs to.
-        node: Name of the machine it was measured on.
-        environment: Key of that machine's fingerprint in the store.
         attempt: How often it has been measured in this run.
     """
     cell, figures = outcome.cell, outcome.figures
@@ -39,8 +37,6 @@ def record_of(outcome: Outcome, run_id: str, node: str, environment: str, attemp
         preset=cell.preset,
         horizon=cell.horizon,
         attempt=attempt,
-        node=node,
-        environment=environment,
         **({"metric_name": metric.name, "metric_unit": metric.unit} if has_metric else {}),
         metric_direction=metric.direction if has_metric else None,
         **figures,

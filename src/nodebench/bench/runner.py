@@ -6,7 +6,8 @@ It prints nothing; what a person may want to see goes to `notify` as events.
 import platform
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -91,7 +92,8 @@ class Runner:
         job = _Job(self.store, run_id, cast(Measure, plan.measure), site, attempts, self.store.measurements(run_id))
         self.executor.carry_out(job.work(plan, done), site, job.arrived)
         self.store.finish_run(run_id)
-        remove_folder(site.checkpoints)
+        if not job.lost:
+            _forget(lambda: remove_folder(site.checkpoints))
         return run_id
 
     def _site(self, run_id: str, environment: Mapping[str, Any]) -> Site:
@@ -137,6 +139,7 @@ class _Job:
         attempts: How often cells have been measured in this run.
         kept: Gradient measurements of the run that need not be made again, by cell.
         keys: Keys of the fingerprints that are in the store.
+        lost: Cells whose machines were lost in the midst of their training.
     """
 
     store: Store
@@ -146,6 +149,7 @@ class _Job:
     attempts: Mapping[str, int]
     kept: Mapping[str, Figures]
     keys: set[str] = field(default_factory=set, init=False)
+    lost: set[str] = field(default_factory=set, init=False)
 
     def work(self, plan: Plan, done: Collection[str]) -> Iterator[AbstractWork]:
         """What is to be done first; the trainings follow."""
@@ -161,21 +165,34 @@ class _Job:
     def arrived(self, done: Done) -> Iterator[AbstractWork]:
         """Write the records of cells that are done, and give the trainings of those that are not."""
         for outcome in done.outcomes:
-            if isinstance(done.work, GroupWork) and self.measure in ("training", "both") and outcome.ok:
-                if self.measure == "both":
-                    self.store.save_measurement(self.run_id, outcome.cell.cell_id, outcome.figures)
-                yield TrainingWork(outcome)
+            to_train = isinstance(done.work, GroupWork) and self.measure in ("training", "both") and outcome.ok
+            placed = self._placed(outcome, done)
+            if not to_train:
+                self._finish(placed, done)
+            elif self.measure == "training":
+                yield TrainingWork(outcome)  # of the group it has nothing but the first step
             else:
-                self._finish(outcome, done)
+                self.store.save_measurement(self.run_id, outcome.cell.cell_id, placed.figures)
+                yield TrainingWork(placed)
+
+    def _placed(self, outcome: Outcome, done: Done) -> Outcome:
+        """What became of a cell, with where: its gradient may have been measured elsewhere than it was trained."""
+        node, key = done.node, self._key(done.environment)
+        figures = {"node": node, "environment": key, **outcome.figures}
+        if isinstance(done.work, TrainingWork):
+            figures |= {"train_node": node, "train_environment": key}
+        return replace(outcome, figures=figures)
 
     def _finish(self, outcome: Outcome, done: Done) -> None:
         cell = outcome.cell
-        attempt, key = self.attempts.get(cell.cell_id, 0) + 1, self._key(done.environment)
-        record = record_of(outcome, self.run_id, done.node, key, attempt)
+        record = record_of(outcome, self.run_id, self.attempts.get(cell.cell_id, 0) + 1)
         self.store.append(record, outcome.pictures)
-        # Only now: an interruption before the row is written must find the checkpoint.
-        if self.measure in ("training", "both"):
-            Checkpoint(checkpoint(self.site.checkpoints, cell)).remove()
+        # Only now: an interruption before the row is written must find the checkpoint. So must another attempt at a
+        # training that lost its machines.
+        if outcome.lost:
+            self.lost.add(cell.cell_id)
+        elif isinstance(done.work, TrainingWork):
+            _forget(lambda: Checkpoint(checkpoint(self.site.checkpoints, cell)).remove())
         self.site.notify(Event("record", record.status, cell, record=record, node=done.node))
 
     def _key(self, environment: Mapping[str, Any]) -> str:
@@ -185,6 +202,12 @@ class _Job:
             self.store.save_environment(environment)
             self.keys.add(key)
         return key
+
+
+def _forget(remove: Callable[[], None]) -> None:
+    """Remove what is no longer needed. A disk that refuses must not end the work that is under way."""
+    with suppress(OSError):
+        remove()
 
 
 def beside(store: Path) -> Path:

@@ -70,8 +70,8 @@ class VersionTurns:
             self._check_conditions(old, measured)
             if measured.figures.get("control"):
                 measured.figures["control"] = f"{measured.cell.backend} of {self.version.interpreter.name}"
-            outcome = Outcome(old.cell, old.figures)
-            record = record_of(outcome, self.run_id, platform.node(), self.environment)
+            place = {"node": platform.node(), "environment": self.environment}
+            record = record_of(Outcome(old.cell, old.figures | place), self.run_id)
             self.store.append(replace(record, nodebench_version=self._version_number))
 
     @property

@@ -53,11 +53,13 @@ class Outcome:
         cell: The cell.
         figures: Fields of its record.
         pictures: What is to be seen of its trained model, packed.
+        lost: Whether it failed because its machines were lost while they worked at it.
     """
 
     cell: Cell
     figures: Figures
     pictures: bytes = b""
+    lost: bool = False
 
     @property
     def ok(self) -> bool:

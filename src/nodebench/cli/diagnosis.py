@@ -61,10 +61,11 @@ def doctor(
 
 def _examine_cluster(address: str | None, *, as_json: bool) -> None:
     """Show the nodes of a cluster; exits with 1 where they are not alike."""
-    from nodebench.cluster.inspection import DATA_VARIABLE, Question  # noqa: PLC0415
+    from nodebench.cluster.inspection import Question  # noqa: PLC0415
     from nodebench.cluster.session import surveyed  # noqa: PLC0415
+    from nodebench.tasks.mnist.data import FOLDER_VARIABLE  # noqa: PLC0415
 
-    question = Question(str(Path.cwd()), os.environ.get(DATA_VARIABLE), devices=True)
+    question = Question(str(Path.cwd()), os.environ.get(FOLDER_VARIABLE), devices=True)
     with surveyed(address, question) as survey:
         nodes, differences = survey.nodes, survey.differences
     if as_json:

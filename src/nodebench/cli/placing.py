@@ -24,10 +24,13 @@ class Place:
     @contextmanager
     def ready(self, planned: Any, settings: Any, console: Console) -> Iterator[tuple[Any, Any]]:
         """What does the work, and the fingerprint of where it is done."""
+        from nodebench.bench.checkpoints import check_folder  # noqa: PLC0415
         from nodebench.bench.executor import LocalExecutor  # noqa: PLC0415
         from nodebench.bench.machine import fingerprint  # noqa: PLC0415
 
         del planned, settings, console
+        if self.checkpoint_dir is not None:
+            check_folder(self.checkpoint_dir)
         yield LocalExecutor(), fingerprint()
 
 
@@ -43,8 +46,8 @@ class OnCluster(Place):
     @contextmanager
     def ready(self, planned: Any, settings: Any, console: Console) -> Iterator[tuple[Any, Any]]:
         """What does the work, once the cluster has been found fit for it."""
-        from nodebench.cluster.inspection import DATA_VARIABLE  # noqa: PLC0415
         from nodebench.cluster.session import Choices, session  # noqa: PLC0415
+        from nodebench.tasks.mnist.data import FOLDER_VARIABLE  # noqa: PLC0415
 
         choices = Choices(
             address=self.address,
@@ -54,7 +57,7 @@ class OnCluster(Place):
             **({} if self.retries is None else {"retries": self.retries}),
         )
         console.print("joining the Ray cluster and looking at its nodes" if self.address else "starting Ray")
-        with session(choices, planned, settings, os.environ.get(DATA_VARIABLE)) as ready:
+        with session(choices, planned, settings, os.environ.get(FOLDER_VARIABLE)) as ready:
             nodes = ready.executor.nodes
             n_cpus, n_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
             counted = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {n_cpus} CPUs, {n_gpus} GPUs"

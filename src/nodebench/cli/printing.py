@@ -58,6 +58,8 @@ def print_environment(environment: Mapping[str, Any]) -> None:
 
 def hardware(environment: Mapping[str, Any]) -> str:
     """Processor, cores, memory and GPU of a machine, in words."""
+    if "cpu" not in environment:
+        return "lost before it could be looked at"
     memory = environment["memory_bytes"]
     size = "" if memory is None else f", {memory / 2**30:.3g} GiB"
     return f"{environment['cpu']}, {environment['cores']} cores{size}; GPU: {environment['gpu'] or 'none'}"

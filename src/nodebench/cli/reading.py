@@ -67,10 +67,11 @@ def show(
 
 def _print_nodes(run: Any, records: list[Any], environments: Mapping[str, Any]) -> None:
     """Say what each node is that the cells of a run were measured on, unless it is the one that began the run."""
+    from nodebench.reports.machines import parts  # noqa: PLC0415
     from nodebench.results.environment import environment_of  # noqa: PLC0415
 
     nodes: dict[Any, list[Any]] = {}
-    for record in records:
+    for record in parts(records):
         nodes.setdefault((record.node, record.environment), []).append(record)
     if len(nodes) < 2 and "cpu" in run.environment:
         return

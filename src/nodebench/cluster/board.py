@@ -1,7 +1,7 @@
 """Where work tells of its progress, and the command that waits for it reads it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,11 +21,13 @@ class Notice(NamedTuple):
         ticket: Number of the work.
         node_id: Where it is done.
         event: What happened; None for its beginning.
+        environment: Fingerprint of the node, told at the beginning.
     """
 
     ticket: int
     node_id: str
     event: Event | None
+    environment: Mapping[str, Any] | None = None
 
 
 class Board:

@@ -26,8 +26,8 @@ REHEARSAL_S = 60.0
 
 REHEARSAL = """
 import json, logging, sys
-import ray
 try:
+    import ray
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
 except Exception as error:
     print(json.dumps(str(error)))
@@ -66,15 +66,18 @@ def _start() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15, and timed cells would wait for all others
     # Else it would leave a token in the user's home, and every later cluster would ask for it.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    # `local`, lest RAY_ADDRESS name another cluster.
-    ray.init(
-        address="local",
-        num_cpus=len(available_cores()),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        # `local`, lest RAY_ADDRESS name another cluster.
+        ray.init(
+            address="local",
+            num_cpus=len(available_cores()),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"Ray cannot be started on this machine: {' '.join(str(error).split())}") from error
 
 
 def _rehearse(address: str) -> None:
@@ -86,7 +89,7 @@ def _rehearse(address: str) -> None:
         raise UserError(f"the Ray cluster at {address} did not answer for {REHEARSAL_S:g} s. {TOKEN}") from error
     if done.returncode == 1:
         told = " ".join(str(json.loads(done.stdout.strip().rpartition("\n")[2])).split())
-        more = "" if "Version mismatch" in told else f" {TOKEN}"
+        more = "" if address == "auto" or "Version mismatch" in told else f" {TOKEN}"
         raise UserError(f"the Ray cluster at {address} cannot be joined: {told}{more}")
     if done.returncode != 0:
         raise UserError(
@@ -97,6 +100,8 @@ def _rehearse(address: str) -> None:
 
 def _check_address(address: str) -> None:
     """Ray itself waits for minutes for a head that is not there."""
+    if address == "auto":
+        return
     if "://" in address:
         raise UserError(
             f"`--ray-address {address}` is not taken: give HOST:PORT of the cluster's head (or `auto`), and start the "

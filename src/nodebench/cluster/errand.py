@@ -33,6 +33,7 @@ class Errand:
         settings: How cells are measured; cores and interpreter are the node's.
         question: What a node must have.
         expected: The software that a node must have; None for any.
+        expected_data: The data set that each task must have there; None for any.
         inspected: Ids of the nodes that have been found fit. Others have joined since, and are inspected first.
         checkpoints: Folder of the run's checkpoints that all nodes share; None where there is none: then a training
             that loses its node begins anew.
@@ -42,6 +43,7 @@ class Errand:
     settings: Settings
     question: Question
     expected: Mapping[str, Any] | None
+    expected_data: Mapping[str, str] | None
     inspected: frozenset[str]
     checkpoints: str | None = None
     perform: Callable[[AbstractWork, Site], tuple[Outcome, ...]] = measured
@@ -69,12 +71,12 @@ class Report:
 def run_errand(work: AbstractWork, errand: Errand, ticket: int, n_cores: int, board: Any) -> Report:
     """Do work on the node that Ray has chosen; runs there, in a process of Ray's."""
     node_id = ray.get_runtime_context().get_node_id()
+    environment = _fingerprint()
     # Waited for: who is lost with its node must have been known to be there. Not by `ray.get`: meanwhile Ray gives the
     # CPUs of the one that waits to other work, which is still there when the wait is over.
-    board.tell.remote(Notice(ticket, node_id, None)).future().result()
-    environment = _fingerprint()
+    board.tell.remote(Notice(ticket, node_id, None, environment)).future().result()
     if node_id not in errand.inspected:
-        reason = unfitness(_inspected(errand.question), errand.expected)
+        reason = unfitness(_inspected(errand.question), errand)
         if reason:
             return Report(node_id, environment, unfit=reason)
     notify = teller(board.tell.remote, ticket, node_id)
@@ -96,18 +98,24 @@ def run_errand(work: AbstractWork, errand: Errand, ticket: int, n_cores: int, bo
     return Report(node_id, environment, tuple(_with_niceness(outcome) for outcome in outcomes))
 
 
-def unfitness(found: Inspection, expected: Mapping[str, Any] | None) -> str:
-    """Why a node cannot do the work of a plan; empty where it can."""
-    unlike = [] if expected is None else unlike_software(expected, found.environment)
-    return "; ".join([*found.problems, *unlike])
+def unfitness(found: Inspection, errand: Errand) -> str:
+    """Why a node cannot do the work of an errand; empty where it can."""
+    software = [] if errand.expected is None else unlike_software(errand.expected, found.environment)
+    expected = errand.expected_data or {}
+    data = [
+        f"task `{task}` has {name} there, {expected[task]} elsewhere"
+        for task, name in found.data.items()
+        if expected.get(task, name) != name
+    ]
+    return "; ".join([*found.problems, *software, *data])
 
 
 def _with_niceness(outcome: Outcome) -> Outcome:
     """Say where others on the machine went before it; a process of less niceness takes its core from it."""
     niceness = os.nice(0)
-    if not niceness:
-        return outcome
     note = f"measured with niceness {niceness}, as Ray gives it; start Ray's nodes with RAY_worker_niceness=0"
+    if not niceness or note in outcome.figures["notes"]:
+        return outcome
     return replace(outcome, figures={**outcome.figures, "notes": [*outcome.figures["notes"], note]})
 
 

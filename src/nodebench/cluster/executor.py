@@ -10,7 +10,7 @@ import ray
 
 from nodebench.bench.events import Event
 from nodebench.bench.executor import AbstractExecutor, Arrival
-from nodebench.bench.work import AbstractWork, Done, GroupWork, Outcome, Site
+from nodebench.bench.work import AbstractWork, Done, GroupWork, Outcome, Site, TrainingWork
 from nodebench.cluster.board import board
 from nodebench.cluster.errand import Errand, Report, run_errand
 from nodebench.cluster.nodes import Node, alive_nodes, first_line
@@ -53,7 +53,7 @@ class RayExecutor(AbstractExecutor):
         """As `AbstractExecutor`. An exception in the midst of it ends all work that is under way."""
         errand = replace(self.errand, checkpoints=site.checkpoints if self.shares_checkpoints else None)
         with board() as opened:
-            watch = Watch(opened, self.nodes)
+            watch = Watch(opened, self.nodes, self.environments)
             _Dispatch(self, site, arrived, watch, ray.put(errand), set(self.unfit)).run(work)
 
 
@@ -64,7 +64,7 @@ class _Trip:
     Attributes:
         work: The work.
         ref: Ray's promise of its result.
-        lost_on: Names of the nodes that were lost while they did it.
+        lost_on: The nodes, or processes on them, that were lost while they did it.
     """
 
     work: AbstractWork
@@ -129,13 +129,17 @@ class _Dispatch:
 
     def _settle(self, ticket: int) -> None:
         """Take a result, or see what is to become of work that has none."""
-        trip = self.trips.pop(ticket)
+        trip = self.trips.pop(ticket, None)
+        if trip is None:
+            return  # it was called back
         try:
             report: Report = ray.get(trip.ref)
         except ray.exceptions.OutOfMemoryError as error:
             self._fail(ticket, trip, "oom", OUT_OF_MEMORY, error)
         except ray.exceptions.RayTaskError as error:
             self._fail(ticket, trip, "failed", first_line(error), error)
+        except ray.exceptions.LocalRayletDiedError:
+            raise  # it is this machine that has lost the cluster
         except ray.exceptions.RayError as error:
             self._lost(ticket, trip, error)
         else:
@@ -146,36 +150,57 @@ class _Dispatch:
         if report.wrong:
             raise UserError(report.wrong)
         if report.unfit:
-            self.unfit.add(report.node_id)
-            self._again(ticket, trip.work, trip.lost_on, f"{name} gets no work: {report.unfit}")
+            self._again(ticket, trip.work, trip.lost_on)
+            self._refused(report.node_id, f"{name} gets no work: {report.unfit}")
             return
         outcomes = report.outcomes
         if trip.lost_on:
-            note = f"measured anew after {' and '.join(trip.lost_on)} had been lost while measuring it"
+            goes_on = isinstance(trip.work, TrainingWork) and self.executor.shares_checkpoints
+            how = "went on from its checkpoint" if goes_on else "was measured anew"
+            note = f"it {how} after {' and '.join(trip.lost_on)} had been lost at work on it"
             outcomes = tuple(_noted(outcome, note) for outcome in outcomes)
         self._arrive(ticket, Done(trip.work, outcomes, name, report.environment))
+
+    def _refused(self, node_id: str, told: str) -> None:
+        """Give a node no work, and call back what waits and may still be placed there."""
+        if node_id in self.unfit:
+            return
+        self.unfit.add(node_id)
+        self.site.notify(Event("waiting", told))
+        self.watch.read()
+        for ticket in [ticket for ticket in self.trips if not self.watch.begun(ticket)]:
+            trip = self.trips.pop(ticket)
+            ray.cancel(trip.ref, force=True)
+            self._again(ticket, trip.work, trip.lost_on)
 
     def _lost(self, ticket: int, trip: _Trip, error: Exception) -> None:
         """Do it again elsewhere, or give it up."""
         name = self.watch.name(self.watch.place(ticket, error))
-        lost_on = (*trip.lost_on, name)
+        # Ray's process may die, and its node live on.
+        process = isinstance(error, ray.exceptions.WorkerCrashedError)
+        lost_on = (*trip.lost_on, f"a process on {name}" if process else name)
         if len(lost_on) > self.executor.retries:
-            told = f"its node was lost in each of {len(lost_on)} attempts: {', '.join(lost_on)}"
-            self._fail(ticket, trip, "failed", told, error)
+            told = f"it was lost in each of {len(lost_on)} attempts, with {', '.join(lost_on)}"
+            self._fail(ticket, trip, "failed", told, error, lost=True)
             return
-        self._again(ticket, trip.work, lost_on, f"{name} was lost; retry {len(lost_on)} of {self.executor.retries}")
+        told = f"{lost_on[-1]} was lost; retry {len(lost_on)} of {self.executor.retries}"
+        self.site.notify(Event("lost", told, trip.work.cell, node=name))
+        self._again(ticket, trip.work, lost_on)
 
-    def _again(self, ticket: int, work: AbstractWork, lost_on: tuple[str, ...], told: str) -> None:
+    def _again(self, ticket: int, work: AbstractWork, lost_on: tuple[str, ...]) -> None:
         self.watch.over(ticket)
-        self.site.notify(Event("lost", told, work.cell, node=lost_on[-1] if lost_on else ""))
         self._send(work, lost_on)
 
-    def _fail(self, ticket: int, trip: _Trip, status: str, reason: str, error: Exception) -> None:
+    def _fail(
+        self, ticket: int, trip: _Trip, status: str, reason: str, error: Exception, *, lost: bool = False
+    ) -> None:
         node_id = self.watch.place(ticket, error)
         name = self.watch.name(node_id)
         told = {"status": status, "reason": f"on node {name}: {reason}.", "stderr": str(error)}
-        outcomes = tuple(Outcome(outcome.cell, {**outcome.figures, **told}) for outcome in trip.work.outcomes)
-        environment = self.executor.environments.get(node_id, self.site.environment)
+        outcomes = tuple(
+            Outcome(outcome.cell, {**outcome.figures, **told}, lost=lost) for outcome in trip.work.outcomes
+        )
+        environment = self.watch.environments.get(node_id, self.site.environment)
         self._arrive(ticket, Done(trip.work, outcomes, name, environment))
 
     def _arrive(self, ticket: int, done: Done) -> None:

@@ -18,8 +18,7 @@ from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.machine import fingerprint, frameworks
 from nodebench.errors import NodebenchError
 from nodebench.tasks.base import AbstractTask
-
-DATA_VARIABLE = "NODEBENCH_DATA"
+from nodebench.tasks.mnist.data import FOLDER_VARIABLE
 
 INSPECTION_S = 600.0
 """How long an inspection may take, which may have to fetch data."""
@@ -88,16 +87,16 @@ def inspect_here(question: Question) -> Inspection:
 @contextmanager
 def data_folder(given: str | None) -> Iterator[None]:
     """Let data sets be found where the command was told to find them, if this machine has that folder."""
-    before = os.environ.get(DATA_VARIABLE)
+    before = os.environ.get(FOLDER_VARIABLE)
     if given is not None and Path(given).is_dir():
-        os.environ[DATA_VARIABLE] = given
+        os.environ[FOLDER_VARIABLE] = given
     try:
         yield
     finally:
         if before is None:
-            os.environ.pop(DATA_VARIABLE, None)
+            os.environ.pop(FOLDER_VARIABLE, None)
         else:
-            os.environ[DATA_VARIABLE] = before
+            os.environ[FOLDER_VARIABLE] = before
 
 
 def _inspect(question: Question) -> Inspection:

@@ -84,6 +84,11 @@ class Survey:
         return tuple(node for node in self.nodes if node.node_id not in self.unfit)
 
     @property
+    def data(self) -> dict[str, str]:
+        """The data set that each task has on the nodes."""
+        return {task: name for node in self.fit for task, name in self.inspections[node.node_id].data.items()}
+
+    @property
     def differences(self) -> list[str]:
         """What is not as it is here: nodes that lack something or have other versions, and unlike data sets."""
         unfit = [f"node {node.name}: {self.unfit[node.node_id]}" for node in self.nodes if node.node_id in self.unfit]
@@ -135,11 +140,14 @@ def session(choices: Choices, plan: Plan, settings: Settings, data: str | None) 
     question = question_of(plan, data)
     with connected(choices.address):
         nodes = alive_nodes()
+        threads = max(cell.threads for cell in plan.cells)
         gpus = int(any(cell.device == "cuda" for cell in plan.cells))
-        group_cpus = choices.group_cpus or _share(nodes, gpus)
-        check_resources(nodes, max(group_cpus, *(cell.threads for cell in plan.cells)), gpus)
+        # Once before the nodes are asked, which takes seconds, and once for those that can do the work.
+        check_resources(nodes, max(threads, choices.group_cpus or 1), gpus)
         survey = Survey(nodes, inspect(nodes, question), software(fingerprint()))
         _admit(survey, allow_mixed=choices.allow_mixed)
+        group_cpus = choices.group_cpus or _share(survey.fit, gpus)
+        check_resources(survey.fit, max(threads, group_cpus), gpus)
         if choices.checkpoint_dir is not None:
             check_shared(choices.checkpoint_dir, survey.fit)
         executor = RayExecutor(
@@ -147,6 +155,7 @@ def session(choices: Choices, plan: Plan, settings: Settings, data: str | None) 
                 settings,
                 question,
                 expected=None if choices.allow_mixed else survey.expected,
+                expected_data=None if choices.allow_mixed else survey.data,
                 inspected=frozenset(node.node_id for node in survey.fit),
             ),
             survey.fit,

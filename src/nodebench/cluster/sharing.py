@@ -29,10 +29,11 @@ def check_shared(url: str, nodes: Sequence[Node]) -> None:
         files, folder = open_filesystem(url)
         files.makedirs(folder, exist_ok=True)
         files.pipe_file(f"{folder}/{token}", token.encode())
-    except (OSError, UserError) as error:
+    except Exception as error:  # each storage has exceptions of its own, and all mean that it cannot be used
         raise UserError(f"`--checkpoint-dir {url}` cannot be used: {error}") from error
     try:
         problems = {node.name: _problem(answer) for node, answer in _answers(url, token, nodes)}
+        files.invalidate_cache()  # others have written into it
         for node in nodes:
             if not problems[node.name] and not files.exists(f"{folder}/{token}-{node.node_id}"):
                 problems[node.name] = "what it writes there is not found here"
@@ -71,8 +72,8 @@ def _answer(url: str, token: str, node_id: str) -> str:
         files.pipe_file(f"{folder}/{token}-{node_id}", b"")
     except FileNotFoundError:
         return "what this process wrote there is not found"
-    except (OSError, UserError) as error:
-        return str(error)
+    except Exception as error:  # noqa: BLE001  as above, and told by the one who asked
+        return f"{type(error).__name__}: {error}"
     return ""
 
 

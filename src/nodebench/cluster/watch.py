@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -16,17 +16,25 @@ LOOK_S = 0.5
 """How often the board is read and the state of the cluster is shown."""
 
 
+COUNT_S = 5.0
+"""How often it is seen which nodes there are."""
+
+
 class Watch:
     """What is known of the work that is under way.
 
     Args:
         board: The actor to which work tells of itself.
         nodes: The nodes of the beginning.
+        environments: Their fingerprints, by id.
     """
 
-    def __init__(self, board: Any, nodes: Sequence[Node]) -> None:
+    def __init__(self, board: Any, nodes: Sequence[Node], environments: Mapping[str, Mapping[str, Any]]) -> None:
         self.board = board
+        self.environments = dict(environments)
         self._names = {node.node_id: node.name for node in nodes}
+        self._alive = list(self._names)
+        self._counted = time.monotonic()
         self._labels: dict[int, str] = {}
         self._places: dict[int, str] = {}
         self._phases: dict[int, str] = {}
@@ -57,10 +65,20 @@ class Watch:
             self._names = {node.node_id: node.name for node in alive_nodes()} | self._names
         return self._names.get(node_id, node_id[:6] or "unknown")
 
+    def read(self) -> None:
+        """Read all that has been told, what is on its way from the board included."""
+        if self._reading is not None:
+            self._note(ray.get(self._reading))
+            self._reading = None
+        self._note(ray.get(self.board.read.remote()))
+
+    def begun(self, ticket: int) -> bool:
+        """Whether work has begun, as far as has been read."""
+        return ticket in self._places
+
     def place(self, ticket: int, error: Exception) -> str:
         """Id of the node on which work was begun, or that Ray's error names; empty where neither is known."""
-        # The notice of its beginning may still be on the board.
-        self._note(ray.get(self.board.read.remote()))
+        self.read()
         if ticket in self._places:
             return self._places[ticket]
         self._names = {node.node_id: node.name for node in alive_nodes()} | self._names
@@ -76,6 +94,11 @@ class Watch:
         elif ray.wait([self._reading], timeout=0)[0]:
             self._note(ray.get(self._reading))
             self._reading = None
+        if time.monotonic() - self._counted > COUNT_S:
+            self._counted = time.monotonic()
+            nodes = alive_nodes()
+            self._names |= {node.node_id: node.name for node in nodes}
+            self._alive = [node.node_id for node in nodes]
         if self._places:
             self._busy = time.monotonic()
         notify(Event("cluster", "", cluster=self._state()))
@@ -89,6 +112,8 @@ class Watch:
 
     def _note(self, notices: Iterable[Notice]) -> None:
         for notice in notices:
+            if notice.environment is not None:
+                self.environments[notice.node_id] = notice.environment
             if notice.ticket not in self._labels:
                 continue  # told before the work ended, read after
             self._places[notice.ticket] = notice.node_id
@@ -96,9 +121,9 @@ class Watch:
                 self._phases[notice.ticket] = notice.event.text
 
     def _state(self) -> ClusterState:
-        running: dict[str, list[str]] = {name: [] for name in self._names.values()}
+        running: dict[str, list[str]] = {self._names[node_id]: [] for node_id in self._alive}
         for ticket, node_id in self._places.items():
             at_work = f"{self._labels[ticket]}: {self._phases.get(ticket, 'starting')}"
             running.setdefault(self.name(node_id), []).append(at_work)
         nodes = (NodeState(name, tuple(now), self._done[name], self._failed[name]) for name, now in running.items())
-        return ClusterState(tuple(nodes), len(self._labels) - len(self._places))
+        return ClusterState(tuple(nodes), len(self._labels) - len(self._places), sum(self._failed.values()))

@@ -76,6 +76,7 @@ class Trainer(AbstractTrainer):
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "random": torch.get_rng_state(),
+            "device_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         }
         torch.save(state, path)
 
@@ -86,6 +87,8 @@ class Trainer(AbstractTrainer):
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         torch.set_rng_state(state["random"])
+        if state["device_random"] is not None:
+            torch.cuda.set_rng_state(state["device_random"])
 
 
 def make_optimizer(params: list[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:

@@ -71,7 +71,7 @@ class Machines:
         kinds: list[list[Mapping[str, Any]]] = []
         measured: list[list[Record]] = []
         places: dict[str | None, int] = {}
-        for record in records:
+        for record in parts(records):
             if record.environment not in places:
                 found = environment_of(record, environments)
                 place = next((at for at, kind in enumerate(kinds) if not _unlike(kind[0], found)), len(kinds))
@@ -102,8 +102,18 @@ class Machines:
             f"{first.name.capitalize()} and {other.name} differ in "
             f"{'; '.join(_unlike(first.environments[0], other.environments[0]))}."
             for other in others
-            if first is not None
+            if first is not None and "cpu" in other.environments[0]  # of a node that was lost unseen nothing is known
         ]
+
+
+def parts(records: Iterable[Record]) -> list[Record]:
+    """Records, those that were trained elsewhere than they were measured once for each machine."""
+    found = []
+    for record in records:
+        found.append(record)
+        if record.as_trained.node != record.node:
+            found.append(record.as_trained)
+    return found
 
 
 def several_nodes(records: Iterable[Record]) -> bool:

@@ -51,7 +51,7 @@ def _with_node(columns: Sequence[Column], records: Iterable[Record], name: str =
 
 def training_tables(records: Iterable[Record]) -> list[Table]:
     """Two tables of all trained models, what they reached and what it took; none where none was trained."""
-    trained = [record for record in records if record.metric_value is not None]
+    trained = [record.as_trained for record in records if record.metric_value is not None]
     if not trained:
         return []
     return [
@@ -62,7 +62,7 @@ def training_tables(records: Iterable[Record]) -> list[Table]:
 
 def sweep_table(records: Iterable[Record]) -> Table | None:
     """One table of the trained networks at other tolerances, or None where there is none."""
-    swept = [record for record in records if record.tolerance_sweep]
+    swept = [record.as_trained for record in records if record.tolerance_sweep]
     if not swept:
         return None
     table = Table(

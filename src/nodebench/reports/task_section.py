@@ -55,8 +55,8 @@ class TaskContents:
 
     @property
     def trained(self) -> list[Record]:
-        """The newest record of each trained cell."""
-        return newest(record for record in self.records if record.metric_value is not None)
+        """The newest record of each trained cell, as one of the machine that it was trained on."""
+        return [r.as_trained for r in newest(record for record in self.records if record.metric_value is not None)]
 
     @property
     def failed_since(self) -> list[tuple[Record, Record]]:

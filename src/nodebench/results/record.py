@@ -5,12 +5,12 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 2  judged and undecided comparisons, what a failure left behind, the cost of measuring.
 3  share of the floor, cost of compilation, step-size controller.
 4  memory of a training step; pictures of trained models in a table of their own.
-5  node and fingerprint of the machine that each cell was measured on; fingerprints in a table of their own.
+5  nodes and fingerprints of the machines that each cell was measured and trained on; fingerprints in a table.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
 from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
@@ -53,8 +53,11 @@ class Record:
         preset: The training budget.
         horizon: Factor on the time span of the gradient problem.
         attempt: 1, and one more each time the cell was measured again after a failure.
-        node: Name of the machine that the cell was measured on; None where it was not recorded.
+        node: Name of the machine that the cell's gradient was measured on, or, where it was only trained, that; None
+            where it was not recorded.
         environment: Key of that machine's fingerprint, which the store has.
+        train_node: Name of the machine that the cell was trained on, which may be another; None where it was not.
+        train_environment: Key of that machine's fingerprint.
         status: How the cell ended. `wrong_gradient` and `incomparable` are measured and shown, but never ranked.
         reason: Why, in one sentence; None when `ok`.
         stderr: Of a failure, where it happened: the traceback and the last lines that the process had printed, or of a
@@ -148,6 +151,8 @@ class Record:
     attempt: int = 1
     node: str | None = None
     environment: str | None = None
+    train_node: str | None = None
+    train_environment: str | None = None
     status: Status
     reason: str | None = None
     stderr: str | None = None
@@ -204,6 +209,13 @@ class Record:
     history: list[dict[str, float | None]] = field(default_factory=list)
     tolerance_sweep: list[dict[str, float | int | str | None]] = field(default_factory=list)
     overhead_s: float | None = None
+
+    @property
+    def as_trained(self) -> "Record":
+        """The record as one of the machine that it was trained on; itself where it was not trained."""
+        if self.train_environment is None:
+            return self
+        return replace(self, node=self.train_node, environment=self.train_environment)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON knows it, which has no NaN and no infinity: they become null."""

@@ -151,12 +151,6 @@ class Store:
             rows = db.execute("SELECT cell_id, payload FROM measurements WHERE run_id = ?", (run_id,)).fetchall()
         return {row["cell_id"]: json.loads(row["payload"]) for row in rows}
 
-    def attempts(self, run_id: str, cell_id: str) -> int:
-        """How often a cell of a run has left a record."""
-        with self._connection() as db:
-            found = db.execute("SELECT COUNT(*) FROM records WHERE run_id = ? AND cell_id = ?", (run_id, cell_id))
-            return int(found.fetchone()[0])
-
     def records(self, run_ids: Sequence[str] | None = None, *, all_attempts: bool = False) -> list[Record]:
         """Records of the named runs, or of all, in the order in which their cells were first measured.
 

@@ -9,7 +9,7 @@ from nodebench.errors import PluginError
 from nodebench.pictures import Picture
 from nodebench.reports.document import Block, Drawing, Entry, Missing, key
 from nodebench.reports.formatting import ABSENT, number
-from nodebench.reports.machines import Machines
+from nodebench.reports.machines import Machines, parts
 from nodebench.results.record import Record
 
 DIGITS = 4
@@ -95,7 +95,8 @@ class Source:
     def of_one_machine(self, places: Iterable[Place]) -> bool:
         """Whether all that was measured of some cells is of machines and software alike, so that times compare."""
         machines = self.machines
-        return len({machines.of_record(place.measured) for place in places if place.measured is not None}) < 2
+        measured = [place.measured for place in places if place.measured is not None]
+        return len({machines.of_record(record) for record in parts(measured)}) < 2
 
     def why(self, places: Iterable[Place]) -> str:
         """Why there is nothing of some cells, in one sentence."""
