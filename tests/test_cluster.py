@@ -32,6 +32,7 @@ from nodebench.cluster.errand import Errand, unfitness  # noqa: E402
 from nodebench.cluster.executor import needs  # noqa: E402
 from nodebench.cluster.inspection import Inspection, Question  # noqa: E402
 from nodebench.cluster.nodes import alive_nodes, software  # noqa: E402
+from nodebench.cluster.rehearsal import rehearse  # noqa: E402
 from nodebench.cluster.session import Choices, session  # noqa: E402
 from nodebench.cluster.simulation import pretend  # noqa: E402
 from nodebench.errors import UserError  # noqa: E402
@@ -63,6 +64,7 @@ def measure(store, cluster, *, continuation="new", perform=None, notify=None, ch
     """Run a request on a cluster into a store and return its records."""
     planned = plan(request_of(**changes))
     chosen = Choices(**{"address": cluster.address, **(choices or {})})
+    rehearse(chosen.address)
     with session(chosen, planned, QUICK, None) as ready:
         worker = ready.executor
         if perform is not None:
@@ -353,6 +355,7 @@ def test_an_interrupted_driver_says_how_to_go_on(tmp_path, three, number):
 @pytest.mark.usefixtures("three")
 def test_the_cluster_of_this_machine_is_found():
     """`auto` stands for the cluster that this machine belongs to; of several for one of them."""
+    rehearse("auto")
     with connected("auto"):
         assert alive_nodes()
 

@@ -62,6 +62,10 @@ def doctor(
 def _examine_cluster(address: str | None, *, as_json: bool) -> None:
     """Show the nodes of a cluster; exits with 1 where they are not alike."""
     from nodebench.cluster.inspection import Question  # noqa: PLC0415
+    from nodebench.cluster.rehearsal import rehearse  # noqa: PLC0415
+
+    rehearse(address)
+    # Only now: it imports Ray, which must know by then whether it is to show a token.
     from nodebench.cluster.session import surveyed  # noqa: PLC0415
     from nodebench.tasks.mnist.data import FOLDER_VARIABLE  # noqa: PLC0415
 

@@ -46,6 +46,11 @@ class OnCluster(Place):
     @contextmanager
     def ready(self, planned: Any, settings: Any, console: Console) -> Iterator[tuple[Any, Any]]:
         """What does the work, once the cluster has been found fit for it."""
+        from nodebench.cluster.rehearsal import rehearse  # noqa: PLC0415
+
+        console.print("joining the Ray cluster and looking at its nodes" if self.address else "starting Ray")
+        rehearse(self.address)
+        # Only now: it imports Ray, which must know by then whether it is to show a token.
         from nodebench.cluster.session import Choices, session  # noqa: PLC0415
         from nodebench.tasks.mnist.data import FOLDER_VARIABLE  # noqa: PLC0415
 
@@ -56,7 +61,6 @@ class OnCluster(Place):
             allow_mixed=self.allow_mixed,
             **({} if self.retries is None else {"retries": self.retries}),
         )
-        console.print("joining the Ray cluster and looking at its nodes" if self.address else "starting Ray")
         with session(choices, planned, settings, os.environ.get(FOLDER_VARIABLE)) as ready:
             nodes = ready.executor.nodes
             n_cpus, n_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
