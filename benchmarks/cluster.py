@@ -357,7 +357,12 @@ class Bench:
     def _wall_s(self, planned: Plan, perform: Passing) -> float:
         nodes, settings = alive_nodes(), Settings()
         errand = Errand(
-            settings, Question(str(Path.cwd()), None), None, frozenset(node.node_id for node in nodes), perform=perform
+            settings,
+            Question(str(Path.cwd()), None),
+            expected=None,
+            expected_data=None,
+            inspected=frozenset(node.node_id for node in nodes),
+            perform=perform,
         )
         executor = RayExecutor(errand, nodes, {}, self.cpus, retries=0, shares_checkpoints=False)
         with tempfile.TemporaryDirectory() as folder:
