@@ -189,7 +189,7 @@ class _Job:
         self.store.append(record, outcome.pictures)
         # Only now: an interruption before the row is written must find the checkpoint. So must another attempt at a
         # training that lost its machines.
-        if outcome.lost:
+        if isinstance(done.work, TrainingWork) and outcome.lost:
             self.lost.add(cell.cell_id)
         elif isinstance(done.work, TrainingWork):
             _forget(lambda: Checkpoint(checkpoint(self.site.checkpoints, cell)).remove())

@@ -15,7 +15,6 @@ from nodebench.cluster.nodes import Node, alive_nodes
 LOOK_S = 0.5
 """How often the board is read and the state of the cluster is shown."""
 
-
 COUNT_S = 5.0
 """How often it is seen which nodes there are."""
 
