@@ -18,6 +18,11 @@ Figures = dict[str, Any]
 """Fields of a record by name."""
 
 
+def no_figures() -> Figures:
+    """What is known of a cell before it is measured."""
+    return {"status": "ok", "notes": []}
+
+
 @dataclass(frozen=True)
 class Start:
     """What one fresh worker measured in its turns.
@@ -52,7 +57,7 @@ class Measured:
 
     cell: Cell
     settings: Settings
-    figures: Figures = field(default_factory=lambda: {"status": "ok", "notes": []})
+    figures: Figures = field(default_factory=no_figures)
     conditions: dict[str, str] = field(default_factory=dict)
     compiles: bool = False
     resident_bytes: int = 0

@@ -9,14 +9,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from nodebench.bench.checkpoints import Checkpoint, remove_folder
 from nodebench.bench.events import Event
 from nodebench.bench.executor import AbstractExecutor, LocalExecutor
 from nodebench.bench.gradient import GradientGroup
-from nodebench.bench.measured import Figures
+from nodebench.bench.measured import Figures, no_figures
 from nodebench.bench.plan import Plan
 from nodebench.bench.recording import record_of
 from nodebench.bench.settings import Settings
@@ -103,7 +102,7 @@ class Runner:
             environment,
             self.settings,
             references=folder / "references",
-            checkpoints=f"{self.checkpoint_dir or beside(self.store.path)}/{run_id}",
+            checkpoints=f"{self.checkpoint_dir or folder.absolute() / 'checkpoints'}/{run_id}",
             notify=self.notify,
             measure_group=self.measure_group,
         )
@@ -160,7 +159,7 @@ class _Job:
                 yield GroupWork(group, fresh, self.measure)
             for cell in missing:
                 if cell not in fresh:
-                    yield TrainingWork(Outcome(cell, {"status": "ok", "notes": [], **self.kept.get(cell.cell_id, {})}))
+                    yield TrainingWork(Outcome(cell, self.kept.get(cell.cell_id, no_figures())))
 
     def arrived(self, done: Done) -> Iterator[AbstractWork]:
         """Write the records of cells that are done, and give the trainings of those that are not."""
@@ -208,11 +207,6 @@ def _forget(remove: Callable[[], None]) -> None:
     """Remove what is no longer needed. A disk that refuses must not end the work that is under way."""
     with suppress(OSError):
         remove()
-
-
-def beside(store: Path) -> Path:
-    """The folder of checkpoints beside a store."""
-    return store.absolute().parent / "checkpoints"
 
 
 def new_run_id() -> str:

@@ -5,14 +5,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from nodebench.bench.events import Event
 from nodebench.bench.gradient import Comparison, GradientGroup
 from nodebench.bench.machine import available_memory
-from nodebench.bench.measured import Figures, Measured
+from nodebench.bench.measured import Figures, Measured, no_figures
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import WorkerError
 from nodebench.bench.references import References, preparer
@@ -57,7 +57,7 @@ class Outcome:
     """
 
     cell: Cell
-    figures: Figures
+    figures: Figures = field(default_factory=no_figures)
     pictures: bytes = b""
     lost: bool = False
 
@@ -65,6 +65,11 @@ class Outcome:
     def ok(self) -> bool:
         """Whether nothing has gone wrong with it."""
         return bool(self.figures["status"] == "ok")
+
+    def noted(self, note: str) -> "Outcome":
+        """The outcome with what a reader must know of its figures, told once."""
+        notes = dict.fromkeys([*self.figures["notes"], note])
+        return replace(self, figures={**self.figures, "notes": list(notes)})
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class GroupWork(AbstractWork):
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
         """The missing cells, of which nothing is known yet."""
-        return tuple(Outcome(cell, {"status": "ok", "notes": []}) for cell in self.missing)
+        return tuple(map(Outcome, self.missing))
 
     @property
     def timed(self) -> bool:

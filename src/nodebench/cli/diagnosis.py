@@ -34,7 +34,7 @@ def doctor(
     if executor == "ray":
         if selftest:
             raise UserError("`--selftest` is of this machine; leave `--executor ray` out.")
-        _examine_cluster(ray_address, as_json=as_json)
+        raise typer.Exit(1 if _cluster_differs(ray_address, as_json=as_json) else 0)
     if comparisons is not None and not selftest:
         raise UserError("`--comparisons` belongs to `--selftest`.")
     from nodebench import catalogue  # noqa: PLC0415
@@ -59,8 +59,8 @@ def doctor(
         raise typer.Exit(1 if tested.problems else 0)
 
 
-def _examine_cluster(address: str | None, *, as_json: bool) -> None:
-    """Show the nodes of a cluster; exits with 1 where they are not alike."""
+def _cluster_differs(address: str | None, *, as_json: bool) -> bool:
+    """Show the nodes of a cluster, and say whether they are not alike."""
     from nodebench.cluster.inspection import Question  # noqa: PLC0415
     from nodebench.cluster.rehearsal import rehearse  # noqa: PLC0415
 
@@ -75,7 +75,7 @@ def _examine_cluster(address: str | None, *, as_json: bool) -> None:
     if as_json:
         rows = [asdict(node) | asdict(survey.inspections[node.node_id]) for node in nodes]
         print(json.dumps({"nodes": rows, "differences": differences}, indent=2))
-        raise typer.Exit(1 if differences else 0)
+        return bool(differences)
     console = new_console()
     for alike in _alike(survey):
         names, found = ", ".join(node.name for node in alike), survey.inspections[alike[0].node_id]
@@ -91,7 +91,7 @@ def _examine_cluster(address: str | None, *, as_json: bool) -> None:
         console.print(f"[red]unlike:[/red] {escape_markup(difference)}", soft_wrap=True)
     if not differences:
         console.print("no differences in Python, libraries and nodebench's commit")
-    raise typer.Exit(1 if differences else 0)
+    return bool(differences)
 
 
 def _alike(survey: Any) -> list[list[Any]]:

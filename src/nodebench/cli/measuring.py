@@ -40,7 +40,7 @@ from nodebench.cli.options import (
     seeds,
     split,
 )
-from nodebench.cli.placing import OnCluster, Place
+from nodebench.cli.placing import AbstractPlace, Here, OnCluster
 from nodebench.cli.printing import escape_markup, new_console, print_records
 from nodebench.errors import UserError
 
@@ -161,7 +161,7 @@ def run(
     continuation = "rerun-failed" if rerun_failed else "resume" if resume else "new"
     began = time.monotonic()
     folder = None if checkpoint_dir is None else absolute(checkpoint_dir)
-    place = Place(folder)
+    place: AbstractPlace = Here(folder)
     if executor == "ray":
         place = OnCluster(folder, ray_address, group_cpus, retries, allow_mixed=allow_mixed)
     records = measure_plan(planned, settings, store, place=place, continuation=continuation, as_json=as_json)
@@ -234,7 +234,7 @@ def scale(
 
 
 def measure_plan(
-    planned: Any, settings: Any, path: Path, *, continuation: Any, as_json: bool, place: Place | None = None
+    planned: Any, settings: Any, path: Path, *, continuation: Any, as_json: bool, place: AbstractPlace | None = None
 ) -> list[Any]:
     """Run a plan with its progress shown, and give the records of the run in the order of the plan.
 
@@ -244,7 +244,7 @@ def measure_plan(
     from nodebench.progress import display  # noqa: PLC0415
     from nodebench.results.store import Store  # noqa: PLC0415
 
-    opened, place, console = Store(path), place or Place(), new_console(err=as_json)
+    opened, place, console = Store(path), place or Here(), new_console(err=as_json)
     try:
         with (
             place.ready(planned, settings, console) as (executor, environment),

@@ -40,7 +40,6 @@ AddressOption = Annotated[
     typer.Option("--ray-address", help="HOST:PORT of the cluster's head, or `auto`; a Ray of this machine by default."),
 ]
 
-
 EXECUTORS = ("local", "ray")
 
 

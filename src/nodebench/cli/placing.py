@@ -1,8 +1,9 @@
 """Where the work of a command is done, as its options say."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,23 @@ from nodebench.cli.printing import escape_markup
 
 
 @dataclass(frozen=True)
-class Place:
-    """This machine.
+class AbstractPlace(ABC):
+    """Where work is done.
 
     Attributes:
         checkpoint_dir: Folder of training checkpoints, or None for one beside the store.
     """
 
     checkpoint_dir: str | None = None
+
+    @abstractmethod
+    def ready(self, planned: Any, settings: Any, console: Console) -> AbstractContextManager[tuple[Any, Any]]:
+        """What does the work of a plan, and the fingerprint of where it is done."""
+
+
+@dataclass(frozen=True)
+class Here(AbstractPlace):
+    """This machine."""
 
     @contextmanager
     def ready(self, planned: Any, settings: Any, console: Console) -> Iterator[tuple[Any, Any]]:
@@ -35,7 +45,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class OnCluster(Place):
+class OnCluster(AbstractPlace):
     """A Ray cluster; attributes as those of `nodebench.cluster.session.Choices`."""
 
     address: str | None = None

@@ -114,9 +114,7 @@ def _with_niceness(outcome: Outcome) -> Outcome:
     """Say where others on the machine went before it; a process of less niceness takes its core from it."""
     niceness = os.nice(0)
     note = f"measured with niceness {niceness}, as Ray gives it; start Ray's nodes with RAY_worker_niceness=0"
-    if not niceness or note in outcome.figures["notes"]:
-        return outcome
-    return replace(outcome, figures={**outcome.figures, "notes": [*outcome.figures["notes"], note]})
+    return outcome.noted(note) if niceness else outcome
 
 
 # Ray keeps its processes for more work of the same command.

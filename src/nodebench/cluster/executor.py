@@ -158,7 +158,7 @@ class _Dispatch:
             goes_on = isinstance(trip.work, TrainingWork) and self.executor.shares_checkpoints
             how = "went on from its checkpoint" if goes_on else "was measured anew"
             note = f"it {how} after {' and '.join(trip.lost_on)} had been lost at work on it"
-            outcomes = tuple(_noted(outcome, note) for outcome in outcomes)
+            outcomes = tuple(outcome.noted(note) for outcome in outcomes)
         self._arrive(ticket, Done(trip.work, outcomes, name, report.environment))
 
     def _refused(self, node_id: str, told: str) -> None:
@@ -217,7 +217,3 @@ def needs(work: AbstractWork, group_cpus: int) -> tuple[int, int]:
     cell = work.cell
     timed = isinstance(work, GroupWork) and work.timed
     return max(cell.threads, group_cpus) if timed else cell.threads, int(cell.device == "cuda")
-
-
-def _noted(outcome: Outcome, note: str) -> Outcome:
-    return replace(outcome, figures={**outcome.figures, "notes": [*outcome.figures["notes"], note]})

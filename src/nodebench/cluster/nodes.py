@@ -1,7 +1,7 @@
 """The nodes of the cluster this process is connected to, and whether they may do the work of a plan."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +49,30 @@ def alive_nodes() -> tuple[Node, ...]:
     return tuple(sorted(nodes, key=lambda node: node.name))
 
 
+def ask(nodes: Sequence[Node], timeout_s: float, question: Callable[..., Any], *arguments: object) -> dict[str, Any]:
+    """Call a function on each node, on all at once.
+
+    Returns:
+        What it returned, by the node's id; Ray's exception where a node does not answer.
+    """
+    refs = {node.node_id: _on(node, question).remote(*arguments) for node in nodes}
+    return {node_id: _answer(ref, timeout_s) for node_id, ref in refs.items()}
+
+
 def inspect(nodes: Sequence[Node], question: Question) -> dict[str, Inspection]:
-    """Have each node inspected, all at once.
+    """Have each node inspected.
 
     Returns:
         What each has, by its id. A node that cannot answer has that as its problem, and an empty fingerprint.
     """
-    asked = {node.node_id: _asked(node, question) for node in nodes}
-    return {node_id: _answer(ref) for node_id, ref in asked.items()}
+    answers = ask(nodes, INSPECTION_S, inspect_here, question)
+    return {
+        node_id: _uninspected(found) if isinstance(found, Exception) else found for node_id, found in answers.items()
+    }
+
+
+def _uninspected(error: Exception) -> Inspection:
+    return Inspection({}, (f"it cannot be inspected: {first_line(error)}",))
 
 
 def software(environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,17 +122,16 @@ def _name(node: Mapping[str, Any]) -> str:
     return str(node["NodeManagerHostname"] if named == node["NodeManagerAddress"] else named)
 
 
-def _asked(node: Node, question: Question) -> Any:
+def _on(node: Node, question: Callable[..., Any]) -> Any:
     where = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
-    return ray.remote(inspect_here).options(num_cpus=0, max_retries=0, scheduling_strategy=where).remote(question)
+    return ray.remote(question).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
 
 
-def _answer(ref: Any) -> Inspection:
+def _answer(ref: Any, timeout_s: float) -> Any:
     try:
-        found: Inspection = ray.get(ref, timeout=INSPECTION_S)
+        return ray.get(ref, timeout=timeout_s)
     except ray.exceptions.RayError as error:
-        return Inspection({}, (f"it cannot be inspected: {first_line(error)}",))
-    return found
+        return error
 
 
 def first_line(error: Exception) -> str:

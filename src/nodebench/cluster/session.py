@@ -81,7 +81,8 @@ class Survey:
     @property
     def fit(self) -> tuple[Node, ...]:
         """The nodes that can do the work."""
-        return tuple(node for node in self.nodes if node.node_id not in self.unfit)
+        unfit = self.unfit
+        return tuple(node for node in self.nodes if node.node_id not in unfit)
 
     @property
     def data(self) -> dict[str, str]:
@@ -91,13 +92,14 @@ class Survey:
     @property
     def differences(self) -> list[str]:
         """What is not as it is here: nodes that lack something or have other versions, and unlike data sets."""
-        unfit = [f"node {node.name}: {self.unfit[node.node_id]}" for node in self.nodes if node.node_id in self.unfit]
+        unfit = self.unfit
+        lacking = [f"node {node.name}: {unfit[node.node_id]}" for node in self.nodes if node.node_id in unfit]
         versions = [
             f"node {node.name}: {', '.join(unlike)}"
             for node in self.fit
             if (unlike := unlike_software(self.expected, self.inspections[node.node_id].environment))
         ]
-        return unfit + versions + unlike_data(self.inspections[node.node_id] for node in self.fit)
+        return lacking + versions + unlike_data(self.inspections[node.node_id] for node in self.fit)
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,7 @@ class Session:
 def surveyed(address: str | None, question: Question) -> Iterator[Survey]:
     """Be connected to a cluster and know its nodes; raises as `connected`."""
     with connected(address):
-        nodes = alive_nodes()
-        yield Survey(nodes, inspect(nodes, question), software(fingerprint()))
+        yield _survey(alive_nodes(), question)
 
 
 @contextmanager
@@ -144,7 +145,7 @@ def session(choices: Choices, plan: Plan, settings: Settings, data: str | None) 
         gpus = int(any(cell.device == "cuda" for cell in plan.cells))
         # Once before the nodes are asked, which takes seconds, and once for those that can do the work.
         check_resources(nodes, max(threads, choices.group_cpus or 1), gpus)
-        survey = Survey(nodes, inspect(nodes, question), software(fingerprint()))
+        survey = _survey(nodes, question)
         _admit(survey, allow_mixed=choices.allow_mixed)
         group_cpus = choices.group_cpus or _share(survey.fit, gpus)
         check_resources(survey.fit, max(threads, group_cpus), gpus)
@@ -173,6 +174,10 @@ def question_of(plan: Plan, data: str | None) -> Question:
     tasks = {cell.task: (cell.task, cell.preset, cell.seed) for cell in reversed(plan.cells)}
     backends = dict.fromkeys(cell.backend for cell in plan.cells if cell.backend is not None)
     return Question(str(Path.cwd()), data, tuple(backends), tuple(tasks.values()))
+
+
+def _survey(nodes: tuple[Node, ...], question: Question) -> Survey:
+    return Survey(nodes, inspect(nodes, question), software(fingerprint()))
 
 
 def _share(nodes: tuple[Node, ...], gpus: int) -> int:

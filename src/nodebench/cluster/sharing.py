@@ -2,13 +2,11 @@
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from nodebench.bench.checkpoints import open_filesystem
-from nodebench.cluster.nodes import Node, first_line
+from nodebench.bench.checkpoints import check_folder, open_filesystem
+from nodebench.cluster.nodes import Node, ask, first_line
 from nodebench.errors import UserError
 
 ANSWER_S = 120.0
@@ -24,16 +22,14 @@ def check_shared(url: str, nodes: Sequence[Node]) -> None:
     Raises:
         UserError: If it cannot be written here, or is another one, or none, on some node.
     """
+    check_folder(url)
     token = secrets.token_hex(8)
+    files, folder = open_filesystem(url)
+    files.pipe_file(f"{folder}/{token}", token.encode())
     try:
-        files, folder = open_filesystem(url)
-        files.makedirs(folder, exist_ok=True)
-        files.pipe_file(f"{folder}/{token}", token.encode())
-    except Exception as error:  # each storage has exceptions of its own, and all mean that it cannot be used
-        raise UserError(f"`--checkpoint-dir {url}` cannot be used: {error}") from error
-    try:
-        problems = {node.name: _problem(answer) for node, answer in _answers(url, token, nodes)}
+        answers = ask(nodes, ANSWER_S, _answer, url, token)
         files.invalidate_cache()  # others have written into it
+        problems = {node.name: _problem(answers[node.node_id]) for node in nodes}
         for node in nodes:
             if not problems[node.name] and not files.exists(f"{folder}/{token}-{node.node_id}"):
                 problems[node.name] = "what it writes there is not found here"
@@ -47,38 +43,19 @@ def check_shared(url: str, nodes: Sequence[Node]) -> None:
         )
 
 
-def _answers(url: str, token: str, nodes: Sequence[Node]) -> list[tuple[Node, Any]]:
-    return [
-        (
-            node,
-            ray.remote(_answer)
-            .options(
-                num_cpus=0,
-                max_retries=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
-            )
-            .remote(url, token, node.node_id),
-        )
-        for node in nodes
-    ]
-
-
-def _answer(url: str, token: str, node_id: str) -> str:
+def _answer(url: str, token: str) -> str:
     """Read and write in the folder, on a node; what goes wrong, or nothing."""
     try:
         files, folder = open_filesystem(url)
         if files.cat_file(f"{folder}/{token}") != token.encode():
             return "it reads something else there"
-        files.pipe_file(f"{folder}/{token}-{node_id}", b"")
+        files.pipe_file(f"{folder}/{token}-{ray.get_runtime_context().get_node_id()}", b"")
     except FileNotFoundError:
         return "what this process wrote there is not found"
-    except Exception as error:  # noqa: BLE001  as above, and told by the one who asked
+    except Exception as error:  # noqa: BLE001  each storage has its own; told by the one who asked
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def _problem(ref: Any) -> str:
-    try:
-        return str(ray.get(ref, timeout=ANSWER_S))
-    except ray.exceptions.RayError as error:
-        return first_line(error)
+def _problem(answer: str | Exception) -> str:
+    return first_line(answer) if isinstance(answer, Exception) else answer
