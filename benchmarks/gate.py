@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 PLUGIN = """
 from dataclasses import dataclass, replace
 from typing import ClassVar
-from nodebench.testing import PlantedStep, PlantedTorch
+from nodebench.planted import PlantedStep, PlantedTorch
 
 EXTRA, SLOWDOWN, LEAK, WRONG = 0, 0.0, 0, False
 

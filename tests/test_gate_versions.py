@@ -31,7 +31,8 @@ PLUGIN = """
 from dataclasses import dataclass
 from typing import ClassVar
 from nodebench.problem import Evaluations
-from nodebench.testing import FakeBackend, PlantedStep
+from nodebench.planted import PlantedStep
+from nodebench.testing import FakeBackend
 
 EXTRA, SLOWDOWN, LEAK, WRONG = 0, 0.0, 0, False
 
@@ -112,7 +113,7 @@ def test_planted_faults_are_caught_in_their_cells(repository, tmp_path):
 
 def test_a_version_against_itself_is_no_alarm(tmp_path):
     """Another environment that holds the same: exit code 0, and a regression in nothing."""
-    options = ("--against-python", sys.executable, "-b", "nodebench.testing:Planted", "-t", TASK, "--rounds", "4")
+    options = ("--against-python", sys.executable, "-b", "nodebench.planted:Planted", "-t", TASK, "--rounds", "4")
     done = command("compare", *options, "-o", "gate.json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed: 1 cell compared" in done.stdout
