@@ -39,11 +39,12 @@ from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import BUDGETS_S, Settings
 from nodebench.bench.work import AbstractWork, GroupWork, Outcome, Site
+from nodebench.cluster.choices import Choices
 from nodebench.cluster.errand import Errand
 from nodebench.cluster.executor import RayExecutor
 from nodebench.cluster.inspection import Question
 from nodebench.cluster.nodes import alive_nodes
-from nodebench.cluster.session import Choices, session
+from nodebench.cluster.session import session
 from nodebench.cluster.simulation import pretend
 from nodebench.results.store import Store
 from nodebench.tasks.base import AbstractTask

@@ -26,6 +26,7 @@ from nodebench.bench.settings import Settings  # noqa: E402
 from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
 from nodebench.cluster import executor  # noqa: E402
 from nodebench.cluster import session as session_module  # noqa: E402
+from nodebench.cluster.choices import Choices  # noqa: E402
 from nodebench.cluster.connection import connected  # noqa: E402
 from nodebench.cluster.cores import claimed  # noqa: E402
 from nodebench.cluster.errand import Errand, unfitness  # noqa: E402
@@ -33,7 +34,7 @@ from nodebench.cluster.executor import needs  # noqa: E402
 from nodebench.cluster.inspection import Inspection, Question  # noqa: E402
 from nodebench.cluster.nodes import alive_nodes, software  # noqa: E402
 from nodebench.cluster.rehearsal import rehearse  # noqa: E402
-from nodebench.cluster.session import Choices, session  # noqa: E402
+from nodebench.cluster.session import session  # noqa: E402
 from nodebench.cluster.simulation import pretend  # noqa: E402
 from nodebench.errors import UserError  # noqa: E402
 from nodebench.results.store import Store  # noqa: E402

@@ -182,7 +182,7 @@ def _nodes(cluster: ClusterState) -> Table:
     table.add_column("failed", justify="right")
     table.add_column("at work on", ratio=1, overflow="ellipsis", no_wrap=True)
     for node in shown(cluster):
-        table.add_row(escape(node.name), str(node.done), str(node.failed), escape("; ".join(node.running) or "-"))
+        table.add_row(escape(node.name), str(node.done), str(node.failed), escape("\n".join(node.running) or "-"))
     return table
 
 

@@ -146,12 +146,11 @@ def check_folder(url: str) -> None:
     Raises:
         UserError: If they cannot.
     """
-    probe = f"{url}/nodebench-{os.getpid()}"
     try:
-        filesystem, path = open_filesystem(probe)
-        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-        filesystem.pipe_file(path, b"")
-        filesystem.rm_file(path)
+        filesystem, folder = open_filesystem(url)
+        filesystem.makedirs(folder, exist_ok=True)
+        filesystem.pipe_file(f"{folder}/nodebench-{os.getpid()}", b"")
+        filesystem.rm_file(f"{folder}/nodebench-{os.getpid()}")
     except Exception as error:  # each storage has exceptions of its own, and all mean that it cannot be used
         raise UserError(f"`--checkpoint-dir {url}` cannot be used: {error}") from error
 

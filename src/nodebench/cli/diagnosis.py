@@ -64,6 +64,7 @@ def _cluster_differs(address: str | None, *, as_json: bool) -> bool:
     from nodebench.cluster.inspection import Question  # noqa: PLC0415
     from nodebench.cluster.rehearsal import rehearse  # noqa: PLC0415
 
+    new_console(err=True).print("joining the Ray cluster and looking at its nodes" if address else "starting Ray")
     rehearse(address)
     # Only now: it imports Ray, which must know by then whether it is to show a token.
     from nodebench.cluster.session import surveyed  # noqa: PLC0415

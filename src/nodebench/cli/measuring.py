@@ -89,7 +89,7 @@ def run(
     checkpoint_dir: Annotated[
         str | None,
         typer.Option(
-            help="Folder of training checkpoints, a path or fsspec URL that all nodes share; else beside the store."
+            help="Folder of training checkpoints, a path or fsspec URL (default: beside the store, on a cluster none)."
         ),
     ] = None,
     group_cpus: Annotated[

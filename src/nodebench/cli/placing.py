@@ -56,12 +56,8 @@ class OnCluster(AbstractPlace):
     @contextmanager
     def ready(self, planned: Any, settings: Any, console: Console) -> Iterator[tuple[Any, Any]]:
         """What does the work, once the cluster has been found fit for it."""
+        from nodebench.cluster.choices import Choices  # noqa: PLC0415
         from nodebench.cluster.rehearsal import rehearse  # noqa: PLC0415
-
-        console.print("joining the Ray cluster and looking at its nodes" if self.address else "starting Ray")
-        rehearse(self.address)
-        # Only now: it imports Ray, which must know by then whether it is to show a token.
-        from nodebench.cluster.session import Choices, session  # noqa: PLC0415
         from nodebench.tasks.mnist.data import FOLDER_VARIABLE  # noqa: PLC0415
 
         choices = Choices(
@@ -71,11 +67,17 @@ class OnCluster(AbstractPlace):
             allow_mixed=self.allow_mixed,
             **({} if self.retries is None else {"retries": self.retries}),
         )
+        console.print("joining the Ray cluster and looking at its nodes" if self.address else "starting Ray")
+        rehearse(self.address)
+        # Only now: it imports Ray, which must know by then whether it is to show a token.
+        from nodebench.cluster.session import session  # noqa: PLC0415
+
         with session(choices, planned, settings, os.environ.get(FOLDER_VARIABLE)) as ready:
             nodes = ready.executor.nodes
             n_cpus, n_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
             counted = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {n_cpus} CPUs, {n_gpus} GPUs"
-            console.print(f"{counted}; cells timed in turns have {ready.executor.group_cpus} CPUs to themselves")
+            own = ready.executor.group_cpus
+            console.print(f"{counted}; cells timed in turns have {own} CPU{'s' if own > 1 else ''} to themselves")
             for difference in ready.survey.differences:
                 console.print(f"unlike: {escape_markup(difference)}", soft_wrap=True)
             if planned.measure in ("training", "both") and not ready.executor.shares_checkpoints:

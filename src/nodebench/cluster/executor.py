@@ -35,7 +35,7 @@ class RayExecutor(AbstractExecutor):
         errand: What is the same for all work.
         nodes: The nodes that were found fit.
         environments: Fingerprints of the nodes, by id.
-        group_cpus: CPUs that cells timed in turns have to themselves.
+        group_cpus: CPUs that cells timed in turns have to themselves, no fewer than any of them has threads.
         retries: How often work is done again whose node was lost.
         shares_checkpoints: Whether all nodes have the folder of checkpoints.
         unfit: Ids of nodes that get no work.
@@ -216,4 +216,4 @@ def needs(work: AbstractWork, group_cpus: int) -> tuple[int, int]:
     """CPUs and GPUs that work has to itself."""
     cell = work.cell
     timed = isinstance(work, GroupWork) and work.timed
-    return max(cell.threads, group_cpus) if timed else cell.threads, int(cell.device == "cuda")
+    return group_cpus if timed else cell.threads, int(cell.device == "cuda")

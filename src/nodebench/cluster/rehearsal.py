@@ -17,7 +17,7 @@ from nodebench.errors import UserError
 CONNECT_S = 5.0
 """How long the head of a cluster may take to answer at all."""
 
-REHEARSAL_S = 90.0
+REHEARSAL_S = 60.0
 """How long Ray may take to join a cluster."""
 
 PROGRAM = """
@@ -89,8 +89,11 @@ def _attempt(address: str, mode: str) -> str:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=REHEARSAL_S, check=False, env=environment
         )
-    except subprocess.TimeoutExpired:
-        return f"it did not answer for {REHEARSAL_S:g} s. {TOKEN}"
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"what listens at {address} did not answer for {REHEARSAL_S:g} s as a Ray cluster does; see on its machine "
+            "with `ray status` whether it is one."
+        ) from error
     if done.returncode == 0:
         return ""
     if done.returncode == 1:

@@ -117,7 +117,7 @@ class Watch:
                 continue  # told before the work ended, read after
             self._places[notice.ticket] = notice.node_id
             if notice.event is not None:
-                self._phases[notice.ticket] = notice.event.text
+                self._phases[notice.ticket] = _phase(notice.event)
 
     def _state(self) -> ClusterState:
         running: dict[str, list[str]] = {self._names[node_id]: [] for node_id in self._alive}
@@ -126,3 +126,7 @@ class Watch:
             running.setdefault(self.name(node_id), []).append(at_work)
         nodes = (NodeState(name, tuple(now), self._done[name], self._failed[name]) for name, now in running.items())
         return ClusterState(tuple(nodes), len(self._labels) - len(self._places), sum(self._failed.values()))
+
+
+def _phase(event: Event) -> str:
+    return event.text if event.total is None else f"{event.text}, {event.done} of {event.total}"
