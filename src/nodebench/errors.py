@@ -9,6 +9,7 @@ NodebenchError
 └── CellError             a cell cannot be measured: it ends with this status and the rest of the matrix goes on
     ├── NotInstalledError `not_installed`
     ├── UnsupportedError  `unsupported`
+    ├── FieldError        `failed`
     ├── DivergedError     `diverged`
     ├── StepLimitError    `failed`
     └── CheckpointError   `failed`
@@ -76,6 +77,10 @@ class UnsupportedError(CellError):
     """A backend cannot do what the cell asks, for the reason given."""
 
     status = "unsupported"
+
+
+class FieldError(CellError):
+    """A vector field is no function of time, state and parameters that can be solved and differentiated as it is."""
 
 
 class DivergedError(CellError):

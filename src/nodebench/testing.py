@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -290,6 +291,24 @@ class FakeFramework(AbstractFramework):
         """The rate."""
         return {"rate": np.array(field.rate)}  # type: ignore[attr-defined]  # a FakeField
 
+    def state(self, model: Any) -> Weights:
+        """The rate."""
+        return {"rate": np.array(model.rate)}
+
+    def inspect(self, problem: Problem) -> None:
+        """Nothing: a fake's field is right."""
+
+    def vjp(self, problem: Problem, t: float, y: np.ndarray, covector: np.ndarray) -> tuple[np.ndarray, Weights]:
+        """Of `rate * y`."""
+        del t
+        return problem.field.rate * covector, {"rate": np.array(covector @ y)}  # type: ignore[attr-defined]
+
+    @contextmanager
+    def moved(self, problem: Problem, y0: np.ndarray, params: Weights) -> Iterator[Problem]:
+        """Another rate."""
+        rate = float(params.get("rate", problem.field.rate))  # type: ignore[attr-defined]  # a FakeField
+        yield replace(problem, field=FakeField(rate), y0=y0)
+
     def placement(self, problem: Problem) -> Mapping[str, str]:
         """As told."""
         return {"dtype": str(problem.y0.dtype), "device": "cpu", "threads": "1"}  # type: ignore[union-attr]
@@ -385,13 +404,12 @@ class FakeTask(AbstractTask):
         return {"rate": np.asarray(np.random.default_rng(seed).uniform(0.1, 1.0))}
 
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
-        """Three numbers that grow for one unit of time."""
-        del batch_size
+        """Numbers, the first three of which grow for one unit of time."""
         weights = self.weights(model, seed)
-        x = np.array([1.0, 2.0, 3.0])
+        drawn = np.arange(1.0, batch_size + 1.0)
 
         def closed_form() -> Gradients:
-            growth = np.exp(weights["rate"])
+            growth, x = np.exp(weights["rate"]), drawn[:3]
             return Gradients(growth * x.sum(), growth * np.ones(3), {"rate": growth * x.sum()})
 
-        return GradientInputs(weights, {"x": x}, closed_form, dataset="fake")
+        return GradientInputs(weights, {"x": drawn}, closed_form, dataset="fake")

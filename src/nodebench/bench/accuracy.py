@@ -4,10 +4,12 @@ NumPy alone, so that the runner can judge all cells of a group by the same refer
 """
 
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from nodebench.problem import Gradients, SolverSpec
 
 JUDGED = {"grad_error_params": "reference_error_params", "grad_error_y0": "reference_error_y0"}
 """Errors against the reference, and where it states its own."""
+
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error)
+"""What comes of reading a file that is cut short, damaged or of another kind."""
 
 ROUNDINGS = 32
 """Roundings of the largest entry that a solve may accumulate."""
@@ -34,6 +39,8 @@ class Reference:
         y0_error: The same of d loss / d y0.
         states: States at the output times, flat, float64; None where the framework has no method to solve with.
         coarse_states: The same of the coarser solve, of which these are the better; None where there is none.
+        doubt: Why nothing may be judged by it, or empty.
+        contradicted: Whether that is because the gradient that a solver computes is not that of the loss.
     """
 
     y0: np.ndarray
@@ -43,11 +50,25 @@ class Reference:
     y0_error: float = 0.0
     states: np.ndarray | None = None
     coarse_states: np.ndarray | None = None
+    doubt: str = ""
+    contradicted: bool = False
 
     @property
-    def own_errors(self) -> dict[str, float]:
-        """Its own errors by their names in a record."""
-        return {"reference_error_params": self.params_error, "reference_error_y0": self.y0_error}
+    def own_errors(self) -> dict[str, float | None]:
+        """Its own errors by their names in a record; None for parameters that there are not."""
+        return {
+            "reference_error_params": self.params_error if self.params else None,
+            "reference_error_y0": self.y0_error,
+        }
+
+    @property
+    def largest(self) -> dict[str, float]:
+        """The largest entry of each gradient, by the name of its error in a record."""
+        arrays = {"grad_error_params": list(self.params.values()), "grad_error_y0": [self.y0]}
+        return {
+            name: max((float(np.abs(array).max(initial=0.0)) for array in each), default=0.0)
+            for name, each in arrays.items()
+        }
 
     def state_error(self, spec: SolverSpec) -> float | None:
         """Its own error of the states in tolerances of `spec`, estimated from above; None where there are no states."""
@@ -70,24 +91,36 @@ class Reference:
         return {name: value.size for name, value in arrays.items()}
 
     def save(self, path: Path) -> None:
-        """Write it as `.npz`, all at once, so that a reader never sees half of it."""
+        """Write it as `.npz`, all at once and durably, so that a reader never sees half of it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"params/{name}": value for name, value in self.params.items()}
         half = path.with_suffix(f".{os.getpid()}.npz")  # its own: another run may be writing the same reference
         named: dict[str, Any] = {"y0": self.y0, "description": self.description, **arrays}
         named |= {"params_error": self.params_error, "y0_error": self.y0_error}
+        named |= {"doubt": self.doubt, "contradicted": self.contradicted}
         states = {"states": self.states, "coarse_states": self.coarse_states}
-        np.savez(half, **named | {name: value for name, value in states.items() if value is not None})
+        with half.open("wb") as file:
+            np.savez(file, **named | {name: value for name, value in states.items() if value is not None})
+            file.flush()
+            os.fsync(file.fileno())
         half.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "Reference":
-        """Read what `save` wrote."""
+        """Read what `save` wrote; raises one of `UNREADABLE` where it is damaged."""
         with np.load(path) as file:
             params = {name.removeprefix("params/"): file[name] for name in file.files if name.startswith("params/")}
-            states = [file[name] if name in file.files else None for name in ("states", "coarse_states")]
+            states = (file[name] if name in file.files else None for name in ("states", "coarse_states"))
             errors = (float(file["params_error"]), float(file["y0_error"]))
-            return cls(file["y0"], params, str(file["description"]), *errors, *states)
+            return cls(
+                file["y0"],
+                params,
+                str(file["description"]),
+                *errors,
+                *states,
+                doubt=str(file["doubt"]),
+                contradicted=bool(file["contradicted"]),
+            )
 
 
 def reference_from(framework: AbstractFramework, gradients: Gradients, description: str) -> Reference:
@@ -95,10 +128,10 @@ def reference_from(framework: AbstractFramework, gradients: Gradients, descripti
     return Reference(framework.flat_state(gradients.y0), framework.to_numpy(gradients).params, description)
 
 
-def errors(prefix: str, found: Reference, reference: Reference) -> dict[str, float]:
-    """Relative errors of gradients, by their names in a record."""
+def errors(prefix: str, found: Reference, reference: Reference) -> dict[str, float | None]:
+    """Relative errors of gradients, by their names in a record; None for parameters that there are not."""
     return {
-        f"{prefix}_error_params": relative_error(found.params, reference.params),
+        f"{prefix}_error_params": relative_error(found.params, reference.params) if reference.params else None,
         f"{prefix}_error_y0": relative_error(found.y0, reference.y0),
     }
 
@@ -115,8 +148,16 @@ def continuous_errors(found: Reference, reference: Reference, spec: SolverSpec) 
 def suffices(reference: Reference, found: Reference, spec: SolverSpec, n_accepted: int | None) -> bool:
     """Whether a reference is accurate enough for all that is judged by it: both gradients and the solution."""
     figures = continuous_errors(found, reference, spec)
-    stated = all(figures[own] <= sought(figures[name]) for name, own in JUDGED.items())
+    stated = all(
+        figures[name] is None or reference.largest[name] < tiny(spec) or figures[own] <= sought(figures[name])
+        for name, own in JUDGED.items()
+    )
     return stated and state_refusal(reference.state_error(spec), n_accepted) is None
+
+
+def tiny(spec: SolverSpec) -> float:
+    """The smallest number that the dtype of a cell has in full precision."""
+    return float(np.finfo(spec.dtype).tiny)
 
 
 def relative_error(value: Any, reference: Any) -> float:

@@ -21,9 +21,6 @@ class AbstractExecutor(ABC):
             work: The parts, in the order in which they should begin.
             site: This machine.
             arrived: Called in this process with each part that is done, exactly once.
-
-        Raises:
-            UserError: If a worker finds the request itself to be wrong. What has arrived has arrived.
         """
 
 

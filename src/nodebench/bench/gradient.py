@@ -6,16 +6,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nodebench.bench.accuracy import JUDGED, Reference, continuous_errors, errors, suffices
+from nodebench.bench.accuracy import JUDGED, Reference, continuous_errors, errors, suffices, tiny
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, cpu_time, step_ratio, step_time
-from nodebench.bench.judgement import disagreement, refusal, state_refusal, unlike, wrong_gradient
+from nodebench.bench.judgement import (
+    disagreement,
+    ignorance,
+    refusal,
+    state_refusal,
+    unlike,
+    unlike_fields,
+    wrong_gradient,
+)
 from nodebench.bench.measured import Measured
 from nodebench.bench.messages import Counts, DiscreteReference, Failure, Preparation
 from nodebench.bench.process import WorkerError
 from nodebench.bench.references import References
 from nodebench.bench.settings import Settings
 from nodebench.bench.timing import Interval
+
+LEFT_BEHIND = 2**16
+"""Bytes of one step that are still there after it beyond which they are no cache of the interpreter's."""
 
 BUSY = 1.05
 """Wall time over CPU time of one thread from which something else must have been at work on its core."""
@@ -93,14 +104,19 @@ class GradientGroup:
     def _prepared(self, measured: Measured) -> tuple[Preparation, Counts]:
         """The first gradient step of an open worker, and its evaluations."""
         self._ask(measured, "pin")
-        prepared: Preparation = self._ask(measured, "prepare", first_step=self.comparison.first_step)
+        arguments = {"first_step": self.comparison.first_step, "inputs": measured.inputs, "check": True}
+        prepared: Preparation = self._ask(measured, "prepare", **arguments)
         measured.conditions, measured.compiles = prepared.conditions, prepared.compiles
+        measured.files |= prepared.files
+        notes = dict.fromkeys([*measured.figures["notes"], *prepared.notes])
         measured.figures |= {
+            "field_value": prepared.field_value,
+            "field_derivative": prepared.field_derivative,
             "first_step_s": prepared.first_step_s,
             "n_params": prepared.n_params,
             "loss": prepared.loss,
             "dataset": prepared.dataset,
-            "notes": prepared.notes,
+            "notes": list(notes),
             "differences": prepared.differences,
             "memory_exponent": prepared.memory_exponent,
         }
@@ -110,6 +126,8 @@ class GradientGroup:
             "nfe_backward": counts.evaluations.nfe_backward,
             "n_vjps": counts.evaluations.n_vjps,
         }
+        if counts.fixed_grid:
+            measured.conditions["step grid"] = counts.fixed_grid
         if counts.steps is not None:
             measured.figures |= {"n_accepted": counts.steps[0], "n_rejected": counts.steps[1]}
         return prepared, counts
@@ -123,6 +141,9 @@ class GradientGroup:
         sizes = self._ask(measured, "memory")
         measured.resident_bytes = sizes.pop("resident_bytes") or 0
         measured.figures |= sizes
+        left = sizes["unreleased_bytes"] or 0
+        if left > LEFT_BEHIND:
+            measured.note(f"each gradient step leaves {left / 1000:.0f} kB behind: something keeps what it has seen")
         measured.figures |= self._ask(measured, "split")
         # Evaluations that a compiler has fused are not made of calls of the field, and may cost less than these.
         if not measured.compiles:
@@ -161,7 +182,11 @@ class GradientGroup:
         solver = Measured(replace(measured.cell, backend=counterpart), self.settings)
         solver.open()
         try:
-            arguments = {"first_step": self.comparison.first_step, "folder": self.comparison.folder}
+            arguments = {
+                "first_step": self.comparison.first_step,
+                "inputs": measured.inputs,
+                "folder": self.comparison.folder,
+            }
             found: DiscreteReference = solver.ask("discrete", arguments)
         except WorkerError as error:
             return error.failure
@@ -184,20 +209,35 @@ class GradientGroup:
         if judged and reference.found is not None:
             reference.refine(lambda found: all(_suffices(found, *each) for each in judged))
         for measured, gradients in judged:
-            if reference.found is None:
-                measured.note(f"no grad_error: {reference.reason}")
-            else:
-                measured.figures |= continuous_errors(gradients, reference.found, measured.cell.spec)
-                self._judge_gradient(measured)
-                self._judge_states(measured, reference.found)
+            with measured.failures():
+                self._judge_one(measured, gradients)
 
-    def _judge_gradient(self, measured: Measured) -> None:
+    def _judge_one(self, measured: Measured, gradients: Reference) -> None:
+        reference = self.comparison.reference
+        for note in reference.notes:
+            measured.note(note)
+        if reference.contradicted and measured.ok:
+            measured.figures |= {"status": "wrong_gradient", "reason": reference.reason}
+        if reference.found is None:
+            measured.note(f"no grad_error: {reference.reason}")
+            return
+        measured.figures |= continuous_errors(gradients, reference.found, measured.cell.spec)
+        if not gradients.params:
+            measured.note("no error of d/dparams: the field has no trainable parameters")
+        self._judge_gradient(measured, reference.found)
+        self._judge_states(measured, reference.found)
+
+    def _judge_gradient(self, measured: Measured, reference: Reference) -> None:
         """Say whether the gradient is wrong, and refuse a reference that is no better than what it judges."""
-        figures = measured.figures
-        stated = {name: figures[name] for name in JUDGED}
-        refusals = {name: refusal(error, figures[JUDGED[name]]) for name, error in stated.items()}
+        figures, spec = measured.figures, measured.cell.spec
+        stated = {name: figures[name] for name in JUDGED if figures[name] is not None}
+        unknown = {
+            name: ignorance(figures[JUDGED[name]], reference.largest[name], tiny(spec), spec.dtype) for name in stated
+        }
+        refusals = {name: unknown[name] or refusal(error, figures[JUDGED[name]]) for name, error in stated.items()}
         unstated = {name: reason for name, reason in refusals.items() if reason}
-        wrong = wrong_gradient(stated, self.settings.max_grad_error, unstated)
+        known = {name: error for name, error in stated.items() if not unknown[name]}
+        wrong = wrong_gradient(known, self.settings.max_grad_error, unstated)
         if measured.ok and wrong:
             figures |= {"status": "wrong_gradient", "reason": wrong}
         for name, reason in unstated.items():
@@ -219,10 +259,13 @@ class GradientGroup:
         """Whether all solve the same problem under the same conditions, and their solutions agree."""
         prepared = [measured for measured in self.cells if measured.conditions]
         conditions = [measured.conditions for measured in prepared]
+        fields = [measured.figures for measured in prepared]
         for measured in prepared:
             figures = measured.figures
-            reason = unlike(measured.conditions, conditions) or disagreement(
-                figures.get("forward_error"), figures.get("n_accepted")
+            reason = (
+                unlike(measured.conditions, conditions)
+                or unlike_fields(figures, fields)
+                or disagreement(figures.get("forward_error"), figures.get("n_accepted"))
             )
             if measured.ok and reason:
                 figures |= {"status": "incomparable", "reason": reason}

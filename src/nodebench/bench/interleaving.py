@@ -108,7 +108,7 @@ class Interleaving:
                 stack.callback(measured.dismiss)
                 measured.open(self.programs)
                 with measured.failures():
-                    measured.send("prepare", {"first_step": self.first_step})
+                    measured.send("prepare", {"first_step": self.first_step, "inputs": measured.inputs})
             for measured in group:
                 if measured.alive:
                     with measured.failures():

@@ -7,9 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 MARGIN = 100
 """How many times more accurate than what it judges a reference must be."""
 
+KNOWN = 0.05
+"""Relative error of its own beyond which a reference knows nothing of a gradient, and so judges none."""
+
 TOLERANCES_PER_STEP = 10
 """Error of a solution, in tolerances for each step, beyond which it is not one of this problem. A step may err by one;
 later steps may amplify that, and an interpolant between them errs by a few more."""
+
+OPTIONAL = ("constant ", "step grid")
+"""Conditions that a cell may be without: what a framework does not hold, or a library does not tell."""
+
+FIELD_MARGIN = 1e-3
+"""Relative difference of the figures of two fields that are the same: float32, and sums in another order."""
 
 STATE_MARGIN = 10
 """How many times more accurate than that the states of the reference must be."""
@@ -36,6 +45,22 @@ def sought(error: float) -> float:
     return math.inf if math.isnan(error) else error / MARGIN
 
 
+def ignorance(own: float, largest: float, tiny: float, dtype: str) -> str | None:
+    """Why a reference knows nothing of a gradient, so that it states no error of it and condemns none; or None.
+
+    Args:
+        own: Its own relative error.
+        largest: The largest entry of the gradient, as it has it.
+        tiny: The smallest number that the cell's dtype has in full precision.
+        dtype: The cell's dtype.
+    """
+    if not own <= KNOWN:
+        return f"the reference's own relative error of it is {own:.2g}, so that it judges nothing"
+    if largest < tiny:
+        return f"its largest entry is {largest:.2g}, below what {dtype} can say ({tiny:.2g})"
+    return None
+
+
 def refusal(error: float, own: float) -> str | None:
     """Why a reference of the relative error `own` is not good enough to state an error, or None."""
     if own <= error / MARGIN:
@@ -46,15 +71,43 @@ def refusal(error: float, own: float) -> str | None:
 def unlike(conditions: Mapping[str, str], group: Sequence[Mapping[str, str]]) -> str | None:
     """The first condition in which a cell differs from most of its group, itself included, or None.
 
+    Where no value is more common than another, that of the first cell of the group counts. Of what is no parameter,
+    only what both have is compared: one framework holds an array, another writes it into the code.
+
     Args:
         conditions: What the cell was measured under, by name.
         group: The same of all cells of the group.
     """
-    for name, value in conditions.items():
-        common, n = Counter(other[name] for other in group).most_common(1)[0]
-        if value != common and n > 1:
-            return f"its {name} is {value}, that of the others {common}: not the same comparison."
+    for name in dict.fromkeys(name for each in (*group, conditions) for name in each):
+        values = [other.get(name) for other in group]
+        own, (common, _) = conditions.get(name), Counter(values).most_common(1)[0]
+        optional = name.startswith(OPTIONAL) and None in (own, common)
+        if own != common and not optional:
+            told = [("missing" if value is None else value) for value in (own, common)]
+            return f"its {name} is {told[0]}, that of the others {told[1]}: not the same comparison."
     return None
+
+
+def unlike_fields(figures: Mapping[str, float | None], group: Sequence[Mapping[str, float | None]]) -> str | None:
+    """Why a cell's field is another than that of most of its group, itself included, or None.
+
+    Args:
+        figures: `field_value` and `field_derivative` of the cell, where it has any.
+        group: The same of all cells of the group.
+    """
+    for name, what in (("field_value", "values"), ("field_derivative", "derivatives")):
+        known = [value for each in group if (value := each.get(name)) is not None]
+        own = figures.get(name)
+        if own is None or not known:
+            continue
+        common = max(known, key=lambda value: sum(_near(value, other) for other in known))
+        if not _near(own, common):
+            return f"its field has other {what} ({own:.6g} at fixed points, the others {common:.6g}): another problem."
+    return None
+
+
+def _near(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=FIELD_MARGIN, abs_tol=1e-30)
 
 
 def state_refusal(own: float | None, n_accepted: int | None) -> str | None:

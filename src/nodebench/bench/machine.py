@@ -36,7 +36,7 @@ def fingerprint() -> dict[str, Any]:
         "gpu": _gpu(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: library_version(name) for name in LIBRARIES},
         "git": _git(),
     }
 
@@ -131,7 +131,8 @@ def _output(command: list[str]) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _version(name: str) -> str | None:
+def library_version(name: str) -> str | None:
+    """Version of an installed distribution, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -139,7 +140,7 @@ def _version(name: str) -> str | None:
 
 
 def _framework_state(name: str, code: str) -> str:
-    installed = _version(name)
+    installed = library_version(name)
     if installed is None:
         return f"not installed; mend it with: pip install 'nodebench[{name}]'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)

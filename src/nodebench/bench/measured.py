@@ -1,6 +1,7 @@
 """A cell while it is being measured: its worker, and what is known of it so far."""
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nodebench.bench.accuracy import Reference
-from nodebench.bench.messages import Failure, Turn
+from nodebench.bench.messages import Failure, Turn, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import WorkerError, WorkerProcess
 from nodebench.bench.settings import Settings
-from nodebench.errors import UserError
 
 Figures = dict[str, Any]
 """Fields of a record by name."""
@@ -44,6 +44,9 @@ class Measured:
         cell: The cell.
         settings: How it is measured.
         figures: Fields of its record.
+        inputs: The state of its model and its batch, as all cells that are compared have them; None before they are
+            there.
+        files: Digests of the files of code that its workers have loaded and that belong to no installed package.
         conditions: What must be equal for all that are compared with it, as its worker found it.
         compiles: Whether its first gradient step compiled.
         resident_bytes: Highest resident set of its worker, which the timing needs room for.
@@ -58,6 +61,8 @@ class Measured:
     cell: Cell
     settings: Settings
     figures: Figures = field(default_factory=no_figures)
+    inputs: Path | None = None
+    files: dict[str, str] = field(default_factory=dict)
     conditions: dict[str, str] = field(default_factory=dict)
     compiles: bool = False
     resident_bytes: int = 0
@@ -136,27 +141,18 @@ class Measured:
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """Whatever its worker fails with becomes its result."""
+        """Whatever its worker, or what it left, fails with becomes its result."""
         try:
             yield
         except WorkerError as error:
             self.fail(error.failure)
+        except Exception as error:  # noqa: BLE001  a file of its that cannot be read, say; the record has the traceback
+            self.fail(Failure("failed", sentence_of(error), "".join(traceback.format_exception(error))))
 
     def fail(self, failure: Failure) -> None:
-        """Enter how it failed, and let its worker go.
-
-        Raises:
-            UserError: If it is the request that is wrong, not the cell.
-        """
-        if failure.status is None:
-            raise UserError(failure.reason)
+        """Enter how it failed, and let its worker go."""
         self.failed = True
-        self.figures |= {
-            "status": failure.status,
-            "reason": failure.reason,
-            "stderr": failure.traceback,
-            "requested_bytes": failure.requested_bytes,
-        }
+        self.figures |= failure.figures
         self.dismiss()
 
     def dismiss(self) -> None:

@@ -3,8 +3,10 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nodebench.bench.plan import Cell
+from nodebench.errors import NodebenchError
 from nodebench.problem import Evaluations
 
 OUT_OF_MEMORY = re.compile(
@@ -38,15 +40,25 @@ class Failure:
     """Why a command was not carried out.
 
     Attributes:
-        status: The status the cell ends with; None where the request itself is wrong and the run must end.
+        status: The status the cell ends with.
         reason: One sentence.
         traceback: Where it happened, or the last lines that a dead worker printed; the runner adds to the one what the
             worker had printed before.
     """
 
-    status: str | None
+    status: str
     reason: str
     traceback: str
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Fields of the record of a cell that failed so."""
+        return {
+            "status": self.status,
+            "reason": self.reason,
+            "stderr": self.traceback,
+            "requested_bytes": self.requested_bytes,
+        }
 
     @property
     def requested_bytes(self) -> int | None:
@@ -58,6 +70,22 @@ class Failure:
         powers = "KMGTPE"
         power = 0 if unit.lower() == "bytes" else powers.index(unit[0].upper()) + 1
         return int(float(number) * 1024**power)
+
+
+def sentence_of(error: BaseException) -> str:
+    """What an exception says, on one line; one that is none of ours with its type."""
+    text = f"{error}" if isinstance(error, NodebenchError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Answer to `begin`: what is the same for all cells that are compared."""
+
+    first_step: float
+    notes: list[str]
+    files: dict[str, str]
+    """Digests of the files of code that were loaded and belong to no installed package."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +106,12 @@ class Preparation:
     """What remains different by the nature of the library or method."""
     memory_exponent: float | None
     """p of the law memory ~ steps^p that the method states."""
+    field_value: float | None
+    """A figure of the field's values at fixed points, where it was looked at."""
+    field_derivative: float | None
+    """The same of its derivatives."""
+    files: dict[str, str]
+    """Digests of the files of code, as in `Beginning`."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +121,8 @@ class Counts:
     evaluations: Evaluations
     steps: tuple[int, int] | None
     """Accepted and rejected steps of the forward solve, where the library tells."""
+    fixed_grid: str = ""
+    """The steps of a method that takes them as told, in words; empty for one that chooses them."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +133,9 @@ class ReferenceFile:
     reason: str | None = None
     finest: bool = True
     """Whether there is no more accurate one to be had."""
+    contradicted: bool = False
+    """Whether the gradient that a solver can compute is not that of the loss; the reason says how."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

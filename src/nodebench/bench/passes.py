@@ -4,9 +4,10 @@ import gc
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,13 +15,16 @@ from typing import Any
 import numpy as np
 
 from nodebench.bench.accuracy import reference_from
+from nodebench.bench.check_up import CheckUp
 from nodebench.bench.floor import FloorTurn, floor_figures
+from nodebench.bench.loaded import loaded_files
 from nodebench.bench.memory import peak_resident_bytes, traced_bytes
 from nodebench.bench.messages import Counts, Preparation, Turn
 from nodebench.bench.subject import Prepared
 from nodebench.errors import DivergedError
 from nodebench.frameworks.base import AbstractGradientStep
 from nodebench.problem import Evaluations, Gradients, StepGrid
+from nodebench.solvers.methods import method
 
 TURN_S = 0.05
 """Shortest turn: a faster step is repeated within it, so that the clock's and the messages' cost vanish."""
@@ -56,13 +60,19 @@ class GradientPasses:
     steps_per_turn: int = 1
 
     @classmethod
-    def begin(cls, prepared: Prepared) -> tuple["GradientPasses", Preparation]:
+    def begin(cls, prepared: Prepared, looked: CheckUp | None) -> tuple["GradientPasses", Preparation]:
         """Make the first gradient step, compilation and warm-up included.
+
+        Args:
+            prepared: The subject and its problem.
+            looked: What its field was found to be, where it was looked at.
 
         Raises:
             DivergedError: If loss or gradient is not finite.
         """
         subject = prepared.subject
+        # Before the field is evaluated: some keep what they see.
+        wanted, files = conditions(prepared), loaded_files()
         start = time.perf_counter()
         step = subject.gradient_backend().gradient_step(prepared.problem, subject.spec, subject.framework)
         gradients = step.step()
@@ -74,11 +84,14 @@ class GradientPasses:
             n_params=subject.framework.n_params(prepared.model),
             loss=passes._finite_loss(gradients),
             dataset=prepared.inputs.dataset,
-            notes=[prepared.inputs.note] if prepared.inputs.note else [],
+            notes=[*filter(None, [prepared.inputs.note]), *(looked.notes if looked else ())],
             exact_counterpart=subject.gradient_backend().exact_counterpart(),
-            conditions=conditions(prepared),
+            conditions=wanted,
             differences=list(subject.gradient_backend().differences(subject.spec)),
             memory_exponent=subject.gradient_backend().memory_exponent(),
+            field_value=looked.field_value if looked else None,
+            field_derivative=looked.field_derivative if looked else None,
+            files=files,
         )
         return passes, preparation
 
@@ -86,7 +99,8 @@ class GradientPasses:
         """Count evaluations and steps, in instrumented runs of their own."""
         evaluations = self.step.evaluations()
         grid = self._grid()
-        return Counts(evaluations, (grid.n_accepted, grid.n_rejected) if grid else None)
+        told = "" if grid is None or method(self.prepared.subject.spec.solver).adaptive else _steps(grid)
+        return Counts(evaluations, (grid.n_accepted, grid.n_rejected) if grid else None, told)
 
     def gradients(self, path: Path) -> None:
         """Write the gradients of a step, and the states at the output times, to be judged with those of other cells."""
@@ -184,8 +198,8 @@ def conditions(prepared: Prepared) -> dict[str, str]:
     spec = subject.spec
     y0 = subject.framework.flat_state(problem.y0)
     return {
-        "weights": _digest(subject.framework.parameters(problem.field)),
-        "batch": _digest(prepared.inputs.batch),
+        **_state_conditions(prepared),
+        **{f"batch array `{name}`": _digest(array) for name, array in sorted(prepared.inputs.batch.items())},
         "state size": str(y0.size),
         "output times": ", ".join(f"{np.float32(t):.9g}" for t in problem.times),
         "tableau": spec.solver,
@@ -197,13 +211,26 @@ def conditions(prepared: Prepared) -> dict[str, str]:
     }
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.asarray(arrays[name], dtype=np.float64)
-        digest.update(f"{name} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:12]
+def _state_conditions(prepared: Prepared) -> dict[str, str]:
+    """The whole state of the model by name: what is trained, and what is not."""
+    framework = prepared.subject.framework
+    trained = framework.parameters(prepared.model)
+    kinds = {name: "parameter" if name in trained else "constant" for name in framework.state(prepared.model)}
+    return {f"{kinds[name]} `{name}`": _digest(array) for name, array in framework.state(prepared.model).items()}
+
+
+def _digest(array: np.ndarray) -> str:
+    array = np.asarray(array)
+    wide = array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+    digest = hashlib.sha256(str(array.shape).encode())
+    digest.update(np.ascontiguousarray(wide).tobytes())
+    return f"{digest.hexdigest()[:12]} of shape {array.shape}"
+
+
+def _steps(grid: StepGrid) -> str:
+    """Steps in words: how many of which length, one after the other."""
+    lengths = [f"{after - before:.6g}" for before, after in pairwise(grid.times)]
+    return ", ".join(f"{len(list(same))} of {length}" for length, same in groupby(lengths))
 
 
 def _timed(call: Callable[[], object], repetitions: int) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from nodebench.errors import UnknownNameError
 from nodebench.problem import SolverSpec
@@ -76,9 +76,15 @@ class Plan:
 
     @property
     def plan_id(self) -> str:
-        """Hash by which `--resume` finds an interrupted run of the same plan."""
+        """Hash by which `--resume` finds an interrupted run of the same plan, in whatever order it was asked for."""
         against = [] if self.against is None else [self.against]
-        return _digest([self.measure, [cell.cell_id for cell in self.cells], *against])
+        return _digest([self.measure, sorted(cell.cell_id for cell in self.cells), *against])
+
+    def ordered_as(self, known: Iterable[str]) -> "Plan":
+        """The same plan with the cells that a run has measured first, in their order, which decides on controls."""
+        places = {cell_id: place for place, cell_id in enumerate(known)}
+        cells = sorted(self.cells, key=lambda cell: places.get(cell.cell_id, len(places)))
+        return replace(self, cells=tuple(cells))
 
     def check_control(self, control: str | None) -> None:
         """See that the control is among the cells.

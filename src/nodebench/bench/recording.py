@@ -1,12 +1,11 @@
 """The record of a measured cell."""
 
-from nodebench import __version__, registry
+from nodebench import __version__
 from nodebench.bench.measured import Figures
 from nodebench.bench.plan import Cell
 from nodebench.bench.work import Outcome
 from nodebench.results.record import Record
 from nodebench.results.store import now
-from nodebench.tasks.base import AbstractTask
 
 
 def record_of(outcome: Outcome, run_id: str, attempt: int = 1) -> Record:
@@ -18,8 +17,6 @@ def record_of(outcome: Outcome, run_id: str, attempt: int = 1) -> Record:
         attempt: How often it has been measured in this run.
     """
     cell, figures = outcome.cell, outcome.figures
-    metric = registry.load("task", cell.task, AbstractTask).metric
-    has_metric = figures.get("metric_value") is not None
     return Record(
         run_id=run_id,
         cell_id=cell.cell_id,
@@ -37,8 +34,6 @@ def record_of(outcome: Outcome, run_id: str, attempt: int = 1) -> Record:
         preset=cell.preset,
         horizon=cell.horizon,
         attempt=attempt,
-        **({"metric_name": metric.name, "metric_unit": metric.unit} if has_metric else {}),
-        metric_direction=metric.direction if has_metric else None,
         **figures,
     )
 

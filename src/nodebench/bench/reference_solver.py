@@ -11,27 +11,36 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nodebench import __version__, registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.bench.accuracy import Reference, reference_from, relative_error
-from nodebench.bench.messages import DiscreteReference, ReferenceFile
+from nodebench.bench.accuracy import UNREADABLE, Reference, reference_from, relative_error
+from nodebench.bench.check_up import SLACK, Direction, contradiction
+from nodebench.bench.judgement import KNOWN
+from nodebench.bench.messages import DiscreteReference, ReferenceFile, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.subject import make_subject, prepare_problem
+from nodebench.bench.subject import load_inputs, make_subject, prepare_problem
 from nodebench.errors import CellError, UnsupportedError
 from nodebench.frameworks.base import AbstractFramework
-from nodebench.problem import Problem, SolverSpec
+from nodebench.problem import Problem, SolverSpec, State
 from nodebench.solvers.tableau import tableau
 from nodebench.tasks.base import GradientInputs
 
 CROSS_CHECK: Mapping[str, str] = {"dopri5": "tsit5", "tsit5": "dopri5"}
 """A method of the same order with other coefficients: where output times set the steps, a coarser tolerance of the same
 method would take the very same steps, and agree with itself."""
+
+PIECES = 200
+"""Parts of the time span of which no step of a second solve is longer, so that it sees what a long step passes over."""
+
+LOSS_STEP = 1e-4
+"""Relative length of a finite difference of the loss, beside which the error of its solves is small."""
 
 HALVINGS = 3
 """How often the length of fixed steps may be halved for an accuracy that the first reference does not have."""
@@ -51,7 +60,7 @@ class ReferenceSolver:
         backend: Its reference method; None where it has none.
         inputs: The problem in NumPy; its closed form is used where it has one.
         problem: The problem in the framework, in float64.
-        identity: All that makes the problem what it is, beside weights, batch and solver.
+        identity: All that makes the problem what it is, beside state, batch and solver.
         folder: Where references are kept.
     """
 
@@ -78,10 +87,31 @@ class ReferenceSolver:
         coarser, path = (
             self.folder / cache_name(self.inputs, one, self.identity) for one in specs[level - 1 : level + 1]
         )
+        notes: list[str] = []
+        found = self._kept(path, notes)
+        if found is None:
+            found = self._compute(specs[level - 1], specs[level], self._kept(coarser, notes))
+            if level == 1:
+                found = self._doubted(found, specs[0], specs[1])
+            found.save(path)
+        if found.doubt:
+            return ReferenceFile(None, found.doubt, contradicted=found.contradicted, notes=tuple(notes))
+        return ReferenceFile(path, finest=level == len(specs) - 1, notes=tuple(notes))
+
+    def _kept(self, path: Path, notes: list[str]) -> Reference | None:
+        """What an earlier run has kept; None where there is nothing, or nothing that can be read."""
         if not path.exists():
-            coarse = Reference.load(coarser) if coarser.exists() else None
-            self._compute(specs[level - 1], specs[level], coarse).save(path)
-        return ReferenceFile(path, finest=level == len(specs) - 1)
+            return None
+        try:
+            found = Reference.load(path)
+            wanted = self.framework.flat_state(self.problem.y0).size
+            misfit = "" if found.y0.size == wanted else f"it has {found.y0.size} initial values, not {wanted}"
+        except UNREADABLE as error:
+            misfit = sentence_of(error)
+        if misfit:
+            notes.append(f"the kept reference `{path}` could not be read ({misfit}) and was computed anew")
+            return None
+        return found
 
     def _compute(self, coarser: SolverSpec, spec: SolverSpec, coarse: Reference | None) -> Reference:
         solve = self._states_alone if self.inputs.closed_form is not None else self._solve
@@ -100,49 +130,166 @@ class ReferenceSolver:
         """The closed form, with the states of a solve."""
         assert self.inputs.closed_form is not None, "else the gradients are solved too"
         exact = self.inputs.closed_form()
-        states = None if self.backend is None else self._states(self.backend, spec)
+        states = None if self.backend is None else self._states(self.backend, self.problem, spec)
         return Reference(np.ravel(exact.y0), exact.params, "closed form", states=states)
 
     def _solve(self, spec: SolverSpec) -> Reference:
+        return self._solved(self._backend, spec)
+
+    def _solved(self, backend: AbstractBackend, spec: SolverSpec) -> Reference:
+        gradients = backend.grad(self.problem, spec, self.framework)
+        return replace(reference_from(self.framework, gradients, ""), states=self._states(backend, self.problem, spec))
+
+    @property
+    def _backend(self) -> AbstractBackend:
         if self.backend is None:
             reason = f"{self.framework.name} has no reference method, and the problem no closed form."
             raise UnsupportedError(reason)
-        gradients = self.backend.grad(self.problem, spec, self.framework)
-        return replace(reference_from(self.framework, gradients, ""), states=self._states(self.backend, spec))
+        return self.backend
 
-    def _states(self, backend: AbstractBackend, spec: SolverSpec) -> np.ndarray:
-        return self.framework.flat_state(backend.gradient_step(self.problem, spec, self.framework).solution())
+    def _states(self, backend: AbstractBackend, problem: Problem, spec: SolverSpec) -> np.ndarray:
+        return self.framework.flat_state(backend.gradient_step(problem, spec, self.framework).solution())
+
+    def _doubted(self, found: Reference, coarser: SolverSpec, spec: SolverSpec) -> Reference:
+        """The reference with what speaks against it: shorter steps see something else, or its loss does.
+
+        Not of a closed form, and not of steps of a fixed length, which are short already, and are those of a field that
+        is not smooth.
+        """
+        if self.inputs.closed_form is not None or not tableau(spec.solver).adaptive:
+            return found
+        overlooked = self._overlooked(found, coarser, spec)
+        if overlooked:
+            return replace(found, doubt=overlooked)
+        contradicted = self._contradicted(found, spec)
+        return replace(found, doubt=contradicted, contradicted=bool(contradicted))
+
+    def _overlooked(self, found: Reference, coarser: SolverSpec, spec: SolverSpec) -> str:
+        """What a solve by short steps sees that the reference does not, in a sentence; empty for nothing."""
+        times = [float(t) for t in self.problem.times]
+        longest = abs(times[-1] - times[0]) / PIECES
+        bounded: Any = self._backend  # a reference method has the option; see `AbstractFramework.reference_backend`
+        if not any(f.name == "max_step" for f in fields(bounded)):
+            return ""
+        grid = bounded.grid(self.problem.field, self.problem.y0, self.problem.times, spec)
+        if grid is not None and max(abs(b - a) for a, b in pairwise(grid.times)) <= longest:
+            return ""
+        bounded = replace(bounded, max_step=longest)
+        seen = self._solved(bounded, replace(coarser, solver=spec.solver))
+        apart = {
+            "d/dparams": (_apart(found.params, seen.params), found.params_error),
+            "d/dy0": (_apart(found.y0, seen.y0), found.y0_error),
+        }
+        if all(distance <= max(SLACK, 10 * own) for distance, own in apart.values()):
+            return ""
+        between = self._where(bounded, spec, np.linspace(times[0], times[-1], PIECES + 1))
+        what = ", ".join(f"{name} by {distance:.2g}" for name, (distance, _) in apart.items())
+        return (
+            f"the reference may have stepped over something{between}: with steps of at most {longest:.3g} it differs "
+            f"(relative, {what})"
+        )
+
+    def _where(self, bounded: AbstractBackend, spec: SolverSpec, marks: np.ndarray) -> str:
+        """Between which of some times a solve by short steps parts from that by steps of any length."""
+        problem = replace(self.problem, times=self.framework.arrays({"times": marks})["times"])
+        near, far = (self._states(backend, problem, spec).reshape(-1) for backend in (bounded, self._backend))
+        apart = np.abs(near - far) > 1e-6 * np.abs(near).max(initial=0.0)
+        if not apart.any():
+            return ""
+        # A tuple's parts come one after the other, each with the times first.
+        sizes = [_size(part) for part in _parts(self.problem.y0)]
+        ends = np.cumsum([size * len(marks) for size in sizes])
+        rows = [part.reshape(len(marks), -1).any(axis=1) for part in np.split(apart, ends[:-1])]
+        first = min(int(np.argmax(row)) for row in rows if row.any())
+        return f" between t = {marks[max(first - 1, 0)]:.4g} and {marks[first]:.4g}"
+
+    def _contradicted(self, found: Reference, spec: SolverSpec) -> str:
+        """How the loss contradicts its gradient, in a sentence; empty where it does not."""
+        y0 = self.framework.flat_state(self.problem.y0)
+        params = {
+            name: np.asarray(value, np.float64) for name, value in self.framework.parameters(self.problem.field).items()
+        }
+        own = max(found.y0_error, found.params_error)
+        if not own <= KNOWN:
+            return ""  # what is not known cannot be contradicted
+        gradient, along = Direction(found.y0, found.params), Direction.at(y0, params)
+
+        def told(direction: Direction) -> str | None:
+            def value(step: float) -> float:
+                with self.framework.moved(self.problem, *direction.moved(y0, params, step)) as moved:
+                    states = self._backend.gradient_step(moved, spec, self.framework).solution()
+                    return float(moved.loss(states))
+
+            return contradiction(value, direction, gradient, LOSS_STEP, own)
+
+        how = told(along)
+        if how is None:
+            return ""
+        odd = [f"`{name}`" for name in params if told(along.only(name))]
+        odd += ["the initial state"] if told(along.of_state) else []
+        return (
+            f"the loss depends on {', '.join(odd) or 'its parameters'} in a way that its derivative does not show (a "
+            f"jump at a time that depends on it?): {how}, so that no gradient method can be right."
+        )
 
 
-def solve_reference(cell: Cell, first_step: float, folder: Path, level: int) -> ReferenceFile:
+def solve_reference(cell: Cell, first_step: float, inputs: Path, folder: Path, level: int) -> ReferenceFile:
     """Compute, or find in `folder`, the gradients of the continuous problem, as accurate as the level has them."""
     # By a worker that has no backend: one that is broken must not take the others down.
     subject = make_subject(cell, "float64")
-    inputs = rounded(subject.inputs(), cell.spec.dtype)
-    prepared = prepare_problem(subject, inputs)
-    framework, spec = subject.framework, subject.task.reference
+    framework, spec, given = subject.framework, subject.task.reference, load_inputs(inputs)
+    seen = rounded(replace(subject.inputs(), weights=given.weights, batch=given.batch), cell.spec.dtype)
+    prepared = prepare_problem(subject, seen)
     spec = replace(spec, first_step=spec.first_step or first_step)
     name = framework.reference_backend
     try:
         backend: AbstractBackend | None = None if name is None else registry.load("backend", name, AbstractBackend)
         identity = subject.identity(backend)
-        return ReferenceSolver(framework, backend, inputs, prepared.problem, identity, folder).find(spec, level)
+        return ReferenceSolver(framework, backend, seen, prepared.problem, identity, folder).find(spec, level)
     except CellError as error:
         return ReferenceFile(None, str(error))
 
 
-def solve_discrete(cell: Cell, first_step: float, folder: Path) -> DiscreteReference:
+def solve_discrete(cell: Cell, first_step: float, inputs: Path, folder: Path) -> DiscreteReference:
     """Compute, in float64, the gradients of this cell's backend: those of the problem as it discretises it."""
     subject = make_subject(cell, "float64", first_step)
-    inputs = rounded(subject.inputs(), cell.spec.dtype)
-    prepared = prepare_problem(subject, inputs)
-    problem, backend = prepared.problem, subject.gradient_backend()
-    path = folder / cache_name(inputs, subject.spec, f"{subject.identity(backend)} {cell.backend}")
-    if not path.exists():
+    seen = rounded(load_inputs(inputs), cell.spec.dtype)
+    problem, backend = prepare_problem(subject, seen).problem, subject.gradient_backend()
+    path = folder / cache_name(seen, subject.spec, f"{subject.identity(backend)} {cell.backend}")
+    if not _is_readable(path):
         gradients = backend.grad(problem, subject.spec, subject.framework)
         reference_from(subject.framework, gradients, f"{cell.backend} in float64").save(path)
     grid = backend.grid(problem.field, problem.y0, problem.times, subject.spec)
     return DiscreteReference(path, (grid.n_accepted, grid.n_rejected) if grid else None)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        Reference.load(path)
+    except UNREADABLE:  # not there, or damaged: either way it is computed
+        return False
+    return True
+
+
+def _apart(one: Any, other: Any) -> float:
+    """Distance of two gradients relative to the larger of them; 0 where there is nothing."""
+    if not len(one):
+        return 0.0
+    largest = max(_norm(one), _norm(other))
+    return relative_error(one, other) * (_norm(other) or 1.0) / largest if largest else 0.0
+
+
+def _norm(gradient: Any) -> float:
+    arrays = gradient.values() if isinstance(gradient, Mapping) else [gradient]
+    return float(np.sqrt(sum(np.sum(np.square(array)) for array in arrays)))
+
+
+def _parts(state: State) -> tuple[Any, ...]:
+    return tuple(state) if isinstance(state, tuple) else (state,)
+
+
+def _size(part: Any) -> int:
+    return int(np.prod(part.shape))
 
 
 def cache_name(inputs: GradientInputs, spec: SolverSpec, method: str) -> str:
@@ -150,8 +297,9 @@ def cache_name(inputs: GradientInputs, spec: SolverSpec, method: str) -> str:
     digest = hashlib.sha256(json.dumps([method, __version__, asdict(spec)]).encode())
     for group in (inputs.weights, inputs.batch):
         for name in sorted(group):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(group[name]).tobytes())
+            array = np.asarray(group[name])
+            digest.update(f"{name} {array.shape} {array.dtype}".encode())
+            digest.update(array.tobytes())
     return digest.hexdigest()[:24] + ".npz"
 
 
@@ -172,7 +320,10 @@ def _described(spec: SolverSpec) -> str:
 
 
 def _rounded(arrays: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    return {
-        name: a.astype(dtype).astype(np.float64) if np.issubdtype(a.dtype, np.floating) and name != "times" else a
-        for name, a in arrays.items()
-    }
+    return {name: array if name == "times" else _rounded_array(array, dtype) for name, array in arrays.items()}
+
+
+def _rounded_array(array: np.ndarray, dtype: str) -> np.ndarray:
+    if np.iscomplexobj(array):
+        return array.astype(np.result_type(dtype, np.complex64)).astype(np.complex128)
+    return array.astype(dtype).astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array

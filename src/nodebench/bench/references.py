@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nodebench.bench.accuracy import Reference
+from nodebench.bench.accuracy import UNREADABLE, Reference
 from nodebench.bench.events import Event
 from nodebench.bench.machine import available_cores
 from nodebench.bench.measured import Measured
@@ -30,24 +30,30 @@ class References:
         cell: A cell that is compared.
         settings: How cells are measured.
         first_step: First step of every solve that does not choose its own.
+        inputs: The state of the model and the batch.
         folder: Where references are kept.
         notify: Told what happens.
         found: The most accurate reference so far, or None.
         level: Its level; 0 where there is none.
         finest: Whether there is no more accurate one to be had.
         reason: Why there is none, or no more accurate one, where an attempt at it failed.
+        contradicted: Whether the gradient that solvers compute is not that of the loss, for that reason.
+        notes: What a reader must know of how it was come by.
         measured_s: Time spent on them, in seconds.
     """
 
     cell: Cell
     settings: Settings
     first_step: float
+    inputs: Path
     folder: Path
     notify: Callable[[Event], None]
     found: Reference | None = field(default=None, init=False)
     level: int = field(default=0, init=False)
     finest: bool = field(default=False, init=False)
     reason: str | None = field(default=None, init=False)
+    contradicted: bool = field(default=False, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
     measured_s: float = field(default=0.0, init=False)
 
     def begin(self, worker: Measured) -> None:
@@ -76,13 +82,22 @@ class References:
         """One level, with a time limit of its own; where it fails, what there is remains, and is the best there is."""
         text = f"reference gradient, refinement {self.level}" if self.level else "reference gradient"
         self.notify(Event("cell", text, worker.cell))
-        arguments = {"first_step": self.first_step, "folder": self.folder, "level": self.level + 1}
+        arguments = {
+            "first_step": self.first_step,
+            "inputs": self.inputs,
+            "folder": self.folder,
+            "level": self.level + 1,
+        }
         before = worker.measured_s
         try:
             answer: ReferenceFile = worker.ask("reference", arguments)
+            found = None if answer.path is None else Reference.load(answer.path)
         except WorkerError as error:
-            answer = ReferenceFile(None, error.failure.reason)
+            answer, found = ReferenceFile(None, error.failure.reason), None
+        except UNREADABLE as error:
+            answer, found = ReferenceFile(None, f"`{answer.path}` cannot be read: {error}."), None
         self.measured_s += worker.measured_s - before
-        self.finest, self.reason = answer.finest, answer.reason
-        if answer.path is not None:
-            self.found, self.level = Reference.load(answer.path), self.level + 1
+        self.finest, self.reason, self.contradicted = answer.finest, answer.reason, answer.contradicted
+        self.notes += answer.notes
+        if found is not None:
+            self.found, self.level = found, self.level + 1

@@ -15,6 +15,7 @@ from nodebench.bench.checkpoints import Checkpoint, remove_folder
 from nodebench.bench.events import Event
 from nodebench.bench.executor import AbstractExecutor, LocalExecutor
 from nodebench.bench.gradient import GradientGroup
+from nodebench.bench.loaded import Files, changed
 from nodebench.bench.measured import Figures, no_figures
 from nodebench.bench.plan import Plan
 from nodebench.bench.recording import record_of
@@ -71,12 +72,13 @@ class Runner:
             The id of the run. A `KeyboardInterrupt` leaves a store from which it can be resumed.
 
         Raises:
-            UserError: If a worker finds the request itself to be wrong, or the run to go on with was made on another
-                machine or with other software.
+            UserError: If the run to go on with was made on another machine, with other software, or with files of code
+                that have changed since.
         """
         found = self._earlier(plan, continuation)
         if found is not None:
             self._check_environment(found, environment)
+            self._check_files(found)
         left_out = {cell.cell_id for cell in plan.cells} & set(known)
         run_id = found or self._begin(plan, command, environment, len(left_out))
         records = self.store.records([run_id])
@@ -87,6 +89,7 @@ class Runner:
         done |= left_out
         self.notify(Event("run", text, done=len(done), total=len(plan.cells)))
         attempts = {record.cell_id: record.attempt for record in records}
+        plan = plan.ordered_as(attempts)
         site = self._site(run_id, environment)
         job = _Job(self.store, run_id, cast(Measure, plan.measure), site, attempts, self.store.measurements(run_id))
         self.executor.carry_out(job.work(plan, done), site, job.arrived)
@@ -120,6 +123,14 @@ class Runner:
                 "Begin a new run, without --resume and --rerun-failed."
             )
 
+    def _check_files(self, run_id: str) -> None:
+        found = changed(self.store.sources(run_id))
+        if found:
+            raise UserError(
+                f"run {run_id} was made with other code, and one run must not mix two programs: {', '.join(found)} "
+                "changed since. Begin a new run, without --resume and --rerun-failed."
+            )
+
     def _begin(self, plan: Plan, command: str, environment: Mapping[str, Any], n_left_out: int) -> str:
         run_id = new_run_id()
         self.store.start_run(run_id, command, plan.plan_id, environment, len(plan.cells) - n_left_out)
@@ -138,6 +149,7 @@ class _Job:
         attempts: How often cells have been measured in this run.
         kept: Gradient measurements of the run that need not be made again, by cell.
         keys: Keys of the fingerprints that are in the store.
+        files: Files of code that are entered in the store as what the run depends on.
         lost: Cells whose machines were lost in the midst of their training.
     """
 
@@ -148,6 +160,7 @@ class _Job:
     attempts: Mapping[str, int]
     kept: Mapping[str, Figures]
     keys: set[str] = field(default_factory=set, init=False)
+    files: dict[str, str] = field(default_factory=dict, init=False)
     lost: set[str] = field(default_factory=set, init=False)
 
     def work(self, plan: Plan, done: Collection[str]) -> Iterator[AbstractWork]:
@@ -164,6 +177,7 @@ class _Job:
     def arrived(self, done: Done) -> Iterator[AbstractWork]:
         """Write the records of cells that are done, and give the trainings of those that are not."""
         for outcome in done.outcomes:
+            self._keep_files(outcome.files, done.node)
             to_train = isinstance(done.work, GroupWork) and self.measure in ("training", "both") and outcome.ok
             placed = self._placed(outcome, done)
             if not to_train:
@@ -173,6 +187,13 @@ class _Job:
             else:
                 self.store.save_measurement(self.run_id, outcome.cell.cell_id, placed.figures)
                 yield TrainingWork(placed)
+
+    def _keep_files(self, files: Files, node: str) -> None:
+        """Enter what the run depends on; of another machine's files this one knows nothing."""
+        fresh = {path: digest for path, digest in files.items() if path not in self.files}
+        if fresh and node == self.site.node:
+            self.store.save_sources(self.run_id, fresh)
+            self.files.update(fresh)
 
     def _placed(self, outcome: Outcome, done: Done) -> Outcome:
         """What became of a cell, with where: its gradient may have been measured elsewhere than it was trained."""

@@ -1,8 +1,6 @@
 """The subject of a measurement: a cell's task, model and backend, made in the worker's process."""
 
-import hashlib
-import inspect
-import sys
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,13 +8,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from nodebench import backends, registry, solvers
+import numpy as np
+
+from nodebench import registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.bench.loaded import code_identity
 from nodebench.bench.plan import Cell
-from nodebench.errors import UnsupportedError, UserError
-from nodebench.frameworks.base import AbstractFramework, load_framework, solve_checked
+from nodebench.errors import PluginError, UnsupportedError, UserError
+from nodebench.frameworks.base import AbstractFramework, Weights, load_framework, solve_checked
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
-from nodebench.registry import load_class
 from nodebench.tasks.base import AbstractTask, GradientInputs
 
 
@@ -44,25 +44,47 @@ class Subject:
         return self.task.models[self.cell.model].targets[self.cell.framework]
 
     def identity(self, backend: AbstractBackend | None) -> str:
-        """All that makes a gradient by `backend` what it is, beside weights, batch and solver: problem and code."""
+        """All that makes a gradient by `backend` what it is, beside state, batch and solver: problem and code.
+
+        The code is that which the process has loaded by now.
+        """
         options = sorted(self.task.model_options(self.cell.model).items())
-        code = source_digest(type(self.task), load_class(self.target), type(self.framework), type(backend))
-        return f"{self.cell.task} {self.cell.model} {self.target} {options} horizon {self.cell.horizon} code {code}"
+        problem = f"{self.cell.task} {self.cell.model} {self.target} {options} horizon {self.cell.horizon}"
+        return f"{problem} by {backend!r} code {code_identity()}"
 
     def inputs(self) -> GradientInputs:
-        """Weights and batch of the gradient measurement."""
+        """State and batch of the gradient measurement, as the task draws them.
+
+        Raises:
+            PluginError: If the batch has not as many examples as the cell says.
+        """
         inputs = self.task.problem(self.cell.model, self.cell.seed, self.cell.batch_size)
+        sizes = {name: np.shape(array)[:1] for name, array in inputs.batch.items()}
+        if (self.cell.batch_size,) not in sizes.values():
+            raise PluginError(
+                f"the gradient problem of task `{self.cell.task}` has a batch of {sizes} examples; it was asked for "
+                f"{self.cell.batch_size}."
+            )
         # A closed form is that of the task's own time span.
         return inputs if self.cell.horizon == 1 else replace(inputs, closed_form=None)
 
-    def model(self, weights: Any) -> Any:
-        """The model with these weights, its solves bound to the backend and the spec."""
+    def model(self, weights: Weights) -> Any:
+        """The model with these weights, its solves bound to the backend and the spec.
+
+        This is the one place where a model that is measured is made. All random numbers that are global are seeded
+        before, so that what it draws of its state beside the weights is the same in every process.
+        """
+        self.framework.seed(self.cell.seed)
         solve: Callable[..., State] | None = None
         if self.backend is not None:
             solve = partial(solve_checked, self.backend.solve, spec=self.spec)
         elif self.task.models[self.cell.model].uses_backend:
             solve = _no_solve
         return self.framework.build(self.target, self.task.model_options(self.cell.model), weights, solve)
+
+    def state(self, weights: Weights) -> Weights:
+        """The whole state of the model as it is made with these weights."""
+        return self.framework.state(self.model(weights))
 
     def gradient_backend(self) -> AbstractBackend:
         """The backend of a cell that has one."""
@@ -74,31 +96,6 @@ def _no_solve(field: Field, y0: State, times: Array) -> State:
     """Stands where a model is built for its field alone."""
     del field, y0, times
     raise AssertionError("a model built for its field alone solves nothing")
-
-
-def source_digest(*classes: type) -> str:
-    """Hash of the code of classes, their bases in it, and our solvers: what they compute changes with it."""
-    digest = hashlib.sha256()
-    files = {file for cls in classes if cls is not type(None) for base in _own_bases(cls) for file in _sources(base)}
-    for file in sorted(files) + sorted(Path(solvers.__path__[0]).glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _own_bases(cls: type) -> list[type]:
-    """A class and its bases, without those of libraries."""
-    own = ("nodebench", cls.__module__.partition(".")[0])
-    return [base for base in cls.__mro__ if base.__module__.partition(".")[0] in own]
-
-
-def _sources(cls: type) -> set[Path]:
-    """The files of the package a class lives in, since its module imports from beside itself; or of its module alone.
-
-    Alone where there is no package, and among our backends, which never import each other.
-    """
-    file = Path(inspect.getfile(cls))
-    alone = sys.modules[cls.__module__].__package__ in ("", None, backends.__name__)
-    return {file} if alone else set(file.parent.glob("*.py"))
 
 
 def import_all(cell: Cell) -> None:
@@ -138,15 +135,50 @@ def make_subject(cell: Cell, dtype: str, first_step: float | None = None) -> Sub
     return Subject(cell, task, backend, framework_class(cell.device, dtype, cell.threads), spec)
 
 
-def check_times(times: Sequence[float]) -> None:
+TOLD_APART = 16
+"""Roundings between two output times, in the dtype of the state, without which no solver can take a step there."""
+
+
+def check_times(times: Sequence[float], dtype: str) -> None:
     """Refuse output times that no solver can go through in one direction; libraries differ in what they make of them.
 
+    Args:
+        times: The output times.
+        dtype: Floating-point type of the state, in which a field is handed its time.
+
     Raises:
-        UserError: If there are fewer than two, or they neither strictly increase nor strictly decrease.
+        UserError: If there are fewer than two, they neither strictly increase nor strictly decrease, or they are too
+            near to each other for the dtype.
     """
     steps = [after - before for before, after in pairwise(times)]
     if not steps or not (all(step > 0 for step in steps) or all(step < 0 for step in steps)):
         raise UserError(f"`times` must be at least two, strictly increasing or strictly decreasing; got {list(times)}.")
+    for before, after in pairwise(times):
+        rounding = float(np.spacing(np.asarray(max(abs(before), abs(after)), dtype)))
+        if abs(after - before) < TOLD_APART * rounding:
+            wider = "use `--dtype float64` or shift them" if dtype == "float32" else "shift them"
+            raise UserError(
+                f"the output times {before!r} and {after!r} cannot be told apart in {dtype}, which has numbers "
+                f"{rounding:.2g} apart there; {wider} to begin near 0."
+            )
+
+
+def save_inputs(path: Path, inputs: GradientInputs) -> None:
+    """Write the state and the batch of a gradient measurement, for all processes that measure it."""
+    arrays = {f"weights/{name}": array for name, array in inputs.weights.items()}
+    arrays |= {f"batch/{name}": array for name, array in inputs.batch.items()}
+    told = json.dumps({"dataset": inputs.dataset, "note": inputs.note})
+    np.savez(path, told=np.array(told), **arrays)  # type: ignore[arg-type]  # numpy takes any names
+
+
+def load_inputs(path: Path) -> GradientInputs:
+    """Read what `save_inputs` wrote, without a closed form, which is code."""
+    with np.load(path) as file:
+        groups: dict[str, dict[str, np.ndarray]] = {"weights": {}, "batch": {}, "told": {}}
+        for name in file.files:
+            group, _, key = name.partition("/")
+            groups[group][key] = file[name]
+    return GradientInputs(groups["weights"], groups["batch"], **json.loads(str(groups["told"][""])))
 
 
 @dataclass(frozen=True)
@@ -175,7 +207,7 @@ def prepare_problem(subject: Subject, inputs: GradientInputs) -> Prepared:
     """
     model = subject.model(inputs.weights)
     problem = _stretched(subject.framework.problem(model, inputs.batch), subject.cell.horizon)
-    check_times([float(t) for t in problem.times])
+    check_times([float(t) for t in problem.times], subject.spec.dtype)
     reason = None if subject.backend is None else subject.backend.unsupported(problem, subject.spec)
     if reason is not None:
         raise UnsupportedError(reason)

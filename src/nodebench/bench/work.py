@@ -1,23 +1,25 @@
 """The parts of a plan that are carried out whole, each on one machine: they return values and touch no store."""
 
-import math
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from nodebench.bench.events import Event
 from nodebench.bench.gradient import Comparison, GradientGroup
+from nodebench.bench.loaded import Files
 from nodebench.bench.machine import available_memory
 from nodebench.bench.measured import Figures, Measured, no_figures
+from nodebench.bench.messages import Beginning, Failure, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import WorkerError
 from nodebench.bench.references import References, preparer
 from nodebench.bench.settings import Settings
-from nodebench.errors import UserError
 
 Measure = Literal["gradient", "counts", "training", "both"]
 
@@ -53,18 +55,24 @@ class Outcome:
         cell: The cell.
         figures: Fields of its record.
         pictures: What is to be seen of its trained model, packed.
+        files: Digests of the files of code that it depends on and that belong to no installed package.
         lost: Whether it failed because its machines were lost while they worked at it.
     """
 
     cell: Cell
     figures: Figures = field(default_factory=no_figures)
     pictures: bytes = b""
+    files: Files = field(default_factory=dict)
     lost: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether nothing has gone wrong with it."""
         return bool(self.figures["status"] == "ok")
+
+    def failed(self, failure: Failure) -> "Outcome":
+        """The outcome of a cell that has failed."""
+        return replace(self, figures={**self.figures, **failure.figures})
 
     def noted(self, note: str) -> "Outcome":
         """The outcome with what a reader must know of its figures, told once."""
@@ -98,15 +106,19 @@ class AbstractWork(ABC):
         """Its cells, with what is known of them before it is done."""
 
     @abstractmethod
-    def measured(self, site: Site) -> tuple[Outcome, ...]:
-        """Measure the cells on a machine.
+    def _measured(self, site: Site) -> tuple[Outcome, ...]:
+        """Measure the cells on a machine."""
 
-        Raises:
-            UserError: If a worker finds the request itself to be wrong.
-        """
+    def measured(self, site: Site) -> tuple[Outcome, ...]:
+        """Measure the cells on a machine. Whatever happens becomes of these cells: the rest of the run goes on."""
+        try:
+            return self._measured(site)
+        except Exception as error:  # noqa: BLE001  it ends in the records of these cells, with its traceback
+            failure = Failure("failed", sentence_of(error), "".join(traceback.format_exception(error)))
+            return tuple(outcome.failed(failure) for outcome in self.outcomes)
 
     def perform(self, site: Site) -> Done:
-        """Do the work on a machine; raises as `measured`."""
+        """Do the work on a machine."""
         return Done(self, self.measured(site), site.node, site.environment)
 
     @property
@@ -139,21 +151,25 @@ class GroupWork(AbstractWork):
         """Whether times are taken, which nothing else may disturb."""
         return self.measure in ("gradient", "both")
 
-    def measured(self, site: Site) -> tuple[Outcome, ...]:
+    def _measured(self, site: Site) -> tuple[Outcome, ...]:
         """Choose the first step and measure what gradients are to be measured."""
         cells = [Measured(cell, site.settings) for cell in self.missing]
-        self._solve(cells, site)
-        return tuple(Outcome(measured.cell, measured.figures) for measured in cells)
+        with TemporaryDirectory() as folder:
+            self._solve(cells, site, Path(folder) / "inputs.npz")
+        return tuple(Outcome(measured.cell, measured.figures, files=measured.files) for measured in cells)
 
-    def _solve(self, cells: list[Measured], site: Site) -> None:
+    def _solve(self, cells: list[Measured], site: Site, inputs: Path) -> None:
         began = time.monotonic()
         fresh = [] if self.measure == "training" else [*self._companion(cells, site), *cells]
-        with _reference_worker(cells, site) as (worker, first_step):
-            if worker is None:
+        with _reference_worker(cells, site, inputs) as (worker, beginning):
+            if worker is None or beginning is None:
                 return
+            first_step = beginning.first_step
             reference = self._references(worker, first_step, site) if fresh else None
-        for measured in cells:
-            measured.figures["first_step"] = first_step
+        for measured in {id(measured): measured for measured in (*fresh, *cells)}.values():
+            measured.figures["first_step"], measured.inputs = first_step, inputs
+            measured.figures["notes"] += beginning.notes
+            measured.files.update(beginning.files)
         if reference is not None:
             comparison = Comparison(first_step, reference, site.references, available_memory())
             compared = GradientGroup(fresh, comparison, site.settings, site.notify)
@@ -171,7 +187,8 @@ class GroupWork(AbstractWork):
         return [Measured(control, site.settings, companion=True)]
 
     def _references(self, worker: Measured, first_step: float, site: Site) -> References:
-        found = References(worker.cell, site.settings, first_step, site.references, site.notify)
+        assert worker.inputs is not None, "the worker has just written them"
+        found = References(worker.cell, site.settings, first_step, worker.inputs, site.references, site.notify)
         if self.measure != "counts":
             found.begin(worker)
         return found
@@ -192,7 +209,7 @@ class TrainingWork(AbstractWork):
         """The cell as it was before."""
         return (self.before,)
 
-    def measured(self, site: Site) -> tuple[Outcome, ...]:
+    def _measured(self, site: Site) -> tuple[Outcome, ...]:
         """Train, from the last checkpoint where there is one."""
         cell, figures = self.before.cell, self.before.figures
         measured = Measured(cell, site.settings, figures={**figures, "notes": list(figures["notes"])})
@@ -200,10 +217,14 @@ class TrainingWork(AbstractWork):
         site.notify(Event("training", "training", cell, 0, 1))
         with measured.failures():
             self._train(measured, site)
+        if measured.figures["status"] == "unsupported" and "nfe_forward" in figures:
+            # What cannot be trained has a gradient all the same.
+            measured.note(f"no training: {measured.figures['reason']}")
+            measured.figures |= {"status": figures["status"], "reason": figures.get("reason")}
         measured.dismiss()
         overhead_s = time.monotonic() - began - measured.measured_s
         measured.figures["overhead_s"] = measured.figures.get("overhead_s", 0.0) + overhead_s
-        return (Outcome(cell, measured.figures, measured.pictures),)
+        return (Outcome(cell, measured.figures, measured.pictures, measured.files),)
 
     def _train(self, measured: Measured, site: Site) -> None:
         def progress(content: tuple[int, int, float]) -> None:
@@ -218,6 +239,7 @@ class TrainingWork(AbstractWork):
         measured.ask("pin", overhead=True)
         trained = measured.ask("train", arguments, on_progress=progress)
         measured.pictures = trained.pop("pictures")
+        measured.files |= trained.pop("files")
         notes = dict.fromkeys(measured.figures["notes"] + trained.pop("notes"))
         measured.figures |= {**trained, "notes": list(notes)}
 
@@ -228,30 +250,41 @@ def checkpoint(folder: str, cell: Cell) -> str:
 
 
 @contextmanager
-def _reference_worker(cells: list[Measured], site: Site) -> Iterator[tuple[Measured | None, float]]:
-    """A worker in a framework that is installed, and the first step it chose; the group fails where none is."""
+def _reference_worker(
+    cells: list[Measured], site: Site, inputs: Path
+) -> Iterator[tuple[Measured | None, Beginning | None]]:
+    """A worker in a framework in which the field can be measured, and what it began; the group fails where none is."""
     failure = None
     for measured in _one_per_framework(cells):
-        site.notify(Event("cell", "first step", measured.cell))
+        site.notify(Event("cell", "check-up of the field and first step", measured.cell))
         worker = preparer(measured.cell, site.settings)
-        worker.open()
         try:
-            chosen: float = worker.ask("first_step", overhead=True)
+            beginning = begin(worker, inputs)
         except WorkerError as error:
             worker.dismiss()
             failure = failure or error.failure
-            if error.failure.status is None:
-                raise UserError(error.failure.reason) from error
             continue
         try:
-            yield worker, chosen
+            yield worker, beginning
         finally:
             worker.dismiss()
         return
     assert failure is not None, "a group has at least one cell"
     for measured in cells:
         measured.fail(failure)
-    yield None, math.nan
+    yield None, None
+
+
+def begin(worker: Measured, inputs: Path) -> Beginning:
+    """Have a preparing worker look at the field, choose the first step, and write what all cells are handed.
+
+    Raises:
+        WorkerError: If the field, or anything before it, does not permit of being measured.
+    """
+    worker.inputs = inputs
+    worker.open()
+    beginning: Beginning = worker.ask("begin", {"inputs": inputs}, overhead=True)
+    return beginning
 
 
 def _one_per_framework(cells: Sequence[Measured]) -> list[Measured]:

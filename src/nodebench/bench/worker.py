@@ -23,14 +23,24 @@ from typing import Any
 import numpy as np
 
 from nodebench.bench import memory
+from nodebench.bench.check_up import check_up
 from nodebench.bench.checkpoints import Checkpoint
-from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure, Preparation
+from nodebench.bench.loaded import loaded_files
+from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Beginning, Failure, Preparation, sentence_of
 from nodebench.bench.passes import GradientPasses
 from nodebench.bench.reference_solver import rounded, solve_discrete, solve_reference
-from nodebench.bench.subject import Subject, import_all, make_subject, prepare_problem
+from nodebench.bench.subject import (
+    Prepared,
+    Subject,
+    import_all,
+    load_inputs,
+    make_subject,
+    prepare_problem,
+    save_inputs,
+)
 from nodebench.bench.sweep import Entry, tolerance_sweep
 from nodebench.bench.training import Training, steps_per_epoch
-from nodebench.errors import CellError, DivergedError, PluginError, UserError
+from nodebench.errors import CellError, DivergedError, UnsupportedError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch
 from nodebench.pictures import pack
 from nodebench.problem import Evaluations, Problem, SolverSpec
@@ -59,11 +69,9 @@ class Worker:
     def commands(self) -> Mapping[str, Callable[..., Any]]:
         """What the runner may ask for."""
         return {
-            "first_step": self.first_step,
-            "reference": lambda first_step, folder, level: solve_reference(
-                self.assignment.cell, first_step, folder, level
-            ),
-            "discrete": lambda first_step, folder: solve_discrete(self.assignment.cell, first_step, folder),
+            "begin": self.begin,
+            "reference": partial(solve_reference, self.assignment.cell),
+            "discrete": partial(solve_discrete, self.assignment.cell),
             "prepare": self.prepare,
             "count": lambda: self._prepared().count(),
             "gradients": lambda path: self._prepared().gradients(path),
@@ -90,20 +98,51 @@ class Worker:
                 with suppress(ProcessLookupError):  # a thread may end between the two
                     os.sched_setaffinity(int(thread.name), self.assignment.cores)
 
-    def first_step(self) -> float:
-        """Choose the first step that is handed to every backend of the group."""
+    def begin(self, inputs: Path) -> Beginning:
+        """Make what all cells of the group are handed, once the field has been found fit for being measured.
+
+        Args:
+            inputs: Where the whole state of the model and the batch are written.
+        """
         cell = self.assignment.cell
         subject = make_subject(cell, "float64")
-        inputs = rounded(subject.inputs(), cell.spec.dtype)
-        return _choose_first_step(subject.framework, prepare_problem(subject, inputs).problem, cell.spec)
+        drawn = subject.inputs()
+        self._limit_memory()
+        framework, state = subject.framework, subject.state(drawn.weights)
+        given = replace(drawn, weights=state)
+        save_inputs(inputs, given)
+        seen = rounded(given, cell.spec.dtype)
 
-    def prepare(self, first_step: float) -> Preparation:
-        """Build everything and make the first gradient step."""
+        def problem() -> Problem:
+            return prepare_problem(subject, seen).problem
+
+        found = check_up(framework, problem, exact=True)
+        first_step = _choose_first_step(framework, problem(), cell.spec)
+        again = subject.state(drawn.weights)
+        odd = [f"`{name}`" for name in state if not np.array_equal(state[name], again[name], equal_nan=True)]
+        notes = (
+            [f"{', '.join(odd)} of the model are other numbers each time it is made: not reproducible."] if odd else []
+        )
+        return Beginning(first_step, [*found.notes, *notes], loaded_files())
+
+    def prepare(self, first_step: float, inputs: Path, *, check: bool = False) -> Preparation:
+        """Build everything and make the first gradient step.
+
+        Args:
+            first_step: First step of every solve.
+            inputs: What `begin` wrote.
+            check: Whether the field is looked at before, in the dtype of the cell.
+        """
         cell = self.assignment.cell
         subject = make_subject(cell, cell.spec.dtype, first_step)
-        prepared = prepare_problem(subject, subject.inputs())
+        given = load_inputs(inputs)
+
+        def prepared() -> Prepared:
+            return prepare_problem(subject, given)
+
         self._limit_memory()
-        self.passes, preparation = GradientPasses.begin(prepared)
+        found = check_up(subject.framework, lambda: prepared().problem, exact=False) if check else None
+        self.passes, preparation = GradientPasses.begin(prepared(), found)
         return preparation
 
     def train(self, first_step: float | None, checkpoint: str) -> dict[str, Any]:
@@ -112,6 +151,8 @@ class Worker:
         subject = make_subject(cell, cell.spec.dtype, first_step)
         training = self._training(subject, Checkpoint(checkpoint))
         task, splits = subject.task, training.splits
+        if not training.n_params:
+            raise UnsupportedError(f"there is nothing to train: the model {cell.model} has no trainable parameters.")
         progress = training.run()
         value = training.evaluate(splits.test)
         if not math.isfinite(value):
@@ -120,12 +161,16 @@ class Worker:
             "dataset": splits.name,
             "n_params": training.n_params,
             "metric_value": value,
+            "metric_name": task.metric.name,
+            "metric_unit": task.metric.unit,
+            "metric_direction": task.metric.direction,
             "diagnostics": training.diagnose(splits.test, task.diagnostics),
             "train_s": progress.train_s,
             "train_steps": training.total_steps,
             "train_peak_bytes": memory.peak_resident_bytes(),
             "epochs": progress.epoch,
             "history": progress.history,
+            "files": loaded_files(),
             **self._looked_at(subject, training),
         }
 
@@ -159,9 +204,9 @@ class Worker:
         splits = task.data(cell.preset, cell.seed)
         recipe = replace(task.recipe(cell.model, cell.preset), batch_size=cell.batch_size)
         _check_batch(recipe.batch_size, splits.train)
-        framework.seed(cell.seed)
         model = subject.model(task.weights(cell.model, cell.seed))
         self._limit_memory()
+        n_params = framework.n_params(model)
         trainer = framework.trainer(model, recipe.optimizer, recipe.epochs * steps_per_epoch(recipe, splits.train))
         fixed = _fixed_batch(recipe, splits)
 
@@ -176,7 +221,7 @@ class Worker:
             metric=task.metric,
             seed=cell.seed,
             checkpoint=checkpoint,
-            n_params=framework.n_params(model),
+            n_params=n_params,
             count=None if subject.backend is None else count,
             report=lambda done, of, loss: self.connection.send(("progress", (done, of, loss))),
         )
@@ -225,24 +270,19 @@ def _die_with_parent(fd: int) -> None:
 def _attempt(call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        raise
-    except Exception as error:  # noqa: BLE001  whatever a cell raises is its result; the runner records it
+    except BaseException as error:  # noqa: BLE001  whatever a cell raises, an exit too, is its result, which is recorded
         return _failure(error)
 
 
-def _failure(error: Exception) -> Failure:
-    text = f"{error}" if isinstance(error, CellError | UserError) else f"{type(error).__name__}: {error}"
-    reason = " ".join(text.split())
-    status: str | None = "failed"
+def _failure(error: BaseException) -> Failure:
+    reason = sentence_of(error)
+    status = "failed"
     if isinstance(error, CellError):
         status = error.status
-    elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
+    elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(reason):
         status = "oom"
     elif isinstance(error, ModuleNotFoundError):
-        status, reason = "not_installed", f"{reason}; mend it with: pip install {error.name}"
-    elif isinstance(error, UserError) and not isinstance(error, PluginError):
-        status = None
+        status = "not_installed"
     return Failure(status, reason, "".join(traceback.format_exception(error)))
 
 

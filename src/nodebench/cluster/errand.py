@@ -17,7 +17,6 @@ from nodebench.cluster.board import Notice, teller
 from nodebench.cluster.cores import claimed
 from nodebench.cluster.inspection import Inspection, Question, data_folder, inspect_here
 from nodebench.cluster.nodes import unlike_software
-from nodebench.errors import UserError
 
 
 def measured(work: AbstractWork, site: Site) -> tuple[Outcome, ...]:
@@ -57,14 +56,12 @@ class Report:
         node_id: The node.
         environment: Its fingerprint.
         outcomes: What became of the cells; empty where the work was not done.
-        wrong: Why the request itself is wrong, or empty.
         unfit: Why the node cannot do this work, or empty.
     """
 
     node_id: str
     environment: Mapping[str, Any]
     outcomes: tuple[Outcome, ...] = ()
-    wrong: str = ""
     unfit: str = ""
 
 
@@ -91,10 +88,7 @@ def run_errand(work: AbstractWork, errand: Errand, ticket: int, n_cores: int, bo
             checkpoints=errand.checkpoints or own,
             notify=notify,
         )
-        try:
-            outcomes = errand.perform(work, site)
-        except UserError as error:
-            return Report(node_id, environment, wrong=str(error))
+        outcomes = errand.perform(work, site)
     return Report(node_id, environment, tuple(_with_niceness(outcome) for outcome in outcomes))
 
 

@@ -147,8 +147,6 @@ class _Dispatch:
 
     def _take(self, ticket: int, trip: _Trip, report: Report) -> None:
         name = self.watch.name(report.node_id)
-        if report.wrong:
-            raise UserError(report.wrong)
         if report.unfit:
             self._again(ticket, trip.work, trip.lost_on)
             self._refused(report.node_id, f"{name} gets no work: {report.unfit}")

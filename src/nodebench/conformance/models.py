@@ -71,7 +71,7 @@ def its_gradient_problem_can_be_solved(subject: TaskSubject) -> None:
     for built in _of_ode(subject):
         problem = built.problem()
         try:
-            check_times([float(t) for t in problem.times])
+            check_times([float(t) for t in problem.times], "float64")
         except UserError as error:
             require(condition=False, sentence=f"of {built}: {error}")
         state = built.framework.flat_state(problem.y0)

@@ -6,8 +6,10 @@ and awaited, and how a model is trained. It knows no gradient method: it is hand
 
 import importlib
 import importlib.util
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +23,8 @@ Batch = Mapping[str, np.ndarray]
 """Named NumPy arrays. In the splits of a task the first axis of each is the example."""
 
 Weights = Mapping[str, np.ndarray]
-"""NumPy weights by dotted name, the same names in every framework."""
+"""NumPy arrays by dotted name, the same names in every framework: the parameters of a model, and what else of its state
+is given (buffers, arrays that are plain attributes)."""
 
 Solve = Callable[[Field, State, Array, SolverSpec], State]
 """`AbstractBackend.solve`."""
@@ -193,7 +196,8 @@ class AbstractFramework(ABC):
     name: ClassVar[str]
 
     reference_backend: ClassVar[str | None] = None
-    """The backend that computes reference gradients, in float64; None where there is none."""
+    """The backend that computes reference gradients, in float64; None where there is none. Its option `max_step`, where
+    it has one, bounds its steps, so that what a longer one passes over is found out."""
 
     compiles: ClassVar[bool] = False
     """Whether every gradient step is compiled by its first call."""
@@ -212,15 +216,22 @@ class AbstractFramework(ABC):
     ) -> Any:
         """Make the model `module:Class(**options)` with these weights.
 
+        What the model's code has set for the whole process meanwhile (threads, default dtype) is set back.
+
         Args:
             target: Where the model's class lives.
             options: Keyword arguments of the class.
-            weights: Every parameter by dotted name.
+            weights: Every parameter by dotted name, and of the rest of its state what is known. The rest stays as the
+                class makes it.
             solve: `solve(field, y0, times)`, or None for a model that solves no ODE.
 
         Raises:
-            PluginError: If names or shapes of the weights are not those of the model.
+            PluginError: If names or shapes of the weights are not those of the model, or a parameter is complex.
         """
+
+    @abstractmethod
+    def state(self, model: Any) -> Weights:
+        """The whole state of a model by dotted name: parameters of any rank, buffers, arrays that are attributes."""
 
     @abstractmethod
     def n_params(self, model: Any) -> int:
@@ -232,7 +243,33 @@ class AbstractFramework(ABC):
 
     @abstractmethod
     def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
-        """The field's parameters by dotted name, as they are in the framework."""
+        """The field's trainable parameters by dotted name, as they are in the framework."""
+
+    @abstractmethod
+    def inspect(self, problem: Problem) -> None:
+        """Evaluate the field once at the start, and see that it is a function of time, state and parameters.
+
+        Raises:
+            FieldError: If the result has not the structure, shapes and dtype of the state, the field changes what it is
+                handed, or it depends on something to be trained that is none of its parameters.
+        """
+
+    @abstractmethod
+    def vjp(self, problem: Problem, t: float, y: np.ndarray, covector: np.ndarray) -> tuple[np.ndarray, Weights]:
+        """The field's vector-Jacobian product at a flat NumPy state: by the state, flat, and by each parameter."""
+
+    @abstractmethod
+    def moved(self, problem: Problem, y0: np.ndarray, params: Weights) -> AbstractContextManager[Problem]:
+        """The problem at another flat initial state and other parameters of its field, while the context lasts."""
+
+    def unsteady(self, one: Problem, other: Problem) -> str:
+        """The layer in which two fields that should be the same differ at the start; empty where it is not known."""
+        del one, other
+        return ""
+
+    def settle(self) -> list[str]:
+        """Set back what foreign code has set for the whole process; returns what that was, a sentence each."""
+        return []
 
     @abstractmethod
     def placement(self, problem: Problem) -> Mapping[str, str]:
@@ -250,8 +287,9 @@ class AbstractFramework(ABC):
     def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> AbstractGradientStep:
         """Prepare one gradient step. May compile; the first call of `step` may still do so."""
 
-    def seed(self, seed: int) -> None:  # noqa: B027  a framework without a global state has nothing to seed
-        """Seed the random numbers that the framework keeps globally, which layers such as dropout draw from."""
+    def seed(self, seed: int) -> None:
+        """Seed all random numbers that are global: Python's, NumPy's and, by a subclass, the framework's own."""
+        seed_globally(seed)
 
     @abstractmethod
     def trainer(self, model: Any, optimizer: Optimizer, total_steps: int) -> AbstractTrainer:
@@ -264,6 +302,44 @@ class AbstractFramework(ABC):
     @abstractmethod
     def peak_device_bytes(self, call: Callable[[], object]) -> int | None:
         """Peak of the device allocator above what is held before the call; None on a CPU."""
+
+
+def field_name(field: Field) -> str:
+    """What a person calls a field: the name of its function or class."""
+    return getattr(field, "__name__", "") or type(field).__name__
+
+
+def seed_globally(seed: int) -> None:
+    """Seed the global generators of Python and NumPy."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  a model of a user's may draw from it
+
+
+@contextmanager
+def seeded_globally(seed: int) -> Iterator[None]:
+    """The same while the context lasts; the generators are then as they were."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002  see above
+    seed_globally(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002  see above
+
+
+def check_alike(found: Any, target: Any, what: str = "the states at the last output time and their targets") -> None:
+    """See that two arrays have one shape: where they have not, their difference would broadcast without a word.
+
+    Args:
+        found: What a model computed.
+        target: What it is compared with.
+        what: Both in words.
+
+    Raises:
+        PluginError: If they have not, with both shapes.
+    """
+    if tuple(found.shape) != tuple(target.shape):
+        raise PluginError(f"{what} differ in shape: {tuple(found.shape)} and {tuple(target.shape)}.")
 
 
 def solve_checked(solve: Solve, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:

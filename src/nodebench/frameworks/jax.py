@@ -7,14 +7,16 @@ What a model's author has to know:
 - The loss of a `Problem` carries its arrays: `jax.tree_util.Partial(function, *arrays)` with a function at module
   level, or an `equinox.Module` with `__call__`. A closure over arrays would be correct too, but its arrays would become
   constants of the compiled program, so that every new batch or weight would be compiled anew.
-- A field is an `equinox.Module`, called as `field(t, y)`, and holds neither batch normalisation nor dropout.
+- A field is an `equinox.Module`, called as `field(t, y)`, and gives the same value for the same time and state.
 
 What the process must have in its environment before JAX is imported, since JAX reads it then: the number of XLA's
 threads on a CPU, memory preallocation on a GPU, and `EQX_ON_ERROR=off`. Without the last, diffrax's checks of its
 arguments leave calls back to the host in the compiled program, which take half of its compilation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -22,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nodebench.errors import UserError
-from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights
-from nodebench.frameworks.jax_parameters import named_parameters, refuse_layers_with_state, with_weights
+from nodebench.errors import FieldError, UserError
+from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights, field_name
+from nodebench.frameworks.jax_parameters import named_parameters, whole_state, with_weights
 from nodebench.frameworks.jax_step import JaxGradientStep
 from nodebench.frameworks.jax_training import JaxTrainer
 from nodebench.problem import Array, Field, Gradients, Problem, SolverSpec, State
@@ -32,8 +34,27 @@ from nodebench.registry import load_class
 
 
 @eqx.filter_jit
-def _evaluate(field: Field, t: Array, y: State) -> State:
-    return field(t, y)
+def _vjp(field: Field, t: Array, y: State, along: State) -> tuple[Field, State]:
+    trained, others = eqx.partition(field, eqx.is_inexact_array)
+    _, pull_back = jax.vjp(lambda trained, y: eqx.combine(trained, others)(t, y), trained, y)
+    found: tuple[Field, State] = pull_back(along)
+    return found
+
+
+def _time(problem: Problem, t: float) -> Array:
+    return jnp.asarray(t, jax.tree.leaves(problem.y0)[0].dtype)
+
+
+def _state(problem: Problem, flat: np.ndarray) -> State:
+    """The state of a problem from its numbers."""
+    leaves, structure = jax.tree.flatten(problem.y0)
+    parts = np.split(flat, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    arrays = [jnp.asarray(part, leaf.dtype).reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, arrays)
+
+
+def _shapes(state: State) -> Any:
+    return jax.tree.map(jnp.shape, state)
 
 
 class Jax(AbstractFramework):
@@ -54,8 +75,8 @@ class Jax(AbstractFramework):
 
     def __init__(self, device: str, dtype: str, threads: int) -> None:
         self._threads = threads
-        if dtype == "float64":
-            jax.config.update("jax_enable_x64", True)  # noqa: FBT003  the signature is JAX's
+        self._wide = dtype == "float64"
+        self.settle()
         # Tensor cores round to ten bits of mantissa unless told otherwise, which alone can raise the number of steps.
         jax.config.update("jax_default_matmul_precision", "highest")
         try:
@@ -81,20 +102,20 @@ class Jax(AbstractFramework):
         """Make the model `module:Class(**options)` with these weights; see the base class."""
         cls = load_class(target)
         model = cls(**options) if solve is None else cls(solve=solve, **options)
+        self.settle()
         return with_weights(model, weights, self._dtype)
+
+    def state(self, model: Any) -> Weights:
+        """The whole state of a model; see the base class."""
+        return whole_state(model)
 
     def n_params(self, model: Any) -> int:
         """Number of trainable parameters."""
         return sum(leaf.size for leaf in named_parameters(model).values())
 
     def problem(self, model: Any, batch: Batch) -> Problem:
-        """The model's gradient problem on a batch.
-
-        Raises:
-            UnsupportedError: If the field holds batch normalisation or dropout.
-        """
+        """The model's gradient problem on a batch."""
         problem: Problem = model.problem(self.arrays(batch))
-        refuse_layers_with_state(problem.field)
         return problem
 
     def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
@@ -109,19 +130,55 @@ class Jax(AbstractFramework):
         return {"dtype": str(first.dtype), "device": kind, "threads": str(self._threads)}
 
     def evaluate(self, problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
-        """The problem's field on flat NumPy states, computed in the state's own dtype."""
-        leaves, structure = jax.tree.flatten(problem.y0)
-        ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+        """The problem's field on flat NumPy states, in the state's own dtype and not compiled: what it draws is new."""
 
         def field(t: float, y: np.ndarray) -> np.ndarray:
-            parts = np.split(y, ends)
-            arrays = [
-                jnp.asarray(part, leaf.dtype).reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)
-            ]
-            state = jax.tree.unflatten(structure, arrays)
-            return self.flat_state(_evaluate(problem.field, jnp.asarray(t, leaves[0].dtype), state))
+            return self.flat_state(problem.field(_time(problem, t), _state(problem, y)))
 
         return field
+
+    def inspect(self, problem: Problem) -> None:
+        """See the base class. The field is evaluated as it is, not compiled, so that what it draws is drawn anew."""
+        parts = jax.tree.leaves(problem.y0)
+        for part in parts:
+            if not jnp.issubdtype(part.dtype, jnp.floating):
+                raise FieldError(f"the initial state is {part.dtype}; a state is made of real floating-point numbers.")
+        if not parts or not all(part.size for part in parts):
+            raise FieldError(f"the initial state has the shape {_shapes(problem.y0)}, and no number in it.")
+        rate = problem.field(_time(problem, float(problem.times[0])), problem.y0)
+        kind = field_name(problem.field)
+        structures = [jax.tree.structure(state) for state in (rate, problem.y0)]
+        if structures[0] != structures[1] or _shapes(rate) != _shapes(problem.y0):
+            raise FieldError(
+                f"the field `{kind}` returned the shape {_shapes(rate)} for a state of shape {_shapes(problem.y0)}; a "
+                "rate has the structure and shape of its state."
+            )
+        for part, own in zip(jax.tree.leaves(rate), parts, strict=True):
+            if jnp.result_type(part) != own.dtype:
+                raise FieldError(
+                    f"the field `{kind}` returned {jnp.result_type(part)} for a state in {own.dtype}; make what it "
+                    "creates like the state: `jnp.zeros_like(y)`, or `dtype=y.dtype`."
+                )
+
+    def vjp(self, problem: Problem, t: float, y: np.ndarray, covector: np.ndarray) -> tuple[np.ndarray, Weights]:
+        """See the base class."""
+        state, along = _state(problem, y), _state(problem, covector)
+        by_field, by_state = _vjp(problem.field, _time(problem, t), state, along)
+        return self.flat_state(by_state), self.parameters(by_field)
+
+    @contextmanager
+    def moved(self, problem: Problem, y0: np.ndarray, params: Weights) -> Iterator[Problem]:
+        """See the base class."""
+        given = {**self.parameters(problem.field), **params}
+        field = with_weights(problem.field, given, self._dtype)
+        yield replace(problem, field=field, y0=_state(problem, y0))
+
+    def settle(self) -> list[str]:
+        """64 bits where they were asked for alone; see the base class."""
+        if bool(jax.config.read("jax_enable_x64")) == self._wide:
+            return []
+        jax.config.update("jax_enable_x64", self._wide)
+        return [f"jax.config.update('jax_enable_x64', {not self._wide})"]
 
     def flat_state(self, state: State) -> np.ndarray:
         """A state as one flat float64 NumPy array, the leaves of a tuple one after another."""
@@ -131,11 +188,7 @@ class Jax(AbstractFramework):
         """Prepare one gradient step; the first call of `step` compiles, unless an equal program has been compiled.
 
         `solve` must be hashable: a method of a frozen dataclass is.
-
-        Raises:
-            UnsupportedError: If the field holds batch normalisation or dropout.
         """
-        refuse_layers_with_state(problem.field)
         return JaxGradientStep(solve, problem, spec)
 
     def trainer(self, model: Any, optimizer: Optimizer, total_steps: int) -> JaxTrainer:

@@ -9,9 +9,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path, tree_unflatten
 
-from nodebench.errors import PluginError, UnsupportedError
+from nodebench.errors import PluginError
 from nodebench.frameworks.base import Weights
 
 
@@ -21,39 +22,42 @@ def named_parameters(tree: Any) -> dict[str, jax.Array]:
     return {keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
 
 
+def whole_state(tree: Any) -> dict[str, np.ndarray]:
+    """Every array of a module by dotted name, parameters in float64; keys of random numbers are no numbers."""
+    paths, _ = tree_flatten_with_path(eqx.filter(tree, eqx.is_array))
+    found = {keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    return {name: _widest(leaf) for name, leaf in found.items() if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}
+
+
+def _widest(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else array
+
+
 def with_weights(model: Any, weights: Weights, dtype: Any) -> Any:
-    """The model with every parameter replaced.
+    """The model with every parameter replaced, and of its other arrays those that are given.
 
     Raises:
-        PluginError: If a name is missing or unknown, or a shape is another.
+        PluginError: If a name is missing or unknown, a shape is another, or a parameter is complex.
     """
-    parameters, others = eqx.partition(model, eqx.is_inexact_array)
-    paths, structure = tree_flatten_with_path(parameters)
-    shapes = {keystr(path, simple=True, separator="."): leaf.shape for path, leaf in paths}
-    if set(shapes) != set(weights):
-        missing, unknown = sorted(set(shapes) - set(weights)), sorted(set(weights) - set(shapes))
-        raise PluginError(f"weights of `{type(model).__name__}`: missing {missing}, unknown {unknown}.")
-    for name, shape in shapes.items():
-        if weights[name].shape != shape:
-            raise PluginError(f"weight `{name}` must have the shape {shape}; got {weights[name].shape}.")
-    return eqx.combine(tree_unflatten(structure, [jnp.asarray(weights[name], dtype) for name in shapes]), others)
-
-
-def refuse_layers_with_state(field: Any) -> None:
-    """Refuse a field whose value depends on more than time, state and parameters.
-
-    Raises:
-        UnsupportedError: If the field holds batch normalisation or active dropout.
-    """
-    for layer in jax.tree.leaves(field, is_leaf=_has_state):
-        if _has_state(layer):
-            raise UnsupportedError(
-                f"the field holds `{type(layer).__name__}`, so that its value changes between evaluations and "
-                "the backward pass would see another field than the forward pass; use GroupNorm or LayerNorm."
+    arrays, others = eqx.partition(model, eqx.is_array)
+    paths, structure = tree_flatten_with_path(arrays)
+    leaves = {keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    trained, kind = named_parameters(model), type(model).__name__
+    for name, leaf in trained.items():
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise PluginError(
+                f"parameter `{name}` of `{kind}` is complex ({leaf.dtype}), and only real ones are measured; hold its "
+                "real and imaginary parts as two, and join them with `jax.lax.complex` where it is used."
             )
-
-
-def _has_state(layer: Any) -> bool:
-    if isinstance(layer, eqx.nn.Dropout):
-        return not layer.inference
-    return isinstance(layer, eqx.nn.BatchNorm | eqx.nn.SpectralNorm)
+    missing, unknown = sorted(trained.keys() - weights.keys()), sorted(weights.keys() - leaves.keys())
+    if missing or unknown:
+        raise PluginError(f"weights of `{kind}`: missing {missing}, unknown {unknown}.")
+    for name, value in weights.items():
+        if leaves[name].shape != np.shape(value):
+            raise PluginError(f"weight `{name}` must have the shape {leaves[name].shape}; got {np.shape(value)}.")
+    found = [
+        jnp.asarray(weights[name], dtype if name in trained else leaf.dtype) if name in weights else leaf
+        for name, leaf in leaves.items()
+    ]
+    return eqx.combine(tree_unflatten(structure, found), others)

@@ -1,39 +1,25 @@
 """torch as a framework: arrays in and out, models with given weights, the prepared gradient step, a trainer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nodebench.errors import PluginError, UnsupportedError, UserError
-from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights
-from nodebench.frameworks.torch_field import impure_reason, named_parameters, state_parts, to_array
+from nodebench.errors import PluginError, UserError
+from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights, seed_globally
+from nodebench.frameworks.torch_field import named_parameters, state_parts, to_array
+from nodebench.frameworks.torch_inspection import inspect, unsteady_layer
+from nodebench.frameworks.torch_state import cast, load_state, refuse_complex, whole_state
 from nodebench.frameworks.torch_step import GradientStep
 from nodebench.frameworks.torch_training import Trainer
 from nodebench.problem import Field, Gradients, Problem, SolverSpec, State
 from nodebench.registry import load_class
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-def load_weights(model: nn.Module, weights: Weights) -> None:
-    """Give every parameter its weight.
-
-    Raises:
-        PluginError: If names or shapes are not those of the model.
-    """
-    own = dict(model.named_parameters())
-    if own.keys() != weights.keys():
-        missing, surplus = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-        raise PluginError(f"weights of `{type(model).__name__}`: missing {missing}, unknown {surplus}.")
-    for name, parameter in own.items():
-        value = np.asarray(weights[name])
-        if tuple(parameter.shape) != value.shape:
-            raise PluginError(f"weight `{name}` must have shape {tuple(parameter.shape)}; got {value.shape}.")
-        with torch.no_grad():
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
 
 class Torch(AbstractFramework):
@@ -59,6 +45,7 @@ class Torch(AbstractFramework):
         if dtype not in DTYPES:
             raise UserError(f"`dtype` must be 'float32' or 'float64'; got {dtype!r}.")
         torch.set_num_threads(threads)
+        self._threads = threads
         # TF32 rounds the factors of float32 products to 10 bits: an error that tolerances below 1e-3 can see.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
@@ -82,9 +69,15 @@ class Torch(AbstractFramework):
         model = cls(**options) if solve is None else cls(solve=solve, **options)
         if not isinstance(model, nn.Module):
             raise PluginError(f"`{target}` must be a `torch.nn.Module`; it made {type(model).__name__}.")
-        model.to(self._device, self._dtype)
-        load_weights(model, weights)
+        refuse_complex(model)
+        cast(model, self._device, self._dtype)
+        load_state(model, weights)
+        self.settle()
         return model
+
+    def state(self, model: nn.Module) -> Weights:
+        """The whole state of a model; see `AbstractFramework.state`."""
+        return whole_state(model)
 
     def n_params(self, model: nn.Module) -> int:
         """Number of trainable parameters."""
@@ -99,6 +92,60 @@ class Torch(AbstractFramework):
         """The field's parameters by dotted name."""
         return {name: to_array(parameter) for name, parameter in named_parameters(field).items()}
 
+    def inspect(self, problem: Problem) -> None:
+        """See `AbstractFramework.inspect`; what the field depends on is read from its graph."""
+        inspect(problem)
+
+    def vjp(self, problem: Problem, t: float, y: np.ndarray, covector: np.ndarray) -> tuple[np.ndarray, Weights]:
+        """See `AbstractFramework.vjp`; zeros for what the field does not depend on."""
+        parameters = named_parameters(problem.field)
+        leaves = [part.requires_grad_() for part in self._parts(problem, y)]
+        with torch.enable_grad():
+            rates = state_parts(problem.field(self._time(problem, t), _like(leaves, problem.y0)))
+        taped = [
+            (rate, along)
+            for rate, along in zip(rates, self._parts(problem, covector), strict=True)
+            if rate.requires_grad
+        ]
+        inputs = (*leaves, *parameters.values())
+        found: Sequence[Tensor | None] = [None] * len(inputs)
+        if taped:
+            outputs, along = zip(*taped, strict=True)
+            found = torch.autograd.grad(outputs, inputs, along, allow_unused=True)
+        values = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+        by_params = dict(zip(parameters, map(to_array, values[len(leaves) :]), strict=True))
+        return self.flat_state(tuple(values[: len(leaves)])), by_params
+
+    @contextmanager
+    def moved(self, problem: Problem, y0: np.ndarray, params: Weights) -> Iterator[Problem]:
+        """See `AbstractFramework.moved`; the parameters themselves are changed and set back."""
+        parameters = named_parameters(problem.field)
+        before = {name: parameters[name].detach().clone() for name in params}
+        with torch.no_grad():
+            for name, value in params.items():
+                parameters[name].copy_(torch.from_numpy(np.array(value)))
+        try:
+            yield replace(problem, y0=_like(self._parts(problem, y0), problem.y0))
+        finally:
+            with torch.no_grad():
+                for name, kept in before.items():
+                    parameters[name].copy_(kept)
+
+    def unsteady(self, one: Problem, other: Problem) -> str:
+        """See `AbstractFramework.unsteady`."""
+        return unsteady_layer(one, other)
+
+    def settle(self) -> list[str]:
+        """Threads and default dtype as they were; see `AbstractFramework.settle`."""
+        found = []
+        if torch.get_num_threads() != self._threads:
+            found.append(f"torch.set_num_threads({torch.get_num_threads()})")
+            torch.set_num_threads(self._threads)
+        if torch.get_default_dtype() != torch.float32:
+            found.append(f"torch.set_default_dtype({torch.get_default_dtype()})")
+            torch.set_default_dtype(torch.float32)
+        return found
+
     def placement(self, problem: Problem) -> Mapping[str, str]:
         """See `AbstractFramework.placement`."""
         first = state_parts(problem.y0)[0]
@@ -107,16 +154,25 @@ class Torch(AbstractFramework):
 
     def evaluate(self, problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
         """The problem's field on flat NumPy states."""
-        example = state_parts(problem.y0)
-        sizes = [part.numel() for part in example]
 
         def field(t: float, y: np.ndarray) -> np.ndarray:
-            flat = torch.from_numpy(np.array(y)).to(example[0].device, example[0].dtype)
-            parts = tuple(p.view(e.shape) for p, e in zip(torch.split(flat, sizes), example, strict=True))
             with torch.no_grad():
-                return self.flat_state(problem.field(t, parts if isinstance(problem.y0, tuple) else parts[0]))
+                return self.flat_state(
+                    problem.field(self._time(problem, t), _like(self._parts(problem, y), problem.y0))
+                )
 
         return field
+
+    def _time(self, problem: Problem, t: float) -> Tensor:
+        first = state_parts(problem.y0)[0]
+        return torch.full((), t, dtype=first.dtype, device=first.device)
+
+    def _parts(self, problem: Problem, flat: np.ndarray) -> list[Tensor]:
+        """The parts of a state from its numbers, tensors of their own."""
+        example = state_parts(problem.y0)
+        tensor = torch.from_numpy(np.array(flat)).to(example[0].device, example[0].dtype)
+        pieces = torch.split(tensor, [part.numel() for part in example])
+        return [piece.view(part.shape).clone() for piece, part in zip(pieces, example, strict=True)]
 
     def flat_state(self, state: State) -> np.ndarray:
         """A state as one flat float64 NumPy array."""
@@ -125,18 +181,12 @@ class Torch(AbstractFramework):
         return array
 
     def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> GradientStep:
-        """Prepare one gradient step.
-
-        Raises:
-            UnsupportedError: If the field contains batch normalisation or dropout.
-        """
-        reason = impure_reason(problem.field)
-        if reason is not None:
-            raise UnsupportedError(reason)
+        """Prepare one gradient step."""
         return GradientStep(solve, problem, spec)
 
     def seed(self, seed: int) -> None:
-        """Seed torch's generators, those of its devices too."""
+        """Seed torch's generators, those of its devices too, and all that are global."""
+        seed_globally(seed)
         torch.manual_seed(seed)
 
     def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
@@ -163,3 +213,8 @@ class Torch(AbstractFramework):
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+
+
+def _like(parts: Sequence[Tensor], state: State) -> State:
+    """Parts as a state of the same structure."""
+    return tuple(parts) if isinstance(state, tuple) else parts[0]

@@ -32,11 +32,14 @@ class Trainer(AbstractTrainer):
         self._optimizer = make_optimizer(self._params, optimizer)
         self._scheduler = make_schedule(self._optimizer, optimizer, total_steps)
         self._clip_norm = optimizer.clip_norm
+        # A model may have layers that it never trains: `train()` would switch them, too.
+        self._modes = {module: module.training for module in model.modules()}
 
     def step(self, batch: Batch) -> float:
         """One optimiser step; a loss that is not finite is returned and changes nothing."""
         model: Any = self._model
-        model.train()
+        for module, mode in self._modes.items():
+            module.training = mode
         self._optimizer.zero_grad(set_to_none=True)
         loss: Tensor = model.loss(self._arrays(batch))
         value = float(loss.item())
