@@ -194,7 +194,7 @@ def old_store(request, tmp_path):
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_store_of_an_older_version_is_read(old_store, read_only):
-    """What its rows lack is null, and its one machine is that of its records; only a writer brings the file up to date."""
+    """What its rows lack is null, its one machine is that of its records; only a writer brings the file up to date."""
     before = old_store.read_bytes()
     store = Store(old_store, read_only=read_only)
     records = store.records()
@@ -273,7 +273,7 @@ def unwritable(folder):
 
 
 def test_a_store_is_read_where_nothing_can_be_written(tmp_path):
-    """Whole, with what stands in its write-ahead log alone, with and without SQLite's index of it; not a byte changes."""
+    """Whole, with what stands in its write-ahead log, with and without SQLite's index of it; not a byte changes."""
     store = Store(tmp_path / "live/results.db")
     store.append(make_record())
     folder = tmp_path / "kept"
