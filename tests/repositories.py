@@ -4,6 +4,7 @@ import subprocess
 
 
 def git(folder, *arguments):
-    """Call it in a folder, as somebody, and on the branch `main` where it begins one."""
+    """Call it in a folder, as somebody, and on the branch `main` where it begins one; what it printed."""
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()

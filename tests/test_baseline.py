@@ -60,12 +60,17 @@ def cell(**figures):
 
 def test_a_baseline_reads_as_it_was_written():
     """All figures, statuses and machines, whatever order the cells came in."""
-    cells = [record("b", ratio=1.23456789, grad_error_params=1.23456e-5), record("a", status="oom", reason="no room.")]
+    field = {"field_value": 0.12345678912, "field_derivative": -3.0}
+    cells = [
+        record("b", ratio=1.23456789, grad_error_params=1.23456e-5, **field),
+        record("a", status="oom", reason="no room."),
+    ]
     one, other = baseline(*cells), baseline(*reversed(cells))
     assert one.dumps() == other.dumps()
     read = loads("old", json.loads(one.dumps()))
     assert read == one
     assert list(read.cells) == ["a", "b"]
+    assert (read.cells["b"].field_value, read.cells["a"].field_value) == (0.123456789, None)
     assert (read.cells["b"].ratio, read.cells["b"].grad_error_params) == (1.235, 1.23e-5)
 
 

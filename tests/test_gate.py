@@ -22,6 +22,8 @@ CELL = CellFigures(
     preset="smoke",
     dataset="moons",
     n_params=10,
+    field_value=0.123456789,
+    field_derivative=-20.0,
     first_step=0.1,
     nfe_forward=100,
     nfe_backward=200,
@@ -185,6 +187,39 @@ def test_another_problem_is_not_compared():
     assert told(found) == {"cell": "incomparable"}
     assert found.exit_code == 2
     assert "dataset moons against circles" in found.of("incomparable")[0].reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "told_as"),
+    [
+        ({"field_value": 0.12346}, "the field's value at fixed points 0.123457 against 0.12346"),
+        ({"field_derivative": -20.003}, "the field's derivative at fixed points -20 against -20.003"),
+        ({"field_value": -0.123456789}, "0.123457 against -0.123457"),
+        ({"field_value": 0.0}, "0.123457 against 0"),
+        ({"field_value": 0.1234568}, None),
+        ({"field_derivative": -20.001}, None),
+        ({"field_value": None, "field_derivative": None}, None),
+    ],
+)
+def test_another_field_is_not_compared(changes, told_as):
+    """However much better it may be; what differs by rounding, or an older version did not know, is compared."""
+    other, better = replace(CELL, **changes), replace(CELL, nfe_forward=90)
+    for found in (gate(nfe_forward=90, **changes), compare(figures(other), figures(better), Thresholds())):
+        if told_as is None:
+            assert told(found) == {"nfe_forward": "improvement"}
+        else:
+            assert (told(found), found.exit_code) == ({"cell": "incomparable"}, 2)
+    if told_as is not None:
+        reason = gate(**changes).of("incomparable")[0].reason
+        assert reason.startswith("it is not the same problem: the field's ")
+        assert told_as in reason
+
+
+def test_a_field_that_is_zero_differs_by_rounding_alone():
+    """No relative difference means anything there."""
+    still = replace(CELL, field_value=1e-17, field_derivative=0.0)
+    assert told(gate(old=still, field_value=-3e-16, field_derivative=1e-12)) == {}
+    assert told(gate(old=still, field_value=1e-7)) == {"cell": "incomparable"}
 
 
 def test_what_is_known_not_to_be_comparable_is_not_compared():

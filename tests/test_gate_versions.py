@@ -171,6 +171,106 @@ def test_a_revision_is_a_folder_of_its_own(repository, monkeypatch):
     assert not interpreter.folder.exists()
 
 
+BUILDER = """
+import subprocess
+from zipfile import ZipFile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    git = ["git", "describe", "--tags", "--match", "v*"]
+    done = subprocess.run(git, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise LookupError("no version in the history: set MINE_VERSION")
+    version = done.stdout.strip().removeprefix("v").replace("-", "+", 1).replace("-", ".")
+    name = f"mine-{version}-py3-none-any.whl"
+    info = f"mine-{version}.dist-info"
+    with ZipFile(f"{folder}/{name}", "w") as packed:
+        packed.write("mine.py")
+        packed.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\\nName: mine\\nVersion: {version}\\n")
+        packed.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        packed.writestr(f"{info}/RECORD", "")
+    return name
+"""
+
+PROJECT = '[build-system]\nrequires = []\nbuild-backend = "builder"\nbackend-path = ["."]\n'
+
+
+@pytest.fixture
+def versioned(tmp_path, monkeypatch):
+    """A project whose version is that of its git history, and of which archives lack a part; at two commits."""
+    folder = tmp_path / "versioned"
+    folder.mkdir()
+    contents = {"builder.py": BUILDER, "pyproject.toml": PROJECT, "mine.py": "X = 1\n"}
+    contents[".gitattributes"] = "mine.py export-ignore\ndata.bin filter=lfs\n"
+    for name, text in contents.items():
+        (folder / name).write_text(text)
+    git(folder, "init")
+    git(folder, "add", ".")
+    git(folder, "commit", "-m", "one")
+    git(folder, "tag", "v3.1")
+    (folder / "mine.py").write_text("X = 2\n")
+    git(folder, "commit", "-a", "-m", "two")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_version_that_comes_from_git_is_built(versioned, monkeypatch):
+    """From a checkout with its history and all its files; even in a hook, the repository stays as it was."""
+
+    def state():
+        return {path: path.read_bytes() for path in versioned.rglob("*") if path.is_file()}
+
+    before = state()
+    monkeypatch.setenv("GIT_DIR", str(versioned / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(versioned / ".git/index"))
+    for ref, number in {"v3.1": 1, "HEAD": 2}.items():
+        with version_of_ref(ref) as version:
+            site = version.interpreter.paths[0]
+            assert (site / "mine.py").read_text() == f"X = {number}\n"
+            assert list(site.glob("mine-3.1*.dist-info"))
+    assert state() == before
+
+
+def test_a_linked_worktree_and_a_commit_of_no_branch_are_found(versioned, tmp_path, monkeypatch):
+    """Where git keeps the objects is its own affair."""
+    linked = tmp_path / "linked"
+    git(versioned, "worktree", "add", "--detach", str(linked))
+    (linked / "mine.py").write_text("X = 3\n")
+    git(linked, "commit", "-a", "-m", "three")
+    commit = git(linked, "rev-parse", "HEAD")
+    monkeypatch.chdir(linked)
+    for folder in (linked, versioned):
+        monkeypatch.chdir(folder)
+        with version_of_ref(commit) as version:
+            assert (version.interpreter.folder / "mine.py").read_text() == "X = 3\n"
+
+
+def test_what_cannot_be_built_is_told_in_the_words_of_the_build(versioned):
+    """Not in pip's last line, which is advice; with what a clone does not have by itself."""
+    git(versioned, "tag", "-d", "v3.1")
+    words = r"^HEAD cannot be installed: LookupError: no version in .*: set MINE_VERSION\.$"
+    with pytest.raises(UserError, match=words), version_of_ref("HEAD"):
+        pass
+    (versioned / "data.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    git(versioned, "add", "data.bin")
+    git(versioned, "update-index", "--add", "--cacheinfo", f"160000,{git(versioned, 'rev-parse', 'HEAD')},vendor/lib")
+    git(versioned, "commit", "-m", "three")
+    words = r"without its submodules: vendor/lib\. Files are in Git LFS .*: data\.bin\.$"
+    with pytest.raises(UserError, match=words), version_of_ref("HEAD"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("ref", "fetch"), [("origin/dev", "git fetch origin dev"), ("v3.1", "origin v3.1"), ("HEAD~1", "--unshallow")]
+)
+def test_a_revision_that_was_not_fetched_is_asked_for(versioned, tmp_path, monkeypatch, ref, fetch):
+    """A clone of depth 1, as a workflow makes it, has one commit."""
+    git(tmp_path, "clone", "--depth", "1", f"file://{versioned}", "clone")
+    monkeypatch.chdir(tmp_path / "clone")
+    words = f"no revision `{ref}` here, .*{fetch}`, or `fetch-depth: 0`"
+    with pytest.raises(UserError, match=words), version_of_ref(ref):
+        pass
+
+
 def test_a_wheel_is_installed_beside_the_libraries(tmp_path):
     """Into a folder that comes first."""
     wheel = tmp_path / "mine-1.0-py3-none-any.whl"

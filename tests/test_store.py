@@ -1,15 +1,19 @@
 """The store keeps every row, refuses what it cannot read, and is safe for several writers."""
 
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nodebench.errors import StoreError, UnknownNameError
 from nodebench.pictures import Images, pack
-from nodebench.results.environment import environment_of
+from nodebench.results.environment import environment_key, environment_of
 from nodebench.results.record import SCHEMA_VERSION, Record
 from nodebench.results.store import Store, now
 
@@ -102,16 +106,210 @@ def test_newer_schema_is_refused(tmp_path):
     Store(path)
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(StoreError, match=f"schema {SCHEMA_VERSION + 1}"):
-        Store(path)
+    before = path.read_bytes()
+    for read_only in (False, True):
+        with pytest.raises(StoreError, match=f"schema {SCHEMA_VERSION + 1}, this one knows {SCHEMA_VERSION}"):
+            Store(path, read_only=read_only)
+    assert path.read_bytes() == before
 
 
 def test_file_that_is_no_store_is_refused(tmp_path):
-    """A file of something else is an error that names it."""
-    path = tmp_path / "notes.db"
-    path.write_text("not a database, but long enough to be taken for one " * 20)
-    with pytest.raises(StoreError, match=r"notes\.db"):
-        Store(path)
+    """Something else, another program's database, a store that is cut short, a folder: an error that names it."""
+    (tmp_path / "notes.db").write_text("not a database, but long enough to be taken for one " * 20)
+    with sqlite3.connect(tmp_path / "other.db") as db:
+        db.execute("CREATE TABLE places (name TEXT)")
+    (tmp_path / "folder.db").mkdir()
+    store = Store(tmp_path / "results.db")
+    for number in range(20):
+        store.append(make_record(cell_id=str(number)))
+    whole = store.path.read_bytes()
+    for size in (100, 5000, len(whole) // 2, len(whole) - 1000):
+        (tmp_path / f"cut{size}.db").write_bytes(whole[:size])
+    store.path.unlink()
+    for path in tmp_path.glob("*.db"):
+        for read_only in (False, True):
+            with pytest.raises(StoreError, match=path.name):
+                Store(path, read_only=read_only)
+    with sqlite3.connect(tmp_path / "other.db") as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("places",)]
+
+
+def test_an_empty_file_becomes_a_store_where_it_is_to_be_written(tmp_path):
+    """Whoever wants to read it is told that there is nothing in it."""
+    path = tmp_path / "results.db"
+    path.touch()
+    with pytest.raises(StoreError, match="is empty"):
+        Store(path, read_only=True)
+    assert Store(path).runs() == []
+
+
+OLD_SCHEMAS = {
+    1: """
+        CREATE TABLE records (run_id TEXT, cell_id TEXT, created_at TEXT, nodebench_version TEXT, task TEXT, model TEXT,
+            backend TEXT, dtype TEXT, device TEXT, threads INTEGER, seed INTEGER, preset TEXT, status TEXT, notes TEXT,
+            step_s REAL, diagnostics TEXT, history TEXT, PRIMARY KEY (run_id, cell_id));
+        CREATE TABLE runs (run_id TEXT PRIMARY KEY, created_at TEXT, finished_at TEXT, command TEXT, plan TEXT,
+            environment TEXT, n_cells INTEGER);
+        CREATE TABLE measurements (run_id TEXT, cell_id TEXT, payload TEXT, PRIMARY KEY (run_id, cell_id));
+    """,
+    5: """
+        CREATE TABLE records (run_id TEXT, cell_id TEXT, created_at TEXT, nodebench_version TEXT, task TEXT, model TEXT,
+            backend TEXT, dtype TEXT, device TEXT, threads INTEGER, seed INTEGER, preset TEXT, horizon REAL,
+            attempt INTEGER DEFAULT 1, node TEXT, environment TEXT, status TEXT, notes TEXT, step_s REAL,
+            diagnostics TEXT, history TEXT, PRIMARY KEY (run_id, cell_id, attempt));
+        CREATE TABLE runs (run_id TEXT PRIMARY KEY, created_at TEXT, finished_at TEXT, command TEXT, plan TEXT,
+            environment TEXT, n_cells INTEGER);
+        CREATE TABLE pictures (run_id TEXT, cell_id TEXT, attempt INTEGER, packed BLOB,
+            PRIMARY KEY (run_id, cell_id, attempt));
+        CREATE TABLE environments (environment TEXT PRIMARY KEY, fingerprint TEXT);
+        CREATE TABLE measurements (run_id TEXT, cell_id TEXT, payload TEXT, PRIMARY KEY (run_id, cell_id));
+    """,
+}
+"""Tables as older versions made them, with some of their columns."""
+
+
+@pytest.fixture(params=OLD_SCHEMAS)
+def old_store(request, tmp_path):
+    """The file of a store that an older version made: two cells of one machine, the second one measured first."""
+    path = tmp_path / "old.db"
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(OLD_SCHEMAS[request.param])
+        db.execute(f"PRAGMA user_version = {request.param}")
+        db.execute("INSERT INTO runs VALUES ('r1', 'then', 'then', 'cmd', 'p', '{\"cpu\": \"one\"}', 2)")
+        for cell_id in ("c2", "c1"):
+            values = ("r1", cell_id, "then", "0", "t", "m", "float32", "cpu", 1, 0, "smoke", "ok", '["a"]', 0.25)
+            names = (
+                "run_id, cell_id, created_at, nodebench_version, task, model, dtype, device, threads, seed, preset, "
+                "status, notes, step_s"
+            )
+            db.execute(f"INSERT INTO records ({names}) VALUES ({', '.join('?' * len(values))})", values)
+        if request.param >= 5:
+            key = environment_key({"cpu": "one"})
+            db.execute("INSERT INTO environments VALUES (?, ?)", (key, '{"cpu": "one"}'))
+            db.execute("UPDATE records SET environment = ?", (key,))
+    db.close()
+    return path
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_store_of_an_older_version_is_read(old_store, read_only):
+    """What its rows lack is null, its one machine is that of its records; only a writer brings the file up to date."""
+    before = old_store.read_bytes()
+    store = Store(old_store, read_only=read_only)
+    records = store.records()
+    assert [record.cell_id for record in records] == ["c2", "c1"]
+    known = (records[0].notes, records[0].step_s, records[0].attempt, records[0].horizon)
+    assert known == (["a"], 0.25, 1, 1.0)
+    assert (records[0].field_value, records[0].differences, store.sources("r1")) == (None, [], {})
+    assert environment_of(records[0], store.environments()) == {"cpu": "one"}
+    assert (store.run("latest").n_records, store.pictures("r1", "c1")) == (2, ())
+    assert (old_store.read_bytes() == before) == read_only
+    assert [path.name for path in old_store.parent.iterdir()] == [old_store.name]
+
+
+def test_a_store_of_an_older_version_is_gone_on_with(old_store):
+    """A cell of it is measured again, beside what was there."""
+    Store(old_store)
+    store = Store(old_store)
+    store.append(make_record(attempt=2, field_value=0.5, environment=environment_key({"cpu": "one"})))
+    store.save_sources("r1", {"a.py": "1"})
+    found = [(r.cell_id, r.attempt, r.field_value) for r in Store(old_store).records(all_attempts=True)]
+    assert found == [("c2", 1, None), ("c1", 1, None), ("c1", 2, 0.5)]
+
+
+def test_a_file_keeps_the_digest_of_its_first_loading(tmp_path):
+    """What a run has loaded later is added; another digest of the same file is not taken."""
+    store = Store(tmp_path / "results.db")
+    store.save_sources("r1", {"a.py": "1", "b.py": "2"})
+    store.save_sources("r1", {"b.py": "3", "c.py": "4"})
+    store.save_sources("r2", {"b.py": "3"})
+    assert store.sources("r1") == {"a.py": "1", "b.py": "2", "c.py": "4"}
+    assert store.sources("none") == {}
+
+
+def test_what_is_only_read_is_not_written(tmp_path):
+    """Neither by what writes, nor by opening it; a live writer goes on, whose later rows a new reading has."""
+    store = Store(tmp_path / "a b%3F?#.db")
+    store.append(make_record())
+    before = store.path.read_bytes()
+    opened = Store(store.path, read_only=True)
+    with pytest.raises(StoreError, match="nothing can be written"):
+        opened.append(make_record(cell_id="c2"))
+    assert opened.records() == store.records()
+    assert store.path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [store.path.name]
+    with store._connection() as db:
+        db.execute("BEGIN IMMEDIATE")
+        assert len(Store(store.path, read_only=True).records()) == 1
+    store.append(make_record(cell_id="c2"))
+    assert (len(opened.records()), len(Store(store.path, read_only=True).records())) == (1, 2)
+
+
+READER = """
+import sys
+from pathlib import Path
+from nodebench.results.store import Store
+for path in sys.argv[1:]:
+    print(*(record.cell_id for record in Store(Path(path), read_only=True).records()))
+try:
+    Store(Path(path))
+except Exception as error:
+    print(error)
+"""
+
+
+def unwritable(folder):
+    """What to put before a command so that it can write nothing in a folder."""
+    folder.chmod(0o555)
+    if os.geteuid() != 0:
+        return []
+    mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    if subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, folder, "true"], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("root writes everywhere, and may mount nothing here")
+    return ["unshare", "-m", "sh", "-c", mount, folder]
+
+
+def test_a_store_is_read_where_nothing_can_be_written(tmp_path):
+    """Whole, with what stands in its write-ahead log, with and without SQLite's index of it; not a byte changes."""
+    store = Store(tmp_path / "live/results.db")
+    store.append(make_record())
+    folder = tmp_path / "kept"
+    for name, parts in {"alone": [""], "log": ["", "-wal"], "index": ["", "-wal", "-shm"]}.items():
+        (folder / name).mkdir(parents=True)
+        with store._connection():  # which keeps the log from being taken into the file
+            if name == "log":
+                store.append(make_record(cell_id="c2"))
+            for part in parts:
+                shutil.copy(f"{store.path}{part}", folder / name)
+
+    def contents():
+        return {path: sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+    before = contents()
+    paths = [str(folder / name / "results.db") for name in ("log", "index", "alone")]
+    command = [*unwritable(folder), sys.executable, "-c", READER, *paths]
+    for path in folder.iterdir():
+        path.chmod(0o555)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *read, refused = done.stdout.splitlines()
+    assert read == ["c1 c2", "c1 c2", "c1"]
+    assert "nothing can be written there" in refused
+    assert contents() == before
+
+
+def test_the_stores_of_the_gallery_are_read_as_they_are():
+    """Whichever version made them."""
+    for path in (Path(__file__).parent.parent / "docs/gallery").glob("*.db"):
+        before = path.read_bytes()
+        store = Store(path, read_only=True)
+        records = store.records()
+        assert len(records) == sum(run.n_records for run in store.runs()) > 0
+        assert all(environment_of(record, store.environments()) for record in records)
+        assert path.read_bytes() == before
 
 
 def test_unwritable_store_is_refused(tmp_path):

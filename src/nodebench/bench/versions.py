@@ -5,12 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +19,12 @@ from nodebench.errors import UserError
 
 PROBE_S = 120.0
 """How long another version may take to say what it is."""
+
+OF_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX")
+"""Variables that git sets in hooks: they name the user's repository, which no other may be taken for."""
+
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that stands for one in Git LFS."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,15 @@ def version_of_ref(ref: str) -> Iterator[Version]:
     Raises:
         UserError: If there is no such revision, it cannot be installed, or does not speak with this version.
     """
-    root = Path(_git("rev-parse", "--show-toplevel"))
-    commit = _git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", said=f"git knows no revision `{ref}` here.")
+    root = Path(_git("rev-parse", "--show-toplevel", said="the working directory is in no git repository"))
+    commit = _commit(ref)
     with TemporaryDirectory() as temporary:
         tree, site = Path(temporary, "tree"), Path(temporary, "site")
-        _extract(root, commit, tree)
-        paths = (_installed(tree, site, ref),) if _is_package(tree) else ()
+        _check_out(commit, tree)
+        try:
+            paths = (_installed(tree, site, ref),) if _is_package(tree) else ()
+        except UserError as error:
+            raise UserError(" ".join([str(error), *_left_out(tree)])) from error
         folder = tree / Path.cwd().relative_to(root)
         version = ask_version(Interpreter(ref, paths=paths, folder=folder if folder.is_dir() else tree))
         git = {"commit": commit, "dirty": False}
@@ -94,9 +101,8 @@ def ask_version(interpreter: Interpreter) -> Version:
     environment = {**os.environ, "PYTHONPATH": interpreter.search_path}
     done = _run([*interpreter.command, "-c", code], cwd=interpreter.folder, env=environment)
     if done.returncode != 0:
-        raise UserError(
-            f"{interpreter.name} cannot be compared with: its nodebench does not say what it is ({_last_line(done)})."
-        )
+        words = _last_line(done.stderr) or f"exit code {done.returncode}"
+        raise UserError(f"{interpreter.name} cannot be compared with: its nodebench does not say what it is ({words}).")
     found = _answer(interpreter, done.stdout)
     for path in interpreter.paths:
         if (path / "nodebench").is_dir() and not Path(found["file"]).is_relative_to(path):
@@ -131,13 +137,39 @@ def _words(names: list[str] | None) -> str:
     return "nothing" if names is None else ", ".join(names) or "without parameters"
 
 
-def _extract(root: Path, commit: str, tree: Path) -> None:
-    archive = subprocess.run(["git", "-C", str(root), "archive", commit], capture_output=True, check=True)
-    try:
-        with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
-            tar.extractall(tree, filter="data")
-    except tarfile.ReadError as error:  # how Python reads git's archive of nothing
-        raise UserError(f"revision {commit[:12]} cannot be compared with: it has no files.") from error
+def _commit(ref: str) -> str:
+    hint = ""
+    if _git("rev-parse", "--is-shallow-repository") == "true":
+        relative = {*"~^@"} & {*ref}  # to what is here, where the remote knows nothing of it
+        fetch = "git fetch --unshallow" if relative else f"git fetch origin {ref.removeprefix('origin/')}"
+        hint = f", whose history is cut short; fetch it: `{fetch}`, or `fetch-depth: 0` in the workflow"
+    unknown = f"git knows no revision `{ref}` here{hint}"
+    return _git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", said=unknown)
+
+
+def _check_out(commit: str, tree: Path) -> None:
+    """A clone at a commit, since a version may come from tags and an archive lacks what its attributes leave out.
+
+    It borrows the objects of the repository of the working directory, in which nothing is written.
+    """
+    repository = _git("rev-parse", "--path-format=absolute", "--git-common-dir")
+    failed = f"revision {commit[:12]} cannot be checked out"
+    _git("clone", "--quiet", "--shared", "--no-checkout", repository, str(tree), said=failed)
+    within = ("-C", str(tree))
+    _git(*within, "fetch", "--quiet", repository, commit, said=failed)  # one that no branch has
+    _git(*within, "checkout", "--quiet", "--detach", commit, said=failed)
+    if not _git(*within, "ls-files"):
+        raise UserError(f"revision {commit[:12]} cannot be compared with: it has no files.")
+
+
+def _left_out(tree: Path) -> list[str]:
+    """What a clone does not have by itself, a sentence each."""
+    entries = [line.split(maxsplit=3) for line in _git("-C", str(tree), "ls-files", "--stage").splitlines()]
+    modules = [name for mode, *_, name in entries if mode == "160000"]
+    found = [f"It is built without its submodules: {', '.join(modules)}."] if modules else []
+    stored = _git("-C", str(tree), "ls-files", ":(attr:filter=lfs)").splitlines()
+    pointers = [name for name in stored if (tree / name).read_bytes().startswith(LFS_POINTER)]
+    return [*found, f"Files are in Git LFS and not here: {', '.join(pointers)}."] if pointers else found
 
 
 def _is_package(tree: Path) -> bool:
@@ -153,20 +185,40 @@ def _installed(source: Path, site: Path, name: str) -> Path:
     """Install a project or a wheel, without its dependencies, into a folder of its own, entry points and all."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     # With the build tools of this environment where it has them, which needs no network; else as pip does.
+    told: list[str] = []
     for isolation in (["--no-build-isolation"], []):
-        done = _run([*pip, *isolation, "--target", str(site), str(source)])
+        done = _run([*pip, *isolation, "--target", str(site), str(source)], env=_elsewhere())
         if done.returncode == 0:
             return site
-    raise UserError(f"{name} cannot be installed: {_last_line(done)}")
+        told.append(_words_of_pip(done.stderr) or _last_line(done.stdout) or f"exit code {done.returncode}")
+    raise UserError(f"{name} cannot be installed: {'; with build tools of its own: '.join(dict.fromkeys(told))}.")
 
 
-def _git(*arguments: str, said: str = "the working directory is in no git repository.") -> str:
+def _words_of_pip(text: str) -> str:
+    """The line that tells what went wrong: the last that a build printed, after which pip gives advice of its own."""
+    printed = text.rpartition("[end of output]")[0]
+    errors = "\n".join(line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: "))
+    return (_last_line(printed) or _last_line(errors) or _last_line(text)).rstrip(".")
+
+
+def _git(*arguments: str, said: str = "git does not answer") -> str:
+    """What git prints.
+
+    Raises:
+        UserError: If it is not installed, or fails: what was wanted and git's own words.
+    """
     if shutil.which("git") is None:
         raise UserError("git is not installed.")
-    done = _run(["git", *arguments])
+    done = _run(["git", *arguments], env=dict(os.environ) if arguments[0] == "rev-parse" else _elsewhere())
     if done.returncode != 0:
-        raise UserError(said)
+        words = _last_line(done.stderr)
+        raise UserError(f"{said} ({words})." if words else f"{said}.")
     return done.stdout.strip()
+
+
+def _elsewhere() -> dict[str, str]:
+    """The environment of what works in another folder than the user's repository."""
+    return {name: value for name, value in os.environ.items() if name not in OF_REPOSITORY}
 
 
 def _run(command: list[str], **where: Any) -> "subprocess.CompletedProcess[str]":
@@ -178,5 +230,6 @@ def _run(command: list[str], **where: Any) -> "subprocess.CompletedProcess[str]"
         raise UserError(f"`{command[0]}` cannot be started: {error.strerror or error}.") from error
 
 
-def _last_line(done: "subprocess.CompletedProcess[str]") -> str:
-    return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
+def _last_line(text: str) -> str:
+    """The last line that is not empty; empty where none is."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -102,13 +102,13 @@ def seeds(values: Many) -> tuple[int, ...]:
 
 
 def open_store(path: Path) -> Any:
-    """A store that exists.
+    """A store that exists, only to be read, wherever it lies.
 
     Raises:
-        UserError: If it does not.
+        UserError: If there is none, or it cannot be read.
     """
     from nodebench.results.store import Store  # noqa: PLC0415
 
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"there is no store at `{path}`; `nodebench run` makes one, or name another with --store.")
-    return Store(path)
+    return Store(path, read_only=True)

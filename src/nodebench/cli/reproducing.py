@@ -152,7 +152,7 @@ class _Pages:
 
         if not self.path.is_file():
             return {}
-        return answers(Store(self.path), planned, self.environment)
+        return answers(Store(self.path, read_only=True), planned, self.environment)
 
     def measured(self, planned: Any) -> bool:
         """Whether all cells of a plan ended well."""
@@ -165,7 +165,7 @@ class _Pages:
         from nodebench.reports.paper.source import Place, Source  # noqa: PLC0415
         from nodebench.results.store import Store, now  # noqa: PLC0415
 
-        store = Store(self.path)
+        store = Store(self.path, read_only=True)
         places: dict[str, list[Place]] = {}
         for part, planned in parts.items():
             found = self.answers(planned)

@@ -19,6 +19,8 @@ from nodebench.results.record import Record, Status
 BASELINE_SCHEMA = 1
 
 DIGITS: Mapping[str, int] = {
+    "field_value": 9,
+    "field_derivative": 9,
     "grad_error_params": 3,
     "grad_error_y0": 3,
     "method_error_params": 3,
@@ -80,6 +82,8 @@ class CellFigures:
     status: Status = "ok"
     reason: str | None = None
     n_params: int | None = None
+    field_value: float | None = None
+    field_derivative: float | None = None
     nfe_forward: int | None = None
     nfe_backward: int | None = None
     n_vjps: int | None = None

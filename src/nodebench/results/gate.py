@@ -6,6 +6,7 @@ one run, and only an interval that lies wholly beyond the threshold is a regress
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from math import isclose
 from types import MappingProxyType
 
 from nodebench.results.baseline import Baseline, CellFigures
@@ -16,6 +17,13 @@ from nodebench.results.time_gate import time_finding
 
 PREMISES = ("dataset", "n_params", "first_step", "batch_size")
 """What must be equal for the figures of a cell to be those of one problem, beside the settings in its id."""
+
+FIELD = {"field_value": ("value", 1e-5), "field_derivative": ("derivative", 1e-4)}
+"""What tells one field from another, with what it is called and how far it may be off between two of the same: sums in
+another order, of another library or framework, move either, and a derivative more."""
+
+ROUNDING = 1e-9
+"""How far off they may be where they are about zero."""
 
 EXPECTED = ("git", "git.", "libraries.nodebench")
 """Differences between fingerprints that are those of the versions compared."""
@@ -138,8 +146,13 @@ def _figure(metric: str, old: CellFigures, new: CellFigures, thresholds: Thresho
 
 
 def _unlike_premises(old: CellFigures, new: CellFigures) -> list[str]:
-    return [
-        f"{name} {getattr(old, name)} against {getattr(new, name)}"
-        for name in PREMISES
-        if None not in (getattr(old, name), getattr(new, name)) and getattr(old, name) != getattr(new, name)
+    pairs = {name: (getattr(old, name), getattr(new, name)) for name in (*PREMISES, *FIELD)}
+    known = {name: pair for name, pair in pairs.items() if None not in pair}
+    unlike = [
+        f"{name} {known[name][0]} against {known[name][1]}" for name in PREMISES if len({*known.get(name, ())}) > 1
+    ]
+    return unlike + [
+        f"the field's {word} at fixed points {known[name][0]:.6g} against {known[name][1]:.6g}"
+        for name, (word, relative) in FIELD.items()
+        if name in known and not isclose(*known[name], rel_tol=relative, abs_tol=ROUNDING)
     ]

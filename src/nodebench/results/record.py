@@ -6,6 +6,7 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 3  share of the floor, cost of compilation, step-size controller.
 4  memory of a training step; pictures of trained models in a table of their own.
 5  nodes and fingerprints of the machines that each cell was measured and trained on; fingerprints in a table.
+6  the problem itself: the field's values and derivatives at fixed points; files that a run's workers had loaded.
 """
 
 import json
@@ -15,7 +16,7 @@ from math import isfinite
 from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 PRINTED = "printed before that, the last lines:"
 """The line of `stderr` between a traceback and what the process had printed."""
@@ -66,6 +67,9 @@ class Record:
         differences: What sets the backend apart from others by the nature of its library or method.
         notes: What a reader must know of the figures, for example that a data set is a stand-in.
         n_params: Trainable parameters of the model.
+        field_value: The field at fixed points, its values projected on fixed directions, in float64: two cells of one
+            problem have the same.
+        field_derivative: The same of its vector-Jacobian products by state and parameters.
         loss: Loss of the gradient measurement.
         grad_error_params: Relative L2 error of d/dparams against the reference.
         grad_error_y0: Relative L2 error of d/dy0 against the reference.
@@ -160,6 +164,8 @@ class Record:
     notes: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     n_params: int | None = None
+    field_value: float | None = None
+    field_derivative: float | None = None
     loss: float | None = None
     grad_error_params: float | None = None
     grad_error_y0: float | None = None
@@ -232,8 +238,9 @@ class Record:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
-        """The inverse of `to_row`."""
-        return cls(**{f.name: json.loads(row[f.name]) if f.name in _STRUCTURED else row[f.name] for f in fields(cls)})
+        """The inverse of `to_row`; what a row of an older version lacks is as in a cell of which it is not known."""
+        known = {f.name: row[f.name] for f in fields(cls) if row[f.name] is not None}
+        return cls(**{name: json.loads(value) if name in _STRUCTURED else value for name, value in known.items()})
 
 
 def columns() -> dict[str, str]:

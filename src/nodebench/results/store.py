@@ -18,6 +18,16 @@ from nodebench.results.record import SCHEMA_VERSION, Record, columns
 BUSY_TIMEOUT_S = 60.0
 """How long a writer waits for another one."""
 
+UNWRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+"""How SQLite says that it cannot write a file, or make those that it keeps beside it."""
+
+MEANINGS = {
+    **dict.fromkeys(UNWRITABLE, "nothing can be written there, name another with --store"),
+    sqlite3.SQLITE_CORRUPT: "it is damaged or cut short",
+    sqlite3.SQLITE_NOTADB: "it is no store of nodebench",
+}
+"""What SQLite's errors mean to who named the store."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -48,21 +58,36 @@ class Run:
 class Store:
     """A results store.
 
+    One that an older version made gets the columns and tables that it lacks, empty.
+
     Args:
         path: The SQLite file; made, with its folder, when it does not exist.
+        read_only: Whether to read a store that exists, as it is at this moment, wherever it lies: nothing is written,
+            and what an older version made is brought up to date in memory alone.
 
     Raises:
-        StoreError: If the file cannot be made, read or written, or has the schema of another version.
+        StoreError: If the file cannot be made, read or written, is no store, or has the schema of a newer version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self._snapshot: sqlite3.Connection | None = None
+        if path.is_dir():
+            raise StoreError(f"`{path}` is a folder; name the file of a store.")
+        if read_only:
+            self._snapshot = self._read()
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._connection() as db:
-                self._create_or_check(db)
         except OSError as error:
             raise StoreError(f"the store `{path}` cannot be made: {error.strerror or error}.") from error
+        with self._connection() as db:
+            db.execute("BEGIN IMMEDIATE")
+            if _tables(db):
+                self._check(db)
+                _bring_up_to_date(db)
+            else:
+                _create(db)
 
     def start_run(self, run_id: str, command: str, plan: str, environment: Mapping[str, Any], n_cells: int) -> None:
         """Enter a run that has begun."""
@@ -210,14 +235,36 @@ class Store:
         by_id = {run.run_id: run for run in runs}
         return by_id[_named("run", name, by_id)]
 
+    def save_sources(self, run_id: str, digests: Mapping[str, str]) -> None:
+        """Keep which files a run has loaded; a file keeps the digest that it had when the run first loaded it.
+
+        Args:
+            run_id: The run.
+            digests: Digests of the files' contents by path.
+        """
+        with self._connection() as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO sources (run_id, path, digest) VALUES (?, ?, ?)",
+                [(run_id, path, digest) for path, digest in digests.items()],
+            )
+
+    def sources(self, run_id: str) -> dict[str, str]:
+        """Digests of the files that a run has loaded, by path, each as it was at first."""
+        with self._connection() as db:
+            rows = db.execute("SELECT path, digest FROM sources WHERE run_id = ? ORDER BY rowid", (run_id,)).fetchall()
+        return {row["path"]: row["digest"] for row in rows}
+
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        # A connection a call: cheap beside a measurement, and nothing to leave open when a run is interrupted.
         try:
+            if self._snapshot is not None:
+                yield self._snapshot
+                return
+            # A connection a call: cheap beside a measurement, and nothing to leave open when a run is interrupted.
             with closing(self._open()) as db, db:
                 yield db
         except sqlite3.Error as error:
-            raise StoreError(f"the store `{self.path}` cannot be used: {error}.") from error
+            raise StoreError(f"the store `{self.path}` cannot be used: {_told(error)}.") from error
 
     def _open(self) -> sqlite3.Connection:
         # SQLite's own timeout does not cover entering WAL mode: while another process creates the file, or closes the
@@ -227,27 +274,124 @@ class Store:
             db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)
             try:
                 db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 db.close()
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
                 continue
             db.row_factory = sqlite3.Row
             return db
 
-    def _create_or_check(self, db: sqlite3.Connection) -> None:
-        db.execute("BEGIN IMMEDIATE")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
+    def _read(self) -> sqlite3.Connection:
+        """The store in memory, as this version has it."""
+        db = sqlite3.connect(":memory:")
+        try:
+            with closing(_reader(self.path)) as source:
+                source.backup(db)
+            db.row_factory = sqlite3.Row
+            self._check(db)
+            with db:
+                _bring_up_to_date(db)
+            db.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            raise StoreError(f"the store `{self.path}` cannot be read: {_told(error)}.") from error
+        return db
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        tables = _tables(db)
+        if not tables:
             raise StoreError(
-                f"the store `{self.path}` has schema {version}, this nodebench knows {SCHEMA_VERSION}; "
-                "use the nodebench that made it, or another store with --store."
+                f"the store `{self.path}` is empty; where it is a copy, copy `{self.path.name}-wal` with it, if there "
+                "is such a file."
             )
-        if version == 0:
-            for statement in _schema():
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if not {"runs", "records"} <= tables:
+            raise StoreError(f"`{self.path}` is no store of nodebench; it has the tables {', '.join(sorted(tables))}.")
+        version = _version(db)
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"the store `{self.path}` is of a newer nodebench: it has schema {version}, this one knows "
+                f"{SCHEMA_VERSION}; install the newer one, or name another store with --store."
+            )
+        # A last page of which a part is lost reads as one that ends with zeros.
+        torn = self.path.stat().st_size % db.execute("PRAGMA page_size").fetchone()[0]
+        damage = "it is cut short" if torn else db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if damage != "ok":
+            raise StoreError(f"the store `{self.path}` is damaged: {damage}; name another with --store.")
+
+
+def _reader(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is to be read, wherever it lies."""
+    uri, log = path.absolute().as_uri(), Path(f"{path}-wal")
+    # An ordinary connection heeds those who write at the same time, and takes the files away that it makes for that.
+    db = sqlite3.connect(f"{uri}?mode=rw", timeout=BUSY_TIMEOUT_S, uri=True)
+    try:
+        db.execute("PRAGMA query_only = ON")
+        _tables(db)
+    except sqlite3.OperationalError as error:
+        db.close()
+        if _code(error) not in UNWRITABLE:
+            raise
+        # Such files cannot be made there. Without a log the file is all there is; else the log is indexed in memory,
+        # which SQLite does for whoever shares nothing and locks nothing.
+        if not log.exists():
+            return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True)
+        db = sqlite3.connect(f"{uri}?mode=ro&vfs=unix-none", uri=True)
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return db
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Primary code of an error; 0 where it is not SQLite's own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _told(error: sqlite3.Error) -> str:
+    meaning = MEANINGS.get(_code(error))
+    return f"{meaning} ({error})" if meaning else str(error)
+
+
+def _tables(db: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _create(db: sqlite3.Connection) -> None:
+    for name, definition in _schema().items():
+        db.execute(f"CREATE TABLE {name} ({definition})")
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
+    """Give a store of an older schema what it lacks: each table is made anew, with the rows it had."""
+    if _version(db) == SCHEMA_VERSION:
+        return
+    old = _tables(db) & _schema().keys()
+    for name in old:
+        db.execute(f"ALTER TABLE {name} RENAME TO old_{name}")
+    _create(db)
+    for name in old:
+        shared = ", ".join(_columns_of(db, name) & _columns_of(db, f"old_{name}"))
+        db.execute(f"INSERT INTO {name} ({shared}) SELECT {shared} FROM old_{name} ORDER BY rowid")
+        db.execute(f"DROP TABLE old_{name}")
+    _fill(db)
+
+
+def _fill(db: sqlite3.Connection) -> None:
+    """What older schemas said elsewhere: a cell was tried once, on the one machine of its run."""
+    db.execute("UPDATE records SET attempt = 1 WHERE attempt IS NULL")
+    unnamed = "SELECT run_id FROM records WHERE environment IS NULL"
+    for row in db.execute(f"SELECT run_id, environment FROM runs WHERE run_id IN ({unnamed})").fetchall():
+        key = environment_key(json.loads(row["environment"]))
+        db.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", (key, row["environment"]))
+        db.execute("UPDATE records SET environment = ? WHERE run_id = ?", (key, row["run_id"]))
+
+
+def _columns_of(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row["name"] for row in db.execute(f"PRAGMA table_info({table})")}
 
 
 def now() -> str:
@@ -263,16 +407,15 @@ def _named(kind: str, name: str, ids: Collection[str]) -> str:
     return found[0]
 
 
-def _schema() -> Iterator[str]:
+def _schema() -> dict[str, str]:
+    """Columns and keys of the tables."""
     record_columns = ", ".join(f"{name} {kind}" for name, kind in columns().items())
-    yield f"CREATE TABLE records ({record_columns}, PRIMARY KEY (run_id, cell_id, attempt))"
-    yield (
-        "CREATE TABLE runs (run_id TEXT PRIMARY KEY, created_at TEXT, finished_at TEXT, command TEXT, plan TEXT, "
-        "environment TEXT, n_cells INTEGER)"
-    )
-    yield (
-        "CREATE TABLE pictures (run_id TEXT, cell_id TEXT, attempt INTEGER, packed BLOB, "
-        "PRIMARY KEY (run_id, cell_id, attempt))"
-    )
-    yield "CREATE TABLE environments (environment TEXT PRIMARY KEY, fingerprint TEXT)"
-    yield "CREATE TABLE measurements (run_id TEXT, cell_id TEXT, payload TEXT, PRIMARY KEY (run_id, cell_id))"
+    return {
+        "records": f"{record_columns}, PRIMARY KEY (run_id, cell_id, attempt)",
+        "runs": "run_id TEXT PRIMARY KEY, created_at TEXT, finished_at TEXT, command TEXT, plan TEXT, "
+        "environment TEXT, n_cells INTEGER",
+        "pictures": "run_id TEXT, cell_id TEXT, attempt INTEGER, packed BLOB, PRIMARY KEY (run_id, cell_id, attempt)",
+        "environments": "environment TEXT PRIMARY KEY, fingerprint TEXT",
+        "measurements": "run_id TEXT, cell_id TEXT, payload TEXT, PRIMARY KEY (run_id, cell_id)",
+        "sources": "run_id TEXT, path TEXT, digest TEXT, PRIMARY KEY (run_id, path)",
+    }
