@@ -32,6 +32,7 @@ from nodebench.bench.sweep import Entry, tolerance_sweep
 from nodebench.bench.training import Training, steps_per_epoch
 from nodebench.errors import CellError, DivergedError, PluginError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch
+from nodebench.importing import missing_module
 from nodebench.pictures import pack
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.solvers.first_step import StepScale, first_step
@@ -240,7 +241,9 @@ def _failure(error: Exception) -> Failure:
     elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
         status = "oom"
     elif isinstance(error, ModuleNotFoundError):
-        status, reason = "not_installed", f"{reason}; mend it with: pip install {error.name}"
+        told = missing_module(error, Path.cwd())
+        told.__cause__ = error
+        return _failure(told)
     elif isinstance(error, UserError) and not isinstance(error, PluginError):
         status = None
     return Failure(status, reason, "".join(traceback.format_exception(error)))
