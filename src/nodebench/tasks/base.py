@@ -170,6 +170,24 @@ class AbstractTask(ABC):
             DataError: If a data set asked for by name is missing, cut short or altered.
         """
 
+    def training_examples(self, preset: Preset, seed: int) -> int:
+        """How many examples there are to train on, the most that a batch of the training can have.
+
+        Asked only where a user chose the size of a batch; a task that knows it without its data may say so.
+
+        Raises:
+            DataError: As in `data`.
+        """
+        return len(next(iter(self.data(preset, seed).train.values())))
+
+    def gradient_examples(self, seed: int) -> int | None:
+        """The most that the batch of `problem` can have; None where it draws as many as it is asked for.
+
+        Raises:
+            DataError: As in `data`.
+        """
+        return self.training_examples("quick", seed)
+
     @abstractmethod
     def recipe(self, model: str, preset: Preset) -> Recipe:
         """How a model is trained under a preset."""
