@@ -1,12 +1,11 @@
 """What a plugin says of itself, read from its source without importing it, so that listing needs no framework."""
 
 import ast
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from nodebench.errors import PluginError
+from nodebench.importing import source_file, split_target
 
 
 @dataclass(frozen=True)
@@ -36,29 +35,19 @@ def read(name: str, target: str) -> PluginInfo:
     Raises:
         PluginError: If its source cannot be found or parsed, or does not define the class.
     """
-    attribute = target.partition(":")[2]
+    module, attribute = split_target(target)
     try:
-        tree = ast.parse(_source(target), target.partition(":")[0])
+        source = source_file(module)
+        tree = ast.parse(source.read_bytes(), str(source))
     except SyntaxError as error:
-        raise PluginError(f"`{target}` cannot be parsed: {error}") from error
+        raise PluginError(f"`{target}` cannot be parsed: {error.msg} ({source}, line {error.lineno}).") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise PluginError(f"`{target}` cannot be read: {error}.") from error
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == attribute:
             summary = (ast.get_docstring(node) or "").partition("\n")[0]
             return PluginInfo(name, target, _framework(node), summary, _options(node))
     raise PluginError(f"`{target}`: the module defines no class `{attribute}`.")
-
-
-def _source(target: str) -> str:
-    module_name = target.partition(":")[0]
-    try:
-        if module_name.endswith(".py"):
-            return Path(module_name).read_text(encoding="utf-8")
-        spec = importlib.util.find_spec(module_name)
-    except Exception as error:  # finding a module imports its parent packages, which may raise anything
-        raise PluginError(f"`{target}` cannot be found: {type(error).__name__}: {error}") from error
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise PluginError(f"`{target}` cannot be found: there is no module `{module_name}`.")
-    return Path(spec.origin).read_text(encoding="utf-8")
 
 
 def _framework(node: ast.ClassDef) -> str | None:

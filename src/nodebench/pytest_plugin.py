@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nodebench.errors import UnknownNameError, UserError
+from nodebench.errors import PluginError, UnknownNameError, UserError
 
 if TYPE_CHECKING:
     from nodebench.bench.gradient import GradientGroup
@@ -118,6 +118,8 @@ class CellBenchmark:
             limits["rounds"] = 1
         wanted = {name: value for name, value in options.items() if name not in own}
         planned = plan(_request((backend,) if control is None else (backend, control), task, wanted))
+        if planned.broken:
+            raise PluginError(" ".join(planned.broken.values()))
         measured, *companions = planned.cells
         settings = Settings(
             control=None if control is None else registry.canonical(control),

@@ -4,8 +4,8 @@ Names, options, frameworks and summaries are read from a plugin's source without
 planning stay fast and need no framework. Only `load` imports.
 """
 
-import importlib
-import importlib.util
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,13 +14,12 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from itertools import groupby
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
-from zlib import crc32
 
 from nodebench.contract import violation
 from nodebench.declarations import PluginInfo, read
-from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
+from nodebench.errors import PluginError, UnknownNameError, UserError
+from nodebench.importing import UTF_8, module_of, split_target, users_code
 
 Kind = Literal["backend", "task"]
 
@@ -81,36 +80,50 @@ def refused(kind: Kind) -> list[PluginInfo]:
 
 
 def split_list(text: str) -> list[str]:
-    """Split `a,b[x=1,y=2]` at the commas outside brackets."""
-    parts, depth, current = [], 0, ""
-    for char in text:
+    """Split `a,b[x=1,y=2]` at the commas outside brackets and outside the path of a file that exists."""
+    parts, depth, at, begin = [], 0, 0, 0
+    while at < len(text):
+        if at == begin:
+            at += len(_path_at(text[at:]))
+        char = text[at : at + 1]
         depth += (char == "[") - (char == "]")
         if char == "," and depth == 0:
-            parts.append(current)
-            current = ""
-        else:
-            current += char
-    return [part.strip() for part in [*parts, current] if part.strip()]
+            parts.append(text[begin:at])
+            begin = at + 1
+        at += 1
+    return [part.strip() for part in [*parts, text[begin:]] if part.strip()]
+
+
+def _path_at(text: str) -> str:
+    """What a list begins with that is `path.py:Class`, of a file that exists; else empty."""
+    ends = (found.end() for found in re.finditer(r"\.py:[^\W\d]\w*(?=\s*(?:[\[,]|$))", text))
+    return next((text[:end] for end in ends if Path(text[:end].rpartition(":")[0].strip()).is_file()), "")
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
-    """Split `name[option=value,...]` into its name and options.
+    """Split `name[option=value,...]` into its name and options; the path in `path.py:Class[...]` may have brackets.
 
     Raises:
         UserError: If the brackets or an option are malformed.
     """
-    name, bracket, rest = text.strip().partition("[")
-    if not bracket:
+    in_file = re.fullmatch(r"(.+?\.py:[^\W\d]\w*)(\[.*)?", text.strip(), re.DOTALL)
+    name, rest = in_file.groups("") if in_file else _cut(text.strip())
+    if not rest:
         return name, {}
     if not rest.endswith("]"):
         raise UserError(f"`{text}` lacks its closing bracket; write name[option=value,option=value].")
     options = {}
-    for item in split_list(rest[:-1]):
+    for item in split_list(rest[1:-1]):
         key, equals, value = item.partition("=")
         if not (equals and key.strip() and value.strip()):
             raise UserError(f"`{item}` in `{text}` is no option; write name[option=value].")
         options[key.strip()] = value.strip()
     return name, options
+
+
+def _cut(text: str) -> tuple[str, str]:
+    name, bracket, rest = text.partition("[")
+    return name, bracket + rest
 
 
 def canonical(text: str) -> str:
@@ -178,7 +191,8 @@ def load(kind: Kind, text: str, base: type) -> Any:
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of {kind} '{name}'", option, known)
-    return _construct(cls, name, options)
+    with users_code(f"{kind} `{text}` cannot be made"):
+        return _construct(cls, name, options)
 
 
 def load_class(target: str) -> Any:
@@ -188,16 +202,8 @@ def load_class(target: str) -> Any:
         NotInstalledError: If a library that it imports is missing.
         PluginError: If it cannot be imported or does not exist.
     """
-    module_name, _, attribute = target.partition(":")
-    try:
-        module = _module_from_path(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or module_name
-        if module_name == missing or module_name.startswith(missing + "."):
-            raise PluginError(f"`{target}` cannot be found: there is no module `{missing}`.") from error
-        raise NotInstalledError(f"{missing} is not installed; mend it with: pip install {missing}") from error
-    except Exception as error:  # a foreign module may raise anything on import; the cause is kept and shown
-        raise PluginError(f"`{target}` cannot be imported: {type(error).__name__}: {error}") from error
+    module_name, attribute = split_target(target)
+    module = module_of(module_name)
     if attribute not in vars(module):
         raise PluginError(f"`{module_name}` has no `{attribute}`.")
     return vars(module)[attribute]
@@ -252,35 +258,20 @@ def _target(kind: Kind, name: str) -> str:
     targets = _targets(kind)
     if name in targets:
         return targets[name]
+    if name.endswith(".py"):
+        raise UserError(f"`{name}` names no class; write {name}:Class.")
     for claim in _claims(kind).get(name, []):
         raise PluginError(str(claim.error))
     raise UnknownNameError(kind, name, targets)
 
 
-def _module_from_path(path: str) -> ModuleType:
-    location = Path(path).resolve()
-    if not location.is_file():
-        raise PluginError(f"there is no file `{path}`.")
-    return _module_at(location)
-
-
-@cache
-def _module_at(location: Path) -> ModuleType:
-    # Two files of one name in different folders are two modules.
-    name = f"nodebench_plugin_{location.stem}_{crc32(bytes(location)):08x}"
-    spec = importlib.util.spec_from_file_location(name, location)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"`{location}` is no Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def _trial_error(kind: Kind, target: str) -> str | None:
-    command = [sys.executable, "-c", _TRIAL, kind, target]
+    command = [sys.executable, "-P", "-c", _TRIAL, kind, target]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=60, check=False,
+            env={**os.environ, **UTF_8},
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"importing `{target}` takes longer than a minute."
     if done.stdout.endswith("it works\n"):

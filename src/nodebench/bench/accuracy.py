@@ -110,14 +110,14 @@ class Reference:
         """Read what `save` wrote; raises one of `UNREADABLE` where it is damaged."""
         with np.load(path) as file:
             params = {name.removeprefix("params/"): file[name] for name in file.files if name.startswith("params/")}
-            states = (file[name] if name in file.files else None for name in ("states", "coarse_states"))
-            errors = (float(file["params_error"]), float(file["y0_error"]))
+            states = {name: file[name] for name in ("states", "coarse_states") if name in file.files}
             return cls(
                 file["y0"],
                 params,
                 str(file["description"]),
-                *errors,
-                *states,
+                float(file["params_error"]),
+                float(file["y0_error"]),
+                **states,
                 doubt=str(file["doubt"]),
                 contradicted=bool(file["contradicted"]),
             )

@@ -28,13 +28,13 @@ class Interpreter:
     def command(self) -> list[str]:
         """How it is called, before what it is to run.
 
-        With `-P` Python puts no folder before `PYTHONPATH`: a package in the user's folder would hide that of another
-        version, which would be compared with itself.
+        With `-P` Python puts no folder before its own: what lies in the user's would hide the standard library, and a
+        package in it that of another version, which would be compared with itself.
         """
         return [self.python, "-P"]
 
     @property
     def search_path(self) -> str:
-        """Its `PYTHONPATH`; a plugin in the user's folder is importable there as it is for the user."""
+        """Its `PYTHONPATH`; the folder of a plugin is added where it is imported, after the standard library."""
         inherited = os.environ.get("PYTHONPATH", "") if self.inherits else ""
-        return os.pathsep.join(filter(None, [*map(str, self.paths), inherited, str(self.folder or Path.cwd())]))
+        return os.pathsep.join(filter(None, [*map(str, self.paths), inherited]))

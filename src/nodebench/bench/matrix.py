@@ -6,7 +6,8 @@ from typing import Any, get_args
 
 from nodebench import registry
 from nodebench.bench.plan import Cell, Plan, unique
-from nodebench.errors import PluginError, UnknownNameError, UserError
+from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
+from nodebench.importing import users_code
 from nodebench.problem import SolverSpec
 from nodebench.solvers.methods import METHODS
 from nodebench.tasks.base import AbstractTask, Preset
@@ -62,20 +63,35 @@ class Request:
 
 
 def plan(request: Request) -> Plan:
-    """Check a request and expand it into cells.
+    """Check a request and expand it into cells; what is broken among its plugins is told beside them.
 
     Raises:
         UserError: If a name, option or number in it is wrong, or nothing is left to measure.
     """
     _check_choices(request)
-    cells = [cell for name in _expand("task", request.tasks) for cell in _task_cells(name, request)]
+    broken: dict[str, str] = {}
+    backends, cells = [], []
+    for name in _expand("backend", request.backends):
+        try:
+            backends.append((name, _framework(name)))
+        except PluginError as error:
+            broken[name] = str(error)
+    for name in _expand("task", request.tasks):
+        named = _with_dataset(name, request.dataset)
+        try:
+            with users_code(f"task `{named}` cannot be planned"):
+                cells += _task_cells(named, request, backends)
+        except (PluginError, NotInstalledError) as error:
+            broken[named] = str(error)
     if request.measure in ("gradient", "counts"):
         cells = [cell for cell in cells if cell.backend is not None]
+    if not cells and broken:
+        raise PluginError(" ".join(dict.fromkeys(broken.values())))
     if not cells:
         raise UserError(
             "nothing to measure: a model without an ODE has no gradient method to compare; train it instead."
         )
-    return Plan(unique(cells), request.measure)
+    return Plan(unique(cells), request.measure, broken=broken)
 
 
 def _check_choices(request: Request) -> None:
@@ -112,14 +128,15 @@ def _with_dataset(name: str, dataset: str | None) -> str:
     return registry.canonical(f"{base}[{inner}]")
 
 
-def _task_cells(name: str, request: Request) -> list[Cell]:
-    name = _with_dataset(name, request.dataset)
+def _task_cells(name: str, request: Request, backends: list[tuple[str, str]]) -> list[Cell]:
+    """The cells of a task with each of some backends, which come with the frameworks they run in."""
     registry.describe("task", name)
     task: AbstractTask = registry.load("task", name, AbstractTask)
     models = _models(name, task, request.models)
     with_ode = [model for model in models if task.models[model].uses_backend]
     _check_backends_wanted(name, models, with_ode, request)
-    backends = [(backend, _framework(backend)) for backend in _expand("backend", request.backends)]
+    if request.batch_size is not None:
+        _check_batch(name, task, request, differentiated=bool(with_ode))
     specs = _specs(task, request)
     cells = []
     for model, seed in product(models, request.seeds):
@@ -165,6 +182,21 @@ def _check_backends_wanted(name: str, models: list[str], with_ode: list[str], re
             f"{', '.join(with_ode)} of task `{name}` needs a gradient method: --backend NAME, or `--backend all`; "
             "see `nodebench list backends`."
         )
+
+
+def _check_batch(name: str, task: AbstractTask, request: Request, *, differentiated: bool) -> None:
+    """See that the batch that was asked for can be had; of the first seed, since sizes do not depend on it."""
+    seed, limits = request.seeds[0], []
+    if request.measure != "training" and differentiated:
+        limits.append(task.gradient_examples(seed))
+    if request.measure in ("training", "both"):
+        limits.append(task.training_examples(request.preset, seed))
+    for limit in limits:
+        if limit is not None and request.batch_size is not None and request.batch_size > limit:
+            raise UserError(
+                f"a batch of {request.batch_size} is larger than the training data, {limit} examples, of task "
+                f"`{name}`; ask for fewer."
+            )
 
 
 def _framework(backend: str) -> str:

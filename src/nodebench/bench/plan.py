@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
-from nodebench.errors import UnknownNameError
+from nodebench.errors import PluginError, UnknownNameError
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import Preset
 
@@ -68,11 +68,13 @@ class Plan:
         cells: The cells in the order in which they are measured.
         measure: `gradient`, `counts`, `training` or `both`.
         against: The other version that the cells take turns with, or None.
+        broken: Plugins that were asked for and cannot be used, by name, with the reason in a sentence.
     """
 
     cells: tuple[Cell, ...]
     measure: str
     against: str | None = None
+    broken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def plan_id(self) -> str:
@@ -90,8 +92,11 @@ class Plan:
         """See that the control is among the cells.
 
         Raises:
+            PluginError: If it is broken.
             UnknownNameError: If no cell has that backend.
         """
+        if control is not None and control in self.broken:
+            raise PluginError(self.broken[control])
         backends = {cell.backend for cell in self.cells if cell.backend is not None}
         if control is not None and control not in backends:
             raise UnknownNameError("control among the backends of this run", control, backends)
@@ -108,6 +113,13 @@ def group(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
     for cell in cells:
         groups.setdefault(cell.comparison, []).append(cell)
     return [tuple(members) for members in groups.values()]
+
+
+def joined(plans: Sequence[Plan]) -> Plan:
+    """One plan of several that measure the same."""
+    cells = unique([cell for each in plans for cell in each.cells])
+    broken = {name: reason for each in plans for name, reason in each.broken.items()}
+    return Plan(cells, plans[0].measure, broken=broken)
 
 
 def _digest(settings: object) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure
+from nodebench.importing import UTF_8
 from nodebench.results.record import PRINTED
 
 DEATH_S = 10.0
@@ -191,6 +192,8 @@ def _environment(assignment: Assignment) -> dict[str, str]:
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         environment["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     environment["PYTHONUNBUFFERED"] = "1"  # what a process prints must be there when it dies
+    environment["PYTHONSAFEPATH"] = "1"  # as `-P`, for the processes that compilers start
+    environment |= UTF_8
     environment["EQX_ON_ERROR"] = "off"  # diffrax's checks would call back to the host from the timed program
     return environment
 

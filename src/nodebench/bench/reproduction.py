@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nodebench.bench.matrix import Request, plan
-from nodebench.bench.plan import Plan, unique
+from nodebench.bench.plan import Plan, joined
 from nodebench.bench.runner import Continuation
 from nodebench.bench.scaling import scaling_plan
 from nodebench.errors import UnknownNameError
@@ -57,7 +57,7 @@ class Part:
         # Seeds are for what differs from one training to the next; counts, memory and time are taken at the first.
         seeds = conditions.seeds if self.measure == "training" else conditions.seeds[:1]
         plans = [self._plan(replace(request, seeds=seeds), conditions) for request in self.requests]
-        return Plan(unique([cell for each in plans for cell in each.cells]), self.measure)
+        return joined(plans)
 
     def _plan(self, request: Request, conditions: Conditions) -> Plan:
         request = replace(request, preset=conditions.preset, threads=conditions.threads, device=conditions.device)

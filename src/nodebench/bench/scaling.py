@@ -6,7 +6,7 @@ from math import isfinite
 from typing import get_args
 
 from nodebench.bench.matrix import Request, plan
-from nodebench.bench.plan import Cell, Plan, unique
+from nodebench.bench.plan import Plan, joined
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.results.scaling import MIN_POINTS, Axis
 from nodebench.solvers.methods import METHODS
@@ -42,18 +42,17 @@ def scaling_plan(request: Request, axis: str, values: Sequence[float]) -> Plan:
     for value in places:
         if not (value > 0 and isfinite(value)) or (whole and value != int(value)):
             raise UserError(f"`--values` must be positive{' whole' if whole else ''} numbers; got {value:g}.")
-    cells = [cell for value in places for cell in _cells_at(request, axis, value)]
-    return Plan(unique(cells), "gradient")
+    return joined([_plan_at(replace(request, measure="gradient"), axis, value) for value in places])
 
 
-def _cells_at(request: Request, axis: str, value: float) -> list[Cell]:
+def _plan_at(request: Request, axis: str, value: float) -> Plan:
     if axis == "tolerance":
-        return list(plan(replace(request, rtols=(value,), atol=None, measure="gradient")).cells)
+        return plan(replace(request, rtols=(value,), atol=None))
     if axis == "batch":
-        return list(plan(replace(request, batch_size=int(value), measure="gradient")).cells)
+        return plan(replace(request, batch_size=int(value)))
     if axis == "horizon":
-        cells = plan(replace(request, measure="gradient")).cells
-        return [replace(cell, horizon=value) for cell in cells]
+        planned = plan(request)
+        return replace(planned, cells=tuple(replace(cell, horizon=value) for cell in planned.cells))
     steps = int(value)
     solvers = request.solvers or (FIXED_STEP_SOLVER,)
     for solver in solvers:
@@ -61,5 +60,6 @@ def _cells_at(request: Request, axis: str, value: float) -> list[Cell]:
             raise UserError(f"`--over steps` needs a solver of fixed steps; {solver} chooses its own.")
     # In proportion, since memory of some methods follows the limit; with room for steps that end on output times.
     limit = steps + steps // 2 + 5
-    fixed = plan(replace(request, solvers=solvers, max_steps=limit, measure="gradient")).cells
-    return [replace(cell, spec=replace(cell.spec, n_steps=steps, first_step=None)) for cell in fixed]
+    planned = plan(replace(request, solvers=solvers, max_steps=limit))
+    fixed = (replace(cell, spec=replace(cell.spec, n_steps=steps, first_step=None)) for cell in planned.cells)
+    return replace(planned, cells=tuple(fixed))

@@ -42,6 +42,7 @@ from nodebench.bench.sweep import Entry, tolerance_sweep
 from nodebench.bench.training import Training, steps_per_epoch
 from nodebench.errors import CellError, DivergedError, UnsupportedError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch
+from nodebench.importing import missing_module
 from nodebench.pictures import pack
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.solvers.first_step import StepScale, first_step
@@ -282,7 +283,9 @@ def _failure(error: BaseException) -> Failure:
     elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(reason):
         status = "oom"
     elif isinstance(error, ModuleNotFoundError):
-        status = "not_installed"
+        told = missing_module(error, Path.cwd())
+        told.__cause__ = error
+        return _failure(told)
     return Failure(status, reason, "".join(traceback.format_exception(error)))
 
 

@@ -5,6 +5,7 @@ of one kind.
 """
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from rich.console import Console
 from nodebench import __version__
 from nodebench.cli import diagnosis, gating, measuring, plugins, reading, reporting, reproducing
 from nodebench.cli.printing import escape_markup
-from nodebench.errors import NodebenchError
+from nodebench.errors import NodebenchError, UserError
 
 app = typer.Typer(
     help="Which gradient method for a neural ODE, and what it costs in error, memory, function evaluations and time.",
@@ -36,12 +37,26 @@ app.command()(plugins.new)
 
 
 def main() -> None:
-    """Entry point: 0 all cells ok, 1 a cell failed, 2 wrong usage, 130 interrupted."""
+    """Entry point: 0 all cells ok, 1 a cell failed or a plugin is broken, 2 wrong usage, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what users' code says may have characters that the terminal lacks
     try:
+        _check_arguments()
         app()
     except NodebenchError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape_markup(str(error))}")
         sys.exit(2)
+
+
+def _check_arguments() -> None:
+    try:
+        "".join(sys.argv).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"an argument has characters that cannot be read in {sys.getfilesystemencoding()}, the encoding of this "
+            "terminal; set LC_ALL=C.UTF-8."
+        ) from error
 
 
 def _version(*, wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -24,7 +25,7 @@ from nodebench.cli.options import (
     seeds,
     split,
 )
-from nodebench.cli.printing import escape_markup, new_console
+from nodebench.cli.printing import escape_markup, new_console, print_broken
 from nodebench.errors import UserError
 
 ConfigOption = Annotated[
@@ -92,7 +93,7 @@ def compare(
     _check_sides(baseline, [against_ref, against_wheel, against_python], measured=bool(backend or task))
     if baseline is not None:
         old, new = (find(name, lambda: open_store(store)) for name in (baseline, candidate))
-        gate = compare_figures(old, new, thresholds)
+        gate, broken = compare_figures(old, new, thresholds), {}
     else:
         request = Request(
             backends=split(backend),
@@ -115,11 +116,12 @@ def compare(
             cores=tuple(idle_cores(threads)),
         )
         other = _other_version(against_ref, against_wheel, against_python)
-        gate = _measure_against(other, request, settings, store, thresholds)
+        gate, broken = _measure_against(other, request, settings, store, thresholds)
     _print_gate(gate)
+    print_broken(broken)
     for path in output or []:
         write_gate(gate, path)
-    raise typer.Exit(gate.exit_code)
+    raise typer.Exit(gate.exit_code or (1 if broken else 0))
 
 
 baseline_app = typer.Typer(
@@ -144,7 +146,8 @@ def save(
         first = first.joined(other)
     _write(first, output)
     failed = [cell for cell in first.cells.values() if not cell.ok]
-    new_console().print(f"{output}: {len(first.cells)} cells of {', '.join(run_ids or ['latest'])}")
+    of = ", ".join(run_ids or ["latest"])
+    new_console().print(escape_markup(f"{output}: {len(first.cells)} cells of {of}"))
     for cell in failed:
         new_console().print(f"[red]kept as it is:[/red] {escape_markup(cell.label)} is {cell.status}")
 
@@ -187,7 +190,7 @@ def update_baseline(
         console.print(escape_markup(f"taken over: {_one_line(finding)}"))
     for finding in found.left:
         console.print(f"[red]left as it was:[/red] {escape_markup(_one_line(finding))}")
-    console.print(f"{output}: {len(found.taken)} taken over, {len(found.left)} left as they were")
+    console.print(f"{escape_markup(str(output))}: {len(found.taken)} taken over, {len(found.left)} left as they were")
 
 
 def _check_sides(baseline: str | None, against: list[Any], *, measured: bool) -> None:
@@ -209,20 +212,24 @@ def _other_version(ref: str | None, wheel: Path | None, python: str | None) -> A
     return version_of_wheel(wheel) if wheel is not None else version_of_python(str(python))
 
 
-def _measure_against(other: Any, request: Any, settings: Any, path: Path, thresholds: Any) -> Any:
-    """Measure a request in turns with another version, and compare the two."""
+def _measure_against(
+    other: Any, request: Any, settings: Any, path: Path, thresholds: Any
+) -> tuple[Any, Mapping[str, str]]:
+    """Measure a request in turns with another version, and compare the two; also gives the broken plugins."""
     from nodebench.bench.matrix import plan  # noqa: PLC0415
     from nodebench.bench.turns import compare_versions  # noqa: PLC0415
     from nodebench.progress import display  # noqa: PLC0415
     from nodebench.results.store import Store  # noqa: PLC0415
 
     planned = plan(request)
+    print_broken(planned.broken)
     # Absolute: workers of the other version may run in another folder.
     store = Store(path.resolve())
     command = shlex.join(["nodebench", *sys.argv[1:]])
     with other as version, display(new_console(err=True), len(planned.cells)) as notify:
         try:
-            return compare_versions(planned, version, store, settings, notify, command).gate(thresholds)
+            compared = compare_versions(planned, version, store, settings, notify, command)
+            return compared.gate(thresholds), planned.broken
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 

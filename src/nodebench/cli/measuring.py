@@ -41,7 +41,7 @@ from nodebench.cli.options import (
     split,
 )
 from nodebench.cli.placing import AbstractPlace, Here, OnCluster
-from nodebench.cli.printing import escape_markup, new_console, print_records
+from nodebench.cli.printing import escape_markup, new_console, print_broken, print_records
 from nodebench.errors import UserError
 
 
@@ -155,9 +155,10 @@ def run(
         raise UserError("`--rerun-failed` goes on with an interrupted run too; leave `--resume` out.")
     planned = plan(request)
     planned.check_control(settings.control)
+    print_broken(planned.broken)
     if dry_run:
         _print_plan(planned, as_json=as_json)
-        return
+        raise typer.Exit(1 if planned.broken else 0)
     continuation = "rerun-failed" if rerun_failed else "resume" if resume else "new"
     began = time.monotonic()
     folder = None if checkpoint_dir is None else absolute(checkpoint_dir)
@@ -168,7 +169,8 @@ def run(
     print_records(records, as_json=as_json)
     if continuation == "new" and executor == "local" and not as_json:
         _print_cost(records, time.monotonic() - began)
-    raise typer.Exit(exit_code(records))
+    print_broken(planned.broken)
+    raise typer.Exit(exit_code(records, planned))
 
 
 def scale(
@@ -217,6 +219,7 @@ def scale(
         preset=cast(Preset, preset),  # checked by `plan`, which knows the near names
     )
     planned = scaling_plan(request, over, [number("--values", text) for text in split(values)])
+    print_broken(planned.broken)
     settings = Settings(rounds=rounds, budget_s=budget_s, timeout_s=timeout_s, cores=tuple(idle_cores(threads)))
     continuation = "resume" if resume else "new"
     records = measure_plan(planned, settings, store, continuation=continuation, as_json=as_json)
@@ -230,7 +233,8 @@ def scale(
             new_console().print(
                 f"exponents of time are of one machine each: those of {len(elsewhere)} cells are left out"
             )
-    raise typer.Exit(exit_code(records))
+    print_broken(planned.broken)
+    raise typer.Exit(exit_code(records, planned))
 
 
 def measure_plan(
@@ -274,10 +278,13 @@ def _ended_gently() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def exit_code(records: list[Any]) -> int:
-    """0 where something was measured and nothing failed: with `all`, what a backend does not support is no failure."""
+def exit_code(records: list[Any], planned: Any) -> int:
+    """0 where something was measured, nothing failed and no plugin is broken.
+
+    With `all`, what a backend does not support is no failure.
+    """
     statuses = {record.status for record in records}
-    return 0 if "ok" in statuses <= {"ok", "unsupported"} else 1
+    return 0 if "ok" in statuses <= {"ok", "unsupported"} and not planned.broken else 1
 
 
 def _print_cost(records: list[Any], elapsed_s: float) -> None:

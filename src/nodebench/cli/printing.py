@@ -44,6 +44,12 @@ def print_records(records: list[Any], *, as_json: bool) -> None:
             console.print(f"by nature, {escape_markup(str(backend))}: {escape_markup(difference)}")
 
 
+def print_broken(broken: Mapping[str, str]) -> None:
+    """Print on stderr which plugins are broken, and why: once before what is measured without them, and once after."""
+    for name, reason in broken.items():
+        new_console(err=True).print(f"[red]broken:[/red] {escape_markup(f'{name}: {reason}')}", soft_wrap=True)
+
+
 def print_environment(environment: Mapping[str, Any]) -> None:
     """Print the fingerprint of a machine, or what there is of it: a run on many machines has that of software alone."""
     versions = {name: version or "not installed" for name, version in environment["libraries"].items()}

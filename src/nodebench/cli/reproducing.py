@@ -21,7 +21,7 @@ from nodebench.cli.options import (
     open_store,
     seeds,
 )
-from nodebench.cli.printing import escape_markup, new_console, print_page
+from nodebench.cli.printing import escape_markup, new_console, print_broken, print_page
 from nodebench.cli.reporting import PAGES, check_outputs, write_pages
 from nodebench.errors import UserError
 
@@ -87,9 +87,11 @@ def reproduce(
     plans = {found.name: {part.name: part.plan(conditions) for part in found.parts} for found in chosen}
     # Once: whoever changes the software during a long run must not lose what it has measured by then.
     pages = _Pages(store, conditions, None if no_run else fingerprint())
+    broken = {name: reason for planned in _once(plans) for name, reason in planned.broken.items()}
+    print_broken(broken)
     if dry_run:
         _print_plans(plans, pages)
-        return
+        raise typer.Exit(1 if broken else 0)
     if no_run:
         open_store(store)
     else:
@@ -99,7 +101,9 @@ def reproduce(
         page = pages.page(name, parts)
         print_page(page)
         write_pages(page, outputs[name], cast(Any, charts))  # checked above
-    raise typer.Exit(0 if no_run or all(pages.measured(planned) for planned in _once(plans)) else 1)
+    print_broken(broken)
+    whole = no_run or all(pages.measured(planned) for planned in _once(plans))
+    raise typer.Exit(0 if whole and not broken else 1)
 
 
 def _outputs(names: Sequence[str], output: Sequence[Path] | None) -> dict[str, list[Path]]:

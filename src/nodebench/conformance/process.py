@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from nodebench.conformance.backend import backend_checks
 from nodebench.conformance.check import Check, Outcome
@@ -46,7 +46,8 @@ def _from(wanted: list[Check], kind: Kind, text: str, begun: int, limit_s: float
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(theirs, kind, text, begun), daemon=True)
-    process.start()
+    with _no_folder_first():
+        process.start()
     theirs.close()
     try:
         for check in wanted[begun:]:
@@ -65,11 +66,23 @@ def _from(wanted: list[Check], kind: Kind, text: str, begun: int, limit_s: float
         process.join()
 
 
+@contextmanager
+def _no_folder_first() -> Iterator[None]:
+    """Start Python without the working directory before its own modules, as a worker is."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 def _serve(connection: Connection, kind: Kind, text: str, begun: int) -> None:
     os.dup2(2, 1)  # what a plugin prints is not the answer of the command
-    # As in a worker: without diffrax's checks its programs compile twice as fast, and a plugin in the user's folder is
-    # found there.
-    os.environ.setdefault("EQX_ON_ERROR", "off")
-    sys.path.append(str(Path.cwd()))
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # nobody has put another in its place yet
+    os.environ.setdefault("EQX_ON_ERROR", "off")  # as in a worker: diffrax's programs compile twice as fast
     for check in checks(kind, text)[begun:]:
         connection.send(check.outcome())

@@ -147,7 +147,7 @@ class Jax(AbstractFramework):
             raise FieldError(f"the initial state has the shape {_shapes(problem.y0)}, and no number in it.")
         rate = problem.field(_time(problem, float(problem.times[0])), problem.y0)
         kind = field_name(problem.field)
-        structures = [jax.tree.structure(state) for state in (rate, problem.y0)]
+        structures: list[Any] = [jax.tree.structure(state) for state in (rate, problem.y0)]
         if structures[0] != structures[1] or _shapes(rate) != _shapes(problem.y0):
             raise FieldError(
                 f"the field `{kind}` returned the shape {_shapes(rate)} for a state of shape {_shapes(problem.y0)}; a "

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+from nodebench.registry import parse
 from nodebench.reports.formatting import number
 from nodebench.results.record import Record
 from nodebench.solvers.methods import method
@@ -121,7 +122,7 @@ def grouped(records: Iterable[Record], key: Callable[[Record], Hashable]) -> lis
 
 def base_task(record: Record) -> str:
     """The task of a record without its options."""
-    return record.task.partition("[")[0]
+    return parse(record.task)[0]
 
 
 def label(record: Record) -> str:

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from nodebench.frameworks.base import Batch, Optimizer, Weights
+from nodebench.importing import beside
 from nodebench.pictures import Picture, View
 from nodebench.problem import Gradients, SolverSpec
 
@@ -36,7 +37,8 @@ class ModelEntry:
     """One network of a task.
 
     Attributes:
-        targets: Framework name to `module:Class` of the model in it.
+        targets: Framework name to `module:Class` or `file.py:Class` of the model in it; the path of a file is relative
+            to that of the task.
         uses_backend: Whether the model solves an ODE; only then it takes a backend.
         summary: One sentence.
     """
@@ -129,6 +131,12 @@ class AbstractTask(ABC):
     """How the reference gradient is solved where there is no closed form. A field that is not smooth gains nothing from
     order or tolerance, and is better served by many small steps of a simple method."""
 
+    def __init_subclass__(cls) -> None:
+        # Whoever reads the targets may have another working directory than whoever wrote them.
+        models = vars(cls).get("models")
+        if isinstance(models, Mapping) and all(isinstance(entry, ModelEntry) for entry in models.values()):
+            cls.models = {name: replace(entry, targets=beside(cls, entry.targets)) for name, entry in models.items()}
+
     @property
     @abstractmethod
     def metric(self) -> Metric:
@@ -161,6 +169,24 @@ class AbstractTask(ABC):
         Raises:
             DataError: If a data set asked for by name is missing, cut short or altered.
         """
+
+    def training_examples(self, preset: Preset, seed: int) -> int:
+        """How many examples there are to train on, the most that a batch of the training can have.
+
+        Asked only where a user chose the size of a batch; a task that knows it without its data may say so.
+
+        Raises:
+            DataError: As in `data`.
+        """
+        return len(next(iter(self.data(preset, seed).train.values())))
+
+    def gradient_examples(self, seed: int) -> int | None:
+        """The most that the batch of `problem` can have; None where it draws as many as it is asked for.
+
+        Raises:
+            DataError: As in `data`.
+        """
+        return self.training_examples("quick", seed)
 
     @abstractmethod
     def recipe(self, model: str, preset: Preset) -> Recipe:

@@ -161,6 +161,11 @@ class Cnf(AbstractTask):
             return weights.planar(self._size(self.layers), seed)
         return weights.cnf(self._size(self.hidden), seed)
 
+    def gradient_examples(self, seed: int) -> int | None:
+        """As many as are asked for."""
+        del seed
+        return None
+
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """Weights drawn from the seed and a batch of training examples."""
         batch = self._draw("train", batch_size, seed)

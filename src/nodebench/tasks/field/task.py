@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from nodebench.errors import UnknownNameError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
+from nodebench.importing import beside
 from nodebench.problem import SolverSpec
 from nodebench.registry import load_class
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
@@ -35,7 +37,7 @@ class AbstractFieldTask(AbstractTask):
     """
 
     fields: ClassVar[Mapping[str, str]]
-    """Framework to `module:Class` or `file.py:Class` of the field in it."""
+    """Framework to `module:Class` or `file.py:Class` of the field in it; a path is relative to the file of the task."""
 
     times: ClassVar[tuple[float, ...]] = (0.0, 1.0)
     """Output times of the solve; the loss looks at the last."""
@@ -46,7 +48,12 @@ class AbstractFieldTask(AbstractTask):
 
     def __init_subclass__(cls) -> None:
         # `models` is read from the class, like everything that is declared.
-        cls.models = {"field": ModelEntry({name: MODELS[name] for name in getattr(cls, "fields", {})}, summary="")}
+        fields = getattr(cls, "fields", {})
+        for name in fields:
+            if name not in MODELS:
+                raise UnknownNameError(f"framework in `fields` of {cls.__name__}", name, MODELS)
+        cls.fields = beside(cls, fields)
+        cls.models = {"field": ModelEntry({name: MODELS[name] for name in fields}, summary="")}
 
     @abstractmethod
     def initial_states(self, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -105,6 +105,11 @@ class Linear(AbstractTask):
         self._check(model)
         return {"field.A": _rotation_with_damping(np.random.default_rng((seed, 0)), self.dimension)}
 
+    def gradient_examples(self, seed: int) -> int | None:
+        """As many as are asked for."""
+        del seed
+        return None
+
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """Weights and standard normal initial states drawn from the seed, and the closed form of their gradients."""
         weights = self.weights(model, seed)

@@ -156,6 +156,11 @@ class Mnist(AbstractTask):
         draw.head()
         return draw.weights
 
+    def gradient_examples(self, seed: int) -> int | None:
+        """All training images, whatever the preset trains on."""
+        del seed
+        return len(load(self.dataset, "train").labels)
+
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """Weights drawn from the seed and the first training images.
 
