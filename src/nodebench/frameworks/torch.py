@@ -114,7 +114,8 @@ class Torch(AbstractFramework):
             flat = torch.from_numpy(np.array(y)).to(example[0].device, example[0].dtype)
             parts = tuple(p.view(e.shape) for p, e in zip(torch.split(flat, sizes), example, strict=True))
             with torch.no_grad():
-                return self.flat_state(problem.field(t, parts if isinstance(problem.y0, tuple) else parts[0]))
+                time = example[0].new_full((), t)
+                return self.flat_state(problem.field(time, parts if isinstance(problem.y0, tuple) else parts[0]))
 
         return field
 
