@@ -20,7 +20,7 @@ class Pendulum(nn.Module):
         self.friction = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 1))
 
     def forward(self, t, y):
-        """`t` is a float or a scalar tensor; the rate has the shape of `y`."""
+        """`t` is a scalar tensor; the rate has the shape of `y`."""
         angle, velocity = y[:, :1], y[:, 1:]
         return torch.cat([velocity, -torch.sin(angle) + self.friction(y)], dim=1)
 

@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch_problems import Net, Pair, flat, make_problem, sum_of_squares
 
 from nodebench import catalogue, registry
@@ -232,13 +231,6 @@ def test_lsoda_is_unsupported_where_its_jacobian_is_too_large():
 def test_lsoda_is_unsupported_at_tolerances_that_it_would_raise():
     """Below a hundred roundings it would solve to another tolerance than asked for."""
     assert "no relative tolerance below" in BACKEND.unsupported(make_problem(), _spec("lsoda", rtol=1e-15))
-
-
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d(2), nn.Dropout(0.5)], ids=["batch norm", "dropout"])
-def test_layers_that_change_between_evaluations_are_unsupported(layer):
-    """Batch normalisation and dropout are refused with a reason."""
-    field = nn.Sequential(layer)
-    assert type(layer).__name__ in BACKEND.unsupported(make_problem(field), _spec("vode-adams"))
 
 
 def test_all_solvers_have_one_home():

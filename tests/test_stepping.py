@@ -199,14 +199,14 @@ def test_a_field_that_changes_its_state_is_refused():
 def test_a_method_without_an_error_estimate_needs_its_step():
     """A fixed method without `first_step` is refused before and at the solve."""
     spec = _spec(solver="rk4", first_step=None)
-    assert "first_step" in reason_unsupported(_logistic, spec)
+    assert "first_step" in reason_unsupported(spec)
     with pytest.raises(UserError, match="first_step"):
         _solve(_logistic, Y0, _times(0, 1), spec)
 
 
 def test_an_unknown_solver_is_unsupported():
     """A solver that is none of ours is a reason, not a crash."""
-    assert "dopri6" in reason_unsupported(_logistic, _spec(solver="dopri6"))
+    assert "dopri6" in reason_unsupported(_spec(solver="dopri6"))
 
 
 def test_the_integral_controller_looks_at_the_last_error_alone():

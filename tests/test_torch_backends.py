@@ -285,23 +285,6 @@ def test_too_few_steps_backward_are_named(text, framework):
         backend.grad(steep, limited, framework)
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d(2), nn.Dropout(0.5)], ids=["batch norm", "dropout"])
-@pytest.mark.parametrize("text", ALL)
-def test_layers_that_change_between_evaluations_are_unsupported(text, layer):
-    """Batch normalisation and dropout are refused with a reason."""
-
-    class Field(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = layer
-
-        def forward(self, t, y):
-            del t
-            return self.layer(y)
-
-    assert type(layer).__name__ in _load(text).unsupported(make_problem(Field()), _spec())
-
-
 def test_torchdiffeqs_rk4_is_another_method():
     """`rk4` is unsupported with the reason, `rk38` is its partner and agrees with ours."""
     problem, spec = make_problem(), _spec(solver="rk38", first_step=0.2)

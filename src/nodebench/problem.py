@@ -14,7 +14,7 @@ State = Array | tuple[Array, ...]
 """The state of an ODE: one array or a tuple of arrays."""
 
 Field = Callable[[Any, State], State]
-"""A vector field `field(t, y)`: `t` is a float or a scalar array, the result has the structure and shapes of `y`."""
+"""A vector field `field(t, y)`: `t` is a scalar array of the state's dtype, the result is like `y`."""
 
 Dtype = Literal["float32", "float64"]
 

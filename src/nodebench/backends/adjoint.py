@@ -51,8 +51,8 @@ class Adjoint(AbstractRungeKutta):
     compile: bool = False
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """A sentence for layers that change between evaluations, and for what cannot be compiled."""
-        reason = reason_unsupported(problem.field, spec)
+        """A sentence for a solver that is not ours, and for what cannot be compiled."""
+        reason = reason_unsupported(spec)
         if reason is None and self.compile:
             return compiled_field.reason_unsupported(problem)
         return reason

@@ -46,8 +46,9 @@ class Interpolated(AbstractRungeKutta):
     land: bool = False
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """A sentence for a method without dense output, and for layers that change between evaluations."""
-        reason = reason_unsupported(problem.field, spec)
+        """A sentence for a solver that is not ours, or has no dense output."""
+        del problem
+        reason = reason_unsupported(spec)
         if reason is None and interpolant(spec.solver) is None:
             return _no_dense_output(spec.solver)
         return reason

@@ -57,8 +57,9 @@ class Reversible(AbstractBackend):
             raise UserError(f"`coupling` must be above 0 and at most 1; got {self.coupling!r}.")
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """None for every field without layers that change from one evaluation to the next."""
-        return reason_unsupported(problem.field, spec)
+        """None for every field; see `reason_unsupported`."""
+        del problem
+        return reason_unsupported(spec)
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""

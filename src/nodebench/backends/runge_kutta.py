@@ -22,8 +22,9 @@ class AbstractRungeKutta(AbstractBackend):
         """What is solved, with this backend's options."""
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """None for every field without layers that change from one evaluation to the next."""
-        return reason_unsupported(problem.field, spec)
+        """None for every field; see `reason_unsupported`."""
+        del problem
+        return reason_unsupported(spec)
 
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
         """Interpolation to output times."""

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import CellError, DivergedError, StepLimitError, UserError
-from nodebench.frameworks.torch_field import impure_reason, parameters, state_parts
+from nodebench.frameworks.torch_field import parameters, state_parts
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 from nodebench.solvers.layout import Layout, layout, output_times
 from nodebench.solvers.methods import MULTISTEP
@@ -59,9 +59,7 @@ class Scipy(AbstractBackend):
             return _no_such(spec.solver)
         if spec.controller != "integral":
             return f"{spec.solver} chooses its steps by itself; leave --controller out."
-        if spec.solver == "lsoda" and (reason := _beyond_lsoda(problem, spec)):
-            return reason
-        return impure_reason(problem.field)
+        return _beyond_lsoda(problem, spec) if spec.solver == "lsoda" else None
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`.
@@ -194,7 +192,7 @@ class _Forward:
     def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
         shape = self._job.layout
         with torch.no_grad():
-            return _joined(shape.derivative(self._job.field(t, shape.state(_tensor(y, self._like)))))
+            return _joined(shape.evaluate(self._job.field, t, shape.parts(_tensor(y, self._like))))
 
 
 class _Augmented:
@@ -217,7 +215,7 @@ class _Augmented:
         y, a = shape.parts(_tensor(z[:n], self._like)), shape.parts(_tensor(z[n : 2 * n], self._like))
         leaves = [part.detach().requires_grad_() for part in y]
         with torch.enable_grad():
-            parts = shape.derivative(self._job.field(t, tuple(leaves) if shape.is_tuple else leaves[0]))
+            parts = shape.evaluate(self._job.field, t, leaves)
         inputs = (*leaves, *self._params)
         taped = [(part, covector) for part, covector in zip(parts, a, strict=True) if part.requires_grad]
         found: Sequence[Tensor | None] = [None] * len(inputs)

@@ -27,15 +27,16 @@ class Torchdiffeq(AbstractBackend):
     land: bool = False
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """None where torchdiffeq has the solver and the field has no layers that change between evaluations."""
-        return torchdiffeq_solve.unsupported(problem.field, spec)
+        """None where torchdiffeq has the solver."""
+        del problem
+        return torchdiffeq_solve.unsupported(spec)
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
         options = torchdiffeq_solve.options(y0, times, spec, land=self.land)
         with torchdiffeq_solve.named_errors():
             ys: State = torchdiffeq.odeint(
-                field,
+                torchdiffeq_solve.CheckedField(field, y0),
                 y0,
                 times,
                 rtol=spec.rtol,

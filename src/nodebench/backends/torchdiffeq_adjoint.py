@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torchdiffeq
-from torch import nn
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep, AbstractWrappedStep
+from nodebench.frameworks.torch_field import parameters
+from nodebench.frameworks.torch_step import IN_BACKWARD_SOLVE
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
 from nodebench.solvers import torchdiffeq_solve
 
@@ -32,8 +33,9 @@ class TorchdiffeqAdjoint(AbstractBackend):
     land: bool = False
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """None where torchdiffeq has the solver and the field has no layers that change between evaluations."""
-        return torchdiffeq_solve.unsupported(problem.field, spec)
+        """None where torchdiffeq has the solver."""
+        del problem
+        return torchdiffeq_solve.unsupported(spec)
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """Solve, differentiably; see `AbstractBackend.solve`."""
@@ -44,7 +46,7 @@ class TorchdiffeqAdjoint(AbstractBackend):
             adjoint_options["norm"] = "seminorm"
         with torchdiffeq_solve.named_errors():
             ys: State = torchdiffeq.odeint_adjoint(
-                field,
+                torchdiffeq_solve.CheckedField(field, y0),
                 y0,
                 times,
                 rtol=spec.rtol,
@@ -52,7 +54,7 @@ class TorchdiffeqAdjoint(AbstractBackend):
                 method=torchdiffeq_solve.METHODS[spec.solver],
                 options=options,
                 adjoint_options=adjoint_options,
-                adjoint_params=None if isinstance(field, nn.Module) else (),
+                adjoint_params=tuple(parameters(field)),
             )
         return ys
 
@@ -81,14 +83,16 @@ class TorchdiffeqAdjoint(AbstractBackend):
 
 
 class _NamedErrors(AbstractWrappedStep):
+    """Names the assertions of the backward solve; those of the forward solve have their names from `solve`."""
+
     def step(self) -> Gradients:
-        with torchdiffeq_solve.named_errors():
+        with torchdiffeq_solve.named_errors(IN_BACKWARD_SOLVE):
             return self.inner.step()
 
     def backward(self, state: Any) -> Gradients:
-        with torchdiffeq_solve.named_errors():
+        with torchdiffeq_solve.named_errors(IN_BACKWARD_SOLVE):
             return self.inner.backward(state)
 
     def evaluations(self) -> Evaluations:
-        with torchdiffeq_solve.named_errors():
+        with torchdiffeq_solve.named_errors(IN_BACKWARD_SOLVE):
             return self.inner.evaluations()

@@ -164,8 +164,7 @@ class Torch(AbstractFramework):
         return field
 
     def _time(self, problem: Problem, t: float) -> Tensor:
-        first = state_parts(problem.y0)[0]
-        return torch.full((), t, dtype=first.dtype, device=first.device)
+        return state_parts(problem.y0)[0].new_full((), t)
 
     def _parts(self, problem: Problem, flat: np.ndarray) -> list[Tensor]:
         """The parts of a state from its numbers, tensors of their own."""

@@ -9,10 +9,13 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from nodebench.errors import PluginError
+from nodebench.errors import CellError, PluginError
 from nodebench.frameworks.base import AbstractGradientStep, FieldCalls, Solve, solve_checked
 from nodebench.frameworks.torch_field import named_parameters, state_parts
 from nodebench.problem import Evaluations, Field, Gradients, Problem, SolverSpec, State
+
+IN_BACKWARD_SOLVE = "in the backward solve: "
+"""How the errors of a solve begin that a backward pass makes."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,18 @@ class GradientStep(AbstractGradientStep):
         return pending
 
     def backward(self, state: Pending) -> Gradients:
-        """Gradients from what `forward` returned; zeros for what the loss does not depend on."""
+        """Gradients from what `forward` returned; zeros for what the loss does not depend on.
+
+        Raises:
+            CellError: That of a solve that the backward pass makes, of the same class and named so.
+        """
         inputs: tuple[Tensor, ...] = (*state.y0, *self._params)
         if self._problem.differentiate_times:
             inputs = (*inputs, state.times)
-        found = torch.autograd.grad(state.loss, inputs, allow_unused=True)
+        try:
+            found = torch.autograd.grad(state.loss, inputs, allow_unused=True)
+        except CellError as error:
+            raise type(error)(f"{IN_BACKWARD_SOLVE}{error}") from error
         values = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
         n = len(state.y0)
         y0 = tuple(values[:n])
@@ -122,8 +132,8 @@ class GradientStep(AbstractGradientStep):
         return total
 
     def field_calls(self) -> FieldCalls | None:
-        """The field at the initial state, with and without a graph; the time is a float, which costs least."""
-        t = float(self._times[0])
+        """The field at the initial state, with and without a graph."""
+        t = self._y0[0].new_full((), float(self._times[0]))
         y0 = tuple(part.detach().requires_grad_() for part in self._y0)
         state: State = y0 if isinstance(self._problem.y0, tuple) else y0[0]
         inputs: tuple[Tensor, ...] = (*y0, *self._params)

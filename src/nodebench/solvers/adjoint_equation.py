@@ -107,7 +107,7 @@ class AdjointSweep:
         covectors = torch.cat([-adjoint[None], self._grad_ys[1:]])
         with torch.no_grad():
             rates = [
-                torch.cat([part.reshape(-1) for part in shape.derivative(self._job.field(t, shape.state(y)))])
+                torch.cat([part.reshape(-1) for part in shape.evaluate(self._job.field, t, shape.parts(y))])
                 for t, y in zip(marks, self._ys, strict=True)
             ]
         return (covectors * torch.stack(rates)).sum(dim=1)
@@ -161,8 +161,7 @@ class AdjointEquation(AbstractAdjointEquation):
         y = z[: self._n] if self._path is None else self._path(t)
         leaves = [part.detach().requires_grad_() for part in shape.parts(y)]
         with torch.enable_grad():
-            result = self._job.field(t, tuple(leaves) if shape.is_tuple else leaves[0])
-        parts = shape.derivative(result)
+            parts = shape.evaluate(self._job.field, t, leaves)
         for row, part in zip(self._f_rows[stage], parts if self._path is None else (), strict=True):
             row.copy_(part.detach())
         taped = [(part, a) for part, a in zip(parts, shape.parts(z[-self._n :]), strict=True) if part.requires_grad]

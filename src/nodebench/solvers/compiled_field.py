@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch_step import CountingField
-from nodebench.problem import Field, Problem
+from nodebench.problem import Field, Problem, State
 from nodebench.solvers.forward import Job
 from nodebench.solvers.inductor import (
     CompiledPair,
@@ -75,8 +75,12 @@ class CompiledField:
     def rate(self, params: Sequence[Tensor], constants: Sequence[Tensor], t: Tensor, y: Tensor) -> Tensor:
         """The flat derivative at a flat state."""
         tensors = dict(zip((*self._names, *self._others), (*params, *constants), strict=True))
-        result = torch.func.functional_call(self._module, tensors, (t, self._layout.state(y)))
-        return torch.cat([part.reshape(-1) for part in self._layout.derivative(result)])
+
+        def field(t: Tensor, y: State) -> State:
+            rate: State = torch.func.functional_call(self._module, tensors, (t, y))
+            return rate
+
+        return torch.cat([part.reshape(-1) for part in self._layout.evaluate(field, t, self._layout.parts(y))])
 
     def pair(self, name: str, what: Callable[[], tuple[Differentiated, Sequence[Tensor]]]) -> Pair:
         """The compiled pair of a function of this field, from an earlier call where there was one.

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import ceil, isfinite
 
 SAFETY, SMALLEST, LARGEST = 0.9, 0.2, 10.0
 """Constants of the controllers, those of torchdiffeq and diffrax."""
+
+FORGIVEN = 1e-9
+"""Part of a step by which equal steps may be too long."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,14 @@ CONTROLLERS: Mapping[str, Gains] = {"integral": Gains(0.0, 1.0), "pi": Gains(0.4
 https://doi.org/10.1145/210232.210242; also Solving Ordinary Differential Equations II (Hairer, Wanner, 1996), section
 IV.2, with its exponents 0.7 / k and 0.4 / k.
 """
+
+
+def equal_steps(length: float, longest: float) -> int:
+    """How many equal steps, none longer than `longest`, lead through an interval in every library's fixed-step method.
+
+    A billionth of a step more is forgiven, so that rounding adds no step.
+    """
+    return max(1, ceil(abs(length) / longest - FORGIVEN))
 
 
 class StepController:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nodebench.errors import UserError
-from nodebench.frameworks.torch_field import impure_reason, parameters
+from nodebench.frameworks.torch_field import parameters
 from nodebench.problem import Field, SolverSpec, State, StepGrid
 from nodebench.solvers.layout import Layout, output_times
 from nodebench.solvers.method import RungeKutta
@@ -31,16 +30,9 @@ class FieldRows:
         self._rows = [shape.parts(row) for row in rows]
 
     def __call__(self, stage: int, t: float, y: Tensor) -> None:
-        """Write the derivative at `y` into row `stage`.
-
-        Raises:
-            UserError: If the field changes its state in place, which would corrupt the solve, or returns other shapes.
-        """
-        version = y._version  # noqa: SLF001  torch's documented count of in-place changes has no public name
-        result = self._field(t, self._layout.state(y))
-        if y._version != version:  # noqa: SLF001
-            raise UserError("the field changes its state in place; make its first operation one that does not.")
-        for row, part in zip(self._rows[stage], self._layout.derivative(result), strict=True):
+        """Write the derivative at `y` into row `stage`."""
+        parts = self._layout.evaluate(self._field, t, self._layout.parts(y))
+        for row, part in zip(self._rows[stage], parts, strict=True):
             row.copy_(part)
 
 
@@ -54,12 +46,14 @@ class Job:
         spec: How it is solved.
         land: Whether every output time is stepped onto; else all but the last are interpolated to, where the method
             can.
+        max_step: Longest step; None for no limit.
     """
 
     field: Field
     layout: Layout
     spec: SolverSpec
     land: bool = False
+    max_step: float | None = None
 
 
 class PlainSolve:
@@ -82,7 +76,7 @@ class PlainSolve:
         method = RungeKutta(
             self.scheme, FieldRows(job.field, job.layout, self.scheme.rows), rms_ratio(self.scheme, job.spec)
         )
-        self.stepper = Stepper(method, job.spec, y, (marks[0], marks[-1]))
+        self.stepper = Stepper(method, job.spec, y, (marks[0], marks[-1]), job.max_step)
         self.ys = y.new_empty(len(marks), y.numel())
         self.dense = dense_output(self.scheme.tableau, y, marks, land=job.land)
         self._marks = marks
@@ -125,10 +119,10 @@ def step_grid(job: Job, y0: State, times: Tensor) -> StepGrid:
     return StepGrid((marks[0], *ends), solve.stepper.n_rejected)
 
 
-def reason_unsupported(field: Field, spec: SolverSpec) -> str | None:
+def reason_unsupported(spec: SolverSpec) -> str | None:
     """Why our own solver cannot solve this, in one sentence, or None."""
     if spec.solver not in TABLEAUS:
         return f"the solver `{spec.solver}` is none of ours: {', '.join(sorted(TABLEAUS))}."
     if not TABLEAUS[spec.solver].adaptive and spec.first_step is None:
         return f"`{spec.solver}` has no error estimate, so that it needs `first_step`."
-    return impure_reason(field)
+    return None

@@ -10,13 +10,13 @@ A step `k_i = f(t + c_i h, Y_i)`, `Y_i = y0 + h Σ_j a_ij k_j`, `y1 = y0 + h Σ_
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from nodebench.problem import Field, State
+from nodebench.problem import Field
 from nodebench.solvers.layout import Layout
 from nodebench.solvers.passage import DenseOutput, Leg
 from nodebench.solvers.tableau import Tableau, tableau
@@ -40,8 +40,7 @@ class StageGraph:
 class Recorder:
     """Evaluates a field and keeps its graph.
 
-    Made to be called with gradients enabled. Where a derivative with respect to time is wanted, the field is handed
-    its time as a tensor, else as a float.
+    Made to be called with gradients enabled.
 
     Args:
         field: The field.
@@ -62,25 +61,23 @@ class Recorder:
         self._graphs[stage] = None  # freed before the next one is built
         if t == self._final and stage + 1 == len(self._graphs):
             with torch.no_grad():
-                self._write(stage, self._field(t, self._layout.state(y)))
+                self._write(stage, self._layout.evaluate(self._field, t, self._layout.parts(y)))
             return
         leaves = [part.detach().requires_grad_() for part in self._layout.parts(y)]
-        time: Any = t
+        time: float | Tensor = t
         inputs = tuple(leaves)
         if self._timed:
-            time = torch.tensor(t, dtype=y.dtype, device=y.device, requires_grad=True)
-            inputs = (*inputs, time)
-        result = self._field(time, tuple(leaves) if self._layout.is_tuple else leaves[0])
-        parts = self._write(stage, result)
+            leaf = y.new_full((), t).requires_grad_()
+            time, inputs = leaf.clone(), (*inputs, leaf)  # a field may write into a clone
+        parts = self._layout.evaluate(self._field, time, leaves)
+        self._write(stage, parts)
         # An edge instead of the output itself, whose values nobody needs again.
         edges = tuple(get_gradient_edge(part) if part.requires_grad else None for part in parts)
         self._graphs[stage] = StageGraph(edges, inputs, self._flat[stage].clone() if self._timed else None)
 
-    def _write(self, stage: int, result: State) -> Sequence[Tensor]:
-        parts = self._layout.derivative(result)
+    def _write(self, stage: int, parts: Sequence[Tensor]) -> None:
         for row, part in zip(self._rows[stage], parts, strict=True):
             row.copy_(part.detach())
-        return parts
 
     def take(self, method: Tableau) -> list[StageGraph]:
         """Hand over the graphs of an accepted step; a closing stage becomes the first of the next step."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil, isfinite, sqrt, ulp
+from math import inf, isfinite, sqrt, ulp
 
 import torch
 from torch import Tensor
 
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.problem import SolverSpec
-from nodebench.solvers.controller import StepController
+from nodebench.solvers.controller import StepController, equal_steps
 from nodebench.solvers.first_step import StepScale, first_step
 from nodebench.solvers.method import AbstractMethod
 
@@ -42,6 +42,7 @@ class Stepper:
         spec: Tolerances, first step and limit.
         y: Flat initial state.
         times: Beginning and end of the whole solve.
+        longest: Longest step; None for no limit.
 
     Attributes:
         y: The present flat state.
@@ -50,10 +51,17 @@ class Stepper:
         n_rejected: Rejected steps.
     """
 
-    def __init__(self, method: AbstractMethod, spec: SolverSpec, y: Tensor, times: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        method: AbstractMethod,
+        spec: SolverSpec,
+        y: Tensor,
+        times: tuple[float, float],
+        longest: float | None = None,
+    ) -> None:
         self.y, self.t = y, times[0]
         self.n_accepted = self.n_rejected = 0
-        self._method, self._spec = method, spec
+        self._method, self._spec, self._longest = method, spec, inf if longest is None else longest
         self._controller = StepController(spec.controller, method.tableau.order)
         self._h = self._first_step(times)
 
@@ -98,14 +106,15 @@ class Stepper:
 
     def _count(self) -> None:
         if self.n_accepted + self.n_rejected >= self._spec.max_steps:
+            remedy = "loosen the tolerances" if self._method.tableau.adaptive else "take longer ones"
             raise StepLimitError(
                 f"{self._spec.max_steps} steps reached only t = {self.t:.6g} ({self.n_rejected} of them rejected); "
-                "raise `max_steps` or loosen the tolerances."
+                f"raise `max_steps` or {remedy}."
             )
 
     def _fixed(self, target: float) -> Iterator[Step]:
         start, length = self.t, target - self.t
-        n = max(1, ceil(abs(length) / self._h - 1e-9))
+        n = equal_steps(length, min(self._h, self._longest))
         for i in range(n):
             self._count()
             span = self.t, target if i == n - 1 else start + length * ((i + 1) / n)
@@ -122,7 +131,7 @@ class Stepper:
         begin, length = self.t, target - self.t
         while self.t != target:
             self._count()
-            h = self._h
+            h = min(self._h, self._longest)
             landing = h >= abs(target - self.t) * (1 - 1e-9)
             span = self.t, target if landing else self.t + (h if length > 0 else -h)
             # A few units in the last place are no step: rounding the end would stretch it again and again.

@@ -6,7 +6,6 @@ It stands here because a backend imports no other backend.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from math import ceil
 from typing import Any
 
 import torch
@@ -14,8 +13,10 @@ import torchdiffeq
 from torch import Tensor
 
 from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.torch_field import impure_reason
+from nodebench.frameworks.torch_field import state_parts
 from nodebench.problem import Field, SolverSpec, State, StepGrid
+from nodebench.solvers.controller import equal_steps
+from nodebench.solvers.layout import layout
 
 METHODS: Mapping[str, str] = {
     "euler": "euler",
@@ -39,7 +40,7 @@ NAMESAKES: Mapping[str, str] = {
 FIXED = ("euler", "midpoint", "rk38")
 
 
-def unsupported(field: Field, spec: SolverSpec) -> str | None:
+def unsupported(spec: SolverSpec) -> str | None:
     """Why torchdiffeq cannot solve this, in one sentence, or None."""
     if spec.solver in NAMESAKES:
         return NAMESAKES[spec.solver]
@@ -49,7 +50,7 @@ def unsupported(field: Field, spec: SolverSpec) -> str | None:
         return f"`{spec.solver}` has no error estimate, so that it needs `first_step`."
     if spec.controller != "integral" and spec.solver not in FIXED:
         return f"torchdiffeq has the integral controller of the step size alone, not `{spec.controller}`."
-    return impure_reason(field)
+    return None
 
 
 def options(y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> dict[str, Any]:
@@ -59,10 +60,10 @@ def options(y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> dict[s
         y0: Initial state.
         times: Output times.
         spec: First step and limit.
-        land: Whether to step onto every output time instead of interpolating to it.
+        land: Whether to step onto every output time instead of interpolating to it; equal steps do so in any case.
     """
     if spec.solver in FIXED:
-        return {"grid_constructor": _equal_steps(spec)} if land else {"step_size": spec.first_step}
+        return {"grid_constructor": _equal_steps(spec)}
     chosen: dict[str, Any] = {"max_num_steps": spec.max_steps}
     if spec.first_step is not None:
         chosen["first_step"] = spec.first_step
@@ -76,10 +77,10 @@ def options(y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> dict[s
 
 def differences(spec: SolverSpec, *, land: bool) -> tuple[str, ...]:
     """What remains different from a solver that ends its steps on the output times and limits all steps together."""
+    if spec.solver in FIXED:
+        return ()
     found = [] if land else ["it reaches output times by interpolating inside a step (its `land` option changes that)."]
-    if spec.solver not in FIXED:
-        found.append("its step limit counts anew from each output time.")
-    return tuple(found)
+    return (*found, "its step limit counts anew from each output time.")
 
 
 def _rms(parts: tuple[Tensor, ...]) -> Tensor:
@@ -87,13 +88,24 @@ def _rms(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 def _equal_steps(spec: SolverSpec) -> Callable[..., Tensor]:
-    """A grid of equal steps in every output interval, as our own solver takes."""
+    """A grid of equal steps in every output interval, as our own solver takes; torchdiffeq itself has no limit there.
+
+    Raises, when it is called:
+        StepLimitError: If they are more than `spec.max_steps`.
+    """
 
     def grid(func: Any, y0: Any, times: Tensor) -> Tensor:
         del func, y0
+        assert spec.first_step is not None, "without one, the spec is unsupported"
+        marks = times.tolist()
+        counts = [equal_steps(end - begin, spec.first_step) for begin, end in pairwise(marks)]
+        if sum(counts) > spec.max_steps:
+            raise StepLimitError(
+                f"torchdiffeq: it is {sum(counts)} steps from t = {marks[0]:.6g} to t = {marks[-1]:.6g}, and "
+                f"{spec.max_steps} are allowed; raise `max_steps` or take longer ones."
+            )
         pieces = [times[:1]]
-        for begin, end in pairwise(times):
-            n = max(1, ceil(abs((end - begin).item()) / (spec.first_step or 1.0) - 1e-9))
+        for n, begin, end in zip(counts, times[:-1], times[1:], strict=True):
             fractions = torch.arange(1, n, dtype=times.dtype, device=times.device) / n
             pieces += [begin + (end - begin) * fractions, end.reshape(1)]
         return torch.cat(pieces)
@@ -102,8 +114,8 @@ def _equal_steps(spec: SolverSpec) -> Callable[..., Tensor]:
 
 
 @contextmanager
-def named_errors() -> Iterator[None]:
-    """Turn torchdiffeq's assertions into errors of ours.
+def named_errors(where: str = "") -> Iterator[None]:
+    """Turn torchdiffeq's assertions into errors of ours, which begin with `where`.
 
     Raises:
         StepLimitError: For its limit of steps.
@@ -114,17 +126,34 @@ def named_errors() -> Iterator[None]:
     except AssertionError as error:
         text = str(error).splitlines()[0] if str(error) else ""
         if text.startswith("max_num_steps exceeded"):
-            raise StepLimitError(f"torchdiffeq: {text}; raise `max_steps` or loosen the tolerances.") from error
+            raise StepLimitError(f"{where}torchdiffeq: {text}; raise `max_steps` or loosen the tolerances.") from error
         if text.startswith(("underflow in dt", "non-finite values")):
-            raise DivergedError(f"torchdiffeq: {text}.") from error
+            raise DivergedError(f"{where}torchdiffeq: {text}.") from error
         raise
 
 
-class _Watched:
+class CheckedField:
+    """A field that is called, and held to what it returns, as by our own solvers.
+
+    Args:
+        field: The field.
+        y0: A state.
+    """
+
+    def __init__(self, field: Field, y0: State) -> None:
+        self._field, self._layout = field, layout(y0)
+
+    def __call__(self, t: Tensor, y: State) -> State:
+        """The derivative; torchdiffeq's times have the dtype of the state, and may be a view of its own."""
+        parts = self._layout.evaluate(self._field, t.clone(), state_parts(y))
+        return tuple(parts) if self._layout.is_tuple else parts[0]
+
+
+class _Watched(CheckedField):
     """A field that tells torchdiffeq where to report its steps."""
 
-    def __init__(self, field: Field, times: Tensor, *, adaptive: bool) -> None:
-        self._field = field
+    def __init__(self, field: Field, y0: State, times: Tensor, *, adaptive: bool) -> None:
+        super().__init__(field, y0)
         # torchdiffeq runs decreasing times mirrored: it reports where a step begins as it is, and its length mirrored.
         self._sign = 1.0 if times[-1] > times[0] else -1.0
         self.boundaries = [times[0].item()]
@@ -134,9 +163,6 @@ class _Watched:
             self.callback_reject_step = self._reject
         else:
             self.callback_step = self._accept
-
-    def __call__(self, t: Any, y: State) -> State:
-        return self._field(t, y)
 
     def _accept(self, t0: Tensor, y0: State, dt: Tensor) -> None:
         del y0
@@ -150,7 +176,7 @@ class _Watched:
 def grid(field: Field, y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> StepGrid:
     """The steps that torchdiffeq takes; without `land` the last one reaches past the last output time."""
     times = times.detach()
-    watched = _Watched(field, times, adaptive=spec.solver not in FIXED)
+    watched = _Watched(field, y0, times, adaptive=spec.solver not in FIXED)
     chosen = options(y0, times, spec, land=land)
     with torch.no_grad(), named_errors():
         torchdiffeq.odeint(

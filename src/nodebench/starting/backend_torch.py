@@ -14,7 +14,6 @@ from torch import Tensor
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.torch_field import impure_reason
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 from nodebench.solvers.layout import layout, output_times
 from nodebench.solvers.tableau import TABLEAUS, Tableau
@@ -44,7 +43,7 @@ class Mine(AbstractBackend):
             return "it has the integral controller alone."
         if problem.differentiate_times:
             return "it has no gradient with respect to times."
-        return impure_reason(problem.field)
+        return None
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """States at `times`, differentiable: the derivative is the method that is measured.
@@ -72,7 +71,8 @@ class Mine(AbstractBackend):
         method, shape, marks = TABLEAUS[spec.solver], layout(y0), output_times(times)
 
         def rate(t: float, y: Tensor) -> Tensor:
-            return shape.flatten(field(t, shape.state(y)))
+            # The time goes to the field as a scalar tensor, and what it returns is held to the state's shapes and dtype.
+            return torch.cat([part.reshape(-1) for part in shape.evaluate(field, t, shape.parts(y))])
 
         y = shape.flatten(y0)
         ys, taken, n_rejected = [y], [marks[0]], 0

@@ -22,7 +22,7 @@ class MineField(nn.Module):
         self.inner, self.outer = nn.Linear(2, hidden), nn.Linear(hidden, 2)
 
     def forward(self, t: Any, y: Tensor) -> Tensor:
-        """The derivative; `t` is a float or a scalar tensor."""
+        """The derivative; `t` is a scalar tensor."""
         del t
         rate: Tensor = self.outer(torch.tanh(self.inner(y)))
         return rate

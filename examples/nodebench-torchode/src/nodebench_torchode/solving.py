@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torchode.status_codes import REACHED_MAX_STEPS, SUCCESS
 
 from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.torch_field import impure_reason
 from nodebench.problem import Field, Problem, SolverSpec, State
 from nodebench.solvers.layout import Layout, layout
 
@@ -25,7 +24,7 @@ def unsupported(problem: Problem, spec: SolverSpec) -> str | None:
         return f"torchode's controllers are used with integral gain alone here, not as `{spec.controller}`."
     if problem.differentiate_times:
         return "gradients with respect to times are not offered."
-    return impure_reason(problem.field)
+    return None
 
 
 class Rate(nn.Module):
@@ -42,7 +41,8 @@ class Rate(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """The derivative, at the one time of the batch."""
-        return self._shape.flatten(self.field(t[0], self._shape.state(y[0])))[None]
+        parts = self._shape.evaluate(self.field, t[0].clone(), self._shape.parts(y[0]))
+        return torch.cat([part.reshape(-1) for part in parts])[None]
 
 
 class Loop(torchode.AutoDiffAdjoint):
