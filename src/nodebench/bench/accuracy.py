@@ -181,4 +181,4 @@ def in_tolerances(states: np.ndarray, reference: np.ndarray, spec: SolverSpec) -
 
 def _flat(value: Any, names: list[str] | None) -> np.ndarray:
     parts = [value] if names is None else [value[name] for name in names]
-    return np.concatenate([np.ravel(np.asarray(part, dtype=np.float64)) for part in parts])
+    return np.concatenate([np.zeros(0), *(np.ravel(np.asarray(part, dtype=np.float64)) for part in parts)])

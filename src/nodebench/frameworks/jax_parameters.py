@@ -34,6 +34,21 @@ def _widest(leaf: Any) -> np.ndarray:
     return array.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else array
 
 
+def refuse_complex(tree: Any) -> None:
+    """Refuse complex parameters: optimisers, norms and references here are those of real ones.
+
+    Raises:
+        PluginError: If there is one, with its name.
+    """
+    for name, leaf in named_parameters(tree).items():
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise PluginError(
+                f"parameter `{name}` of `{type(tree).__name__}` is complex ({leaf.dtype}), and only real ones are "
+                "measured; hold its real and imaginary parts as two, and join them with `jax.lax.complex` where it is "
+                "used."
+            )
+
+
 def with_weights(model: Any, weights: Weights, dtype: Any) -> Any:
     """The model with every parameter replaced, and of its other arrays those that are given.
 
@@ -43,13 +58,8 @@ def with_weights(model: Any, weights: Weights, dtype: Any) -> Any:
     arrays, others = eqx.partition(model, eqx.is_array)
     paths, structure = tree_flatten_with_path(arrays)
     leaves = {keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    refuse_complex(model)
     trained, kind = named_parameters(model), type(model).__name__
-    for name, leaf in trained.items():
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-            raise PluginError(
-                f"parameter `{name}` of `{kind}` is complex ({leaf.dtype}), and only real ones are measured; hold its "
-                "real and imaginary parts as two, and join them with `jax.lax.complex` where it is used."
-            )
     missing, unknown = sorted(trained.keys() - weights.keys()), sorted(weights.keys() - leaves.keys())
     if missing or unknown:
         raise PluginError(f"weights of `{kind}`: missing {missing}, unknown {unknown}.")

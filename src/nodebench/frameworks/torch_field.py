@@ -27,9 +27,3 @@ def to_array(tensor: Tensor) -> np.ndarray:
     """A tensor as a NumPy array."""
     array: np.ndarray = tensor.detach().cpu().numpy()
     return array
-
-
-def impure_reason(field: Field) -> str | None:
-    """Stands until its callers are gone."""
-    del field
-    return None

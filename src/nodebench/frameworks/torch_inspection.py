@@ -47,20 +47,31 @@ def inspect(problem: Problem) -> None:
         raise _explained(error, problem) from error
     _check_unchanged(kind, (begin, *y0), (handed[0], *state_parts(handed[1])))
     check_rate(kind, rate, problem.y0)
-    leaves = tuple(part.clone().requires_grad_() for part in y0)
-    time = begin.clone().requires_grad_()
-    with torch.enable_grad():
-        graph = function(time, _like(leaves, problem.y0))
-    known = {id(tensor) for tensor in (*leaves, time)}
-    if isinstance(function, nn.Module):
-        known |= {id(parameter) for parameter in function.parameters()}
-    hidden = [leaf for leaf in leaves_of(state_parts(graph)) if id(leaf) not in known]
+    hidden = _hidden(problem)
     if hidden:
         names = ", ".join(dict.fromkeys(_name_of(leaf, function) for leaf in hidden))
         raise FieldError(
             f"the field `{kind}` depends on {names}, which requires a gradient and is none of its parameters: it would "
             f"neither be differentiated nor trained; {REGISTER}."
         )
+
+
+def _hidden(problem: Problem) -> list[Tensor]:
+    """What the graph of a field ends in beside its time, its state and its parameters.
+
+    A tensor that is made within the field is another one in each evaluation; it is what it is differentiated by that
+    must be right, which finite differences tell.
+    """
+    own = list(problem.field.parameters()) if isinstance(problem.field, nn.Module) else []
+    graphs = []
+    for _ in range(2):
+        leaves = tuple(part.detach().clone().requires_grad_() for part in state_parts(problem.y0))
+        time = problem.times[0].detach().to(leaves[0]).requires_grad_()
+        with torch.enable_grad():
+            graphs.append(leaves_of(state_parts(problem.field(time, _like(leaves, problem.y0)))))
+    known = {id(leaf) for leaf in own}
+    lasting = {id(leaf) for leaf in graphs[0]} & {id(leaf) for leaf in graphs[1]}
+    return [leaf for leaf in graphs[0] if id(leaf) in lasting - known]
 
 
 def check_rate(kind: str, rate: Any, state: State) -> None:

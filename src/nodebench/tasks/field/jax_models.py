@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from nodebench.frameworks.base import Weights
-from nodebench.frameworks.jax_parameters import named_parameters
+from nodebench.frameworks.base import Weights, check_alike, seeded_globally
+from nodebench.frameworks.jax_parameters import refuse_complex, whole_state
 from nodebench.problem import Problem
 from nodebench.registry import load_class
+from nodebench.tasks.field.task import parts_of
 
 
 class FieldODE(eqx.Module):
@@ -34,31 +35,46 @@ class FieldODE(eqx.Module):
 
     def loss(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Mean squared distance of the last states from their targets."""
-        return jnp.mean((self._ends(batch) - batch["end"]) ** 2)
+        problem = self.problem(batch)
+        loss: jax.Array = problem.loss(self.solve(problem.field, problem.y0, problem.times))
+        return loss
 
     def metric(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Root-mean-square distance of each example, shape `(n,)`."""
-        squares = (self._ends(batch) - batch["end"]) ** 2
-        return jnp.sqrt(jnp.mean(squares.reshape(len(squares), -1), axis=1))
+        problem = self.problem(batch)
+        ys = self.solve(problem.field, problem.y0, problem.times)
+        return jnp.sqrt(jnp.mean(distances(parts_of("end", batch), ys), axis=1))
 
     def problem(self, batch: Mapping[str, jax.Array]) -> Problem:
         """What the gradient measurement differentiates; its loss carries its arrays."""
-        return Problem(self.field, batch["y0"], np.asarray(self.times), Partial(end_loss, batch["end"]))
-
-    def _ends(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        problem = self.problem(batch)
-        last: jax.Array = self.solve(problem.field, problem.y0, problem.times)[-1]
-        return last
+        loss = Partial(end_loss, parts_of("end", batch))
+        return Problem(self.field, parts_of("y0", batch), np.asarray(self.times), loss)
 
 
-def end_loss(end: jax.Array, ys: Any) -> jax.Array:
-    """Mean squared distance of the last of the states at the output times."""
-    return jnp.mean((ys[-1] - end) ** 2)
+def end_loss(end: Any, ys: Any) -> jax.Array:
+    """Mean squared distance of the last of the states at the output times, over all numbers of the state."""
+    return jnp.mean(distances(end, ys))
+
+
+def distances(end: Any, ys: Any) -> jax.Array:
+    """Squared distances of the last of the states from their targets, shape `(n, numbers of a state)`.
+
+    Raises:
+        PluginError: If the shapes of states and targets differ.
+    """
+    squares = []
+    for states, target in zip(jax.tree.leaves(ys), jax.tree.leaves(end), strict=True):
+        last = states[-1]
+        check_alike(last, target)
+        squares.append(((last - target) ** 2).reshape(len(last), -1))
+    return jnp.concatenate(squares, axis=1)
 
 
 def initial_weights(target: str, seed: int) -> Weights:
-    """Weights of a field made from a key of the seed, by their names in the model."""
+    """The state of a field made from a key of the seed, by names in the model."""
     # Drawn in 32 bits in any process: JAX draws other numbers in 64, and a reference must have the weights of its cell.
-    with jax.enable_x64(False):  # noqa: FBT003  the signature is JAX's
-        field = load_class(target)(key=jax.random.key(seed))
-    return {f"field.{name}": np.asarray(value, np.float64) for name, value in named_parameters(field).items()}
+    cls = load_class(target)
+    with jax.enable_x64(False), seeded_globally(seed):  # noqa: FBT003  the signature is JAX's
+        field = cls(key=jax.random.key(seed))
+    refuse_complex(field)
+    return {f"field.{name}": value for name, value in whole_state(field).items()}

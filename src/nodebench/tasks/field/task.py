@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nodebench.errors import UnknownNameError
+from nodebench.errors import PluginError, UnknownNameError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.importing import beside
 from nodebench.problem import SolverSpec
@@ -27,13 +27,17 @@ SIZES: Mapping[Preset, int] = {"smoke": 256, "quick": 2048, "standard": 8192, "p
 """Examples in all: half of them to train on, a quarter to validate and a quarter to test."""
 
 
+States = np.ndarray | tuple[np.ndarray, ...]
+"""Initial states, or where they should end: one array, or a tuple of arrays, whose first axis is the example."""
+
+
 class AbstractFieldTask(AbstractTask):
     """A vector field of one's own, trained to carry its initial states to their targets.
 
     A final subclass is a frozen dataclass that names its field and draws its initial states. The field is a
     `torch.nn.Module` made as `Field()`, or an `equinox.Module` made as `Field(key=key)`; its weights are those that it
-    is made with after its framework's generator has been seeded. Given in both frameworks, it has the same names and
-    shapes of parameters in both, and the weights of the first.
+    is made with after all generators of random numbers have been seeded, and so is whatever else it holds. Given in both
+    frameworks, it has the same names and shapes of parameters in both, and the weights of the first.
     """
 
     fields: ClassVar[Mapping[str, str]]
@@ -56,24 +60,31 @@ class AbstractFieldTask(AbstractTask):
         cls.models = {"field": ModelEntry({name: MODELS[name] for name in fields}, summary="")}
 
     @abstractmethod
-    def initial_states(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw n initial states, the first axis of the array."""
+    def initial_states(self, n: int, rng: np.random.Generator) -> States:
+        """Draw n initial states, the first axis of the array, or of each array of a tuple."""
 
-    def targets(self, y0: np.ndarray) -> np.ndarray:
-        """Where the initial states should end; at zero, where a task does not say otherwise."""
-        return np.zeros_like(y0)
+    def targets(self, y0: States) -> States:
+        """Where the initial states should end, shaped like them; at zero, where a task does not say otherwise."""
+        return tuple(map(np.zeros_like, y0)) if isinstance(y0, tuple) else np.zeros_like(y0)
 
     def data_source(self) -> str:
         """Nothing is fetched."""
         return "computed from the seed"
 
     def data(self, preset: Preset, seed: int) -> Splits:
-        """Initial states and targets."""
+        """Initial states and targets.
+
+        Raises:
+            PluginError: If they are not floating-point arrays of n examples, of like shapes.
+        """
         n = SIZES[preset]
         y0 = self.initial_states(n, np.random.default_rng((seed, 1)))
+        _check_states(type(self).__name__, y0, n)
         end = self.targets(y0)
+        _check_targets(type(self).__name__, y0, end)
+        arrays = {**by_part("y0", y0), **by_part("end", end)}
         parts = np.split(np.arange(n), [n // 2, 3 * n // 4])
-        train, validation, test = ({"y0": y0[part], "end": end[part]} for part in parts)
+        train, validation, test = ({name: array[part] for name, array in arrays.items()} for part in parts)
         return Splits("initial-states", train, validation, test)
 
     def recipe(self, model: str, preset: Preset) -> Recipe:
@@ -99,3 +110,60 @@ class AbstractFieldTask(AbstractTask):
         splits = self.data("quick", seed)
         batch: Batch = {name: array[:batch_size] for name, array in splits.train.items()}
         return GradientInputs(self.weights(model, seed), batch, dataset=splits.name)
+
+
+def by_part(name: str, states: States) -> Batch:
+    """States as arrays of a batch: `y0`, or `y0.0`, `y0.1` ... of a tuple."""
+    if isinstance(states, tuple):
+        return {f"{name}.{i}": part for i, part in enumerate(states)}
+    return {name: states}
+
+
+def parts_of(name: str, batch: Mapping[str, Any]) -> Any:
+    """The reverse: one array of a batch, or a tuple of them."""
+    if name in batch:
+        return batch[name]
+    n = sum(key.startswith(f"{name}.") for key in batch)
+    return tuple(batch[f"{name}.{i}"] for i in range(n))
+
+
+def _check_states(task: str, states: Any, n: int) -> None:
+    parts = states if isinstance(states, tuple) else (states,)
+    for part in parts:
+        if not isinstance(part, np.ndarray):
+            raise PluginError(
+                f"`initial_states` of {task} must return a NumPy array or a tuple of such; it returned "
+                f"{f'a tuple with a {type(part).__name__}' if isinstance(states, tuple) else type(part).__name__}."
+            )
+        if not np.issubdtype(part.dtype, np.floating):
+            raise PluginError(
+                f"`initial_states` of {task} returned {part.dtype}; a state is made of real floating-point numbers: "
+                "make integers such by `.astype(float)`, and complex numbers two arrays, `.real` and `.imag`."
+            )
+        if part.shape[:1] != (n,) or not part.size:
+            raise PluginError(
+                f"`initial_states` of {task} must return {n} states, the first axis of the array; it returned the "
+                f"shape {part.shape}."
+            )
+        if not np.isfinite(part).all():
+            raise PluginError(f"`initial_states` of {task} returned numbers that are not finite.")
+    if not parts:
+        raise PluginError(f"`initial_states` of {task} returned an empty tuple.")
+
+
+def _check_targets(task: str, states: States, targets: Any) -> None:
+    shapes, wanted = (
+        [np.shape(part) for part in (each if isinstance(each, tuple) else (each,))] for each in (targets, states)
+    )
+    if shapes != wanted or isinstance(states, tuple) != isinstance(targets, tuple):
+        raise PluginError(
+            f"`targets` of {task} must have the shape of the states, {_listed(wanted)}; it returned {_listed(shapes)}."
+        )
+    for part in targets if isinstance(targets, tuple) else (targets,):
+        if not (isinstance(part, np.ndarray) and np.issubdtype(part.dtype, np.floating)):
+            kind = part.dtype if isinstance(part, np.ndarray) else type(part).__name__
+            raise PluginError(f"`targets` of {task} must return floating-point NumPy arrays; it returned {kind}.")
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    return str(shapes[0]) if len(shapes) == 1 else str(shapes)

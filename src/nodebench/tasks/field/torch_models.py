@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nodebench.frameworks.base import Weights
-from nodebench.problem import Problem
+from nodebench.errors import PluginError
+from nodebench.frameworks.base import Weights, check_alike, seeded_globally
+from nodebench.frameworks.torch_field import state_parts
+from nodebench.frameworks.torch_state import refuse_complex, whole_state
+from nodebench.problem import Problem, State
 from nodebench.registry import load_class
+from nodebench.tasks.field.task import parts_of
 
 
 class FieldODE(nn.Module):
@@ -28,31 +30,48 @@ class FieldODE(nn.Module):
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean squared distance of the last states from their targets."""
-        return (self._ends(batch) - batch["end"]).pow(2).mean()
+        problem = self.problem(batch)
+        loss: Tensor = problem.loss(self.solve(problem.field, problem.y0, problem.times))
+        return loss
 
     def metric(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Root-mean-square distance of each example, shape `(n,)`."""
-        return (self._ends(batch) - batch["end"]).pow(2).flatten(1).mean(1).sqrt()
+        problem = self.problem(batch)
+        ys = self.solve(problem.field, problem.y0, problem.times)
+        return distances(parts_of("end", batch), ys).mean(1).sqrt()
 
     def problem(self, batch: Mapping[str, Tensor]) -> Problem:
         """What the gradient measurement differentiates."""
-        times = torch.tensor(self.times, dtype=torch.float64, device=batch["y0"].device)
-        return Problem(self.field, batch["y0"], times, partial(end_loss, batch["end"]))
-
-    def _ends(self, batch: Mapping[str, Tensor]) -> Tensor:
-        problem = self.problem(batch)
-        return self.solve(problem.field, problem.y0, problem.times)[-1]
+        y0 = parts_of("y0", batch)
+        times = torch.tensor(self.times, dtype=torch.float64, device=state_parts(y0)[0].device)
+        return Problem(self.field, y0, times, partial(end_loss, parts_of("end", batch)))
 
 
-def end_loss(end: Tensor, ys: Any) -> Tensor:
-    """Mean squared distance of the last of the states at the output times."""
-    loss: Tensor = (ys[-1] - end).pow(2).mean()
-    return loss
+def end_loss(end: State, ys: State) -> Tensor:
+    """Mean squared distance of the last of the states at the output times, over all numbers of the state."""
+    return distances(end, ys).mean()
+
+
+def distances(end: State, ys: State) -> Tensor:
+    """Squared distances of the last of the states from their targets, shape `(n, numbers of a state)`.
+
+    Raises:
+        PluginError: If the shapes of states and targets differ.
+    """
+    squares = []
+    for last, target in zip((part[-1] for part in state_parts(ys)), state_parts(end), strict=True):
+        check_alike(last, target)
+        squares.append((last - target).pow(2).reshape(len(last), -1))
+    return torch.cat(squares, dim=1)
 
 
 def initial_weights(target: str, seed: int) -> Weights:
-    """Weights of a field made after seeding, by their names in the model; torch's generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    """The state of a field made after seeding, by names in the model; all generators are left as they were."""
+    cls = load_class(target)
+    with torch.random.fork_rng(devices=[]), seeded_globally(seed):
         torch.manual_seed(seed)
-        field = load_class(target)()
-    return {f"field.{name}": value.detach().numpy().astype(np.float64) for name, value in field.named_parameters()}
+        field = cls()
+    if not isinstance(field, nn.Module):
+        raise PluginError(f"`{target}` must be a `torch.nn.Module`; it made {type(field).__name__}.")
+    refuse_complex(field)
+    return {f"field.{name}": value for name, value in whole_state(field).items()}
