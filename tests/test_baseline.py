@@ -227,6 +227,23 @@ def test_two_benchmarks_of_one_cell_are_refused():
         read_pytest_benchmark("p.json", content)
 
 
+def test_two_tests_of_one_cell_are_compared_each_with_itself():
+    """One with a control and one without: the figure that became worse is named in its test."""
+    known = CellFigures.from_record(record("a")).to_dict()
+    times = {"ratio": 2.0, "ratio_low": 1.99, "ratio_high": 2.01, "n_starts": 4, "control": "direct"}
+    content = benchmarks(**known)
+    content["benchmarks"] += benchmarks(**known, **times)["benchmarks"]
+    content["benchmarks"][1]["fullname"] = "test_a.py::test_control"
+    old = read_pytest_benchmark("p.json", content)
+    assert [cell.control for cell in old.cells.values()] == [None, "direct"]
+    content["benchmarks"][1]["extra_info"] |= {"ratio": 3.0, "ratio_low": 2.99, "ratio_high": 3.01}
+    found = compare(old, read_pytest_benchmark("p.json", content), Thresholds())
+    assert [(f.metric, f.cell.test) for f in found.of("regression")] == [("time", "test_a.py::test_control")]
+    assert found.of("regression")[0].cell.label == "linear/linear/a dopri5 rtol 0.001 in test_a.py::test_control"
+    assert (found.n_compared, found.of("missing", "new", "incomparable")) == (2, [])
+    assert loads("old", json.loads(old.dumps())).cells == old.cells
+
+
 def test_a_file_that_only_looks_like_one_of_pytest_benchmark_is_refused(tmp_path):
     """It is neither that nor a baseline."""
     path = tmp_path / "p.json"

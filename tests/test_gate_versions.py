@@ -18,8 +18,10 @@ from nodebench import cli
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
+from nodebench.bench.presence import ABSENT, BROKEN, cell_lack
 from nodebench.bench.process import WorkerProcess
 from nodebench.bench.protocol import protocol
+from nodebench.bench.turns import unlike_conditions
 from nodebench.bench.versions import _is_package, ask_version, version_of_python, version_of_ref, version_of_wheel
 from nodebench.errors import UserError
 from nodebench.results.record import Record
@@ -109,6 +111,83 @@ def test_planted_faults_are_caught_in_their_cells(repository, tmp_path):
     assert {record["control"] for record in records if record["ratio"]} == {
         f"./{name}.py:Mine of HEAD" for name in FAULTS if name != "wrong"
     }
+
+
+def test_what_one_version_lacks_is_new_or_missing_and_no_improvement(repository, tmp_path):
+    """A file, a class or an option that was not there; one that is gone; one that could not be imported."""
+    (repository / "tensor.py").write_text("import nosuchmodule\n" + PLUGIN)
+    git(repository, "commit", "-a", "-m", "two")
+    (repository / "tensor.py").write_text(PLUGIN)
+    (repository / "fresh.py").write_text(PLUGIN)
+    (repository / "slow.py").write_text(PLUGIN.replace("class Mine", "class Renamed"))
+    (repository / "wrong.py").unlink()
+    (repository / "evaluations.py").write_text(PLUGIN.replace("    work: int", "    more: int = 0\n    work: int"))
+    named = ["fresh.py:Mine", "slow.py:Renamed", "slow.py:Mine", "wrong.py:Mine", "tensor.py:Mine"]
+    named += ["evaluations.py:Mine", "evaluations.py:Mine[more=1]"]
+    backends = ",".join(f"./{name}" for name in named)
+    options = ("--against-ref", "HEAD", "-b", backends, "-t", TASK, "--rounds", "1")
+    done = command("compare", *options, "-o", str(tmp_path / "gate.xml"), cwd=repository)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "cannot compare: 2 cells compared; 1 incomparable" in done.stdout
+    assert "2 missing, 3 new" in done.stdout
+    cases = ET.parse(tmp_path / "gate.xml").getroot()[0].iter("testcase")
+    told = {case.get("classname"): " ".join(case.itertext()) for case in cases if case.get("name") == "cell"}
+    assert [name.partition("./")[2] for name in told] == [
+        "slow.py:Mine",
+        "wrong.py:Mine",
+        "evaluations.py:Mine[more=1] dopri5 rtol 0.001",
+        "fresh.py:Mine dopri5 rtol 0.001",
+        "slow.py:Renamed dopri5 rtol 0.001",
+        "tensor.py:Mine dopri5 rtol 0.001",
+    ]
+    new = [text for text in told.values() if "HEAD does not have it" in text]
+    assert len(new) == 3
+    assert "unknown option" in new[0]
+    assert "No such file" in new[1]
+    assert "no class `Renamed`" in new[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "why"),
+    [
+        ({}, None, ""),
+        ({"model": "nothing"}, ABSENT, "has no model `nothing`"),
+        ({"framework": "torch"}, ABSENT, "is written for nodebench.testing:FakeFramework, not torch"),
+        ({"task": "./none.py:T"}, ABSENT, "none.py"),
+        ({"backend": "no_such_package.mine:B"}, ABSENT, "no_such_package"),
+        ({"backend": "./leaves.py:Mine"}, BROKEN, "3"),
+        ({"backend": "./torn.py:Mine"}, BROKEN, "cannot be parsed"),
+    ],
+)
+def test_what_there_is_none_of_is_told_from_what_is_broken(tmp_path, monkeypatch, changes, what, why):
+    """Whatever a file does when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leaves.py").write_text(PLUGIN + "\nimport sys\nsys.exit(3)\n")
+    (tmp_path / "torn.py").write_text(PLUGIN + "\ndef\n")
+    cell = {"task": TASK, "model": "growth", "backend": "nodebench.testing:FakeBackend"}
+    found = cell_lack({**cell, "framework": "nodebench.testing:FakeFramework", **changes}) or (None, "")
+    assert (found[0], why in found[1]) == (what, True), found
+
+
+def test_conditions_of_two_versions_are_compared_by_name():
+    """Also those that one side alone has, unless the other knows none of their kind."""
+    old = {"weights": "a", "parameter w": "1", "parameter u": "2"}
+    assert unlike_conditions(old, old) == []
+    new = {"weights": "a", "parameter w": "1", "parameter v": "3", "constant B": "4"}
+    assert unlike_conditions(old, new) == ["parameter u 2 against none", "parameter v none against 3"]
+    assert unlike_conditions({}, new) == unlike_conditions(new, {}) == []
+
+
+def test_a_name_that_no_version_has_is_refused(call, tmp_path):
+    """With the near ones, as everywhere."""
+    git(tmp_path, "init")
+    (tmp_path / "a.py").write_text(PLUGIN)
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "one")
+    code, text = call("compare", "--against-ref", "HEAD", "-b", "driect", "-t", TASK)
+    assert (code, "unknown backend 'driect'; did you mean 'direct'" in text) == (2, True), text
+    code, text = call("compare", "--against-ref", "HEAD", "-b", "./a.py:Mine,./b.py:Mine", "-t", TASK)
+    assert (code, "b.py" in text) == (2, True), text
 
 
 def test_a_version_against_itself_is_no_alarm(tmp_path):

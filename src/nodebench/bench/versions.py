@@ -6,15 +6,18 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
-from nodebench.bench import protocol
+from nodebench.bench import presence, protocol
 from nodebench.bench.interpreter import Interpreter
+from nodebench.bench.plan import Cell
+from nodebench.bench.presence import Lack
 from nodebench.errors import UserError
 
 PROBE_S = 120.0
@@ -38,6 +41,21 @@ class Version:
 
     interpreter: Interpreter
     environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Presence:
+    """What a version has of the plugins that it was asked for.
+
+    Attributes:
+        plugins: What it lacks of each plugin, by kind and name; None where it has it.
+        cells: What it lacks of cells, by their ids; those that it can load are left out.
+        names: Names of all installed plugins, by kind.
+    """
+
+    plugins: Mapping[tuple[str, str], Lack | None]
+    cells: Mapping[str, Lack]
+    names: Mapping[str, Sequence[str]]
 
 
 @contextmanager
@@ -97,13 +115,7 @@ def ask_version(interpreter: Interpreter) -> Version:
     Raises:
         UserError: If it cannot.
     """
-    code = Path(protocol.__file__).read_text(encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": interpreter.search_path}
-    done = _run([*interpreter.command, "-c", code], cwd=interpreter.folder, env=environment)
-    if done.returncode != 0:
-        words = _last_line(done.stderr) or f"exit code {done.returncode}"
-        raise UserError(f"{interpreter.name} cannot be compared with: its nodebench does not say what it is ({words}).")
-    found = _answer(interpreter, done.stdout)
+    found = _answer(interpreter, protocol, "does not say what it is")
     for path in interpreter.paths:
         if (path / "nodebench").is_dir() and not Path(found["file"]).is_relative_to(path):
             raise UserError(f"{interpreter.name} imports nodebench from {found['file']}; call it from another folder.")
@@ -115,10 +127,37 @@ def ask_version(interpreter: Interpreter) -> Version:
     return Version(interpreter, found["environment"])
 
 
-def _answer(interpreter: Interpreter, printed: str) -> dict[str, Any]:
-    """What a version says of itself, after whatever else its start may print."""
+def ask_presence(version: Version, plugins: Sequence[tuple[str, str]] = (), cells: Sequence[Cell] = ()) -> Presence:
+    """Ask another version what it has, once for all, since that imports the plugins of the cells.
+
+    Args:
+        version: The version.
+        plugins: Kinds and names of plugins.
+        cells: Cells with a backend.
+
+    Raises:
+        UserError: If it does not answer.
+    """
+    named = [{name: getattr(cell, name) for name in ("task", "model", "backend", "framework")} for cell in cells]
+    asked = json.dumps({"plugins": plugins, "cells": named})
+    found = _answer(version.interpreter, presence, "does not say what plugins it has", asked)
+    return Presence(
+        plugins=dict(zip(plugins, found["plugins"], strict=True)),
+        cells={cell.cell_id: lack for cell, lack in zip(cells, found["cells"], strict=True) if lack},
+        names=found["names"],
+    )
+
+
+def _answer(interpreter: Interpreter, program: ModuleType, silent: str, asked: str = "") -> dict[str, Any]:
+    """What a version answers to a module of ours that it runs, after whatever else its start may print."""
+    code = Path(str(program.__file__)).read_text(encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": interpreter.search_path}
+    done = _run([*interpreter.command, "-c", code], cwd=interpreter.folder, env=environment, input=asked)
+    if done.returncode != 0:
+        words = _last_line(done.stderr) or f"exit code {done.returncode}"
+        raise UserError(f"{interpreter.name} cannot be compared with: its nodebench {silent} ({words}).")
     try:
-        found: dict[str, Any] = json.loads(printed.rpartition("\n")[2])
+        found: dict[str, Any] = json.loads(done.stdout.rpartition("\n")[2])
     except ValueError as error:
         raise UserError(f"{interpreter.name} cannot be compared with: it does not answer as a Python does.") from error
     return found

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -217,21 +218,28 @@ def _measure_against(
 ) -> tuple[Any, Mapping[str, str]]:
     """Measure a request in turns with another version, and compare the two; also gives the broken plugins."""
     from nodebench.bench.matrix import plan  # noqa: PLC0415
-    from nodebench.bench.turns import compare_versions  # noqa: PLC0415
+    from nodebench.bench.turns import THIS_VERSION, TwoVersions, compare_versions, only_there, present  # noqa: PLC0415
     from nodebench.progress import display  # noqa: PLC0415
+    from nodebench.results.baseline import Baseline  # noqa: PLC0415
     from nodebench.results.store import Store  # noqa: PLC0415
 
-    planned = plan(request)
-    print_broken(planned.broken)
+    known = present(request)
+    planned = plan(known) if known == request else None  # so that what is wrong is told before anything is built
     # Absolute: workers of the other version may run in another folder.
     store = Store(path.resolve())
     command = shlex.join(["nodebench", *sys.argv[1:]])
-    with other as version, display(new_console(err=True), len(planned.cells)) as notify:
-        try:
-            compared = compare_versions(planned, version, store, settings, notify, command)
-            return compared.gate(thresholds), planned.broken
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+    with other as version:
+        removed = only_there(request, version)
+        if not known.tasks or not (known.backends or not request.backends):
+            return TwoVersions(removed, Baseline(THIS_VERSION, {}, {})).gate(thresholds), {}
+        planned = planned or plan(known)
+        print_broken(planned.broken)
+        with display(new_console(err=True), len(planned.cells)) as notify:
+            try:
+                found = compare_versions(planned, version, store, settings, notify, command)
+            except KeyboardInterrupt:
+                raise typer.Exit(130) from None
+        return replace(found, old=found.old.joined(removed)).gate(thresholds), planned.broken
 
 
 def _print_gate(gate: Any) -> None:

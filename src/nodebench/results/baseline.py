@@ -52,6 +52,7 @@ class CellFigures:
 
     Attributes:
         environment: Key of the fingerprint of the machine that the newest of the figures is from.
+        test: The test that measured it, where several of one file measured the same cell.
         paired: Whether `ratio` is the time of a step relative to the same cell of the version it is compared with,
             taken in turns; else it is relative to that of `control` in its own run.
     """
@@ -102,6 +103,7 @@ class CellFigures:
     ratio_high: Positive | None = None
     n_starts: int | None = None
     control: str | None = None
+    test: str | None = None
     paired: bool = False
 
     @classmethod
@@ -124,7 +126,7 @@ class CellFigures:
         settings += [
             f"{name} {getattr(self, name)}" for name, usual in USUAL.items() if getattr(self, name) not in (usual, None)
         ]
-        return " ".join(filter(None, (where, *settings)))
+        return " ".join(filter(None, (where, *settings, self.test and f"in {self.test}")))
 
     @property
     def order(self) -> tuple[str, ...]:

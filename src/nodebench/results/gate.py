@@ -28,12 +28,18 @@ ROUNDING = 1e-9
 EXPECTED = ("git", "git.", "libraries.nodebench")
 """Differences between fingerprints that are those of the versions compared."""
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
 RANKS = {"ok": 0, "unsupported": 1, "not_installed": 1}
 """Statuses from good to bad; all others are worst."""
 
 
 def compare(
-    old: Baseline, new: Baseline, thresholds: Thresholds, refused: Mapping[str, str] = MappingProxyType({})
+    old: Baseline,
+    new: Baseline,
+    thresholds: Thresholds,
+    refused: Mapping[str, str] = NOTHING,
+    unloadable: Mapping[str, str] = NOTHING,
 ) -> Gate:
     """Compare a candidate with a baseline.
 
@@ -41,18 +47,23 @@ def compare(
         old: The baseline.
         new: The candidate.
         thresholds: How far a figure may move.
-        refused: Why the two sides of a cell cannot be compared, by its id, where that is known already.
+        refused: Why the two sides of a cell are not one problem, by its id, where that is known already.
+        unloadable: Why the baseline's side of a cell could not even be loaded, by its id.
     """
     shared = [cell_id for cell_id in old.cells if cell_id in new.cells]
     findings = [
         finding
         for cell_id in shared
-        for finding in _cell_findings(old.cells[cell_id], new.cells[cell_id], thresholds, refused.get(cell_id))
+        for finding in (
+            [Finding(cell=new.cells[cell_id], metric="cell", verdict="incomparable", reason=unloadable[cell_id])]
+            if cell_id in unloadable
+            else _cell_findings(old.cells[cell_id], new.cells[cell_id], thresholds, refused.get(cell_id))
+        )
     ]
     absent = [cell for cell_id, cell in old.cells.items() if cell_id not in new.cells]
     findings += [_missing(cell, thresholds) for cell in absent]
     added = [cell for cell_id, cell in new.cells.items() if cell_id not in old.cells]
-    findings += [Finding(cell=cell, metric="cell", verdict="new", reason=_new_cell(cell)) for cell in added]
+    findings += [Finding(cell=cell, metric="cell", verdict="new", reason=_new_cell(cell, unloadable)) for cell in added]
     findings.sort(key=lambda finding: finding.cell.order)
     problem = None if shared else _nothing_shared(absent, added)
     return Gate(old.name, new.name, tuple(findings), tuple(_unlike(old, new, shared)), len(shared), problem)
@@ -64,9 +75,9 @@ def _missing(cell: CellFigures, thresholds: Thresholds) -> Finding:
     return Finding(cell=cell, metric="cell", verdict=verdict, reason=reason, measured=False)
 
 
-def _new_cell(cell: CellFigures) -> str:
+def _new_cell(cell: CellFigures, unloadable: Mapping[str, str]) -> str:
     state = "" if cell.ok else f"; it is `{cell.status}`: {cell.reason}"
-    return f"it is not in the baseline{state}"
+    return f"{unloadable.get(cell.cell_id, 'it is not in the baseline')}{state}"
 
 
 def _nothing_shared(absent: list[CellFigures], added: list[CellFigures]) -> str:

@@ -5,8 +5,8 @@ The times of its benchmarks are in `stats`; what is exact, and the ratio to a co
 was timed in turns with anything else.
 """
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +20,7 @@ MACHINE = ("node", "processor", "machine", "python_version", "system", "release"
 
 CPU = ("brand_raw", "count")
 
-_NAMES = frozenset(f.name for f in fields(CellFigures)) - {"environment", "paired"}
+_NAMES = frozenset(f.name for f in fields(CellFigures)) - {"environment", "test", "paired"}
 
 
 def is_pytest_benchmark(content: Any) -> bool:
@@ -44,14 +44,27 @@ def read_pytest_benchmark(name: str, content: Mapping[str, Any]) -> Baseline:
     environment = _environment(content["machine_info"])
     key = environment_key(environment)
     found = [_cell(name, benchmark, key) for benchmark in content["benchmarks"]]
-    return Baseline(name, by_id(name, found), {key: environment})
+    return Baseline(name, by_id(name, _told_apart(found)), {key: environment})
+
+
+def _told_apart(cells: Sequence[CellFigures]) -> list[CellFigures]:
+    """The cells, of which only those that several tests measured keep the name of their test."""
+    tests: dict[str, set[str | None]] = {}
+    for cell in cells:
+        tests.setdefault(cell.cell_id, set()).add(cell.test)
+    return [
+        replace(cell, cell_id=f"{cell.cell_id} in {cell.test}")
+        if len(tests[cell.cell_id]) > 1
+        else replace(cell, test=None)
+        for cell in cells
+    ]
 
 
 def _cell(name: str, benchmark: Mapping[str, Any], key: str) -> CellFigures:
     full = benchmark.get("fullname", "?")
     known = {field: value for field, value in benchmark.get("extra_info", {}).items() if field in _NAMES}
     median = benchmark.get("stats", {}).get("median")
-    figures = {"task": full, "model": "", "cell_id": full, "step_s": median, **known, "environment": key}
+    figures = {"task": full, "model": "", "cell_id": full, "step_s": median, **known, "environment": key, "test": full}
     try:
         cell = TypeAdapter(CellFigures).validate_python(figures)
     except ValidationError as error:
