@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from nodebench import registry
 from nodebench.declarations import PluginInfo
 from nodebench.errors import NodebenchError
+from nodebench.importing import users_code
 from nodebench.solvers.methods import MULTISTEP
 from nodebench.solvers.tableau import TABLEAUS
 from nodebench.tasks.base import AbstractTask, ModelEntry
@@ -56,9 +57,10 @@ def tasks() -> list[Row]:
         row = {"name": info.name, "state": info.error or "ready"}
         if task is not None:
             try:
-                row |= _told(info, task)
-            except Exception as error:  # noqa: BLE001  whatever a foreign task raises is its state, and no other's
-                row["state"] = f"cannot describe itself: {type(error).__name__}: {error}"
+                with users_code("it cannot describe itself"):
+                    row |= _told(info, task)
+            except NodebenchError as error:  # it is the task's state, and no other's
+                row["state"] = str(error)
         rows.append({**row, "summary": info.summary})
     return rows
 

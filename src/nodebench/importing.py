@@ -81,7 +81,7 @@ def source_file(name: str) -> Path:
         return _location(name)
     spec = _found(name)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise PluginError(f"there is no module `{name}`{_near(name, [Path.cwd()])}.")
+        raise PluginError(f"there is no module `{name}`{_near(name, [Path.cwd()])}")
     return Path(spec.origin)
 
 
@@ -105,7 +105,7 @@ def module_of(name: str) -> ModuleType:
             raise PluginError(f"`{name}` cannot be imported: {error}") from error
         except ModuleNotFoundError as error:
             if error.name and f"{name}.".startswith(f"{error.name}."):
-                raise PluginError(f"there is no module `{error.name}`{_near(error.name, [folder])}.") from error
+                raise PluginError(f"there is no module `{error.name}`{_near(error.name, [folder])}") from error
             raise missing_module(error, folder) from error
         except ImportError as error:
             hidden = (error.name or "").partition(".")[0]
@@ -170,8 +170,8 @@ def missing_module(error: ModuleNotFoundError, folder: Path) -> NodebenchError:
     if found is not None:
         return PluginError(f"`{name}` is imported{_place(error)}, but `{found}` is no such module.")
     near = _near(top, places)
-    if near:
-        return PluginError(f"`{name}` is imported{_place(error)}, but there is no such module{near}.")
+    if near != ".":
+        return PluginError(f"`{name}` is imported{_place(error)}, but there is no such module{near}")
     if top in sys.stdlib_module_names:
         return NotInstalledError(f"the module {name} is not installed: this Python was built without it.")
     return NotInstalledError(
@@ -261,10 +261,10 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _near(name: str, folders: list[Path]) -> str:
-    """The user's module that a name may be meant for, as the end of a sentence; empty where there is none."""
+    """The end of a sentence on a name that does not exist: the user's module that may be meant."""
     own = {entry.stem for folder in folders for entry in _entries(folder) if entry.suffix == ".py" or entry.is_dir()}
     near = get_close_matches(name, own, n=1, cutoff=0.85)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    return f"; did you mean `{near[0]}`?" if near else "."
 
 
 def _place(error: BaseException) -> str:

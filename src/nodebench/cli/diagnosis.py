@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from nodebench.cli.options import AddressOption, ExecutorOption, JsonOption, check_executor
-from nodebench.cli.printing import escape_markup, new_console, print_environment
+from nodebench.cli.printing import escape_markup, new_console, print_environment, print_table
 from nodebench.errors import UserError
 
 
@@ -131,6 +131,6 @@ def _print_selftest(tested: Any) -> None:
     table.add_row("leak of 1 MiB a step", leak)
     table.add_row("gradient of the wrong sign", f"called {tested.wrong_gradient}")
     table.add_row("smallest visible slowdown", f"{tested.smallest_effect:.1%}")
-    new_console().print(table)
+    print_table(table)
     for problem in tested.problems:
         new_console().print(f"[red]not sound:[/red] {escape_markup(problem)}")

@@ -26,7 +26,7 @@ from nodebench.cli.options import (
     seeds,
     split,
 )
-from nodebench.cli.printing import escape_markup, new_console, print_broken
+from nodebench.cli.printing import escape_markup, new_console, print_broken, print_table
 from nodebench.errors import UserError
 
 ConfigOption = Annotated[
@@ -92,9 +92,10 @@ def compare(
     for path in output or []:
         check_output(path)
     _check_sides(baseline, [against_ref, against_wheel, against_python], measured=bool(backend or task))
+    broken: Mapping[str, str] = {}
     if baseline is not None:
         old, new = (find(name, lambda: open_store(store)) for name in (baseline, candidate))
-        gate, broken = compare_figures(old, new, thresholds), {}
+        gate = compare_figures(old, new, thresholds)
     else:
         request = Request(
             backends=split(backend),
@@ -161,7 +162,7 @@ def show_baseline(output: FileOption = Path("baseline.json")) -> None:
     found = _read(output)
     for environment in found.environments.values():
         new_console().print(escape_markup(f"{environment.get('cpu')}, {environment.get('system')}"))
-    new_console().print(baseline_table(found))
+    print_table(baseline_table(found))
 
 
 @baseline_app.command("update")
@@ -250,7 +251,7 @@ def _print_gate(gate: Any) -> None:
         console.print(f"[red]not alike:[/red] {escape_markup(line)}")
     table = gate_table(gate)
     if table is not None:
-        console.print(table)
+        print_table(table)
     if gate.of("improvement"):
         console.print(UPDATE)
     console.print(escape_markup(gate.summary))

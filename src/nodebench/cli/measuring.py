@@ -41,7 +41,7 @@ from nodebench.cli.options import (
     split,
 )
 from nodebench.cli.placing import AbstractPlace, Here, OnCluster
-from nodebench.cli.printing import escape_markup, new_console, print_broken, print_records
+from nodebench.cli.printing import escape_markup, new_console, print_broken, print_records, print_table
 from nodebench.errors import UserError
 
 
@@ -228,7 +228,7 @@ def scale(
         print(json.dumps([asdict(law) for law in laws], indent=2, allow_nan=False))
     else:
         print_records(records, as_json=False)
-        new_console().print(scaling_table(laws))
+        print_table(scaling_table(laws))
         if elsewhere := {cell_id for law in laws for cell_id in law.left_out}:
             new_console().print(
                 f"exponents of time are of one machine each: those of {len(elsewhere)} cells are left out"
@@ -306,7 +306,7 @@ def _print_plan(planned: Any, *, as_json: bool) -> None:
         numbers = (f"{cell.spec.rtol:g}", str(cell.batch_size), str(cell.seed))
         names = (cell.task, cell.model, cell.backend or "-", cell.spec.solver)
         table.add_row(cell.cell_id, *map(escape_markup, names), *numbers, cell.preset)
-    new_console().print(table)
+    print_table(table)
 
 
 def _plain(cell: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from nodebench import registry
-from nodebench.cli.printing import escape_markup, new_console
+from nodebench.cli.printing import escape_markup, new_console, print_table
 from nodebench.errors import UnknownNameError
 
 KINDS = ("backend", "task")
@@ -36,7 +36,7 @@ def check(
     if as_json:
         print(json.dumps([asdict(outcome) for outcome in found], indent=2))
     else:
-        new_console().print(_table(f"{kind} {name}", found))
+        print_table(_table(f"{kind} {name}", found))
     states = {outcome.state for outcome in found}
     raise typer.Exit(0 if "ok" in states and "failed" not in states else 1)
 

@@ -6,7 +6,14 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import measure_renderables
 from rich.table import Table
+
+NARROWEST = 8
+"""Characters in a line of a column that folds, at the least."""
+
+UNBOUNDED = 10_000
+"""A width that no table has."""
 
 
 def new_console(*, err: bool = False) -> Console:
@@ -23,6 +30,43 @@ def escape_markup(text: str) -> str:
     return escape(text)
 
 
+def print_table(table: Table) -> None:
+    """Print a table on stdout; where a terminal is too narrow for it, a line for each of its entries."""
+    console = new_console()
+    for column in table.columns:
+        column.overflow = "fold"  # what is too long goes on in the next line
+    width = _least_width(console, table)
+    if not console.is_terminal:
+        console.print(table, width=max(width, console.width), crop=False)
+    elif width <= console.width:
+        console.print(table)
+    else:
+        _print_rows(console, table)
+
+
+def _least_width(console: Console, table: Table) -> int:
+    """The width below which columns lose what they must not fold, or fold into a few characters each."""
+    options = console.options.update(max_width=UNBOUNDED)
+    width = 0
+    for column in table.columns:
+        size = measure_renderables(console, options, [column.header, *column.cells])
+        width += size.maximum if column.no_wrap else min(size.minimum, NARROWEST)
+    gaps = sum(table.padding[index] for index in (1, 3)) + (1 if table.show_edge else 0)
+    return width + gaps * len(table.columns)
+
+
+def _print_rows(console: Console, table: Table) -> None:
+    if table.title:
+        console.print(table.title, style="italic")
+    names = [" ".join(str(column.header).split()) for column in table.columns]
+    cells = [list(column.cells) for column in table.columns]
+    for index, row in enumerate(table.rows):
+        for name, entries in zip(names, cells, strict=True):
+            if entries[index]:
+                console.print(f"{name}: {entries[index]}" if name else entries[index], style=row.style)
+        console.print()
+
+
 def print_records(records: list[Any], *, as_json: bool) -> None:
     """Print records as tables, or as one JSON array."""
     from nodebench.reports.tables import failure_table, gradient_tables, sweep_table, training_tables  # noqa: PLC0415
@@ -34,7 +78,7 @@ def print_records(records: list[Any], *, as_json: bool) -> None:
     measured = [*gradient_tables(records), *training_tables(records)]
     for table in [*measured, sweep_table(records), failure_table(records)]:
         if table is not None:
-            console.print(table)
+            print_table(table)
     if any(record.status != "ok" for record in records):
         console.print("what a cell left behind: nodebench logs CELL")
     for note in sorted({note for record in records for note in record.notes}):
@@ -111,6 +155,6 @@ def _print_page_table(console: Console, block: Any) -> None:
     for row in block.rows:
         texts = (f"{entry.text} ({numbers[entry.reason]})" if entry.reason else entry.text for entry in row)
         table.add_row(*map(escape_markup, texts))
-    console.print(table)
+    print_table(table)
     for reason, number in numbers.items():
         console.print(f"({number}) {escape_markup(reason)}", soft_wrap=True)

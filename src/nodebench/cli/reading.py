@@ -9,7 +9,14 @@ import typer
 from rich.table import Table
 
 from nodebench.cli.options import DEFAULT_STORE, JsonOption, StoreOption, open_store
-from nodebench.cli.printing import escape_markup, hardware, new_console, print_environment, print_records
+from nodebench.cli.printing import (
+    escape_markup,
+    hardware,
+    new_console,
+    print_environment,
+    print_records,
+    print_table,
+)
 from nodebench.errors import UnknownNameError
 
 
@@ -38,7 +45,7 @@ def list_(
         print(json.dumps(rows[what] if what else rows, indent=2))
         return
     for name in chosen:
-        new_console().print(_listing(name, rows[name]))
+        print_table(_listing(name, rows[name]))
 
 
 def show(
@@ -125,7 +132,10 @@ def _print_repetition(runs: list[Any], records: list[list[Any]], environments: M
         for difference in dict.fromkeys(line for one, other in pairs for line in differences(one, other)):
             new_console().print(f"[red]not alike:[/red] {runs[0].run_id} and {run.run_id}: {escape_markup(difference)}")
     table = repetition_table(records)
-    new_console().print("no cell has a ratio in all of these runs" if table is None else table)
+    if table is None:
+        new_console().print("no cell has a ratio in all of these runs")
+    else:
+        print_table(table)
 
 
 def _listing(title: str, rows: list[dict[str, str]]) -> Table:

@@ -21,7 +21,7 @@ from nodebench.cli.options import (
     open_store,
     seeds,
 )
-from nodebench.cli.printing import escape_markup, new_console, print_broken, print_page
+from nodebench.cli.printing import escape_markup, new_console, print_broken, print_page, print_table
 from nodebench.cli.reporting import PAGES, check_outputs, write_pages
 from nodebench.errors import UserError
 
@@ -254,4 +254,4 @@ def _print_plans(plans: Mapping[str, Mapping[str, Any]], pages: _Pages) -> None:
             state = f"in run {settled[cell.cell_id].run_id}" if known else "to be measured"
             numbers = (f"{cell.spec.rtol:g}", str(cell.seed))
             table.add_row(cell.cell_id, *map(escape_markup, names), *numbers, state)
-        new_console().print(table)
+        print_table(table)
