@@ -24,18 +24,24 @@ class Diffrax(AbstractBackend):
     Attributes:
         checkpoints: Number of states kept. With at least as many as steps are taken, each step is recomputed once.
         scan: `"bounded"` keeps the stages of a step while it is differentiated; `"default"` recomputes each of them.
+        max_step: Longest step; None for no limit.
 
     Raises:
-        UserError: If `checkpoints` is not positive.
+        UserError: If `checkpoints` or `max_step` is not positive.
     """
 
     framework: ClassVar[str] = "jax"
     checkpoints: int | None = None
     scan: diffrax_solve.Scan = "default"
+    max_step: float | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoints is not None and self.checkpoints < 1:
             raise UserError(f"`checkpoints` must be positive; got {self.checkpoints}.")
+        self._loop()
+
+    def _loop(self) -> diffrax_solve.Loop:
+        return diffrax_solve.Loop(self.scan, self.max_step)
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         """See the base class."""
@@ -45,7 +51,7 @@ class Diffrax(AbstractBackend):
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """See the base class; a failure gives NaN, since compiled code cannot raise."""
         adjoint = diffrax.RecursiveCheckpointAdjoint(self.checkpoints)
-        return diffrax_solve.solve(field, y0, times, spec, adjoint, self.scan)
+        return diffrax_solve.solve(field, y0, times, spec, adjoint, self._loop())
 
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
         """Compilation, interpolation, and the checkpoints that the step limit sets."""
@@ -54,6 +60,7 @@ class Diffrax(AbstractBackend):
         return (
             *diffrax_solve.differences(spec),
             f"it keeps {kept} checkpoints of the steps, {why}.",
+            *(() if self.max_step is None else (f"no step of it is longer than {self.max_step:g}.",)),
         )
 
     def memory_exponent(self) -> float:
@@ -61,9 +68,9 @@ class Diffrax(AbstractBackend):
         return 0.5 if self.checkpoints is None else 0.0
 
     def exact_counterpart(self) -> str | None:
-        """The default, whatever is kept and recomputed here."""
-        return "diffrax"
+        """The default with these steps, whatever is kept and recomputed here."""
+        return "diffrax" if self.max_step is None else f"diffrax[max_step={self.max_step!r}]"
 
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
         """See the base class."""
-        return diffrax_solve.grid(field, y0, times, spec)
+        return diffrax_solve.grid(field, y0, times, spec, self._loop())

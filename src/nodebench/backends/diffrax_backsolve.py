@@ -52,10 +52,11 @@ class DiffraxBacksolve(AbstractBackend):
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """See the base class; a failure gives NaN, since compiled code cannot raise."""
-        norm = diffrax.adjoint_rms_seminorm if self.norm == "seminorm" else None
-        adjoint = diffrax.BacksolveAdjoint(
-            stepsize_controller=diffrax_solve.controller(spec, norm), adjoint=_CheckedSolve()
-        )
+        chosen: dict[str, Any] = {"adjoint": _CheckedSolve()}
+        if spec.solver not in diffrax_solve.FIXED:  # the steps of the forward solve need no control
+            norm = diffrax.adjoint_rms_seminorm if self.norm == "seminorm" else None
+            chosen["stepsize_controller"] = diffrax_solve.controller(spec, norm)
+        adjoint = diffrax.BacksolveAdjoint(**chosen)
         return diffrax_solve.solve(field, y0, times, spec, adjoint)
 
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:

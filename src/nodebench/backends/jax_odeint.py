@@ -13,8 +13,8 @@ import numpy as np
 from jax.experimental.ode import odeint
 
 from nodebench.backends.base import AbstractBackend
-from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep, AbstractWrappedStep
+from nodebench.errors import CellError, DivergedError, StepLimitError
+from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractFramework, AbstractGradientStep, AbstractWrappedStep
 from nodebench.problem import Array, Evaluations, Field, Problem, SolverSpec, State, StepGrid
 
 N_BEFORE = 2
@@ -275,5 +275,8 @@ class _Checked(AbstractWrappedStep):
     def _check_backward(self, solves: Sequence[Sequence[_Sighting]]) -> None:
         sign = -_sign(self._marks)
         intervals = zip(self._marks[:0:-1], self._marks[-2::-1], strict=True)
-        for solve, (start, end) in zip(solves, intervals, strict=True):
-            _followed(solve, sign, [sign * start, sign * end], self._limit)
+        try:
+            for solve, (start, end) in zip(solves, intervals, strict=True):
+                _followed(solve, sign, [sign * start, sign * end], self._limit)
+        except CellError as error:
+            raise type(error)(f"{IN_BACKWARD_SOLVE}{error}") from error

@@ -347,15 +347,20 @@ class _Solver:
 
 
 class _Watched:
-    """A derivative that remembers where it was asked for, and whether its last value was finite."""
+    """A derivative that remembers where it was asked for, whether its last value was finite, and what it raised."""
 
     def __init__(self, derivative: _Derivative) -> None:
         self._derivative = derivative
         self._times: list[float] = []
         self.finite = True
+        self.error: BaseException | None = None
 
     def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
-        value = self._derivative(float(t), y)
+        try:
+            value = self._derivative(float(t), y)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
         self._times.append(float(t))
         self.finite = bool(np.isfinite(value).all())
         return value
@@ -372,7 +377,7 @@ class _Watched:
 
 @contextmanager
 def _named_errors(solver: str, start: float, watched: _Watched) -> Iterator[None]:
-    """Turn the warning with which SciPy says that an integrator gave up into an error of ours.
+    """Turn the warning with which SciPy says that an integrator gave up into an error of ours; the field's own pass.
 
     Raises:
         DivergedError: If the derivative was not finite.
@@ -386,3 +391,8 @@ def _named_errors(solver: str, start: float, watched: _Watched) -> Iterator[None
             if not watched.finite:
                 raise DivergedError(f"{solver}: the derivative is not finite after t = {start:.6g}.") from warning
             raise CellError(f"{solver} gave up after t = {start:.6g}; {warning}") from warning
+        except (SystemError, ValueError):
+            # The wrapper of the Fortran code may go on after an error of the derivative, and then fails by that.
+            if watched.error is not None:
+                raise watched.error from None
+            raise

@@ -6,9 +6,8 @@ from typing import Any, ClassVar, Literal
 import torchdiffeq
 
 from nodebench.backends.base import AbstractBackend
-from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep, AbstractWrappedStep
+from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractFramework, AbstractGradientStep, AbstractWrappedStep
 from nodebench.frameworks.torch_field import parameters
-from nodebench.frameworks.torch_step import IN_BACKWARD_SOLVE
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
 from nodebench.solvers import torchdiffeq_solve
 

@@ -36,6 +36,10 @@ FRAMEWORKS: Mapping[str, str] = {
 """Where each framework lives. A backend may also name one of its own as `module:Class`."""
 
 
+IN_BACKWARD_SOLVE = "in the backward solve: "
+"""How the errors of a solve begin that a backward pass makes."""
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """An optimiser and its schedule, mapped onto `torch.optim` and `optax`.

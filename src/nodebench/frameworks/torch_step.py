@@ -10,12 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from nodebench.errors import CellError, PluginError
-from nodebench.frameworks.base import AbstractGradientStep, FieldCalls, Solve, solve_checked
+from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractGradientStep, FieldCalls, Solve, solve_checked
 from nodebench.frameworks.torch_field import named_parameters, state_parts
 from nodebench.problem import Evaluations, Field, Gradients, Problem, SolverSpec, State
-
-IN_BACKWARD_SOLVE = "in the backward solve: "
-"""How the errors of a solve begin that a backward pass makes."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ out why.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from math import floor, sqrt
 from typing import Any, Literal
 
@@ -19,10 +21,31 @@ import numpy as np
 
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.problem import Array, Field, SolverSpec, State, StepGrid
-from nodebench.solvers.controller import CONTROLLERS
+from nodebench.solvers.controller import CONTROLLERS, FORGIVEN, equal_steps
 
 Scan = Literal["default", "bounded"]
 """How diffrax loops over the stages of a step: `"bounded"` keeps them in the backward pass, `"default"` recomputes."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How diffrax goes through the steps of a solve.
+
+    Attributes:
+        scan: How it loops over the stages of a step.
+        max_step: Longest step; None for no limit.
+
+    Raises:
+        UserError: If `max_step` is not positive.
+    """
+
+    scan: Scan = "default"
+    max_step: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_step is not None and not self.max_step > 0:
+            raise UserError(f"`max_step` must be positive; got {self.max_step}.")
+
 
 FIXED: Mapping[str, Callable[..., Any]] = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint}
 ADAPTIVE: Mapping[str, Callable[..., Any]] = {
@@ -48,11 +71,17 @@ def unsupported(spec: SolverSpec) -> str | None:
 
 
 def solve(
-    field: Field, y0: State, times: Array, spec: SolverSpec, adjoint: diffrax.AbstractAdjoint, scan: Scan = "default"
+    field: Field,
+    y0: State,
+    times: Array,
+    spec: SolverSpec,
+    adjoint: diffrax.AbstractAdjoint,
+    loop: Loop = Loop(),
 ) -> State:
     """Solve dy/dt = field(t, y) at `times`, with diffrax as its users run it.
 
-    The first and last states are those at the ends of the first and last step; between them diffrax interpolates.
+    The first and last states are those at the ends of the first and last step; between them diffrax interpolates, but
+    for methods of equal steps, which end one on every output time.
 
     Args:
         field: The vector field, a pytree, so that its parameters are seen by every adjoint.
@@ -61,7 +90,7 @@ def solve(
             otherwise promote.
         spec: Solver, tolerances, first step and limit.
         adjoint: How diffrax differentiates the solve.
-        scan: How it loops over stages.
+        loop: How it goes through the steps.
 
     Returns:
         The states at `times`; all of them NaN if the solve failed.
@@ -71,17 +100,16 @@ def solve(
     """
     inner = _cast(times, y0)[1:-1]
     saveat = diffrax.SaveAt(t0=True, t1=True, ts=inner if len(inner) else None)
-    solution = diffrax.diffeqsolve(**_arguments(field, y0, times, spec, scan), saveat=saveat, adjoint=adjoint)
+    solution = diffrax.diffeqsolve(**_arguments(field, y0, times, spec, loop), saveat=saveat, adjoint=adjoint)
     return poisoned(solution.ys, solution.result)
 
 
 def differences(spec: SolverSpec) -> tuple[str, ...]:
     """What remains different from an eager solver that ends its steps on all output times."""
-    del spec
-    return (
-        "XLA compiles it to one program, while torch runs operator by operator.",
-        "it ends a step on the last output time and interpolates to those before.",
-    )
+    compiled = "XLA compiles it to one program, while torch runs operator by operator."
+    if spec.solver in FIXED:
+        return (compiled,)
+    return (compiled, "it ends a step on the last output time and interpolates to those before.")
 
 
 def default_checkpoints(max_steps: int) -> int:
@@ -98,18 +126,75 @@ def poisoned(ys: State, result: Any) -> State:
     return jax.tree.map(lambda y: y * jnp.where(succeeded, 1.0, jnp.nan).astype(y.dtype), ys)
 
 
-def controller(spec: SolverSpec, norm: Callable[[Any], Any] | None = None) -> Any:
-    """The step size control of a solver: equal steps, or diffrax's own with the gains of `spec.controller`."""
-    if spec.solver in FIXED:
-        return diffrax.ConstantStepSize()
+def controller(
+    spec: SolverSpec, norm: Callable[[Any], Any] | None = None, max_step: float | None = None
+) -> diffrax.PIDController:
+    """Diffrax's own step size control, with the gains of `spec.controller`."""
     gains = CONTROLLERS[spec.controller]
     chosen: dict[str, Any] = {} if norm is None else {"norm": norm}
     return diffrax.PIDController(
-        rtol=spec.rtol, atol=spec.atol, pcoeff=gains.proportional, icoeff=gains.integral, **chosen
+        rtol=spec.rtol, atol=spec.atol, pcoeff=gains.proportional, icoeff=gains.integral, dtmax=max_step, **chosen
     )
 
 
-def grid(field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
+def _equal_steps(times: Array, longest: float, limit: int) -> Array:
+    """Boundaries of equal steps in every output interval, as our own solver takes; at most `limit` steps of them.
+
+    Args:
+        times: Output times, NumPy's where they are known.
+        longest: Longest step.
+        limit: How many steps are allowed. So many places there are where the times are not known; those left over
+            repeat the last time.
+    """
+    xp: Any = np if isinstance(times, np.ndarray) else jnp
+    if isinstance(times, np.ndarray):
+        counts: Array = np.array([equal_steps(end - begin, longest) for begin, end in pairwise(times.tolist())])
+        limit = min(limit, int(counts.sum()))
+    else:
+        # What two times are rounded by is no reason for another step.
+        rounded = 2 * np.finfo(times.dtype).eps * jnp.abs(times).max() / longest
+        wanted = jnp.ceil(jnp.abs(jnp.diff(times)) / longest - FORGIVEN - rounded)
+        counts = jnp.maximum(1, wanted).astype(int)
+    ends, i = xp.cumsum(counts), xp.arange(limit + 1)
+    k = xp.minimum(xp.searchsorted(ends, i), len(counts) - 1)
+    begin, end, j = times[k], times[k + 1], i - (ends - counts)[k]
+    return xp.where(j < counts[k], begin + (end - begin) * (j / counts[k]), end)
+
+
+class _StepTo(diffrax.AbstractStepSizeController[Any, Any]):
+    """Steps to given times; unlike diffrax's own it has no checks that call back to the host.
+
+    It has no state, since `BacksolveAdjoint` hands the state of one interval on to the next.
+
+    Attributes:
+        boundaries: The times.
+    """
+
+    boundaries: Array
+
+    def wrap(self, direction: Array) -> "_StepTo":
+        return _StepTo(jnp.sort(self.boundaries * direction))
+
+    def init(self, terms: Any, t0: Array, *others: Any) -> tuple[Array, None]:
+        del terms, others
+        return self._after(t0), None
+
+    def adapt_step_size(self, t0: Array, t1: Array, *others: Any) -> Any:
+        del t0, others
+        return True, t1, self._after(t1), False, None, diffrax.RESULTS.successful
+
+    def _after(self, t: Array) -> Array:
+        i = jnp.searchsorted(jax.lax.stop_gradient(self.boundaries), jax.lax.stop_gradient(t), side="right")
+        return self.boundaries[jnp.minimum(i, len(self.boundaries) - 1)]
+
+
+def grid(
+    field: Field,
+    y0: State,
+    times: Array,
+    spec: SolverSpec,
+    loop: Loop = Loop(),
+) -> StepGrid:
     """The steps of the forward solve, which no choice of adjoint changes.
 
     Raises:
@@ -117,7 +202,7 @@ def grid(field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
         DivergedError: If a state left the finite numbers: that of an accepted step, or, where the steps did not
             suffice, that which the last rejected step tried.
     """
-    boundaries, finite, n_rejected, result = _steps(field, y0, np.asarray(times), spec)
+    boundaries, finite, n_rejected, result = _steps(field, y0, np.asarray(times), spec, loop)
     if result == "diverged" or not finite.all():
         raise DivergedError(f"the state left the finite numbers after t = {boundaries[finite][-1]:.6g}.")
     if result == "limit":
@@ -126,14 +211,14 @@ def grid(field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
 
 
 def _steps(
-    field: Field, y0: State, times: np.ndarray, spec: SolverSpec
+    field: Field, y0: State, times: np.ndarray, spec: SolverSpec, loop: Loop
 ) -> tuple[np.ndarray, np.ndarray, int, Literal["finished", "limit", "diverged"]]:
     """Boundaries of accepted steps, whether the state is finite at each, number of rejected steps, how it ended."""
     arrays, static = eqx.partition((field, y0), eqx.is_array)
 
     def run(arrays: Any) -> tuple[Array, ...]:
         field, y0 = eqx.combine(arrays, static)
-        arguments = _arguments(field, y0, times, spec, "default")
+        arguments = _arguments(field, y0, times, spec, loop)
         arguments["stepsize_controller"] = _Watched(arguments["stepsize_controller"])
         # Of the states only that they are finite is saved: memory for all of them would be that of the step limit.
         saveat = diffrax.SaveAt(t0=True, steps=True, controller_state=True, fn=_state_is_finite)
@@ -189,21 +274,26 @@ class _VectorField(eqx.Module):
         return self.field(t, y)
 
 
-def _arguments(field: Field, y0: State, times: Array, spec: SolverSpec, scan: Scan) -> dict[str, Any]:
+def _arguments(field: Field, y0: State, times: Array, spec: SolverSpec, loop: Loop) -> dict[str, Any]:
     reason = unsupported(spec)
     if reason is not None or spec.first_step is None:
         raise UserError(str(reason))
     make = {**FIXED, **ADAPTIVE}[spec.solver]
+    first = spec.first_step if loop.max_step is None else min(spec.first_step, loop.max_step)
+    if spec.solver in FIXED:
+        control: Any = _StepTo(_cast(_equal_steps(times, first, spec.max_steps), y0))
+    else:
+        control = controller(spec, max_step=loop.max_step)
     times = _cast(times, y0)
     xp = np if isinstance(times, np.ndarray) else jnp
     return {
         "terms": diffrax.ODETerm(_VectorField(field)),
-        "solver": make() if scan == "default" else make(scan_kind=scan),
+        "solver": make() if loop.scan == "default" else make(scan_kind=loop.scan),
         "t0": times[0],
         "t1": times[-1],
-        "dt0": xp.copysign(times.dtype.type(spec.first_step), times[-1] - times[0]),
+        "dt0": xp.copysign(times.dtype.type(first), times[-1] - times[0]),
         "y0": y0,
-        "stepsize_controller": controller(spec),
+        "stepsize_controller": control,
         "max_steps": spec.max_steps,
         "throw": False,
     }

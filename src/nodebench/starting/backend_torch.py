@@ -71,7 +71,7 @@ class Mine(AbstractBackend):
         method, shape, marks = TABLEAUS[spec.solver], layout(y0), output_times(times)
 
         def rate(t: float, y: Tensor) -> Tensor:
-            # The field gets its time as a scalar tensor, and what it returns is held to the state's shapes and dtype.
+            # The field is handed the time as a scalar tensor; what it returns must be like the state.
             return torch.cat([part.reshape(-1) for part in shape.evaluate(field, t, shape.parts(y))])
 
         y = shape.flatten(y0)
