@@ -96,6 +96,12 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max(initial=0.0))
 
 
+def differentiated(framework: AbstractFramework, problem: Problem) -> Weights:
+    """The parameters of a field but for those that its code freezes."""
+    frozen = framework.frozen(problem)
+    return {name: value for name, value in framework.parameters(problem.field).items() if name not in frozen}
+
+
 class _Looked:
     """A field as it is looked at: from fixed points, along fixed directions."""
 
@@ -106,7 +112,7 @@ class _Looked:
         self._start, self._span = times[0], times[-1] - times[0]
         self._y0 = framework.flat_state(problem.y0)
         self._params = {
-            name: np.asarray(value, np.float64) for name, value in framework.parameters(problem.field).items()
+            name: np.asarray(value, np.float64) for name, value in differentiated(framework, problem).items()
         }
         self._covector = np.random.default_rng(0).standard_normal(self._y0.size)
 

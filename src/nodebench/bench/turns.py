@@ -3,6 +3,8 @@
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from itertools import product
 from typing import cast
 
@@ -15,10 +17,11 @@ from nodebench.bench.measured import Measured
 from nodebench.bench.plan import Plan
 from nodebench.bench.presence import ABSENT, BROKEN, Lack, lack
 from nodebench.bench.recording import record_of
+from nodebench.bench.references import preparer
 from nodebench.bench.runner import Runner, new_run_id
 from nodebench.bench.settings import Settings
 from nodebench.bench.versions import Version, ask_presence
-from nodebench.bench.work import Outcome
+from nodebench.bench.work import Outcome, begin
 from nodebench.results.baseline import Baseline, CellFigures
 from nodebench.results.finding import Gate
 from nodebench.results.gate import compare
@@ -79,9 +82,11 @@ class VersionTurns:
                 self._unloadable(measured, "does not have it", why)
                 GradientGroup([measured], group.comparison, group.settings, group.notify).measure()
                 continue
-            old = self._other(measured, group)
-            settings = replace(group.settings, control=None)
-            GradientGroup([old, measured], group.comparison, settings, group.notify).measure()
+            with TemporaryDirectory() as folder:
+                old = self._other(measured, group, Path(folder) / "inputs.npz")
+                settings = replace(group.settings, control=None)
+                both = [measured] if old.failed else [old, measured]
+                GradientGroup(both, group.comparison, settings, group.notify).measure()
             measured.measured_s += old.measured_s
             self._check_conditions(old, measured)
             if what == BROKEN and measured.ok:  # what fails here too is compared by its status
@@ -96,10 +101,15 @@ class VersionTurns:
     def _version_number(self) -> str:
         return str(self.version.environment["libraries"]["nodebench"])
 
-    def _other(self, measured: Measured, group: GradientGroup) -> Measured:
+    def _other(self, measured: Measured, group: GradientGroup, inputs: Path) -> Measured:
+        """The other version's side, with a model and a batch that it has made itself; failed where it cannot."""
         settings = replace(group.settings, interpreter=self.version.interpreter)
-        old = Measured(measured.cell, settings, companion=True)
+        old = Measured(measured.cell, settings, companion=True, inputs=inputs)
         old.figures["first_step"] = group.comparison.first_step
+        worker = preparer(measured.cell, settings)
+        with old.failures():
+            begin(worker, inputs)
+        worker.dismiss()
         return old
 
     def _unloadable(self, measured: Measured, what: str, why: str) -> None:

@@ -26,7 +26,16 @@ from nodebench.bench import memory
 from nodebench.bench.check_up import check_up
 from nodebench.bench.checkpoints import Checkpoint
 from nodebench.bench.loaded import loaded_files
-from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Beginning, Failure, Preparation, sentence_of
+from nodebench.bench.messages import (
+    OUT_OF_MEMORY,
+    Assignment,
+    Beginning,
+    DiscreteReference,
+    Failure,
+    Preparation,
+    ReferenceFile,
+    sentence_of,
+)
 from nodebench.bench.passes import GradientPasses
 from nodebench.bench.reference_solver import rounded, solve_discrete, solve_reference
 from nodebench.bench.subject import (
@@ -71,8 +80,8 @@ class Worker:
         """What the runner may ask for."""
         return {
             "begin": self.begin,
-            "reference": partial(solve_reference, self.assignment.cell),
-            "discrete": partial(solve_discrete, self.assignment.cell),
+            "reference": self.reference,
+            "discrete": self.discrete,
             "prepare": self.prepare,
             "count": lambda: self._prepared().count(),
             "gradients": lambda path: self._prepared().gradients(path),
@@ -125,6 +134,14 @@ class Worker:
             [f"{', '.join(odd)} of the model are other numbers each time it is made: not reproducible."] if odd else []
         )
         return Beginning(first_step, [*found.notes, *notes], loaded_files())
+
+    def reference(self, first_step: float, inputs: Path, folder: Path, level: int) -> ReferenceFile:
+        """Gradients of the continuous problem; see `solve_reference`."""
+        return solve_reference(self.assignment.cell, first_step, inputs, folder, level)
+
+    def discrete(self, first_step: float, inputs: Path, folder: Path) -> DiscreteReference:
+        """Gradients of the discretised problem; see `solve_discrete`."""
+        return solve_discrete(self.assignment.cell, first_step, inputs, folder)
 
     def prepare(self, first_step: float, inputs: Path, *, check: bool = False) -> Preparation:
         """Build everything and make the first gradient step.

@@ -266,6 +266,11 @@ class AbstractFramework(ABC):
     def moved(self, problem: Problem, y0: np.ndarray, params: Weights) -> AbstractContextManager[Problem]:
         """The problem at another flat initial state and other parameters of its field, while the context lasts."""
 
+    def frozen(self, problem: Problem) -> frozenset[str]:
+        """Parameters of the field that its code says are not to be differentiated by; none where that is no way."""
+        del problem
+        return frozenset()
+
     def unsteady(self, one: Problem, other: Problem) -> str:
         """The layer in which two fields that should be the same differ at the start; empty where it is not known."""
         del one, other

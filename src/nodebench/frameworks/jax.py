@@ -41,6 +41,19 @@ def _vjp(field: Field, t: Array, y: State, along: State) -> tuple[Field, State]:
     return found
 
 
+def _stopped(program: Any) -> set[Any]:
+    """The inputs of a traced program that it uses, or a program within it does, to stop their gradient."""
+    found: set[Any] = set()
+    for equation in program.eqns:
+        if equation.primitive.name == "stop_gradient":
+            found.update(equation.invars)
+        for inner in (value for value in equation.params.values() if hasattr(value, "jaxpr")):
+            within = _stopped(inner.jaxpr)
+            outer = zip(inner.jaxpr.invars, equation.invars, strict=False)
+            found.update(variable for own, variable in outer if own in within and not hasattr(variable, "val"))
+    return found & set(program.invars)
+
+
 def _time(problem: Problem, t: float) -> Array:
     return jnp.asarray(t, jax.tree.leaves(problem.y0)[0].dtype)
 
@@ -172,6 +185,20 @@ class Jax(AbstractFramework):
         given = {**self.parameters(problem.field), **params}
         field = with_weights(problem.field, given, self._dtype)
         yield replace(problem, field=field, y0=_state(problem, y0))
+
+    def frozen(self, problem: Problem) -> frozenset[str]:
+        """Those that the field hands to `jax.lax.stop_gradient`, as users of Equinox freeze a parameter."""
+        trained, others = eqx.partition(problem.field, eqx.is_inexact_array)
+        leaves, structure = jax.tree.flatten(trained)
+
+        def rate(leaves: list[Array]) -> State:
+            field = eqx.combine(jax.tree.unflatten(structure, leaves), others)
+            return field(_time(problem, float(problem.times[0])), problem.y0)
+
+        program = jax.make_jaxpr(rate)(leaves).jaxpr
+        stopped = _stopped(program)
+        names = zip(named_parameters(problem.field), program.invars, strict=True)
+        return frozenset(name for name, variable in names if variable in stopped)
 
     def settle(self) -> list[str]:
         """64 bits where they were asked for alone; see the base class."""

@@ -36,8 +36,8 @@ class AbstractFieldTask(AbstractTask):
 
     A final subclass is a frozen dataclass that names its field and draws its initial states. The field is a
     `torch.nn.Module` made as `Field()`, or an `equinox.Module` made as `Field(key=key)`; its weights are those that it
-    is made with after all generators of random numbers have been seeded, and so is whatever else it holds. Given in both
-    frameworks, it has the same names and shapes of parameters in both, and the weights of the first.
+    is made with after all generators of random numbers have been seeded, and so is whatever else it holds. Given in
+    both frameworks, it has the same names and shapes of parameters in both, and the weights of the first.
     """
 
     fields: ClassVar[Mapping[str, str]]
