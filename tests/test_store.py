@@ -118,6 +118,7 @@ def test_file_that_is_no_store_is_refused(tmp_path):
     (tmp_path / "notes.db").write_text("not a database, but long enough to be taken for one " * 20)
     with sqlite3.connect(tmp_path / "other.db") as db:
         db.execute("CREATE TABLE places (name TEXT)")
+        db.execute("PRAGMA user_version = 99")
     (tmp_path / "folder.db").mkdir()
     store = Store(tmp_path / "results.db")
     for number in range(20):

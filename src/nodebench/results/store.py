@@ -83,7 +83,7 @@ class Store:
             raise StoreError(f"the store `{path}` cannot be made: {error.strerror or error}.") from error
         with self._connection() as db:
             db.execute("BEGIN IMMEDIATE")
-            if _tables(db):
+            if _tables(db) or _version(db):
                 self._check(db)
                 _bring_up_to_date(db)
             else:
@@ -299,19 +299,18 @@ class Store:
         return db
 
     def _check(self, db: sqlite3.Connection) -> None:
-        tables = _tables(db)
+        tables, version = _tables(db), _version(db)
+        if tables and not {"runs", "records"} <= tables:
+            raise StoreError(f"`{self.path}` is no store of nodebench; it has the tables {', '.join(sorted(tables))}.")
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"the store `{self.path}` is of a newer nodebench: it has schema {version}, this one knows "
+                f"{SCHEMA_VERSION}; install the newer one, or name another with --store."
+            )
         if not tables:
             raise StoreError(
                 f"the store `{self.path}` is empty; where it is a copy, copy `{self.path.name}-wal` with it, if there "
                 "is such a file."
-            )
-        if not {"runs", "records"} <= tables:
-            raise StoreError(f"`{self.path}` is no store of nodebench; it has the tables {', '.join(sorted(tables))}.")
-        version = _version(db)
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"the store `{self.path}` is of a newer nodebench: it has schema {version}, this one knows "
-                f"{SCHEMA_VERSION}; install the newer one, or name another store with --store."
             )
         # A last page of which a part is lost reads as one that ends with zeros.
         torn = self.path.stat().st_size % db.execute("PRAGMA page_size").fetchone()[0]
