@@ -21,7 +21,7 @@ import numpy as np
 from nodebench import __version__, registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.bench.accuracy import UNREADABLE, Reference, reference_from, relative_error
-from nodebench.bench.check_up import SLACK, Direction, contradiction
+from nodebench.bench.check_up import SLACK, Direction, contradiction, differentiated
 from nodebench.bench.judgement import KNOWN
 from nodebench.bench.messages import DiscreteReference, ReferenceFile, sentence_of
 from nodebench.bench.plan import Cell
@@ -91,8 +91,6 @@ class ReferenceSolver:
         found = self._kept(path, notes)
         if found is None:
             found = self._compute(specs[level - 1], specs[level], self._kept(coarser, notes))
-            if level == 1:
-                found = self._doubted(found, specs[0], specs[1])
             found.save(path)
         if found.doubt:
             return ReferenceFile(None, found.doubt, contradicted=found.contradicted, notes=tuple(notes))
@@ -114,17 +112,21 @@ class ReferenceSolver:
         return found
 
     def _compute(self, coarser: SolverSpec, spec: SolverSpec, coarse: Reference | None) -> Reference:
-        solve = self._states_alone if self.inputs.closed_form is not None else self._solve
-        coarse = coarse or solve(coarser)
-        fine = replace(solve(spec), coarse_states=coarse.states)
         if self.inputs.closed_form is not None:
-            return fine
-        return replace(
+            coarse = coarse or self._states_alone(coarser)
+            return replace(self._states_alone(spec), coarse_states=coarse.states)
+        chooses = tableau(spec.solver).adaptive
+        coarse = coarse or self._solved(self._by_short_steps() if chooses else self._backend, coarser)
+        fine = self._solved(self._backend, spec)
+        found = replace(
             fine,
+            coarse_states=coarse.states,
             description=f"{self.framework.reference_backend}, {_described(spec)}, compared with {_described(coarser)}",
             params_error=relative_error(coarse.params, fine.params),
             y0_error=relative_error(coarse.y0, fine.y0),
         )
+        # Steps of a fixed length are short already, and those of a field that is not smooth.
+        return self._doubted(found, coarse, coarser, spec) if chooses else found
 
     def _states_alone(self, spec: SolverSpec) -> Reference:
         """The closed form, with the states of a solve."""
@@ -132,9 +134,6 @@ class ReferenceSolver:
         exact = self.inputs.closed_form()
         states = None if self.backend is None else self._states(self.backend, self.problem, spec)
         return Reference(np.ravel(exact.y0), exact.params, "closed form", states=states)
-
-    def _solve(self, spec: SolverSpec) -> Reference:
-        return self._solved(self._backend, spec)
 
     def _solved(self, backend: AbstractBackend, spec: SolverSpec) -> Reference:
         gradients = backend.grad(self.problem, spec, self.framework)
@@ -150,49 +149,57 @@ class ReferenceSolver:
     def _states(self, backend: AbstractBackend, problem: Problem, spec: SolverSpec) -> np.ndarray:
         return self.framework.flat_state(backend.gradient_step(problem, spec, self.framework).solution())
 
-    def _doubted(self, found: Reference, coarser: SolverSpec, spec: SolverSpec) -> Reference:
-        """The reference with what speaks against it: shorter steps see something else, or its loss does.
+    def _by_short_steps(self) -> AbstractBackend:
+        """The reference method with steps so short that it sees what a longer one passes over, where it can be told."""
+        backend: Any = self._backend  # it has the option or not; see `AbstractFramework.reference_backend`
+        if "max_step" not in {f.name for f in fields(backend)}:
+            return self._backend
+        bounded: AbstractBackend = replace(backend, max_step=self._span / PIECES)
+        return bounded
 
-        Not of a closed form, and not of steps of a fixed length, which are short already, and are those of a field that
-        is not smooth.
+    @property
+    def _span(self) -> float:
+        return abs(float(self.problem.times[-1]) - float(self.problem.times[0]))
+
+    def _doubted(self, found: Reference, seen: Reference, coarser: SolverSpec, spec: SolverSpec) -> Reference:
+        """The reference with what speaks against it: a solve by short steps sees something else, or its loss does.
+
+        Args:
+            found: The reference.
+            seen: The solve by short steps.
+            coarser: How that was solved.
+            spec: How the reference was solved.
         """
-        if self.inputs.closed_form is not None or not tableau(spec.solver).adaptive:
-            return found
-        overlooked = self._overlooked(found, coarser, spec)
+        overlooked = self._overlooked(found, seen, coarser, spec)
         if overlooked:
             return replace(found, doubt=overlooked)
         contradicted = self._contradicted(found, spec)
         return replace(found, doubt=contradicted, contradicted=bool(contradicted))
 
-    def _overlooked(self, found: Reference, coarser: SolverSpec, spec: SolverSpec) -> str:
-        """What a solve by short steps sees that the reference does not, in a sentence; empty for nothing."""
-        times = [float(t) for t in self.problem.times]
-        longest = abs(times[-1] - times[0]) / PIECES
-        bounded: Any = self._backend  # a reference method has the option; see `AbstractFramework.reference_backend`
-        if not any(f.name == "max_step" for f in fields(bounded)):
+    def _overlooked(self, found: Reference, seen: Reference, coarser: SolverSpec, spec: SolverSpec) -> str:
+        """What a solve by short steps sees that others do not, in a sentence; empty for nothing."""
+        apart = {"d/dparams": _apart(found.params, seen.params), "d/dy0": _apart(found.y0, seen.y0)}
+        if max(apart.values()) <= SLACK:
             return ""
-        grid = bounded.grid(self.problem.field, self.problem.y0, self.problem.times, spec)
-        if grid is not None and max(abs(b - a) for a, b in pairwise(grid.times)) <= longest:
+        other = self._solved(self._backend, coarser)  # it may be that no two solves agree
+        own = {"d/dparams": _apart(found.params, other.params), "d/dy0": _apart(found.y0, other.y0)}
+        odd = {name: each for name, each in apart.items() if each > max(SLACK, 10 * own[name])}
+        if not odd:
             return ""
-        bounded = replace(bounded, max_step=longest)
-        seen = self._solved(bounded, replace(coarser, solver=spec.solver))
-        apart = {
-            "d/dparams": (_apart(found.params, seen.params), found.params_error),
-            "d/dy0": (_apart(found.y0, seen.y0), found.y0_error),
-        }
-        if all(distance <= max(SLACK, 10 * own) for distance, own in apart.values()):
-            return ""
-        between = self._where(bounded, spec, np.linspace(times[0], times[-1], PIECES + 1))
-        what = ", ".join(f"{name} by {distance:.2g}" for name, (distance, _) in apart.items())
+        start, end = float(self.problem.times[0]), float(self.problem.times[-1])
+        between = self._where(spec, np.linspace(start, end, PIECES + 1))
+        what = " and ".join(f"{name} by {distance:.2g}" for name, distance in odd.items())
         return (
-            f"the reference may have stepped over something{between}: with steps of at most {longest:.3g} it differs "
-            f"(relative, {what})"
+            f"the reference may have stepped over something{between}: by steps of at most "
+            f"{self._span / PIECES:.3g} it comes to another {what} of its size."
         )
 
-    def _where(self, bounded: AbstractBackend, spec: SolverSpec, marks: np.ndarray) -> str:
+    def _where(self, spec: SolverSpec, marks: np.ndarray) -> str:
         """Between which of some times a solve by short steps parts from that by steps of any length."""
         problem = replace(self.problem, times=self.framework.arrays({"times": marks})["times"])
-        near, far = (self._states(backend, problem, spec).reshape(-1) for backend in (bounded, self._backend))
+        near, far = (
+            self._states(backend, problem, spec).reshape(-1) for backend in (self._by_short_steps(), self._backend)
+        )
         apart = np.abs(near - far) > 1e-6 * np.abs(near).max(initial=0.0)
         if not apart.any():
             return ""
@@ -206,9 +213,8 @@ class ReferenceSolver:
     def _contradicted(self, found: Reference, spec: SolverSpec) -> str:
         """How the loss contradicts its gradient, in a sentence; empty where it does not."""
         y0 = self.framework.flat_state(self.problem.y0)
-        params = {
-            name: np.asarray(value, np.float64) for name, value in self.framework.parameters(self.problem.field).items()
-        }
+        trained = differentiated(self.framework, self.problem)
+        params = {name: np.asarray(value, np.float64) for name, value in trained.items()}
         own = max(found.y0_error, found.params_error)
         if not own <= KNOWN:
             return ""  # what is not known cannot be contradicted

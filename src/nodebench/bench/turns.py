@@ -3,9 +3,9 @@
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from itertools import product
 from typing import cast
 
 from nodebench import registry
