@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from functools import cache
@@ -115,6 +115,12 @@ def module_of(name: str) -> ModuleType:
                     "or of an installed package: give it another name."
                 ) from error
             raise
+
+
+def is_installed(name: str) -> bool:
+    """Whether there is a module of a name outside the folders of users' plugins."""
+    spec = find_spec(name)
+    return spec is not None and _home_of(spec.submodule_search_locations or [], spec.origin) not in _folders
 
 
 @contextmanager
@@ -252,8 +258,12 @@ def _has(folder: str, module: str) -> bool:
 def _home(module: ModuleType | None) -> str | None:
     """The folder that a module or package outside any package lies in."""
     known = getattr(module, "__dict__", {})  # some modules make whatever attribute they are asked for
-    places = [*known.get("__path__", ()), known.get("__file__")]
-    return str(Path(places[0]).parent) if isinstance(places[0], str) else None
+    return _home_of(known.get("__path__", ()), known.get("__file__"))
+
+
+def _home_of(package: Iterable[str], file: str | None) -> str | None:
+    place = next(iter(package), file)
+    return str(Path(place).parent) if isinstance(place, str) else None
 
 
 def _entries(folder: Path) -> list[Path]:

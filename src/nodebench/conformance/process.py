@@ -83,6 +83,7 @@ def _no_folder_first() -> Iterator[None]:
 def _serve(connection: Connection, kind: Kind, text: str, begun: int) -> None:
     os.dup2(2, 1)  # what a plugin prints is not the answer of the command
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # nobody has put another in its place yet
+    del sys.argv[1:]  # a plugin has no arguments
     os.environ.setdefault("EQX_ON_ERROR", "off")  # as in a worker: diffrax's programs compile twice as fast
     for check in checks(kind, text)[begun:]:
         connection.send(check.outcome())

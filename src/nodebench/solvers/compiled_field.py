@@ -80,7 +80,7 @@ class CompiledField:
             rate: State = torch.func.functional_call(self._module, tensors, (t, y))
             return rate
 
-        return torch.cat([part.reshape(-1) for part in self._layout.evaluate(field, t, self._layout.parts(y))])
+        return torch.cat([part.reshape(-1) for part in self._layout.evaluate(field, t.clone(), self._layout.parts(y))])
 
     def pair(self, name: str, what: Callable[[], tuple[Differentiated, Sequence[Tensor]]]) -> Pair:
         """The compiled pair of a function of this field, from an earlier call where there was one.

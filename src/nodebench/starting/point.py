@@ -3,12 +3,12 @@
 import keyword
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 from nodebench import registry
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import FRAMEWORKS
+from nodebench.importing import is_installed
 from nodebench.registry import Kind
 
 SOURCES = Path(__file__).parent
@@ -81,5 +81,5 @@ def _check_name(kind: Kind, name: str) -> None:
 
 
 def _check_module(name: str) -> None:
-    if find_spec(name) is not None:
+    if is_installed(name):
         raise UserError(f"there is a module `{name}` already, which `{name}.py` would hide; choose another name.")
