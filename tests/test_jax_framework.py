@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 
 from nodebench.backends.diffrax import Diffrax
 from nodebench.backends.diffrax_direct import DiffraxDirect
-from nodebench.errors import PluginError, UnsupportedError, UserError
+from nodebench.errors import PluginError, UserError
 from nodebench.frameworks import jax_step
 from nodebench.frameworks.jax import Jax
 from nodebench.problem import Problem, SolverSpec
@@ -133,18 +133,14 @@ def test_there_is_no_device_peak_on_a_cpu():
     assert made == [1]
 
 
-@pytest.mark.parametrize("layer", [eqx.nn.Dropout(0.5), eqx.nn.BatchNorm(2, "batch", mode="ema")])
-def test_a_field_with_memory_or_chance_is_refused(layer):
-    """Batch normalisation and dropout in the field are `unsupported`, with the reason."""
-    problem = Problem(_Wrapped(layer), jnp.ones(2), np.array([0.0, 1.0]), Partial(path_loss))
-    with pytest.raises(UnsupportedError, match=rf"`{type(layer).__name__}`, so that its value changes"):
-        Jax("cpu", "float32", 1).gradient_step(Diffrax().solve, problem, SPEC)
-
-
-def test_dropout_that_is_switched_off_is_let_in():
-    """In inference mode it is the identity."""
-    problem = Problem(_Wrapped(eqx.nn.Dropout(0.5, inference=True)), jnp.ones(2), np.ones(2), Partial(path_loss))
-    Jax("cpu", "float32", 1).gradient_step(Diffrax().solve, problem, SPEC)
+def test_layers_are_judged_by_what_they_do():
+    """Dropout that is switched off is the identity, as is one of nothing; one that draws needs a key that it lacks."""
+    for layer in (eqx.nn.Dropout(0.5, inference=True), eqx.nn.Dropout(0.0)):
+        problem = Problem(_Wrapped(layer), jnp.ones(2), np.array([0.0, 1.0]), Partial(path_loss))
+        Jax("cpu", "float32", 1).inspect(problem)
+    problem = Problem(_Wrapped(eqx.nn.Dropout(0.5)), jnp.ones(2), np.array([0.0, 1.0]), Partial(path_loss))
+    with pytest.raises(RuntimeError, match="requires a key"):
+        Jax("cpu", "float32", 1).inspect(problem)
 
 
 class _Wrapped(eqx.Module):

@@ -9,7 +9,7 @@ from torch import nn
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.errors import PluginError, UnsupportedError, UserError
+from nodebench.errors import FieldError, PluginError, UserError
 from nodebench.frameworks.base import Optimizer, load_framework
 from nodebench.frameworks.torch import Torch
 from nodebench.frameworks.torch_step import CountingField
@@ -135,11 +135,16 @@ def test_forward_and_backward_make_the_step():
     assert whole.times is None
 
 
-def test_a_field_with_batch_normalisation_is_refused():
-    """The gradient step is not even prepared."""
-    problem = Problem(nn.BatchNorm1d(2), torch.ones(3, 2), torch.tensor([0.0, 1.0]), torch.sum)
-    with pytest.raises(UnsupportedError, match="BatchNorm1d"):
-        Torch("cpu", "float32", 1).gradient_step(_euler, problem, SolverSpec())
+def test_a_field_with_a_memory_is_refused():
+    """Statistics that each evaluation moves are those of a solver; one that no longer moves them is a field as any."""
+    layer = nn.BatchNorm1d(2)
+    layer.forward = lambda t, y: nn.BatchNorm1d.forward(layer, y)
+    problem = Problem(layer, torch.randn(3, 2), torch.tensor([0.0, 1.0]), torch.sum)
+    with pytest.raises(FieldError, match="`BatchNorm1d` changes its `running_mean, running_var"):
+        Torch("cpu", "float32", 1).inspect(problem)
+    assert layer.training
+    layer.eval()
+    Torch("cpu", "float32", 1).inspect(problem)
 
 
 def test_no_device_memory_is_read_on_a_cpu():

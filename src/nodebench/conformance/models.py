@@ -1,9 +1,14 @@
 """What the models of every task must do, in every framework that they are written for."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from nodebench.bench.check_up import check_up
+from nodebench.bench.reference_solver import ReferenceSolver
 from nodebench.bench.subject import check_times
 from nodebench.conformance.check import NotApplicableError, require
 from nodebench.conformance.subject import EXAMPLES, Built, TaskSubject, same
@@ -11,6 +16,7 @@ from nodebench.errors import UserError
 from nodebench.frameworks.base import Weights
 from nodebench.problem import Gradients, SolverSpec
 from nodebench.registry import load_class
+from nodebench.solvers.methods import method
 
 EULER: Mapping[str, str] = {
     "torch": "nodebench.conformance.torch_models:euler",
@@ -32,8 +38,10 @@ def its_models_take_their_weights(subject: TaskSubject) -> None:
 
 
 def its_losses_can_be_trained_on(subject: TaskSubject) -> None:
-    """The loss of a batch is a finite number, and a step of the optimiser changes it."""
+    """The loss of a batch is a finite number, and a step of the optimiser, where it can train anything, changes it."""
     for built in subject.built():
+        if not built.n_params:
+            continue  # which training says, and gradients by the initial state do not need
         trainer = built.trainer()
         first, second = trainer.step(subject.batch), trainer.step(subject.batch)
         require(np.isfinite([first, second]).all(), f"the loss of {built} is {first}, then {second}.")
@@ -66,23 +74,42 @@ def its_gradient_problem_is_fixed(subject: TaskSubject) -> None:
 
 
 def its_gradient_problem_can_be_solved(subject: TaskSubject) -> None:
-    """Output times go one way, the field gives a finite rate for each number of the state, and so is the gradient."""
+    """Output times go one way, the field is a function of time and state in either dtype, and its gradient finite."""
     _with_ode(subject)
     for built in _of_ode(subject):
         problem = built.problem()
+        check_up(built.framework, built.problem, exact=True)
+        single = type(built.framework)("cpu", "float32", 1)
+        check_up(single, replace(built, framework=single).problem, exact=False)
+        built.framework.settle()
         try:
-            check_times([float(t) for t in problem.times], "float64")
+            check_times([float(t) for t in problem.times], SolverSpec().dtype)
         except UserError as error:
             require(condition=False, sentence=f"of {built}: {error}")
-        state = built.framework.flat_state(problem.y0)
-        rate = built.framework.evaluate(problem)(float(problem.times[0]), state)
-        require(rate.shape == state.shape, f"the field of {built} has {rate.size} rates for {state.size} states.")
-        require(np.isfinite(rate).all(), f"the field of {built} is not finite where the solve begins.")
         found = _gradients(built, built.spec())
         values = [found.loss, found.y0, *found.params.values()]
         require(np.ndim(found.loss) == 0, f"the loss of the gradient problem of {built} is no scalar.")
         finite = all(np.isfinite(value).all() for value in values)
         require(finite, f"the gradient of {built}, solved by a few steps, is not finite.")
+
+
+def its_gradient_is_that_of_its_loss(subject: TaskSubject) -> None:
+    """Short steps see nothing that a tight solve passes over, and finite differences of the loss give its gradient."""
+    _with_ode(subject)
+    spec = subject.task.reference
+    if not method(spec.solver).adaptive:
+        raise NotApplicableError("its references are solved by steps of a fixed length, as fields with edges need.")
+    seen: set[str] = set()
+    for built in sorted(_of_ode(subject), key=lambda built: built.framework.name != "torch"):
+        if built.model in seen or built.framework.reference_backend is None:
+            continue
+        seen.add(built.model)
+        inputs, problem = subject.task.problem(built.model, 0, EXAMPLES), built.problem()
+        span = abs(float(problem.times[-1]) - float(problem.times[0]))
+        with TemporaryDirectory() as folder:
+            solver = ReferenceSolver(built.framework, built.backend, inputs, problem, built.model, Path(folder))
+            found = solver.find(replace(spec, first_step=spec.first_step or 1e-3 * span), 1)
+        require(found.path, f"of {built}: {found.reason}")
 
 
 def its_closed_form_is_right(subject: TaskSubject) -> None:
@@ -111,6 +138,8 @@ def its_frameworks_agree(subject: TaskSubject) -> None:
         rng = np.random.default_rng(0)
         weights = {
             name: value + 0.1 * rng.standard_normal(np.shape(value))
+            if np.issubdtype(value.dtype, np.floating)
+            else value
             for name, value in subject.task.weights(model, 0).items()
         }
         found = [_same_steps(built, weights) for built in several]
@@ -127,6 +156,7 @@ MODEL_CHECKS = (
     its_metric_is_a_number_for_each_example,
     its_gradient_problem_is_fixed,
     its_gradient_problem_can_be_solved,
+    its_gradient_is_that_of_its_loss,
     its_closed_form_is_right,
     its_frameworks_agree,
 )

@@ -130,9 +130,15 @@ class Built:
         """The model with these weights; without a spec it cannot solve."""
         options = self.subject.task.model_options(self.model)
         solve = None
+        self.framework.seed(0)
         if self.uses_backend:
             solve = _unsolved if spec is None else partial(solve_checked, self.backend.solve, spec=spec)
         return self.framework.build(self.target, options, weights, solve)
+
+    @cached_property
+    def n_params(self) -> int:
+        """Trainable parameters."""
+        return self.framework.n_params(self.make(self.subject.task.weights(self.model, 0)))
 
     def problem(self, weights: Weights | None = None) -> Problem:
         """Its gradient problem, with the task's weights or others."""

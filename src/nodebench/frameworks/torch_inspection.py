@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nodebench.errors import FieldError
 from nodebench.frameworks.base import field_name
 from nodebench.frameworks.torch_field import state_parts
-from nodebench.frameworks.torch_state import attributes, items
+from nodebench.frameworks.torch_state import attributes, constants, items
 from nodebench.problem import Field, Problem, State
 
 REGISTER = "make it a parameter: nn.Parameter as an attribute, nn.ModuleList or nn.ParameterList instead of a list"
@@ -40,6 +40,7 @@ def inspect(problem: Problem) -> None:
     y0 = tuple(part.detach().clone() for part in state_parts(problem.y0))
     begin = problem.times[0].detach().to(y0[0])
     handed = begin.clone(), _like(tuple(part.clone() for part in y0), problem.y0)
+    before = _constants(function)
     try:
         with torch.no_grad():
             rate = function(*handed)
@@ -47,6 +48,7 @@ def inspect(problem: Problem) -> None:
         raise _explained(error, problem) from error
     _check_unchanged(kind, (begin, *y0), (handed[0], *state_parts(handed[1])))
     check_rate(kind, rate, problem.y0)
+    _check_no_memory(problem, before)
     hidden = _hidden(problem)
     if hidden:
         names = ", ".join(dict.fromkeys(_name_of(leaf, function) for leaf in hidden))
@@ -54,6 +56,45 @@ def inspect(problem: Problem) -> None:
             f"the field `{kind}` depends on {names}, which requires a gradient and is none of its parameters: it would "
             f"neither be differentiated nor trained; {REGISTER}."
         )
+
+
+def _constants(function: Field) -> dict[str, Tensor]:
+    """Copies of what a field holds beside its parameters."""
+    held = constants(function) if isinstance(function, nn.Module) else {}
+    return {name: tensor.clone() for name, tensor in held.items()}
+
+
+def _check_no_memory(problem: Problem, before: dict[str, Tensor]) -> None:
+    """See that an evaluation has not changed what the field will be once it has been trained.
+
+    Batch normalisation gives the same value twice, and keeps statistics of all it has seen, which are those of a solver.
+    """
+    function, now = problem.field, _constants(problem.field)
+    changed = [name for name in before if name in now and not torch.equal(before[name], now[name])]
+    if not (changed and isinstance(function, nn.Module)):
+        return
+    modes, held = {module: module.training for module in function.modules()}, constants(function)
+    function.eval()
+    found = []
+    for values in (now, before):
+        for name in changed:
+            held[name].copy_(values[name])
+        found.append(_evaluated(problem))
+    for module, mode in modes.items():
+        module.training = mode
+    if not _equal(*found):
+        raise FieldError(
+            f"each evaluation of the field `{field_name(function)}` changes its `{', '.join(changed)}`, so that what is "
+            "trained depends on how often a solver evaluates it; use a layer without such a memory, for example "
+            "GroupNorm, or call `.eval()` on it when it is made."
+        )
+
+
+def _evaluated(problem: Problem) -> list[Tensor]:
+    """The values of a field at the start, without a graph."""
+    y0 = tuple(part.detach().clone() for part in state_parts(problem.y0))
+    with torch.no_grad():
+        return list(state_parts(problem.field(problem.times[0].detach().to(y0[0]), _like(y0, problem.y0))))
 
 
 def _hidden(problem: Problem) -> list[Tensor]:
@@ -134,9 +175,7 @@ def _calls(problem: Problem) -> list[tuple[str, list[Tensor], list[Tensor]]]:
     layers = [(name, layer) for name, layer in problem.field.named_modules() if name]
     hooks = [layer.register_forward_hook(remember(f"`{name}`, a {type(layer).__name__}")) for name, layer in layers]
     try:
-        with torch.no_grad():
-            y0 = _like(tuple(part.detach().clone() for part in state_parts(problem.y0)), problem.y0)
-            problem.field(problem.times[0].detach().to(state_parts(y0)[0]), y0)
+        _evaluated(problem)
     finally:
         for hook in hooks:
             hook.remove()
