@@ -67,7 +67,7 @@ def _constants(function: Field) -> dict[str, Tensor]:
 def _check_no_memory(problem: Problem, before: dict[str, Tensor]) -> None:
     """See that an evaluation has not changed what the field will be once it has been trained.
 
-    Batch normalisation gives the same value twice, and keeps statistics of all it has seen, which are those of a solver.
+    Batch normalisation gives the same value twice, and keeps statistics of all that a solver has shown it.
     """
     function, now = problem.field, _constants(problem.field)
     changed = [name for name in before if name in now and not torch.equal(before[name], now[name])]
