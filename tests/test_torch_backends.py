@@ -275,14 +275,52 @@ def test_too_few_steps_are_named(text, framework):
 
 @pytest.mark.parametrize("text", ["adjoint", "torchdiffeq-adjoint"])
 def test_too_few_steps_backward_are_named(text, framework):
-    """A backward solve that needs more steps than the forward one raises the same error."""
+    """A backward solve that needs more steps than the forward one raises the same error, which says where."""
     problem, spec = make_problem(times=(0.0, 3.0)), _spec(rtol=1e-4, atol=1e-4)
     backend = _load(text)
     n = backend.grid(problem.field, problem.y0, problem.times, spec)
     limited = _spec(rtol=1e-4, atol=1e-4, max_steps=n.n_accepted + n.n_rejected)
     steep = Problem(problem.field, problem.y0, problem.times, lambda ys: 1e12 * ys[-1].pow(2).sum())
-    with pytest.raises(StepLimitError, match="max_steps"):
-        backend.grad(steep, limited, framework)
+    step = backend.gradient_step(steep, limited, framework)
+    state = step.forward()
+    for call in (step.step, step.evaluations, lambda: step.backward(state)):
+        with pytest.raises(StepLimitError, match=r"^in the backward solve: .*max_steps"):
+            call()
+
+
+class _Stiff(nn.Module):
+    """A state that decays so fast that no solve goes back along it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
+
+    def forward(self, t, y):
+        del t
+        return -50 * y + self.net(y)
+
+
+@pytest.mark.parametrize(
+    ("text", "solver"),
+    [
+        ("adjoint", "dopri5"),
+        ("adjoint", "rk38"),
+        ("torchdiffeq-adjoint", "dopri5"),
+        ("torchdiffeq-adjoint[land=true]", "bosh3"),
+        ("scipy", "vode-adams"),
+    ],
+)
+def test_a_state_that_cannot_be_solved_backwards_is_named(text, solver):
+    """Its backward solve ends within its steps, in an error that says which solve it was."""
+    framework, y0 = Torch("cpu", "float32", 1), torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
+    problem = Problem(_Stiff(), y0, torch.tensor([0.0, 2.0], dtype=torch.float64), sum_of_squares)
+    first = 0.1 if solver == "rk38" else 0.01
+    spec = SolverSpec(solver=solver, first_step=first)
+    with pytest.raises((StepLimitError, DivergedError), match=r"^in the backward solve: "):
+        _load(text).grad(problem, spec, framework)
+    exact = _load("direct").grad(problem, SolverSpec(first_step=0.01), framework)
+    assert all(value.isfinite().all() for value in exact.params.values())
 
 
 def test_torchdiffeqs_rk4_is_another_method():

@@ -77,7 +77,7 @@ class Layout:
         Raises:
             UserError: If the field changes its state in place, which would corrupt the solve, or as for `derivative`.
         """
-        time = t if isinstance(t, Tensor) else parts[0].new_full((), t)  # filled on its device: nothing waits for it
+        time = parts[0].new_full((), t) if isinstance(t, float) else t  # filled on its device: nothing waits for it
         # Torch's documented count of in-place changes has no public name. Without a graph the parts lie in one tensor,
         # with one count; with a graph each is a leaf, which torch itself protects.
         version = parts[0]._version  # noqa: SLF001
