@@ -1,4 +1,4 @@
-"""A field is measured as it is, or refused in a sentence that says what to write instead. In process, without workers."""
+"""A field is measured as it is, or refused in a sentence that says what to write instead. No process is started."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ TIMES = {
     "viewed": "return t.view(1, 1) * self.net(y)",
     "number": "return self.net(y) * t.item()",
     "indexed": "return t[None] * y",
-    "filled": "return self.net(y) + torch.full_like(y, t)",
+    "filled": "return self.net(y) + torch.full((2,), t.item()).to(y)",
     "compared": "return torch.where(t < 2, y, self.net(y))",
     "float": "return self.net(y) * math.exp(-float(t))",
     "broadcast": "return self.net(y + t)",
@@ -206,10 +206,11 @@ def test_a_field_that_is_none_is_refused_in_a_sentence(tmp_path, field, sentence
 
 def test_a_setting_that_a_field_makes_is_said(tmp_path):
     """What it sets at every evaluation cannot be set back for good, and its times are taken under it."""
-    task = torch_file(tmp_path, "torch.set_num_threads(2)\nreturn self.net(y)")
+    task = torch_file(tmp_path, "torch.set_default_dtype(torch.float64)\nreturn self.net(y)")
     _, _, preparation = measured(task)
+    torch.set_default_dtype(torch.float32)
     assert preparation.notes == [
-        "the field `F` sets torch.set_num_threads(2) for the whole process whenever it is evaluated."
+        "the field `F` sets torch.set_default_dtype(torch.float64) for the whole process whenever it is evaluated."
     ]
 
 
@@ -274,7 +275,7 @@ PARTS = {
 }  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(parts=st.fixed_dictionaries(PARTS))
 def test_a_run_and_a_check_agree(parts):
     """Of any field, whatever its parameters, constants, times and faults, both find it sound or both refuse it."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.errors import FieldError, PluginError, UserError
+from nodebench.errors import PluginError, UserError
 from nodebench.frameworks.base import Optimizer, load_framework
 from nodebench.frameworks.torch import Torch
 from nodebench.frameworks.torch_step import CountingField
@@ -135,16 +135,15 @@ def test_forward_and_backward_make_the_step():
     assert whole.times is None
 
 
-def test_a_field_with_a_memory_is_refused():
-    """Statistics that each evaluation moves are those of a solver; one that no longer moves them is a field as any."""
+def test_a_field_with_a_memory_is_known():
+    """Statistics that each evaluation moves are those of a solver; a layer that no longer moves them is as any."""
     layer = nn.BatchNorm1d(2)
     layer.forward = lambda t, y: nn.BatchNorm1d.forward(layer, y)
     problem = Problem(layer, torch.randn(3, 2), torch.tensor([0.0, 1.0]), torch.sum)
-    with pytest.raises(FieldError, match="`BatchNorm1d` changes its `running_mean, running_var"):
-        Torch("cpu", "float32", 1).inspect(problem)
+    assert Torch("cpu", "float32", 1).remembered(problem) == "running_mean, running_var, num_batches_tracked"
     assert layer.training
     layer.eval()
-    Torch("cpu", "float32", 1).inspect(problem)
+    assert Torch("cpu", "float32", 1).remembered(problem) == ""
 
 
 def test_no_device_memory_is_read_on_a_cpu():

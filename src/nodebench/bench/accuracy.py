@@ -108,7 +108,7 @@ class Reference:
     @classmethod
     def load(cls, path: Path) -> "Reference":
         """Read what `save` wrote; raises one of `UNREADABLE` where it is damaged."""
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             params = {name.removeprefix("params/"): file[name] for name in file.files if name.startswith("params/")}
             states = {name: file[name] for name in ("states", "coarse_states") if name in file.files}
             return cls(

@@ -82,6 +82,13 @@ def _check_steady(framework: AbstractFramework, problem: Problem, make: Callable
         framework.seed(1)
         again = framework.evaluate(other)(t, y)
     if _apart(first, again) <= margin:
+        changed = framework.remembered(problem)
+        if changed:
+            raise FieldError(
+                f"each evaluation of the field `{kind}` changes its `{changed}`, so that what is trained depends on "
+                "how often a solver evaluates it; use a layer without such a memory, for example GroupNorm, or call "
+                "`.eval()` on it when it is made."
+            )
         return
     layer = framework.unsteady(problem, other)
     where = f" (it is {layer})" if layer else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nodebench.bench.accuracy import JUDGED, Reference, continuous_errors, errors, suffices, tiny
+from nodebench.bench.accuracy import JUDGED, Reference, continuous_errors, errors, suffices
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, cpu_time, step_ratio, step_time
 from nodebench.bench.judgement import (
@@ -229,10 +229,11 @@ class GradientGroup:
 
     def _judge_gradient(self, measured: Measured, reference: Reference) -> None:
         """Say whether the gradient is wrong, and refuse a reference that is no better than what it judges."""
-        figures, spec = measured.figures, measured.cell.spec
+        figures, beside = measured.figures, max(reference.largest.values())
         stated = {name: figures[name] for name in JUDGED if figures[name] is not None}
         unknown = {
-            name: ignorance(figures[JUDGED[name]], reference.largest[name], tiny(spec), spec.dtype) for name in stated
+            name: ignorance(figures[JUDGED[name]], reference.largest[name], beside, measured.cell.spec.dtype)
+            for name in stated
         }
         refusals = {name: unknown[name] or refusal(error, figures[JUDGED[name]]) for name, error in stated.items()}
         unstated = {name: reason for name, reason in refusals.items() if reason}

@@ -4,6 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+
 MARGIN = 100
 """How many times more accurate than what it judges a reference must be."""
 
@@ -45,20 +47,24 @@ def sought(error: float) -> float:
     return math.inf if math.isnan(error) else error / MARGIN
 
 
-def ignorance(own: float, largest: float, tiny: float, dtype: str) -> str | None:
+def ignorance(own: float, largest: float, beside: float, dtype: str) -> str | None:
     """Why a reference knows nothing of a gradient, so that it states no error of it and condemns none; or None.
 
     Args:
         own: Its own relative error.
         largest: The largest entry of the gradient, as it has it.
-        tiny: The smallest number that the cell's dtype has in full precision.
+        beside: The largest entry of all gradients of the problem.
         dtype: The cell's dtype.
     """
-    if not own <= KNOWN:
-        return f"the reference's own relative error of it is {own:.2g}, so that it judges nothing"
-    if largest < tiny:
-        return f"its largest entry is {largest:.2g}, below what {dtype} can say ({tiny:.2g})"
-    return None
+    numbers = np.finfo(dtype)
+    if largest < numbers.tiny:
+        return f"its largest entry is {largest:.2g}, below what {dtype} can say ({numbers.tiny:.2g})"
+    if own <= KNOWN:
+        return None
+    told = f"the reference's own relative error of it is {own:.2g}, so that it judges nothing"
+    if largest < numbers.eps * beside:
+        return f"it is {largest:.2g} at most, below what {dtype} can say beside {beside:.2g}, and {told}"
+    return told
 
 
 def refusal(error: float, own: float) -> str | None:

@@ -173,7 +173,8 @@ class GradientPasses:
         if not math.isfinite(total + loss):
             # A library that reports a failed solve as NaN tells its steps on demand: that call raises what happened.
             self._grid()
-            raise DivergedError(f"the loss is {loss} and its gradient is not finite.")
+            where = "in the backward solve: " if math.isfinite(loss) else ""
+            raise DivergedError(f"{where}the loss is {loss} and its gradient is not finite.")
         return loss
 
     def _grid(self) -> StepGrid | None:

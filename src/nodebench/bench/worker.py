@@ -128,7 +128,7 @@ class Worker:
 
         found = check_up(framework, problem, exact=True)
         first_step = _choose_first_step(framework, problem(), cell.spec)
-        again = subject.state(drawn.weights)
+        again = subject.state(subject.task.weights(cell.model, cell.seed))
         odd = [f"`{name}`" for name in state if not np.array_equal(state[name], again[name], equal_nan=True)]
         notes = (
             [f"{', '.join(odd)} of the model are other numbers each time it is made: not reproducible."] if odd else []

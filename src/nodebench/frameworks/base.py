@@ -276,6 +276,14 @@ class AbstractFramework(ABC):
         del one, other
         return ""
 
+    def remembered(self, problem: Problem) -> str:
+        """What each evaluation changes of a field so that it is another when it is not trained; empty for nothing.
+
+        Batch normalisation gives the same value twice, and keeps statistics of all that a solver has shown it.
+        """
+        del problem
+        return ""
+
     def settle(self) -> list[str]:
         """Set back what foreign code has set for the whole process; returns what that was, a sentence each."""
         return []

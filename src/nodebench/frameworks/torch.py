@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nodebench.errors import PluginError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights, seed_globally
 from nodebench.frameworks.torch_field import named_parameters, state_parts, to_array
-from nodebench.frameworks.torch_inspection import inspect, unsteady_layer
+from nodebench.frameworks.torch_inspection import inspect, remembered, unsteady_layer
 from nodebench.frameworks.torch_state import cast, load_state, refuse_complex, whole_state
 from nodebench.frameworks.torch_step import GradientStep
 from nodebench.frameworks.torch_training import Trainer
@@ -134,6 +134,10 @@ class Torch(AbstractFramework):
     def unsteady(self, one: Problem, other: Problem) -> str:
         """See `AbstractFramework.unsteady`."""
         return unsteady_layer(one, other)
+
+    def remembered(self, problem: Problem) -> str:
+        """See `AbstractFramework.remembered`."""
+        return remembered(problem)
 
     def settle(self) -> list[str]:
         """Threads and default dtype as they were; see `AbstractFramework.settle`."""

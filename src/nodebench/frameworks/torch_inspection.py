@@ -40,7 +40,6 @@ def inspect(problem: Problem) -> None:
     y0 = tuple(part.detach().clone() for part in state_parts(problem.y0))
     begin = problem.times[0].detach().to(y0[0])
     handed = begin.clone(), _like(tuple(part.clone() for part in y0), problem.y0)
-    before = _constants(function)
     try:
         with torch.no_grad():
             rate = function(*handed)
@@ -48,7 +47,6 @@ def inspect(problem: Problem) -> None:
         raise _explained(error, problem) from error
     _check_unchanged(kind, (begin, *y0), (handed[0], *state_parts(handed[1])))
     check_rate(kind, rate, problem.y0)
-    _check_no_memory(problem, before)
     hidden = _hidden(problem)
     if hidden:
         names = ", ".join(dict.fromkeys(_name_of(leaf, function) for leaf in hidden))
@@ -64,15 +62,14 @@ def _constants(function: Field) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in held.items()}
 
 
-def _check_no_memory(problem: Problem, before: dict[str, Tensor]) -> None:
-    """See that an evaluation has not changed what the field will be once it has been trained.
-
-    Batch normalisation gives the same value twice, and keeps statistics of all that a solver has shown it.
-    """
-    function, now = problem.field, _constants(problem.field)
+def remembered(problem: Problem) -> str:
+    """What an evaluation changes of a field so that it is another once it has been trained; see `AbstractFramework`."""
+    function, before = problem.field, _constants(problem.field)
+    _evaluated(problem)
+    now = _constants(function)
     changed = [name for name in before if name in now and not torch.equal(before[name], now[name])]
     if not (changed and isinstance(function, nn.Module)):
-        return
+        return ""
     modes, held = {module: module.training for module in function.modules()}, constants(function)
     function.eval()
     found = []
@@ -82,12 +79,7 @@ def _check_no_memory(problem: Problem, before: dict[str, Tensor]) -> None:
         found.append(_evaluated(problem))
     for module, mode in modes.items():
         module.training = mode
-    if not _equal(*found):
-        raise FieldError(
-            f"each evaluation of the field `{field_name(function)}` changes its `{', '.join(changed)}`, so that what is "
-            "trained depends on how often a solver evaluates it; use a layer without such a memory, for example "
-            "GroupNorm, or call `.eval()` on it when it is made."
-        )
+    return "" if _equal(*found) else ", ".join(changed)
 
 
 def _evaluated(problem: Problem) -> list[Tensor]:
@@ -107,7 +99,7 @@ def _hidden(problem: Problem) -> list[Tensor]:
     graphs = []
     for _ in range(2):
         leaves = tuple(part.detach().clone().requires_grad_() for part in state_parts(problem.y0))
-        time = problem.times[0].detach().to(leaves[0]).requires_grad_()
+        time = problem.times[0].detach().to(leaves[0])
         with torch.enable_grad():
             graphs.append(leaves_of(state_parts(problem.field(time, _like(leaves, problem.y0)))))
     known = {id(leaf) for leaf in own}

@@ -1,0 +1,64 @@
+"""Fakes that break one command of their worker, or what it leaves to be read."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from nodebench.bench.passes import GradientPasses
+from nodebench.errors import UserError
+from nodebench.testing import FakeBackend, FakeTask
+
+ERRORS = {
+    "UserError": UserError("no such thing"),
+    "SystemExit": SystemExit("no such thing"),
+    "EOFError": EOFError("no such thing"),
+    "KeyError": KeyError("no such thing"),
+    "AttributeError": AttributeError("no such thing"),
+    "MemoryError": MemoryError("no such thing"),
+    "BrokenPipeError": BrokenPipeError("no such thing"),
+}
+
+
+def broken(command, error):
+    """Have a command of this process, if it is a worker, raise, or leave what nobody can read."""
+    worker = getattr(sys.modules["__main__"], "Worker", None)
+    if worker is None or not command:
+        return
+
+    def instead(self, *args, **kwargs):
+        del self, args
+        if error == "unreadable":
+            Path(kwargs["path"]).write_bytes(b"nothing that could be read")
+            return
+        raise ERRORS[error]
+
+    setattr(GradientPasses if hasattr(GradientPasses, command) else worker, command, instead)
+
+
+@dataclass(frozen=True)
+class Breaking(FakeBackend):
+    """A backend that behaves, in a worker that does not.
+
+    Attributes:
+        command: The command that fails.
+        error: What it raises.
+    """
+
+    framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+    command: str = ""
+    error: str = "UserError"
+
+    def __post_init__(self):
+        broken(self.command, self.error)
+
+
+@dataclass(frozen=True)
+class BreakingTask(FakeTask):
+    """The same of a task, which the process that prepares for all cells loads as well."""
+
+    command: str = ""
+    error: str = "UserError"
+
+    def __post_init__(self):
+        broken(self.command, self.error)
