@@ -291,7 +291,7 @@ def test_a_run_and_a_check_agree(parts):
     init = f"self.p = nn.Parameter(torch.ones({parts['rank']}))\n{parts['extra']}"
     with TemporaryDirectory() as folder:
         top = "W = nn.Parameter(torch.tensor(0.5))"
-        task = torch_file(Path(folder), "\n".join(forward), init, top, states=states)
+        task = torch_file(Path(folder), "\n".join(forward), init, top=top, states=states)
         checked = [check.outcome() for check in task_checks(task)]
         failed = [outcome.reason for outcome in checked if outcome.state == "failed"]
         try:

@@ -38,7 +38,7 @@ def named(plugin, **options):
 def test_a_command_that_raises_is_the_row_of_its_cell(tmp_path):
     """Whatever it raises, an exit among it: a status, the words of the exception, and the other cells are measured."""
     errors = ["UserError", "SystemExit", "EOFError", "KeyError", "AttributeError", "MemoryError", "BrokenPipeError"]
-    broken = {command: error for command, error in zip(COMMANDS, [*errors, *errors], strict=False)}
+    broken = dict(zip(COMMANDS, [*errors, *errors], strict=False))
     cells = {command: named("breaking:Breaking", command=command, error=error) for command, error in broken.items()}
     records = run(tmp_path, backends=(BACKEND, *cells.values()))
     assert records[TASK, BACKEND].status == "ok"

@@ -3,6 +3,11 @@
 import os
 import shutil
 import subprocess
+from atexit import register
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
@@ -10,7 +15,9 @@ from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, step_ratio, subgroups
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.measured import Measured
+from nodebench.bench.messages import Assignment
 from nodebench.bench.settings import Settings
+from nodebench.bench.worker import Worker
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
 
@@ -19,7 +26,16 @@ def cells(*options, settings=Settings(rounds=6, timeout_s=60)):  # noqa: B008  f
     """A measured cell for each set of options of the fake backend."""
     backends = tuple(f"{BACKEND}[{text}]" for text in options)
     request = Request(backends=backends, tasks=(TASK,), preset="smoke", measure="gradient")
-    return [Measured(cell, settings) for cell in plan(request).cells]
+    return [Measured(cell, settings, inputs=inputs(cell)) for cell in plan(request).cells]
+
+
+@cache
+def inputs(cell):
+    """What all workers of a cell are handed."""
+    path = Path(mkdtemp()) / "inputs.npz"
+    register(shutil.rmtree, path.parent)
+    Worker(Assignment(replace(cell, backend=None)), None).begin(path)
+    return path
 
 
 def interleaving(group, available_bytes=None, notify=lambda _: None):

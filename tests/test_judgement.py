@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from nodebench.bench.judgement import disagreement, refusal, sought, state_refusal, unlike, wrong_gradient
+from nodebench.bench.judgement import (
+    disagreement,
+    ignorance,
+    refusal,
+    sought,
+    state_refusal,
+    unlike,
+    unlike_fields,
+    wrong_gradient,
+)
 
 
 def test_an_error_above_the_limit_is_wrong():
@@ -41,6 +50,44 @@ def test_the_odd_one_out_is_named():
     group = [usual, usual, odd]
     assert "its dtype is float16, that of the others float32" in unlike(odd, group)
     assert unlike(usual, group) is None
+
+
+def test_two_cells_that_differ_are_told_apart():
+    """The second is the odd one, by the name of what differs; a parameter that one lacks is such a difference."""
+    first, second = {"parameter `w`": "abc", "parameter `b`": "def"}, {"parameter `w`": "abc"}
+    assert unlike(first, [first, second]) is None
+    assert "its parameter `b` is missing, that of the others def" in unlike(second, [first, second])
+    assert "its parameter `b` is def, that of the others missing" in unlike(first, [second, first])
+
+
+def test_what_is_no_parameter_is_compared_where_both_have_it():
+    """One framework holds an array that another writes into the code; a library may not tell its steps."""
+    one, other = {"constant `B`": "abc", "step grid": "4 of 0.25"}, {}
+    assert unlike(other, [one, other]) is None
+    assert "its constant `B` is abd" in unlike({"constant `B`": "abd"}, [one, {"constant `B`": "abd"}])
+    assert "its step grid is 3 of 0.3" in unlike({"step grid": "3 of 0.3"}, [one, {"step grid": "3 of 0.3"}])
+
+
+def test_two_fields_are_told_apart_by_what_they_give():
+    """Equal up to rounding is equal; the one that is not like most of its group is another problem."""
+    usual, near, odd = ({"field_value": value, "field_derivative": 1.0} for value in (1.0, 1.0 + 1e-6, 1.1))
+    assert unlike_fields(near, [usual, near, odd]) is None
+    assert "its field has other values (1.1 at fixed points, the others 1)" in unlike_fields(odd, [usual, near, odd])
+    assert "its field has other values" in unlike_fields(odd, [usual, odd])
+    assert unlike_fields(usual, [usual, odd]) is None
+    assert unlike_fields({}, [usual, {}]) is None
+    turned = {"field_value": 1.0, "field_derivative": 2.0}
+    assert "its field has other derivatives" in unlike_fields(turned, [usual, turned])
+
+
+def test_a_reference_condemns_nothing_that_it_does_not_know():
+    """Its own error beyond a few per cent, or a gradient below what the dtype can say, and it judges none."""
+    assert ignorance(0.04, 1.0, 1.0, "float32") is None
+    assert "own relative error of it is 49" in ignorance(49.0, 1.0, 1.0, "float32")
+    assert ignorance(math.nan, 1.0, 1.0, "float32") is not None
+    assert "its largest entry is 1e-44, below what float32 can say" in ignorance(0.0, 1e-44, 1.0, "float32")
+    assert ignorance(0.0, 1e-44, 1.0, "float64") is None
+    assert "below what float32 can say beside 0.1" in ignorance(1.0, 1e-17, 0.1, "float32")
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_forward_and_backward_make_the_step():
 def test_a_field_with_a_memory_is_known():
     """Statistics that each evaluation moves are those of a solver; a layer that no longer moves them is as any."""
     layer = nn.BatchNorm1d(2)
-    layer.forward = lambda t, y: nn.BatchNorm1d.forward(layer, y)
+    layer.forward = lambda _, y: nn.BatchNorm1d.forward(layer, y)
     problem = Problem(layer, torch.randn(3, 2), torch.tensor([0.0, 1.0]), torch.sum)
     assert Torch("cpu", "float32", 1).remembered(problem) == "running_mean, running_var, num_batches_tracked"
     assert layer.training

@@ -62,7 +62,7 @@ class T(AbstractFieldTask):
 STATES = "rng.standard_normal((n, 2))"
 
 
-def torch_file(folder, forward="return self.net(y)", init="", top="", task="", times=(0.0, 1.0), states=STATES):
+def torch_file(folder, forward="return self.net(y)", init="", *, top="", task="", times=(0.0, 1.0), states=STATES):
     """Write `bad.py` into a folder; returns the name of its task."""
     text = TORCH.format(
         top=top,
@@ -79,6 +79,7 @@ def jax_file(
     folder,
     forward="return jax.vmap(self.net)(y)",
     init="",
+    *,
     attributes="",
     top="",
     task="",

@@ -169,8 +169,6 @@ class Worker:
         subject = make_subject(cell, cell.spec.dtype, first_step)
         training = self._training(subject, Checkpoint(checkpoint))
         task, splits = subject.task, training.splits
-        if not training.n_params:
-            raise UnsupportedError(f"there is nothing to train: the model {cell.model} has no trainable parameters.")
         progress = training.run()
         value = training.evaluate(splits.test)
         if not math.isfinite(value):
@@ -225,6 +223,8 @@ class Worker:
         model = subject.model(task.weights(cell.model, cell.seed))
         self._limit_memory()
         n_params = framework.n_params(model)
+        if not n_params:
+            raise UnsupportedError(f"there is nothing to train: the model {cell.model} has no trainable parameters.")
         trainer = framework.trainer(model, recipe.optimizer, recipe.epochs * steps_per_epoch(recipe, splits.train))
         fixed = _fixed_batch(recipe, splits)
 

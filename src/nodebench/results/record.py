@@ -67,8 +67,8 @@ class Record:
         differences: What sets the backend apart from others by the nature of its library or method.
         notes: What a reader must know of the figures, for example that a data set is a stand-in.
         n_params: Trainable parameters of the model.
-        field_value: The field at fixed points, its values projected on fixed directions, in float64: two cells of one
-            problem have the same.
+        field_value: A figure of the field's values at fixed points, by which problems are told apart: their root mean
+            square times (2 + c), c being the cosine of their angle with fixed numbers. In the cell's dtype.
         field_derivative: The same of its vector-Jacobian products by state and parameters.
         loss: Loss of the gradient measurement.
         grad_error_params: Relative L2 error of d/dparams against the reference.
