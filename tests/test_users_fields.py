@@ -94,6 +94,58 @@ def test_fixed_steps_are_one_grid(tmp_path):
     assert {record["n_accepted"] for record in records.values()} == {15}
 
 
+TWO = {
+    "task.py": """
+from dataclasses import dataclass
+from typing import ClassVar
+from nodebench.tasks.field.task import AbstractFieldTask
+
+@dataclass(frozen=True)
+class T(AbstractFieldTask):
+    fields: ClassVar = {"torch": "in_torch.py:F", "jax": "in_jax.py:F"}
+    def initial_states(self, n, rng):
+        return rng.standard_normal((n, 2))
+""",
+    "in_torch.py": """
+import torch
+from torch import nn
+
+class F(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2))
+        self.layers[0].requires_grad_(False)
+
+    def forward(self, t, y):
+        return self.layers[1](torch.tanh(self.layers[0](y)))
+""",
+    "in_jax.py": """
+import equinox as eqx, jax, jax.numpy as jnp
+
+class F(eqx.Module):
+    layers: tuple
+    def __init__(self, *, key):
+        self.layers = (eqx.nn.Linear(2, 4, key=key), eqx.nn.Linear(4, 2, key=key))
+
+    def __call__(self, t, y):
+        first = jax.lax.stop_gradient(self.layers[0])
+        return jax.vmap(lambda x: self.layers[1](jnp.tanh(first(x))))(y)
+""",
+}
+
+
+def test_a_layer_frozen_in_one_framework_alone_is_named(tmp_path):
+    """Two cells, of which one has parameters that the other has not, are not one comparison."""
+    pytest.importorskip("diffrax")
+    for name, text in TWO.items():
+        (tmp_path / name).write_text(text)
+    task = f"{tmp_path / 'task.py'}:T"
+    records = run(tmp_path, "-b", "direct,diffrax", "-t", task, "--measure", "counts", code=1)
+    assert records[task, "direct"]["status"] == "ok"
+    assert records[task, "diffrax"]["status"] == "incomparable"
+    assert "its parameter `field.layers.0.weight` is" in records[task, "diffrax"]["reason"]
+
+
 class Silent:
     """Where a worker would report its progress."""
 
