@@ -27,27 +27,28 @@ SLACK = 1e-3
 
 
 @dataclass(frozen=True)
-class CheckUp:
-    """What a sound field was found to be.
+class FieldFigures:
+    """Figures by which two fields are told apart; those of equal fields are equal, up to rounding.
 
     Attributes:
-        field_value: A figure of its values at fixed points; equal fields have equal ones, up to rounding.
-        field_derivative: The same of its vector-Jacobian products by state and parameters.
-        notes: What a reader must know of it.
+        value: Of its values at fixed points; None where it is finite at none of them.
+        derivative: The same of its vector-Jacobian products by state and parameters.
     """
 
-    field_value: float | None
-    field_derivative: float | None
-    notes: tuple[str, ...] = ()
+    value: float | None = None
+    derivative: float | None = None
 
 
-def check_up(framework: AbstractFramework, make: Callable[[], Problem], *, exact: bool) -> CheckUp:
+def check_up(framework: AbstractFramework, make: Callable[[], Problem], *, exact: bool) -> list[str]:
     """See that a field is a function of time, state and parameters, and differentiable as one.
 
     Args:
         framework: The framework.
         make: Makes the problem, from the model's class on.
         exact: Whether the framework computes in float64, in which finite differences can tell.
+
+    Returns:
+        What a reader must know of the field, a sentence each.
 
     Raises:
         FieldError: If it is none, in a sentence that names what to change.
@@ -60,12 +61,15 @@ def check_up(framework: AbstractFramework, make: Callable[[], Problem], *, exact
     field.check_finite()
     if exact:
         field.check_derivative()
-    value, derivative = field.figures()
-    notes = [
+    return [
         f"the field `{field_name(problem.field)}` sets {setting} for the whole process whenever it is evaluated."
         for setting in framework.settle()
     ]
-    return CheckUp(value, derivative, tuple(notes))
+
+
+def field_figures(framework: AbstractFramework, problem: Problem) -> FieldFigures:
+    """Figures of a field's values and derivatives at fixed points."""
+    return _Looked(framework, problem).figures()
 
 
 def _check_steady(framework: AbstractFramework, problem: Problem, make: Callable[[], Problem]) -> None:
@@ -178,15 +182,15 @@ class _Looked:
                 "something detached (`.detach()`, `.data`, `.item()`, `no_grad`, `stop_gradient`)?"
             )
 
-    def figures(self) -> tuple[float | None, float | None]:
-        """Figures of values and of derivatives at the points; None where the field is finite at none of them."""
+    def figures(self) -> FieldFigures:
+        """Figures of values and of derivatives at the points."""
         values, derivatives = [], []
         evaluate = self._framework.evaluate(self._problem)
         for t, y in self._points():
             values.append(evaluate(t, y))
             by_y, by_params = self._framework.vjp(self._problem, t, y, self._covector)
             derivatives += [by_y, *(np.ravel(by_params[name]) for name in sorted(by_params))]
-        return _figure(values), _figure(derivatives)
+        return FieldFigures(_figure(values), _figure(derivatives))
 
 
 def _figure(arrays: list[np.ndarray]) -> float | None:

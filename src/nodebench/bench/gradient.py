@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nodebench.bench.accuracy import JUDGED, Reference, continuous_errors, errors, suffices
+from nodebench.bench.accuracy import JUDGED, UNREADABLE, Reference, continuous_errors, errors, suffices
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, cpu_time, step_ratio, step_time
 from nodebench.bench.judgement import (
@@ -149,10 +149,9 @@ class GradientGroup:
         if not measured.compiles:
             measured.figures |= self._ask(measured, "floor", evaluations=counts.evaluations)
 
-    def _accept(self, measured: Measured, gradients: Path, discrete: Path | None) -> None:
+    def _accept(self, measured: Measured, gradients: Path, exact: Reference | None) -> None:
         """Keep the gradients of a cell until those of all are there, once they are seen to be of the right sizes."""
         found = Reference.load(gradients)
-        exact = None if discrete is None else Reference.load(discrete)
         for reference in (self.comparison.reference.found, exact):
             misfit = None if reference is None else found.misfit(reference)
             if misfit is not None:
@@ -161,7 +160,7 @@ class GradientGroup:
         if exact is not None:
             measured.figures |= errors("method", found, exact)
 
-    def _discrete(self, measured: Measured, counterpart: str | None, counts: Counts) -> Path | None:
+    def _discrete(self, measured: Measured, counterpart: str | None, counts: Counts) -> Reference | None:
         """The exact gradients of the cell's own discretisation, where a backend can tell them on the same steps."""
         if counterpart is None:
             return None
@@ -175,7 +174,11 @@ class GradientGroup:
             reason = f"it takes {counts.steps} steps (accepted, rejected), {counterpart} in float64 {found.steps}"
             measured.note(f"no method_error of {measured.cell.backend}: {reason}")
             return None
-        return found.path
+        try:
+            return Reference.load(found.path)
+        except UNREADABLE as error:
+            measured.note(f"no method_error of {measured.cell.backend}: `{found.path}` cannot be read: {error}")
+            return None
 
     def _solve_discrete(self, measured: Measured, counterpart: str) -> DiscreteReference | Failure:
         self.notify(Event("cell", f"exact gradient of its discretisation, by {counterpart}", measured.cell))

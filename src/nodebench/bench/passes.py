@@ -4,7 +4,7 @@ import gc
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nodebench.bench.accuracy import reference_from
-from nodebench.bench.check_up import CheckUp
+from nodebench.bench.check_up import FieldFigures
 from nodebench.bench.floor import FloorTurn, floor_figures
 from nodebench.bench.loaded import loaded_files
 from nodebench.bench.memory import peak_resident_bytes, traced_bytes
@@ -60,12 +60,15 @@ class GradientPasses:
     steps_per_turn: int = 1
 
     @classmethod
-    def begin(cls, prepared: Prepared, looked: CheckUp | None) -> tuple["GradientPasses", Preparation]:
+    def begin(
+        cls, prepared: Prepared, notes: Sequence[str], figures: FieldFigures
+    ) -> tuple["GradientPasses", Preparation]:
         """Make the first gradient step, compilation and warm-up included.
 
         Args:
             prepared: The subject and its problem.
-            looked: What its field was found to be, where it was looked at.
+            notes: What a reader must know of its field.
+            figures: Figures of its field, where it was looked at.
 
         Raises:
             DivergedError: If loss or gradient is not finite.
@@ -84,13 +87,13 @@ class GradientPasses:
             n_params=subject.framework.n_params(prepared.model),
             loss=passes._finite_loss(gradients),
             dataset=prepared.inputs.dataset,
-            notes=[*filter(None, [prepared.inputs.note]), *(looked.notes if looked else ())],
+            notes=[*filter(None, [prepared.inputs.note]), *notes],
             exact_counterpart=subject.gradient_backend().exact_counterpart(),
             conditions=wanted,
             differences=list(subject.gradient_backend().differences(subject.spec)),
             memory_exponent=subject.gradient_backend().memory_exponent(),
-            field_value=looked.field_value if looked else None,
-            field_derivative=looked.field_derivative if looked else None,
+            field_value=figures.value,
+            field_derivative=figures.derivative,
             files=files,
         )
         return passes, preparation

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from nodebench.bench import memory
-from nodebench.bench.check_up import check_up
+from nodebench.bench.check_up import FieldFigures, check_up, field_figures
 from nodebench.bench.checkpoints import Checkpoint
 from nodebench.bench.loaded import loaded_files
 from nodebench.bench.messages import (
@@ -126,14 +126,13 @@ class Worker:
         def problem() -> Problem:
             return prepare_problem(subject, seen).problem
 
-        found = check_up(framework, problem, exact=True)
+        notes = check_up(framework, problem, exact=True)
         first_step = _choose_first_step(framework, problem(), cell.spec)
         again = subject.state(subject.task.weights(cell.model, cell.seed))
         odd = [f"`{name}`" for name in state if not np.array_equal(state[name], again[name], equal_nan=True)]
-        notes = (
-            [f"{', '.join(odd)} of the model are other numbers each time it is made: not reproducible."] if odd else []
-        )
-        return Beginning(first_step, [*found.notes, *notes], loaded_files())
+        if odd:
+            notes.append(f"{', '.join(odd)} of the model are other numbers each time it is made: not reproducible.")
+        return Beginning(first_step, notes, loaded_files())
 
     def reference(self, first_step: float, inputs: Path, folder: Path, level: int) -> ReferenceFile:
         """Gradients of the continuous problem; see `solve_reference`."""
@@ -159,8 +158,11 @@ class Worker:
             return prepare_problem(subject, given)
 
         self._limit_memory()
-        found = check_up(subject.framework, lambda: prepared().problem, exact=False) if check else None
-        self.passes, preparation = GradientPasses.begin(prepared(), found)
+        notes, figures = [], FieldFigures()
+        if check:
+            notes = check_up(subject.framework, lambda: prepared().problem, exact=False)
+            figures = field_figures(subject.framework, prepared().problem)
+        self.passes, preparation = GradientPasses.begin(prepared(), notes, figures)
         return preparation
 
     def train(self, first_step: float | None, checkpoint: str) -> dict[str, Any]:
@@ -199,7 +201,7 @@ class Worker:
         def attempt(what: str, call: Callable[[], Any], otherwise: Any) -> Any:
             try:
                 return call()
-            except Exception as error:  # noqa: BLE001  whatever a model raises is told in a note
+            except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a model raises is told in a note
                 notes.append(f"no {what}: {_failure(error).reason}")
                 return otherwise
 
