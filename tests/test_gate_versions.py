@@ -143,7 +143,7 @@ def test_what_one_version_lacks_is_new_or_missing_and_no_improvement(repository,
     new = [text for text in told.values() if "HEAD does not have it" in text]
     assert len(new) == 3
     assert "unknown option" in new[0]
-    assert "No such file" in new[1]
+    assert "there is no file `./fresh.py`" in new[1]
     assert "no class `Renamed`" in new[2]
 
 

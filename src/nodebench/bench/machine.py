@@ -27,6 +27,21 @@ DEVICE_QUESTIONS = {
 """Programs that print the devices of a framework."""
 
 
+CUDA_QUESTIONS = {
+    "torch": "import sys, torch; sys.exit(not torch.cuda.is_available())",
+    "jax": "import sys, jax; sys.exit(not any(device.platform == 'gpu' for device in jax.devices()))",
+}
+"""Programs that end with 0 where a framework finds a CUDA device."""
+
+
+def finds_cuda(framework: str) -> bool:
+    """Whether a framework finds a CUDA device on this machine, asked in a process of its own; other frameworks may."""
+    code = CUDA_QUESTIONS.get(framework)
+    return (
+        code is None or subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    )
+
+
 def fingerprint() -> dict[str, Any]:
     """CPU, cores, memory, GPU, operating system, Python, libraries, and the git commit of this package's sources."""
     return {

@@ -21,9 +21,11 @@ from nodebench.bench.matrix import Request, plan
 from nodebench.bench.measured import Measured
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import WorkerError
+from nodebench.bench.references import preparer
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
 from nodebench.bench.timing import CONFIDENCE, Interval, quantile
+from nodebench.bench.work import begin
 from nodebench.errors import UserError
 from nodebench.results.store import Store
 
@@ -163,13 +165,13 @@ def run_selftest(
     """
     if n_comparisons < 1:
         raise UserError(f"`--comparisons` must be at least 1; got {n_comparisons}.")
-    bench = _Bench(chosen, Settings(budget_s=BUDGET_S, cores=cores), notify)
-    alike = [bench.compare(0.0, f"A against A, {i + 1} of {n_comparisons}") for i in range(n_comparisons)]
+    with TemporaryDirectory() as folder:
+        bench = _Bench(chosen, Settings(budget_s=BUDGET_S, cores=cores), notify, Path(folder))
+        alike = [bench.compare(0.0, f"A against A, {i + 1} of {n_comparisons}") for i in range(n_comparisons)]
+        slowdowns = tuple(bench.plant(slowdown, n_planted(n_comparisons)) for slowdown in SLOWDOWNS)
+        leak, clean, status = bench.judge()
     n_alarms = sum(ratio.verdict != "undecided" for ratio in alike)
     bounds = binomtest(n_alarms, n_comparisons).proportion_ci(CONFIDENCE)
-    slowdowns = tuple(bench.plant(slowdown, n_planted(n_comparisons)) for slowdown in SLOWDOWNS)
-    with TemporaryDirectory() as folder:
-        leak, clean, status = bench.judge(Path(folder))
     return SelfTest(
         workload=f"{chosen.backend} on {chosen.task}",
         n_comparisons=n_comparisons,
@@ -198,10 +200,11 @@ def smallest_effect(alike: Sequence[Interval]) -> float:
 class _Bench:
     """Cells of one workload, and how they are compared."""
 
-    def __init__(self, chosen: Workload, settings: Settings, notify: Callable[[Event], None]) -> None:
-        self._chosen, self._settings, self._notify = chosen, settings, notify
+    def __init__(self, chosen: Workload, settings: Settings, notify: Callable[[Event], None], folder: Path) -> None:
+        self._chosen, self._settings, self._notify, self._folder = chosen, settings, notify, folder
         self._plain = self._cell("slowdown=0.0")
-        self._first_step = self._ask_first_step()
+        self._inputs = folder / "inputs.npz"
+        self._first_step = self._begin()
 
     def _request(self, *options: str) -> Request:
         backends = tuple(f"{self._chosen.backend}[{option}]" for option in options)
@@ -210,22 +213,20 @@ class _Bench:
     def _cell(self, option: str) -> Cell:
         return plan(self._request(option)).cells[0]
 
-    def _ask_first_step(self) -> float:
-        worker = Measured(replace(self._plain, backend=None), self._settings)
-        worker.open()
+    def _begin(self) -> float:
+        worker = preparer(self._plain, self._settings)
         try:
-            chosen: float = worker.ask("first_step")
+            return begin(worker, self._inputs).first_step
         except WorkerError as error:
             raise UserError(f"the selftest cannot begin: {error.failure.reason}") from error
         finally:
             worker.dismiss()
-        return chosen
 
     def compare(self, slowdown: float, what: str) -> Interval:
         """The ratio of a cell with this slowdown to one without."""
         self._notify(Event("cell", what, self._plain))
         cells = [self._plain, self._cell(f"slowdown={slowdown}")]
-        measured = [Measured(cell, self._settings) for cell in cells]
+        measured = [Measured(cell, self._settings, inputs=self._inputs) for cell in cells]
         Interleaving(measured, self._first_step, self._settings, self._notify).measure()
         for one in measured:
             if one.failed:
@@ -238,10 +239,10 @@ class _Bench:
         caught = sum(ratio.verdict == "slower" for ratio in ratios)
         return Planted(slowdown, caught, n, median(ratio.estimate for ratio in ratios))
 
-    def judge(self, folder: Path) -> tuple[int | None, int | None, str]:
+    def judge(self) -> tuple[int | None, int | None, str]:
         """What the leaking and the clean cell leave behind, and the status of the one with a wrong gradient."""
         planned = plan(self._request("slowdown=0.0", f"leak_mib={LEAK_MIB}", "wrong=true"))
-        store = Store(folder / "selftest.db")
+        store = Store(self._folder / "selftest.db")
         self._notify(Event("cell", "planted leak and wrong gradient", self._plain))
         Runner(store, replace(self._settings, rounds=1), lambda _: None).run(planned, "selftest", {})
         clean, leaking, wrong = store.records()

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from nodebench.cli.printing import escape_markup
+from nodebench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,12 @@ class Here(AbstractPlace):
         """What does the work, and the fingerprint of where it is done."""
         from nodebench.bench.checkpoints import check_folder  # noqa: PLC0415
         from nodebench.bench.executor import LocalExecutor  # noqa: PLC0415
-        from nodebench.bench.machine import fingerprint  # noqa: PLC0415
+        from nodebench.bench.machine import finds_cuda, fingerprint  # noqa: PLC0415
 
-        del planned, settings, console
+        del settings, console
+        wanted = {cell.framework for cell in planned.cells if cell.device == "cuda"}
+        if wanted and not any(map(finds_cuda, sorted(wanted))):
+            raise UserError(f"`--device` is cuda, and {' and '.join(sorted(wanted))} finds no CUDA device here.")
         if self.checkpoint_dir is not None:
             check_folder(self.checkpoint_dir)
         yield LocalExecutor(), fingerprint()
