@@ -190,10 +190,10 @@ class Jax(AbstractFramework):
         """Those that the field hands to `jax.lax.stop_gradient`, as users of Equinox freeze a parameter."""
         trained, others = eqx.partition(problem.field, eqx.is_inexact_array)
         leaves, structure = jax.tree.flatten(trained)
+        t = _time(problem, float(problem.times[0]))
 
         def rate(leaves: list[Array]) -> State:
-            field = eqx.combine(jax.tree.unflatten(structure, leaves), others)
-            return field(_time(problem, float(problem.times[0])), problem.y0)
+            return eqx.combine(jax.tree.unflatten(structure, leaves), others)(t, problem.y0)
 
         program = jax.make_jaxpr(rate)(leaves).jaxpr
         stopped = _stopped(program)
