@@ -48,7 +48,8 @@ HALVINGS = 3
 
 def rounded(inputs: GradientInputs, dtype: str) -> GradientInputs:
     """The inputs as a cell of `dtype` sees them, so that the reference differentiates the very same function."""
-    return replace(inputs, weights=_rounded(inputs.weights, dtype), batch=_rounded(inputs.batch, dtype))
+    groups = {name: _rounded(vars(inputs)[name], dtype) for name in ("weights", "constants", "batch")}
+    return replace(inputs, **groups)  # type: ignore[arg-type]  # each is what it was
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def solve_reference(cell: Cell, first_step: float, inputs: Path, folder: Path, l
     # By a worker that has no backend: one that is broken must not take the others down.
     subject = make_subject(cell, "float64")
     framework, spec, given = subject.framework, subject.task.reference, load_inputs(inputs)
-    seen = rounded(replace(subject.inputs(), weights=given.weights, batch=given.batch), cell.spec.dtype)
+    seen = rounded(replace(given, closed_form=subject.inputs().closed_form), cell.spec.dtype)
     prepared = prepare_problem(subject, seen)
     spec = replace(spec, first_step=spec.first_step or first_step)
     name = framework.reference_backend
@@ -301,7 +302,7 @@ def _size(part: Any) -> int:
 def cache_name(inputs: GradientInputs, spec: SolverSpec, method: str) -> str:
     """Name that changes with anything a reference depends on: the arrays, the solver, the method, this version."""
     digest = hashlib.sha256(json.dumps([method, __version__, asdict(spec)]).encode())
-    for group in (inputs.weights, inputs.batch):
+    for group in (inputs.weights, inputs.constants, inputs.batch):
         for name in sorted(group):
             array = np.asarray(group[name])
             digest.update(f"{name} {array.shape} {array.dtype}".encode())

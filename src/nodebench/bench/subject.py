@@ -68,8 +68,8 @@ class Subject:
         # A closed form is that of the task's own time span.
         return inputs if self.cell.horizon == 1 else replace(inputs, closed_form=None)
 
-    def model(self, weights: Weights) -> Any:
-        """The model with these weights, its solves bound to the backend and the spec.
+    def model(self, weights: Weights, constants: Weights | None = None) -> Any:
+        """The model with these weights and constants, its solves bound to the backend and the spec.
 
         This is the one place where a model that is measured is made. All random numbers that are global are seeded
         before, so that what it draws of its state beside the weights is the same in every process.
@@ -80,7 +80,8 @@ class Subject:
             solve = partial(solve_checked, self.backend.solve, spec=self.spec)
         elif self.task.models[self.cell.model].uses_backend:
             solve = _no_solve
-        return self.framework.build(self.target, self.task.model_options(self.cell.model), weights, solve)
+        model = self.framework.build(self.target, self.task.model_options(self.cell.model), weights, solve)
+        return self.framework.with_constants(model, constants or {})
 
     def state(self, weights: Weights) -> Weights:
         """The whole state of the model as it is made with these weights."""
@@ -165,8 +166,8 @@ def check_times(times: Sequence[float], dtype: str) -> None:
 
 def save_inputs(path: Path, inputs: GradientInputs) -> None:
     """Write the state and the batch of a gradient measurement, for all processes that measure it."""
-    arrays = {f"weights/{name}": array for name, array in inputs.weights.items()}
-    arrays |= {f"batch/{name}": array for name, array in inputs.batch.items()}
+    groups = {"weights": inputs.weights, "constants": inputs.constants, "batch": inputs.batch}
+    arrays = {f"{group}/{name}": array for group, named in groups.items() for name, array in named.items()}
     told = json.dumps({"dataset": inputs.dataset, "note": inputs.note})
     np.savez(path, told=np.array(told), **arrays)  # type: ignore[arg-type]  # numpy takes any names
 
@@ -174,11 +175,12 @@ def save_inputs(path: Path, inputs: GradientInputs) -> None:
 def load_inputs(path: Path) -> GradientInputs:
     """Read what `save_inputs` wrote, without a closed form, which is code."""
     with np.load(path) as file:
-        groups: dict[str, dict[str, np.ndarray]] = {"weights": {}, "batch": {}, "told": {}}
+        groups: dict[str, dict[str, np.ndarray]] = {"weights": {}, "constants": {}, "batch": {}, "told": {}}
         for name in file.files:
             group, _, key = name.partition("/")
             groups[group][key] = file[name]
-    return GradientInputs(groups["weights"], groups["batch"], **json.loads(str(groups["told"][""])))
+    told = json.loads(str(groups["told"][""]))
+    return GradientInputs(groups["weights"], groups["batch"], constants=groups["constants"], **told)
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def prepare_problem(subject: Subject, inputs: GradientInputs) -> Prepared:
         UserError: If its output times are not strictly monotone.
         UnsupportedError: If the backend cannot solve or differentiate it, for the reason that it gives.
     """
-    model = subject.model(inputs.weights)
+    model = subject.model(inputs.weights, inputs.constants)
     problem = _stretched(subject.framework.problem(model, inputs.batch), subject.cell.horizon)
     check_times([float(t) for t in problem.times], subject.spec.dtype)
     reason = None if subject.backend is None else subject.backend.unsupported(problem, subject.spec)

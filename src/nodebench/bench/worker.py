@@ -119,7 +119,7 @@ class Worker:
         drawn = subject.inputs()
         self._limit_memory()
         framework, state = subject.framework, subject.state(drawn.weights)
-        given = replace(drawn, weights=state)
+        given = replace(drawn, constants={name: state[name] for name in state.keys() - drawn.weights.keys()})
         save_inputs(inputs, given)
         seen = rounded(given, cell.spec.dtype)
 

@@ -138,11 +138,11 @@ def its_frameworks_agree(subject: TaskSubject) -> None:
         rng = np.random.default_rng(0)
         weights = {
             name: value + 0.1 * rng.standard_normal(np.shape(value))
-            if np.issubdtype(value.dtype, np.floating)
-            else value
             for name, value in subject.task.weights(model, 0).items()
         }
-        found = [_same_steps(built, weights) for built in several]
+        held = several[0].framework.state(several[0].make(weights)) if several else {}
+        constants = {name: held[name] for name in held.keys() - weights.keys()}
+        found = [_same_steps(built, weights, constants) for built in several]
         for built, other in zip(several[1:], found[1:], strict=True):
             n_compared += 1
             _agree(other, found[0], AGREEMENT, f"{several[0]} and {built}")
@@ -176,10 +176,10 @@ def _gradients(built: Built, spec: SolverSpec) -> Gradients:
     return _flat(built, built.backend.grad(built.problem(), spec, built.framework))
 
 
-def _same_steps(built: Built, weights: Weights) -> Gradients:
-    """Gradients at given weights by steps that are the same in every framework."""
+def _same_steps(built: Built, weights: Weights, constants: Weights) -> Gradients:
+    """Gradients at given weights and constants by steps that are the same in every framework."""
     solve = load_class(EULER[built.framework.name])
-    step = built.framework.gradient_step(solve, built.problem(weights), SolverSpec(dtype="float64"))
+    step = built.framework.gradient_step(solve, built.problem(weights, constants), SolverSpec(dtype="float64"))
     return _flat(built, step.step())
 
 

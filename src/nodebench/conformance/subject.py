@@ -140,10 +140,13 @@ class Built:
         """Trainable parameters."""
         return self.framework.n_params(self.make(self.subject.task.weights(self.model, 0)))
 
-    def problem(self, weights: Weights | None = None) -> Problem:
-        """Its gradient problem, with the task's weights or others."""
+    def problem(self, weights: Weights | None = None, constants: Weights | None = None) -> Problem:
+        """Its gradient problem, with the task's weights or others, and with these constants where they are given."""
         inputs = self.subject.task.problem(self.model, 0, EXAMPLES)
-        problem = self.framework.problem(self.make(inputs.weights if weights is None else weights), inputs.batch)
+        model = self.framework.with_constants(
+            self.make(inputs.weights if weights is None else weights), constants or {}
+        )
+        problem = self.framework.problem(model, inputs.batch)
         if not isinstance(problem, Problem):
             raise CheckFailedError(f"`problem` of {self} must return a `Problem`; got {type(problem).__name__}.")
         return problem

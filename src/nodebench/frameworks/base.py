@@ -23,8 +23,7 @@ Batch = Mapping[str, np.ndarray]
 """Named NumPy arrays. In the splits of a task the first axis of each is the example."""
 
 Weights = Mapping[str, np.ndarray]
-"""NumPy arrays by dotted name, the same names in every framework: the parameters of a model, and what else of its state
-is given (buffers, arrays that are plain attributes)."""
+"""NumPy weights by dotted name, the same names in every framework."""
 
 Solve = Callable[[Field, State, Array, SolverSpec], State]
 """`AbstractBackend.solve`."""
@@ -225,8 +224,7 @@ class AbstractFramework(ABC):
         Args:
             target: Where the model's class lives.
             options: Keyword arguments of the class.
-            weights: Every parameter by dotted name, and of the rest of its state what is known. The rest stays as the
-                class makes it.
+            weights: Every parameter by dotted name.
             solve: `solve(field, y0, times)`, or None for a model that solves no ODE.
 
         Raises:
@@ -236,6 +234,17 @@ class AbstractFramework(ABC):
     @abstractmethod
     def state(self, model: Any) -> Weights:
         """The whole state of a model by dotted name: parameters of any rank, buffers, arrays that are attributes."""
+
+    def with_constants(self, model: Any, constants: Weights) -> Any:
+        """The model with these values of what of its state is no parameter, as far as it has it by these names.
+
+        What one framework holds in an array, a model in another may have in its code.
+
+        Raises:
+            PluginError: If a shape is another.
+        """
+        del constants
+        return model
 
     @abstractmethod
     def n_params(self, model: Any) -> int:

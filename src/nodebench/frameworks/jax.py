@@ -26,7 +26,7 @@ import numpy as np
 
 from nodebench.errors import FieldError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights, field_name
-from nodebench.frameworks.jax_parameters import named_parameters, whole_state, with_weights
+from nodebench.frameworks.jax_parameters import named_parameters, whole_state, with_arrays, with_weights
 from nodebench.frameworks.jax_step import JaxGradientStep
 from nodebench.frameworks.jax_training import JaxTrainer
 from nodebench.problem import Array, Field, Gradients, Problem, SolverSpec, State
@@ -121,6 +121,11 @@ class Jax(AbstractFramework):
     def state(self, model: Any) -> Weights:
         """The whole state of a model; see the base class."""
         return whole_state(model)
+
+    def with_constants(self, model: Any, constants: Weights) -> Any:
+        """See the base class."""
+        trained = named_parameters(model)
+        return with_arrays(model, {name: jnp.asarray(a) for name, a in constants.items() if name not in trained})
 
     def n_params(self, model: Any) -> int:
         """Number of trainable parameters."""

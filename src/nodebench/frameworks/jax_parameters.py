@@ -4,6 +4,7 @@ A parameter is a leaf that `equinox.is_inexact_array` accepts. Its name is its p
 joined by dots. A tuple of layers therefore has the names of a `torch.nn.Sequential`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -50,24 +51,31 @@ def refuse_complex(tree: Any) -> None:
 
 
 def with_weights(model: Any, weights: Weights, dtype: Any) -> Any:
-    """The model with every parameter replaced, and of its other arrays those that are given.
+    """The model with every parameter replaced.
 
     Raises:
         PluginError: If a name is missing or unknown, a shape is another, or a parameter is complex.
     """
+    refuse_complex(model)
+    trained = named_parameters(model)
+    if set(trained) != set(weights):
+        missing, unknown = sorted(set(trained) - set(weights)), sorted(set(weights) - set(trained))
+        raise PluginError(f"weights of `{type(model).__name__}`: missing {missing}, unknown {unknown}.")
+    return with_arrays(model, {name: jnp.asarray(value, dtype) for name, value in weights.items()})
+
+
+def with_arrays(model: Any, values: Mapping[str, Any]) -> Any:
+    """The model with those of its arrays replaced that it has by these names, each in its own dtype.
+
+    Raises:
+        PluginError: If a shape is another.
+    """
     arrays, others = eqx.partition(model, eqx.is_array)
     paths, structure = tree_flatten_with_path(arrays)
-    leaves = {keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
-    refuse_complex(model)
-    trained, kind = named_parameters(model), type(model).__name__
-    missing, unknown = sorted(trained.keys() - weights.keys()), sorted(weights.keys() - leaves.keys())
-    if missing or unknown:
-        raise PluginError(f"weights of `{kind}`: missing {missing}, unknown {unknown}.")
-    for name, value in weights.items():
-        if leaves[name].shape != np.shape(value):
-            raise PluginError(f"weight `{name}` must have the shape {leaves[name].shape}; got {np.shape(value)}.")
-    found = [
-        jnp.asarray(weights[name], dtype if name in trained else leaf.dtype) if name in weights else leaf
-        for name, leaf in leaves.items()
-    ]
+    found = []
+    for path, leaf in paths:
+        name = keystr(path, simple=True, separator=".")
+        if name in values and leaf.shape != np.shape(values[name]):
+            raise PluginError(f"weight `{name}` must have the shape {leaf.shape}; got {np.shape(values[name])}.")
+        found.append(values.get(name, leaf))
     return eqx.combine(tree_unflatten(structure, found), others)

@@ -13,7 +13,7 @@ from nodebench.errors import PluginError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights, seed_globally
 from nodebench.frameworks.torch_field import named_parameters, state_parts, to_array
 from nodebench.frameworks.torch_inspection import inspect, remembered, unsteady_layer
-from nodebench.frameworks.torch_state import cast, load_state, refuse_complex, whole_state
+from nodebench.frameworks.torch_state import cast, load_constants, load_weights, refuse_complex, whole_state
 from nodebench.frameworks.torch_step import GradientStep
 from nodebench.frameworks.torch_training import Trainer
 from nodebench.problem import Field, Gradients, Problem, SolverSpec, State
@@ -71,13 +71,18 @@ class Torch(AbstractFramework):
             raise PluginError(f"`{target}` must be a `torch.nn.Module`; it made {type(model).__name__}.")
         refuse_complex(model)
         cast(model, self._device, self._dtype)
-        load_state(model, weights)
+        load_weights(model, weights)
         self.settle()
         return model
 
     def state(self, model: nn.Module) -> Weights:
         """The whole state of a model; see `AbstractFramework.state`."""
         return whole_state(model)
+
+    def with_constants(self, model: nn.Module, constants: Weights) -> nn.Module:
+        """See `AbstractFramework.with_constants`; in place."""
+        load_constants(model, constants)
+        return model
 
     def n_params(self, model: nn.Module) -> int:
         """Number of trainable parameters."""

@@ -97,23 +97,30 @@ def refuse_complex(module: nn.Module) -> None:
             )
 
 
-def load_state(module: nn.Module, weights: Weights) -> None:
-    """Give every parameter its weight, and the constants that are given theirs.
+def load_weights(module: nn.Module, weights: Weights) -> None:
+    """Give every parameter its weight.
 
     Raises:
         PluginError: If names or shapes are not those of the module.
     """
-    named, others, kind = dict(module.named_parameters()), constants(module), type(module).__name__
-    missing, surplus = sorted(named.keys() - weights.keys()), sorted(weights.keys() - named.keys() - others.keys())
-    if missing or surplus:
-        raise PluginError(f"weights of `{kind}`: missing {missing}, unknown {surplus}.")
-    with torch.no_grad():
-        for name in weights:
-            _load(name, {**named, **others}[name], np.asarray(weights[name]))
+    named = dict(module.named_parameters())
+    if named.keys() != weights.keys():
+        missing, surplus = sorted(named.keys() - weights.keys()), sorted(weights.keys() - named.keys())
+        raise PluginError(f"weights of `{type(module).__name__}`: missing {missing}, unknown {surplus}.")
+    for name, parameter in named.items():
+        _load(name, parameter, np.asarray(weights[name]))
+
+
+def load_constants(module: nn.Module, values: Weights) -> None:
+    """Give the constants of a module that it has by these names their values; raises as `load_weights` for shapes."""
+    for name, tensor in constants(module).items():
+        if name in values:
+            _load(name, tensor, np.asarray(values[name]))
 
 
 def _load(name: str, tensor: Tensor, value: np.ndarray) -> None:
     if tuple(tensor.shape) != value.shape:
         raise PluginError(f"weight `{name}` must have shape {tuple(tensor.shape)}; got {value.shape}.")
-    # A copy, which is contiguous and writable, and keeps a single number one.
-    tensor.copy_(torch.from_numpy(np.array(value)))
+    with torch.no_grad():
+        # A copy, which is contiguous and writable, and keeps a single number one.
+        tensor.copy_(torch.from_numpy(np.array(value)))

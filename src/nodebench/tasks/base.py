@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -100,6 +100,8 @@ class GradientInputs:
             problem has such.
         dataset: The data set that the batch is really from, as in `Splits.name`.
         note: What a reader must know of it, as in `Splits.note`.
+        constants: The rest of the model's state by dotted name: buffers, arrays that are plain attributes. A task need
+            not give it; it is read from the model that was made first, so that all processes have the same.
     """
 
     weights: Weights
@@ -107,6 +109,7 @@ class GradientInputs:
     closed_form: Callable[[], Gradients] | None = None
     dataset: str = ""
     note: str = ""
+    constants: Weights = field(default_factory=dict)
 
 
 class AbstractTask(ABC):

@@ -1,5 +1,6 @@
 """A field of one's own in JAX."""
 
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from nodebench.frameworks.base import Weights, check_alike, seeded_globally
-from nodebench.frameworks.jax_parameters import refuse_complex, whole_state
+from nodebench.frameworks.jax_parameters import named_parameters, refuse_complex, whole_state
 from nodebench.problem import Problem
 from nodebench.registry import load_class
 from nodebench.tasks.field.task import parts_of
@@ -31,7 +32,8 @@ class FieldODE(eqx.Module):
 
     def __init__(self, solve: Callable[..., jax.Array], fields: Mapping[str, str], times: tuple[float, ...]) -> None:
         self.solve, self.times = solve, times
-        self.field = load_class(fields["jax"])(key=jax.random.key(0))  # with weights that are replaced
+        # With weights that are replaced, and whatever else it draws from the seed.
+        self.field = _made(fields["jax"], random.getrandbits(31))
 
     def loss(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Mean squared distance of the last states from their targets."""
@@ -71,10 +73,16 @@ def distances(end: Any, ys: Any) -> jax.Array:
 
 
 def initial_weights(target: str, seed: int) -> Weights:
-    """The state of a field made from a key of the seed, by names in the model."""
-    # Drawn in 32 bits in any process: JAX draws other numbers in 64, and a reference must have the weights of its cell.
-    cls = load_class(target)
-    with jax.enable_x64(False), seeded_globally(seed):  # noqa: FBT003  the signature is JAX's
-        field = cls(key=jax.random.key(seed))
+    """Weights of a field made from a key of the seed, by their names in the model."""
+    with seeded_globally(seed):
+        field = _made(target, seed)
     refuse_complex(field)
-    return {f"field.{name}": value for name, value in whole_state(field).items()}
+    state = whole_state(field)
+    return {f"field.{name}": state[name] for name in named_parameters(field)}
+
+
+def _made(target: str, seed: int) -> Any:
+    # Drawn in 32 bits in any process: JAX draws other numbers in 64, and a reference must have those of its cell.
+    cls = load_class(target)
+    with jax.enable_x64(False):  # noqa: FBT003  the signature is JAX's
+        return cls(key=jax.random.key(seed))

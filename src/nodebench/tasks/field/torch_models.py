@@ -66,7 +66,7 @@ def distances(end: State, ys: State) -> Tensor:
 
 
 def initial_weights(target: str, seed: int) -> Weights:
-    """The state of a field made after seeding, by names in the model; all generators are left as they were."""
+    """Weights of a field made after seeding, by their names in the model; all generators are left as they were."""
     cls = load_class(target)
     with torch.random.fork_rng(devices=[]), seeded_globally(seed):
         torch.manual_seed(seed)
@@ -74,4 +74,5 @@ def initial_weights(target: str, seed: int) -> Weights:
     if not isinstance(field, nn.Module):
         raise PluginError(f"`{target}` must be a `torch.nn.Module`; it made {type(field).__name__}.")
     refuse_complex(field)
-    return {f"field.{name}": value for name, value in whole_state(field).items()}
+    state = whole_state(field)
+    return {f"field.{name}": state[name] for name, _ in field.named_parameters()}
