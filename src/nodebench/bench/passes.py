@@ -218,9 +218,10 @@ def conditions(prepared: Prepared) -> dict[str, str]:
 def _state_conditions(prepared: Prepared) -> dict[str, str]:
     """The whole state of the model by name: what is trained, and what is not."""
     framework = prepared.subject.framework
-    trained = framework.parameters(prepared.model)
-    kinds = {name: "parameter" if name in trained else "constant" for name in framework.state(prepared.model)}
-    return {f"{kinds[name]} `{name}`": _digest(array) for name, array in framework.state(prepared.model).items()}
+    trained, state = framework.parameters(prepared.model), framework.state(prepared.model)
+    return {
+        f"{'parameter' if name in trained else 'constant'} `{name}`": _digest(array) for name, array in state.items()
+    }
 
 
 def _digest(array: np.ndarray) -> str:

@@ -166,7 +166,7 @@ class GroupWork(AbstractWork):
                 return
             first_step = beginning.first_step
             reference = self._references(worker, first_step, site) if fresh else None
-        for measured in {id(measured): measured for measured in (*fresh, *cells)}.values():
+        for measured in fresh or cells:
             measured.figures["first_step"], measured.inputs = first_step, inputs
             measured.figures["notes"] += beginning.notes
             measured.files.update(beginning.files)
