@@ -182,6 +182,15 @@ def test_layers_that_are_never_trained_stay_so(tmp_path):
     assert trained(tmp_path, task, "direct")["metric_value"] > 0
 
 
+def test_times_that_float32_cannot_tell_apart_are_not_trained_on(tmp_path):
+    """A training would go on with the initial states for ever; in float64 it is a task like any."""
+    task = torch_file(tmp_path, times=(1.7e9, 1.7e9 + 1))
+    records = run(tmp_path, "-b", "direct", "-t", task, "--measure", "training", code=1)
+    assert "cannot be told apart in float32" in records[task, "direct"]["reason"]
+    records = run(tmp_path, "-b", "direct", "-t", task, "--measure", "counts", "--dtype", "float64")
+    assert records[task, "direct"]["status"] == "ok"
+
+
 def test_nothing_to_train_is_no_failure(tmp_path):
     """A sentence, alike in both frameworks."""
     with pytest.raises(UnsupportedError, match="nothing to train"):

@@ -209,7 +209,8 @@ def prepare_problem(subject: Subject, inputs: GradientInputs) -> Prepared:
     """
     model = subject.model(inputs.weights, inputs.constants)
     problem = _stretched(subject.framework.problem(model, inputs.batch), subject.cell.horizon)
-    check_times([float(t) for t in problem.times], subject.spec.dtype)
+    # In the dtype of the cell, also where a reference is made in float64: what cannot be trained is refused before it.
+    check_times([float(t) for t in problem.times], subject.cell.spec.dtype)
     reason = None if subject.backend is None else subject.backend.unsupported(problem, subject.spec)
     if reason is not None:
         raise UnsupportedError(reason)
