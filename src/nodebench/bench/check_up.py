@@ -6,6 +6,7 @@ framework alone can see of a field (structure, in-place changes, what its graph 
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -156,7 +157,7 @@ class _Looked:
 
     def check_derivative(self) -> None:
         """See that the derivative is that of the values, along one direction of the state and one of the parameters."""
-        for t, y in list(self._points())[:1]:
+        for t, y in islice(self._points(), 1):
             by_y, by_params = self._framework.vjp(self._problem, t, y, self._covector)
             along = Direction.at(y, self._params)
             self._compare("its state", (t, y), along.of_state, Direction(by_y, by_params))
