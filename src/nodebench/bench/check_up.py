@@ -176,7 +176,7 @@ class _Looked:
             with self._framework.moved(self._problem, self._y0, params) as moved:
                 return float(self._covector @ self._framework.evaluate(moved)(at[0], y))
 
-        wrong = contradiction(value, along, derivative, STEP)
+        wrong = contradiction(value, along, derivative, Doubts(STEP, value=ROUNDINGS * float(np.finfo(float).eps)))
         if wrong is not None:
             raise FieldError(
                 f"the derivative of the field `{self._kind}` by {what} is not that of its values: {wrong}; is "
@@ -246,8 +246,23 @@ class Direction:
         return np.concatenate([np.ravel(self.y), *(np.ravel(self.params[name]) for name in names)])
 
 
+@dataclass(frozen=True)
+class Doubts:
+    """How exact a function and its derivative are.
+
+    Attributes:
+        step: How far finite differences go; twice that tells how far they are off themselves, where they contradict.
+        value: Relative error of the function, small against a step.
+        derivative: Relative error of the derivative.
+    """
+
+    step: float
+    value: float
+    derivative: float = 0.0
+
+
 def contradiction(
-    value: Callable[[float], float], along: Direction, derivative: Direction, step: float, own: float = 0.0
+    value: Callable[[float], float], along: Direction, derivative: Direction, doubts: "Doubts"
 ) -> str | None:
     """How finite differences contradict a derivative, or None where they do not.
 
@@ -255,15 +270,17 @@ def contradiction(
         value: A function along a direction, of how far.
         along: The direction.
         derivative: The derivative by state and parameters.
-        step: How far to go; twice that tells how far finite differences themselves are off, where they contradict.
-        own: Relative error that the derivative may have.
+        doubts: How exact all of these are.
     """
-    slope = (value(step) - value(-step)) / (2 * step)
+    step = doubts.step
+    ahead, behind = value(step), value(-step)
+    slope = (ahead - behind) / (2 * step)
     direction, gradient = along.flat(along.params), derivative.flat(along.params)
     moved = direction != 0
     stated = float(direction @ gradient)
     expected = np.linalg.norm(direction) * np.linalg.norm(gradient[moved]) / np.sqrt(moved.sum() or 1)
-    allowed = (SLACK + own) * max(abs(slope), float(expected))
+    allowed = (SLACK + doubts.derivative) * max(abs(slope), float(expected))
+    allowed += doubts.value * max(abs(ahead), abs(behind)) / step
     if not np.isfinite(slope) or abs(slope - stated) <= allowed:
         return None
     coarse = (value(2 * step) - value(-2 * step)) / (4 * step)

@@ -21,8 +21,8 @@ import numpy as np
 from nodebench import __version__, registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.bench.accuracy import UNREADABLE, Reference, reference_from, relative_error
-from nodebench.bench.check_up import SLACK, Direction, contradiction, differentiated
-from nodebench.bench.judgement import KNOWN
+from nodebench.bench.check_up import SLACK, Direction, Doubts, contradiction, differentiated
+from nodebench.bench.judgement import KNOWN, MARGIN
 from nodebench.bench.messages import DiscreteReference, ReferenceFile, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.subject import load_inputs, make_subject, prepare_problem
@@ -227,7 +227,7 @@ class ReferenceSolver:
                     states = self._backend.gradient_step(moved, spec, self.framework).solution()
                     return float(moved.loss(states))
 
-            return contradiction(value, direction, gradient, LOSS_STEP, own)
+            return contradiction(value, direction, gradient, Doubts(LOSS_STEP, MARGIN * spec.rtol, own))
 
         how = told(along)
         if how is None:
