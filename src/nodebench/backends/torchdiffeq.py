@@ -36,7 +36,7 @@ class Torchdiffeq(AbstractBackend):
         options = torchdiffeq_solve.options(y0, times, spec, land=self.land)
         with torchdiffeq_solve.named_errors():
             ys: State = torchdiffeq.odeint(
-                torchdiffeq_solve.CheckedField(field, y0),
+                field,
                 y0,
                 times,
                 rtol=spec.rtol,

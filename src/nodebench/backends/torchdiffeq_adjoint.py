@@ -45,7 +45,7 @@ class TorchdiffeqAdjoint(AbstractBackend):
             adjoint_options["norm"] = "seminorm"
         with torchdiffeq_solve.named_errors():
             ys: State = torchdiffeq.odeint_adjoint(
-                torchdiffeq_solve.CheckedField(field, y0),
+                field,
                 y0,
                 times,
                 rtol=spec.rtol,

@@ -13,7 +13,6 @@ import torchdiffeq
 from torch import Tensor
 
 from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.torch_field import state_parts
 from nodebench.problem import Field, SolverSpec, State, StepGrid
 from nodebench.solvers.controller import equal_steps
 from nodebench.solvers.layout import layout
@@ -61,7 +60,11 @@ def options(y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> dict[s
         times: Output times.
         spec: First step and limit.
         land: Whether to step onto every output time instead of interpolating to it; equal steps do so in any case.
+
+    Raises:
+        UserError: If the state is none that our own solvers take.
     """
+    layout(y0)
     if spec.solver in FIXED:
         return {"grid_constructor": _equal_steps(spec)}
     chosen: dict[str, Any] = {"max_num_steps": spec.max_steps}
@@ -132,28 +135,11 @@ def named_errors(where: str = "") -> Iterator[None]:
         raise
 
 
-class CheckedField:
-    """A field that is called, and held to what it returns, as by our own solvers.
-
-    Args:
-        field: The field.
-        y0: A state.
-    """
-
-    def __init__(self, field: Field, y0: State) -> None:
-        self._field, self._layout = field, layout(y0)
-
-    def __call__(self, t: Tensor, y: State) -> State:
-        """The derivative; torchdiffeq's times have the dtype of the state, and may be a view of its own."""
-        parts = self._layout.evaluate(self._field, t.clone(), state_parts(y))
-        return tuple(parts) if self._layout.is_tuple else parts[0]
-
-
-class _Watched(CheckedField):
+class _Watched:
     """A field that tells torchdiffeq where to report its steps."""
 
-    def __init__(self, field: Field, y0: State, times: Tensor, *, adaptive: bool) -> None:
-        super().__init__(field, y0)
+    def __init__(self, field: Field, times: Tensor, *, adaptive: bool) -> None:
+        self._field = field
         # torchdiffeq runs decreasing times mirrored: it reports where a step begins as it is, and its length mirrored.
         self._sign = 1.0 if times[-1] > times[0] else -1.0
         self.boundaries = [times[0].item()]
@@ -163,6 +149,9 @@ class _Watched(CheckedField):
             self.callback_reject_step = self._reject
         else:
             self.callback_step = self._accept
+
+    def __call__(self, t: Tensor, y: State) -> State:
+        return self._field(t, y)
 
     def _accept(self, t0: Tensor, y0: State, dt: Tensor) -> None:
         del y0
@@ -176,7 +165,7 @@ class _Watched(CheckedField):
 def grid(field: Field, y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> StepGrid:
     """The steps that torchdiffeq takes; without `land` the last one reaches past the last output time."""
     times = times.detach()
-    watched = _Watched(field, y0, times, adaptive=spec.solver not in FIXED)
+    watched = _Watched(field, times, adaptive=spec.solver not in FIXED)
     chosen = options(y0, times, spec, land=land)
     with torch.no_grad(), named_errors():
         torchdiffeq.odeint(
