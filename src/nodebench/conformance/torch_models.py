@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nodebench.frameworks.torch_field import state_parts
+from nodebench.frameworks.torch_field import like_state, state_parts
 from nodebench.problem import Field, Problem, SolverSpec, State
 from nodebench.tasks.linear.torch_models import TorchBatch
 
@@ -75,10 +75,6 @@ def euler(field: Field, y0: State, times: Tensor, spec: SolverSpec) -> State:
     del spec
     states = [state_parts(y0)]
     for begin, end in pairwise(times):
-        rates = state_parts(field(begin, _like(states[-1], y0)))
+        rates = state_parts(field(begin, like_state(states[-1], y0)))
         states.append(tuple(y + (end - begin).to(y.dtype) * rate for y, rate in zip(states[-1], rates, strict=True)))
-    return _like(tuple(torch.stack(part) for part in zip(*states, strict=True)), y0)
-
-
-def _like(parts: tuple[Tensor, ...], state: State) -> State:
-    return parts if isinstance(state, tuple) else parts[0]
+    return like_state(tuple(torch.stack(part) for part in zip(*states, strict=True)), y0)

@@ -353,19 +353,17 @@ def seeded_globally(seed: int) -> Iterator[None]:
         np.random.set_state(before[1])  # noqa: NPY002  see above
 
 
-def check_alike(found: Any, target: Any, what: str = "the states at the last output time and their targets") -> None:
-    """See that two arrays have one shape: where they have not, their difference would broadcast without a word.
-
-    Args:
-        found: What a model computed.
-        target: What it is compared with.
-        what: Both in words.
+def check_alike(states: Array, targets: Array) -> None:
+    """See that states and their targets have one shape: else their difference would broadcast without a word.
 
     Raises:
         PluginError: If they have not, with both shapes.
     """
-    if tuple(found.shape) != tuple(target.shape):
-        raise PluginError(f"{what} differ in shape: {tuple(found.shape)} and {tuple(target.shape)}.")
+    found, wanted = tuple(states.shape), tuple(targets.shape)
+    if found != wanted:
+        raise PluginError(
+            f"the states at the last output time and their targets differ in shape: {found} and {wanted}."
+        )
 
 
 def solve_checked(solve: Solve, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:

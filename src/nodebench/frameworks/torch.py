@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nodebench.errors import PluginError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights, seed_globally
-from nodebench.frameworks.torch_field import named_parameters, state_parts, to_array
+from nodebench.frameworks.torch_field import like_state, named_parameters, state_parts, to_array
 from nodebench.frameworks.torch_inspection import inspect, remembered, unsteady_layer
 from nodebench.frameworks.torch_state import cast, load_constants, load_weights, refuse_complex, whole_state
 from nodebench.frameworks.torch_step import GradientStep
@@ -106,7 +106,7 @@ class Torch(AbstractFramework):
         parameters = named_parameters(problem.field)
         leaves = [part.requires_grad_() for part in self._parts(problem, y)]
         with torch.enable_grad():
-            rates = state_parts(problem.field(self._time(problem, t), _like(leaves, problem.y0)))
+            rates = state_parts(problem.field(self._time(problem, t), like_state(leaves, problem.y0)))
         taped = [
             (rate, along)
             for rate, along in zip(rates, self._parts(problem, covector), strict=True)
@@ -130,7 +130,7 @@ class Torch(AbstractFramework):
             for name, value in params.items():
                 parameters[name].copy_(torch.from_numpy(np.array(value)))
         try:
-            yield replace(problem, y0=_like(self._parts(problem, y0), problem.y0))
+            yield replace(problem, y0=like_state(self._parts(problem, y0), problem.y0))
         finally:
             with torch.no_grad():
                 for name, kept in before.items():
@@ -167,7 +167,7 @@ class Torch(AbstractFramework):
         def field(t: float, y: np.ndarray) -> np.ndarray:
             with torch.no_grad():
                 return self.flat_state(
-                    problem.field(self._time(problem, t), _like(self._parts(problem, y), problem.y0))
+                    problem.field(self._time(problem, t), like_state(self._parts(problem, y), problem.y0))
                 )
 
         return field
@@ -221,8 +221,3 @@ class Torch(AbstractFramework):
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-
-
-def _like(parts: Sequence[Tensor], state: State) -> State:
-    """Parts as a state of the same structure."""
-    return tuple(parts) if isinstance(state, tuple) else parts[0]

@@ -1,5 +1,7 @@
 """What torch needs to know of a field and its state."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import Tensor, nn
 
@@ -21,6 +23,11 @@ def named_parameters(field: Field) -> dict[str, nn.Parameter]:
 def state_parts(state: State) -> tuple[Tensor, ...]:
     """The tensors of a state."""
     return tuple(state) if isinstance(state, tuple) else (state,)
+
+
+def like_state(parts: Sequence[Tensor], state: State) -> State:
+    """Parts as a state of the same structure as another."""
+    return tuple(parts) if isinstance(state, tuple) else parts[0]
 
 
 def to_array(tensor: Tensor) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Whether a field in torch is a function of time, state and its parameters, found from one evaluation and its graph."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from nodebench.errors import FieldError
 from nodebench.frameworks.base import field_name
-from nodebench.frameworks.torch_field import state_parts
+from nodebench.frameworks.torch_field import like_state, state_parts
 from nodebench.frameworks.torch_state import attributes, constants, items
 from nodebench.problem import Field, Problem, State
 
@@ -39,7 +40,7 @@ def inspect(problem: Problem) -> None:
     kind, function = field_name(problem.field), problem.field
     y0 = tuple(part.detach().clone() for part in state_parts(problem.y0))
     begin = problem.times[0].detach().to(y0[0])
-    handed = begin.clone(), _like(tuple(part.clone() for part in y0), problem.y0)
+    handed = begin.clone(), like_state(tuple(part.clone() for part in y0), problem.y0)
     try:
         with torch.no_grad():
             rate = function(*handed)
@@ -71,14 +72,16 @@ def remembered(problem: Problem) -> str:
     if not (changed and isinstance(function, nn.Module)):
         return ""
     modes, held = {module: module.training for module in function.modules()}, constants(function)
-    function.eval()
     found = []
-    for values in (now, before):
-        for name in changed:
-            held[name].copy_(values[name])
-        found.append(_evaluated(problem))
-    for module, mode in modes.items():
-        module.training = mode
+    try:
+        function.eval()
+        for values in (now, before):
+            for name in changed:
+                held[name].copy_(values[name])
+            found.append(_evaluated(problem))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     return "" if _equal(*found) else ", ".join(changed)
 
 
@@ -86,7 +89,7 @@ def _evaluated(problem: Problem) -> list[Tensor]:
     """The values of a field at the start, without a graph."""
     y0 = tuple(part.detach().clone() for part in state_parts(problem.y0))
     with torch.no_grad():
-        return list(state_parts(problem.field(problem.times[0].detach().to(y0[0]), _like(y0, problem.y0))))
+        return list(state_parts(problem.field(problem.times[0].detach().to(y0[0]), like_state(y0, problem.y0))))
 
 
 def _hidden(problem: Problem) -> list[Tensor]:
@@ -101,7 +104,7 @@ def _hidden(problem: Problem) -> list[Tensor]:
         leaves = tuple(part.detach().clone().requires_grad_() for part in state_parts(problem.y0))
         time = problem.times[0].detach().to(leaves[0])
         with torch.enable_grad():
-            graphs.append(leaves_of(state_parts(problem.field(time, _like(leaves, problem.y0)))))
+            graphs.append(leaves_of(state_parts(problem.field(time, like_state(leaves, problem.y0)))))
     known = {id(leaf) for leaf in own}
     lasting = {id(leaf) for leaf in graphs[0]} & {id(leaf) for leaf in graphs[1]}
     return [leaf for leaf in graphs[0] if id(leaf) in lasting - known]
@@ -180,10 +183,6 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
     return len(some) == len(others) and all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
-
-
-def _like(parts: tuple[Tensor, ...], state: State) -> State:
-    return parts if isinstance(state, tuple) else parts[0]
 
 
 def _check_unchanged(kind: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
@@ -287,7 +286,8 @@ class _Search:
             return
         where = Path(function.__code__.co_filename).name
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            self.value(name, where, cell.cell_contents)
+            with contextlib.suppress(ValueError):  # a name of the enclosing function that has no value yet
+                self.value(name, where, cell.cell_contents)
         for name in _names(function.__code__):
             if name in function.__globals__:
                 self.value(name, where, function.__globals__[name], "the global ")
