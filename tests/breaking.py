@@ -1,13 +1,20 @@
-"""Fakes that break one command of their worker, or what it leaves to be read."""
+"""Fakes that break one command of their worker, what it leaves to be read, or what has started it."""
 
+import os
+import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from nodebench.bench.passes import GradientPasses
+from nodebench.bench.worker import Worker
 from nodebench.errors import UserError
 from nodebench.testing import FakeBackend, FakeTask
+
+WORKERS = ("nodebench.bench.launcher", "nodebench.bench.worker")
+"""What a worker's process was started as."""
 
 ERRORS = {
     "UserError": UserError("no such thing"),
@@ -22,18 +29,24 @@ ERRORS = {
 
 def broken(command, error):
     """Have a command of this process, if it is a worker, raise, or leave what nobody can read."""
-    worker = getattr(sys.modules["__main__"], "Worker", None)
-    if worker is None or not command:
+    program = sys.modules["__main__"]
+    started = getattr(program.__spec__, "name", "")
+    if not command or started not in WORKERS or (error == "launcher" and started != WORKERS[0]):
         return
 
     def instead(self, *args, **kwargs):
         del self, args
+        if error == "launcher":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
         if error == "unreadable":
             Path(kwargs["path"]).write_bytes(b"nothing that could be read")
             return
         raise ERRORS[error]
 
-    setattr(GradientPasses if hasattr(GradientPasses, command) else worker, command, instead)
+    setattr(
+        GradientPasses if hasattr(GradientPasses, command) else getattr(program, "Worker", Worker), command, instead
+    )
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,7 @@ class Breaking(FakeBackend):
 
     Attributes:
         command: The command that fails.
-        error: What it raises.
+        error: What it raises; `launcher` ends the process that it was forked from.
     """
 
     framework: ClassVar[str] = "nodebench.testing:FakeFramework"

@@ -51,8 +51,12 @@ def measured(task, **changes):
         beginning = Worker(Assignment(alone), None).begin(inputs)
         reference = solve_reference(alone, beginning.first_step, inputs, Path(folder), 1)
         worker = Worker(Assignment(cell), None)
-        preparation = worker.prepare(beginning.first_step, inputs, check=True)
-        return beginning, reference, preparation
+        checked = worker.check(beginning.first_step, inputs)
+        return (
+            beginning,
+            reference,
+            replace(checked, notes=worker.prepare(beginning.first_step, inputs).notes + checked.notes),
+        )
 
 
 SOUND = {

@@ -13,7 +13,7 @@ from nodebench.errors import UserError
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
-COMMANDS = ("prepare", "count", "gradients", "memory", "split", "floor", "warm_up", "turn", "pin")
+COMMANDS = ("check", "prepare", "count", "gradients", "memory", "split", "floor", "warm_up", "turn", "pin")
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,9 @@
 """The floor of a gradient step is the cost of the calls of the field that it makes, and what compiles says so."""
 
+import os
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,15 +11,19 @@ from nodebench.bench import measured as measured_module
 from nodebench.bench.floor import FloorTurn, floor_figures
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.measured import Measured
-from nodebench.bench.messages import Assignment
 from nodebench.bench.passes import GradientPasses
-from nodebench.bench.process import _environment
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
+from nodebench.frameworks.base import load_framework
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.results.store import Store
 from nodebench.testing import FakeField, FakeStep
 
+PROGRAMS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
 
 
@@ -71,19 +77,25 @@ def test_the_floor_is_in_the_record(tmp_path):
 def test_compiled_programs_are_kept_apart_by_cell(tmp_path, monkeypatch):
     """What another cell compiled would make a first step cheaper: each has a folder of its own."""
     assigned = []
-    monkeypatch.setattr(measured_module, "WorkerProcess", lambda assignment, _: assigned.append(assignment))
+    monkeypatch.setattr(measured_module, "WorkerProcess", lambda assignment, *_: assigned.append(assignment))
     cell = plan(Request(backends=(BACKEND,), tasks=(TASK,), preset="smoke", measure="gradient")).cells[0]
     for member in (cell, cell, replace(cell, seed=1)):
-        Measured(member, Settings()).open(tmp_path)
+        Measured(member, Settings()).open(None, tmp_path)
     folders = [assignment.programs for assignment in assigned]
     assert folders[0] == folders[1] != folders[2]
     assert all(folder.parent == tmp_path for folder in folders)
 
 
-def test_both_compilers_keep_their_programs_in_the_folder(tmp_path):
+def test_both_compilers_keep_their_programs_in_the_folder(tmp_path, monkeypatch):
     """A later worker of the same cell finds what XLA or torch.compile made for the first."""
-    cell = plan(Request(backends=(BACKEND,), tasks=(TASK,), preset="smoke", measure="gradient")).cells[0]
-    environment = _environment(Assignment(cell, programs=tmp_path))
-    folders = [environment[name] for name in ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")]
-    assert folders == [str(tmp_path / "jax"), str(tmp_path / "inductor")]
-    assert environment["TORCHINDUCTOR_FX_GRAPH_CACHE"] == environment["TORCHINDUCTOR_AUTOGRAD_CACHE"] == "1"
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    load_framework("torch").keep_programs(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+    assert os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] == os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] == "1"
+    before = {name: getattr(jax.config, name) for name in PROGRAMS}
+    try:
+        load_framework("jax").keep_programs(tmp_path)
+        assert [getattr(jax.config, name) for name in PROGRAMS] == [str(tmp_path), 0.0, -1]
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

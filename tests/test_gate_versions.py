@@ -469,7 +469,7 @@ def test_a_package_in_the_users_folder_does_not_hide_another_version(tmp_path, m
     monkeypatch.chdir(here)
     planned = plan(Request(backends=("./mine.py:Mine",), tasks=(TASK,)))
     cell = replace(planned.cells[0], backend="mine:Other")
-    worker = WorkerProcess(Assignment(cell, None, None, None), Interpreter("other", paths=(there,)))
+    worker = WorkerProcess(Assignment(cell, None, None, None), Interpreter("other", paths=(there,)), None)
     try:
         worker.ready(60)
     finally:

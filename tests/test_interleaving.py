@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from atexit import register
 from dataclasses import replace
 from functools import cache
@@ -10,6 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
+from processes import workers
 
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, step_ratio, subgroups
@@ -40,13 +40,6 @@ def inputs(cell):
 
 def interleaving(group, available_bytes=None, notify=lambda _: None):
     return Interleaving(group, 0.1, group[0].settings, notify, None, available_bytes)
-
-
-def workers():
-    """Live workers of this process."""
-    command = ["pgrep", "-c", "-P", str(os.getpid()), "-f", "nodebench.bench.worker"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return int(found.stdout)
 
 
 def test_rounds_are_spread_over_the_starts():
@@ -134,9 +127,9 @@ def test_an_interruption_leaves_no_worker():
     """Whatever ends the timing ends its workers."""
 
     def interrupt(event: Event) -> None:
-        assert workers() == 2
+        assert len(workers(os.getpid())) == 2
         raise KeyboardInterrupt(event.text)
 
     with pytest.raises(KeyboardInterrupt):
         interleaving(cells("sleep_s=0.001", "sleep_s=0.002"), notify=interrupt).measure()
-    assert workers() == 0
+    assert len(workers(os.getpid())) == 0

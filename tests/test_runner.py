@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import pytest
+from processes import children, ended, within, workers
 
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request, plan
@@ -326,34 +326,9 @@ def test_two_runs_into_one_store_lose_nothing(tmp_path):
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the system cannot be asked to kill a child with its parent")
 
 
-def children(pid):
-    """Live workers of a process."""
-    command = ["pgrep", "-P", str(pid), "-f", "nodebench.bench.worker"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
-
-
-def ended(pid):
-    """Whether a process is no more, or waits only to be told of."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def within(seconds, true):
-    """Whether something becomes true in time."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @linux
 def test_a_worker_does_not_outlive_its_runner(tmp_path):
-    """A worker that hangs in a command dies with the runner, though the runner had no time to kill it."""
+    """A worker that hangs in a command dies with the runner, and its launcher too, though neither was told."""
     hanging = ["-b", f"{BACKEND}[behaviour=hang]", "-t", TASK, "--measure", "gradient"]
     runner = subprocess.Popen(
         [*COMMAND[:4], *hanging, "--preset", "smoke", "--store", str(tmp_path / "results.db")],
@@ -364,11 +339,10 @@ def test_a_worker_does_not_outlive_its_runner(tmp_path):
     )
     assert any(line.endswith(": prepare\n") for line in runner.stdout)
     time.sleep(1.0)  # into the solve that hangs
-    (worker,) = children(runner.pid)
-    assert not ended(worker)
+    (worker,), (launcher,) = workers(runner.pid), children(runner.pid, "launcher")
     runner.kill()
     runner.communicate()
-    assert within(10, lambda: ended(worker))
+    assert within(10, lambda: ended(worker) and ended(launcher))
 
 
 SLOW = """

@@ -165,6 +165,11 @@ def probe(kind: Kind, name: str) -> PluginInfo:
     return replace(info, error=_trial_error(kind, target))
 
 
+def is_own(kind: Kind, text: str) -> bool:
+    """Whether a plugin is one of this package; raises as `describe` where there is none of the name."""
+    return _target(kind, parse(text)[0]).startswith(f"{OWN_PACKAGE}.")
+
+
 def load(kind: Kind, text: str, base: type) -> Any:
     """Import a plugin and make it with its options.
 

@@ -1,5 +1,6 @@
 """The gradient measurement of cells that are compared with each other."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 from nodebench.bench.accuracy import JUDGED, UNREADABLE, Reference, continuous_errors, errors, suffices
 from nodebench.bench.events import Event
-from nodebench.bench.interleaving import Interleaving, cpu_time, step_ratio, step_time
+from nodebench.bench.interleaving import MEMORY_SHARE, Interleaving, cpu_time, step_ratio, step_time
+from nodebench.bench.jobs import Cores, Jobs
 from nodebench.bench.judgement import (
     disagreement,
     ignorance,
@@ -19,14 +21,18 @@ from nodebench.bench.judgement import (
     wrong_gradient,
 )
 from nodebench.bench.measured import Measured
-from nodebench.bench.messages import Counts, DiscreteReference, Failure, Preparation
-from nodebench.bench.process import WorkerError
+from nodebench.bench.messages import Checked, Counts, DiscreteReference, Failure, Preparation
+from nodebench.bench.process import WorkerError, with_launchers
 from nodebench.bench.references import References
 from nodebench.bench.settings import Settings
+from nodebench.bench.starting import Launchers
 from nodebench.bench.timing import Interval
 
 LEFT_BEHIND = 2**16
 """Bytes of one step that are still there after it beyond which they are no cache of the interpreter's."""
+
+UNKNOWN_BYTES = 2**30
+"""What a worker is taken to need until one has been measured."""
 
 BUSY = 1.05
 """Wall time over CPU time of one thread from which something else must have been at work on its core."""
@@ -49,7 +55,7 @@ class Comparison:
     available_bytes: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class GradientGroup:
     """The gradient measurement of cells that are compared with each other.
 
@@ -58,36 +64,68 @@ class GradientGroup:
         comparison: What is the same for all.
         settings: How they are measured; names the control, which is the first cell unless told otherwise.
         notify: Told what happens.
+        jobs: How many cells are at work at once.
         discrete: Exact gradients of the discretisations met so far, by the backend that gave them.
+        helpers: What has solved for them.
     """
 
     cells: list[Measured]
     comparison: Comparison
     settings: Settings
     notify: Callable[[Event], None]
+    jobs: Jobs = field(init=False)
     discrete: dict[str, DiscreteReference | Failure] = field(default_factory=dict, init=False)
+    helpers: list[Measured] = field(default_factory=list, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _telling: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        self.jobs = Jobs(self.settings.slots(self.cells[0].cell.threads))
 
     def count(self) -> None:
         """Evaluations and steps of all cells, and nothing else."""
-        for measured in self.cells:
-            with measured.failures():
-                measured.open()
-                self._prepared(measured)
-            measured.dismiss()
+        self._each(lambda measured, _: self._prepared(measured), None)
         self._judge_fairness()
 
     def measure(self) -> None:
-        """All passes of all cells: one by one first, then the timing in turns."""
+        """All passes of all cells, side by side where nothing is timed, then the timing in turns."""
         with TemporaryDirectory() as folder:
             self._measure(Path(folder))
 
+    def _each(self, passes: Callable[[Measured, int], object], programs: Path | None) -> None:
+        """Passes of all cells, side by side. What ran out of memory beside others is measured again alone."""
+        before = [measured.figures for measured in self.cells]
+
+        def job(at: int) -> Callable[[Cores], None]:
+            def work(cores: Cores) -> None:
+                def attempt(launchers: Launchers | None) -> None:
+                    self.cells[at].open(launchers, programs, cores)
+                    passes(self.cells[at], at)
+
+                self.cells[at].attempt(attempt)
+
+            return work
+
+        self.jobs.each([job(at) for at in range(len(self.cells))], self._fits, self._abandon)
+        for at, measured in enumerate(self.cells):
+            if measured.figures["status"] == "oom" and len(self.jobs.slots) > 1:
+                measured.forget(before[at])
+                job(at)(self.settings.cores)
+
+    def _fits(self, n_beside: int) -> bool:
+        """Whether memory allows another worker beside so many, as large as the largest that there has been."""
+        room = self.comparison.available_bytes
+        needed = max([UNKNOWN_BYTES, *(measured.resident_bytes for measured in self.cells)])
+        return room is None or (n_beside + 1) * needed <= MEMORY_SHARE * room
+
+    def _abandon(self) -> None:
+        for measured in [*self.cells, *self.helpers]:
+            measured.kill()
+
     def _measure(self, folder: Path) -> None:
         programs = folder / "programs"
-        for at, measured in enumerate(self.cells):
-            with measured.failures():
-                # By place: two versions of one cell have the same id.
-                self._passes(measured, programs, folder / f"{at}.npz")
-            measured.dismiss()
+        # By place: two versions of one cell have the same id.
+        self._each(lambda measured, at: self._passes(measured, folder / f"{at}.npz"), programs)
         self._judge_accuracy()
         self._judge_fairness()
         timed = sorted((m for m in self.cells if not m.failed), key=lambda m: (not m.ok, not self._wanted(m)))
@@ -104,19 +142,20 @@ class GradientGroup:
     def _prepared(self, measured: Measured) -> tuple[Preparation, Counts]:
         """The first gradient step of an open worker, and its evaluations."""
         self._ask(measured, "pin")
-        arguments = {"first_step": self.comparison.first_step, "inputs": measured.inputs, "check": True}
-        prepared: Preparation = self._ask(measured, "prepare", **arguments)
+        arguments = {"first_step": self.comparison.first_step, "inputs": measured.inputs}
+        checked: Checked = self._ask(measured, "check", **arguments)
+        prepared: Preparation = self._time(measured, "prepare", **arguments)
         measured.conditions, measured.compiles = prepared.conditions, prepared.compiles
         measured.files |= prepared.files
-        notes = dict.fromkeys([*measured.figures["notes"], *prepared.notes])
+        for note in prepared.notes + checked.notes:
+            measured.note(note)
         measured.figures |= {
-            "field_value": prepared.field_value,
-            "field_derivative": prepared.field_derivative,
+            "field_value": checked.field_value,
+            "field_derivative": checked.field_derivative,
             "first_step_s": prepared.first_step_s,
             "n_params": prepared.n_params,
             "loss": prepared.loss,
             "dataset": prepared.dataset,
-            "notes": list(notes),
             "differences": prepared.differences,
             "memory_exponent": prepared.memory_exponent,
         }
@@ -132,8 +171,7 @@ class GradientGroup:
             measured.figures |= {"n_accepted": counts.steps[0], "n_rejected": counts.steps[1]}
         return prepared, counts
 
-    def _passes(self, measured: Measured, programs: Path, gradients: Path) -> None:
-        measured.open(programs)
+    def _passes(self, measured: Measured, gradients: Path) -> None:
         prepared, counts = self._prepared(measured)
         discrete = self._discrete(measured, prepared.exact_counterpart, counts)
         self._ask(measured, "gradients", path=gradients)
@@ -144,10 +182,10 @@ class GradientGroup:
         left = sizes["unreleased_bytes"] or 0
         if left > LEFT_BEHIND:
             measured.note(f"each gradient step leaves {left / 1000:.0f} kB behind: something keeps what it has seen")
-        measured.figures |= self._ask(measured, "split")
+        measured.figures |= self._time(measured, "split")
         # Evaluations that a compiler has fused are not made of calls of the field, and may cost less than these.
         if not measured.compiles:
-            measured.figures |= self._ask(measured, "floor", evaluations=counts.evaluations)
+            measured.figures |= self._time(measured, "floor", evaluations=counts.evaluations)
 
     def _accept(self, measured: Measured, gradients: Path, exact: Reference | None) -> None:
         """Keep the gradients of a cell until those of all are there, once they are seen to be of the right sizes."""
@@ -164,9 +202,10 @@ class GradientGroup:
         """The exact gradients of the cell's own discretisation, where a backend can tell them on the same steps."""
         if counterpart is None:
             return None
-        if counterpart not in self.discrete:
-            self.discrete[counterpart] = self._solve_discrete(measured, counterpart)
-        found = self.discrete[counterpart]
+        with self._lock:  # whoever needs the same waits for it
+            if counterpart not in self.discrete:
+                self.discrete[counterpart] = self._solve_discrete(measured, counterpart)
+            found = self.discrete[counterpart]
         if isinstance(found, Failure):
             measured.note(f"no method_error: {counterpart} in float64: {found.reason}")
             return None
@@ -181,26 +220,44 @@ class GradientGroup:
             return None
 
     def _solve_discrete(self, measured: Measured, counterpart: str) -> DiscreteReference | Failure:
-        self.notify(Event("cell", f"exact gradient of its discretisation, by {counterpart}", measured.cell))
-        solver = Measured(replace(measured.cell, backend=counterpart), self.settings)
-        solver.open()
+        self._tell(f"exact gradient of its discretisation, by {counterpart}", measured)
+        solver = Measured(replace(measured.cell, backend=counterpart), self.settings, clock=measured.clock)
+        self.helpers.append(solver)
+        arguments = {
+            "first_step": self.comparison.first_step,
+            "inputs": measured.inputs,
+            "folder": self.comparison.folder,
+        }
+
+        def solve(launchers: Launchers | None) -> DiscreteReference:
+            solver.dismiss()
+            solver.open(launchers)
+            with self.jobs.beside():
+                found: DiscreteReference = solver.ask("discrete", arguments)
+            return found
+
         try:
-            arguments = {
-                "first_step": self.comparison.first_step,
-                "inputs": measured.inputs,
-                "folder": self.comparison.folder,
-            }
-            found: DiscreteReference = solver.ask("discrete", arguments)
+            return with_launchers(solve)
         except WorkerError as error:
             return error.failure
         finally:
             solver.dismiss()
-            measured.measured_s += solver.measured_s
-        return found
 
     def _ask(self, measured: Measured, command: str, **arguments: object) -> Any:
-        self.notify(Event("cell", command, measured.cell))
-        return measured.ask(command, arguments)
+        """What is not timed, side by side with others."""
+        self._tell(command, measured)
+        with self.jobs.beside():
+            return measured.ask(command, arguments)
+
+    def _time(self, measured: Measured, command: str, **arguments: object) -> Any:
+        """What is timed, alone."""
+        self._tell(command, measured)
+        with self.jobs.alone():
+            return measured.ask(command, arguments)
+
+    def _tell(self, text: str, measured: Measured) -> None:
+        with self._telling:
+            self.notify(Event("cell", text, measured.cell))
 
     def _judge_accuracy(self) -> None:
         """Errors of all cells against one and the same reference: the first that is accurate enough for all of them.

@@ -13,7 +13,9 @@ from random import Random
 from nodebench.bench.events import Event
 from nodebench.bench.measured import Measured, Start
 from nodebench.bench.messages import Turn
+from nodebench.bench.process import LostError
 from nodebench.bench.settings import Settings
+from nodebench.bench.starting import Launchers
 from nodebench.bench.timing import MIN_STARTS, Interval, over_starts, paired_ratio, reason_to_stop
 
 ROUNDS_PER_START = 10
@@ -101,23 +103,35 @@ class Interleaving:
             self._n_rounds += min(done)
 
     def _start(self, group: Sequence[Measured], rounds: int, share_s: float) -> int:
-        """One start of a subgroup, the control first; returns how many rounds it had."""
+        """One start of a subgroup, the control first; returns how many rounds it had.
+
+        Where a launcher ends in the midst of it, it is worth nothing, and is made again with new interpreters.
+        """
+        try:
+            with Launchers() as launchers:
+                return self._started(group, launchers, rounds, share_s)
+        except LostError:
+            return self._started(group, None, rounds, share_s)
+
+    def _started(self, group: Sequence[Measured], launchers: Launchers | None, rounds: int, share_s: float) -> int:
+        if group[0].failed:
+            return 0
+        group = [measured for measured in group if not measured.failed]
         with ExitStack() as stack:
             for measured in group:
                 # All at once, on all cores: nothing is being timed yet.
                 stack.callback(measured.dismiss)
-                measured.open(self.programs)
+                measured.open(launchers, self.programs)
                 with measured.failures():
                     measured.send("prepare", {"first_step": self.first_step, "inputs": measured.inputs})
-            for measured in group:
-                if measured.alive:
-                    with measured.failures():
-                        measured.receive("prepare")
-            for measured in group:
-                if measured.alive:
-                    with measured.failures():
-                        measured.ask("pin", overhead=True)
-                        measured.ask("warm_up", overhead=True)
+                    measured.send("warm_up")
+            for measured in (one for one in group if one.alive):
+                with measured.failures():
+                    for command in ("prepare", "warm_up"):
+                        measured.receive(command)
+            for measured in (one for one in group if one.alive):
+                with measured.failures():
+                    measured.ask("pin", overhead=True)
             turns = self._turns(group, rounds, share_s)
         for measured, own in zip(group, turns, strict=True):
             if not (measured.failed or group[0].failed):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +69,41 @@ def available_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def usable_cores() -> int:
+    """Cores' worth of time that this process may use: its affinity, within the share of its control groups."""
+    shares = [_share(folder / "cpu.max") for folder in _control_groups()]
+    return max(1, min([len(available_cores()), *(ceil(share) for share in shares if share is not None)]))
+
+
 def available_memory() -> int | None:
-    """Bytes that new processes may take, within the limits of a control group; None where `/proc` does not tell."""
+    """Bytes that new processes may take, within the limits of the control groups; None where `/proc` does not tell."""
     info = Path("/proc/meminfo")
     if not info.exists():
         return None
     lines = (line.split() for line in info.read_text().splitlines())
-    free = next(int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:")
-    group = Path("/sys/fs/cgroup")
-    limit, used = (_bytes_in(group / name) for name in ("memory.max", "memory.current"))
-    return free if limit is None or used is None else min(free, limit - used)
+    free = [next(int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:")]
+    for folder in _control_groups():
+        limit, used = (_bytes_in(folder / name) for name in ("memory.max", "memory.current"))
+        if limit is not None and used is not None:
+            free.append(limit - used)
+    return min(free)
+
+
+def _control_groups() -> list[Path]:
+    """The control groups of this process, its own and those that it lies in; none where there is no version 2."""
+    root, told = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+    lines = told.read_text().splitlines() if told.exists() else []
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    if own is None:
+        return []
+    within = [folder for folder in (root / own, *(root / own).parents) if folder.is_relative_to(root)]
+    return [folder for folder in within if folder.is_dir()]
+
+
+def _share(limit: Path) -> float | None:
+    """Cores' worth of time that a control group has; None for all."""
+    quota, period = limit.read_text().split() if limit.exists() else ("max", "1")
+    return None if quota == "max" else int(quota) / int(period)
 
 
 def _bytes_in(path: Path) -> int | None:

@@ -1,11 +1,16 @@
 """From what was asked for to a plan: every name is checked before anything is started."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, get_args
 
 from nodebench import registry
+from nodebench.bench.interpreter import Interpreter
+from nodebench.bench.messages import Assignment, Planned
 from nodebench.bench.plan import Cell, Plan, unique
+from nodebench.bench.process import WorkerError, WorkerProcess, with_launchers
+from nodebench.bench.starting import Launchers
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
 from nodebench.importing import users_code
 from nodebench.problem import SolverSpec
@@ -62,15 +67,24 @@ class Request:
     measure: str = "both"
 
 
-def plan(request: Request) -> Plan:
+PLANNING_S = 60.0
+"""How long a task of a user's may take to be planned, in seconds, unless told otherwise."""
+
+
+def plan(request: Request, timeout_s: float | None = None) -> Plan:
     """Check a request and expand it into cells; what is broken among its plugins is told beside them.
+
+    Args:
+        request: What is asked for.
+        timeout_s: How long a task of a user's may take to be planned; None for `PLANNING_S`.
 
     Raises:
         UserError: If a name, option or number in it is wrong, or nothing is left to measure.
     """
     _check_choices(request)
     broken: dict[str, str] = {}
-    backends, cells = [], []
+    backends: list[tuple[str, str]] = []
+    cells: list[Cell] = []
     for name in _expand("backend", request.backends):
         try:
             backends.append((name, _framework(name)))
@@ -79,8 +93,8 @@ def plan(request: Request) -> Plan:
     for name in _expand("task", request.tasks):
         named = _with_dataset(name, request.dataset)
         try:
-            with users_code(f"task `{named}` cannot be planned"):
-                cells += _task_cells(named, request, backends)
+            ours = registry.is_own("task", named)
+            cells += task_cells(named, request, backends) if ours else _planned(named, request, backends, timeout_s)
         except (PluginError, NotInstalledError) as error:
             broken[named] = str(error)
     if request.measure in ("gradient", "counts"):
@@ -128,8 +142,43 @@ def _with_dataset(name: str, dataset: str | None) -> str:
     return registry.canonical(f"{base}[{inner}]")
 
 
-def _task_cells(name: str, request: Request, backends: list[tuple[str, str]]) -> list[Cell]:
-    """The cells of a task with each of some backends, which come with the frameworks they run in."""
+def _planned(
+    name: str, request: Request, backends: Sequence[tuple[str, str]], timeout_s: float | None
+) -> Sequence[Cell]:
+    """What `task_cells` gives of a task of a user's, found by a worker: its file may hang, or end the process."""
+    registry.describe("task", name)
+    ahead = next((framework for _, framework in backends), "")
+
+    def ask(launchers: Launchers | None) -> Planned:
+        worker = WorkerProcess(Assignment(None, ahead=ahead), Interpreter(), launchers)
+        try:
+            arguments = {"task": name, "request": request, "backends": backends}
+            found: Planned = worker.ask("plan", arguments, timeout_s=timeout_s or PLANNING_S)
+        finally:
+            worker.stop()
+        return found
+
+    try:
+        found = with_launchers(ask)
+    except WorkerError as error:
+        raise PluginError(f"task `{name}` cannot be planned: {error.failure.reason}") from error
+    if found.reason:
+        raise (PluginError if found.is_plugins else UserError)(found.reason)
+    return found.cells
+
+
+def task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]) -> list[Cell]:
+    """The cells of a task with each of some backends, which come with the frameworks they run in.
+
+    Raises:
+        UserError: If it has not what is asked for, or is broken.
+        NotInstalledError: If a library that it imports is missing.
+    """
+    with users_code(f"task `{name}` cannot be planned"):
+        return _task_cells(name, request, backends)
+
+
+def _task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]) -> list[Cell]:
     registry.describe("task", name)
     task: AbstractTask = registry.load("task", name, AbstractTask)
     models = _models(name, task, request.models)

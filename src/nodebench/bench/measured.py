@@ -1,18 +1,19 @@
 """A cell while it is being measured: its worker, and what is known of it so far."""
 
-import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nodebench.bench.accuracy import Reference
+from nodebench.bench.jobs import Cores, WorkClock
 from nodebench.bench.messages import Failure, Turn, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.process import WorkerError, WorkerProcess
+from nodebench.bench.process import LostError, WorkerError, WorkerProcess, with_launchers
 from nodebench.bench.settings import Settings
+from nodebench.bench.starting import Launchers
 
 Figures = dict[str, Any]
 """Fields of a record by name."""
@@ -53,7 +54,7 @@ class Measured:
         gradients: Its gradients and states, until it is judged; None where it did not get so far.
         starts: The series of its timing.
         pictures: What is to be seen of its trained model, packed.
-        measured_s: Time spent in measured work, in seconds.
+        clock: Measures the time of measured work, together with that of other cells that have the same clock.
         companion: Whether it is measured for others to be compared with, and leaves no record.
         failed: Whether its worker has failed; a cell that is judged wrong has not.
     """
@@ -69,7 +70,7 @@ class Measured:
     starts: list[Start] = field(default_factory=list)
     gradients: Reference | None = None
     pictures: bytes = b""
-    measured_s: float = 0.0
+    clock: WorkClock = field(default_factory=WorkClock)
     companion: bool = False
     failed: bool = False
     _worker: WorkerProcess | None = field(default=None, init=False)
@@ -85,19 +86,23 @@ class Measured:
         return self._worker is not None
 
     def note(self, text: str) -> None:
-        """Add to what a reader must know of the figures."""
-        self.figures["notes"].append(text)
+        """Add to what a reader must know of the figures, once."""
+        if text not in self.figures["notes"]:
+            self.figures["notes"].append(text)
 
-    def open(self, programs: Path | None = None) -> None:
+    def open(self, launchers: Launchers | None, programs: Path | None = None, cores: Cores = None) -> None:
         """Start a fresh worker, which begins to import what it needs.
 
         Args:
+            launchers: Where it is forked if that is safe; None for a new interpreter.
             programs: Folder in which workers of the same cell keep compiled programs for each other, or None.
+            cores: The cores that it may be kept to; None for those of the settings.
         """
         # A folder for each cell of each version: what one had compiled would make another's first step cheaper.
         interpreter = self.settings.interpreter
         own = None if programs is None else programs / (interpreter.name and "other") / self.cell.cell_id
-        self._worker = WorkerProcess(self.settings.assignment(self.cell, own), interpreter)
+        assignment = self.settings.assignment(self.cell, own, cores)
+        self._worker = WorkerProcess(assignment, interpreter, launchers)
 
     def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
         """Send its worker a command whose answer `receive` waits for; raises `WorkerError` if it has died."""
@@ -106,10 +111,8 @@ class Measured:
 
     def receive(self, command: str) -> Any:
         """Wait for the answer to a command that was sent, which is no measured work; raises as `ask`."""
-        assert self._worker is not None, "a cell without a worker answers nothing"
-        timeout_s = self.settings.timeout(self.cell)
-        self._worker.ready(timeout_s)
-        return self._worker.receive(command, timeout_s=timeout_s)
+        worker = self._ready()
+        return worker.receive(command, timeout_s=self.settings.timeout(self.cell))
 
     def ask(
         self,
@@ -130,20 +133,54 @@ class Measured:
         Raises:
             WorkerError: If the command fails, the worker dies, or the time is over.
         """
+        worker = self._ready()
+        with nullcontext() if overhead else self.clock.running():
+            timeout_s = self.settings.timeout(self.cell)
+            return worker.ask(command, arguments, timeout_s=timeout_s, on_progress=on_progress)
+
+    def _ready(self) -> WorkerProcess:
+        """Its worker, once it has imported what it needs."""
         assert self._worker is not None, "a cell without a worker is asked nothing"
-        timeout_s = self.settings.timeout(self.cell)
-        self._worker.ready(timeout_s)
-        began = time.monotonic()
-        try:
-            return self._worker.ask(command, arguments, timeout_s=timeout_s, on_progress=on_progress)
-        finally:
-            self.measured_s += 0.0 if overhead else time.monotonic() - began
+        worker = self._worker
+        worker.ready(self.settings.timeout(self.cell))
+        forked = worker.start_method == "fork" and self.figures.get("start_method", "fork") == "fork"
+        self.figures["start_method"] = "fork" if forked else "spawn"
+        if worker.unforked:
+            self.note(f"started as a new interpreter: {worker.unforked}")
+        return worker
+
+    def attempt(self, work: Callable[[Launchers | None], None]) -> None:
+        """Do work on a worker that it opens with the launchers it is handed; whatever it fails with is the result.
+
+        Where a launcher has ended, it is done again with a new interpreter, as if nothing had been.
+        """
+        before = self.figures
+
+        def from_the_start(launchers: Launchers | None) -> None:
+            self.forget(before)
+            work(launchers)
+
+        with self.failures():
+            with_launchers(from_the_start)
+        self.dismiss()
+
+    def forget(self, figures: Figures) -> None:
+        """Go back to what was known before: whatever has been done since is done again."""
+        self.dismiss()
+        self.failed = False
+        self.figures = {**figures, "notes": list(figures["notes"])}
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """Whatever its worker, or what it left, fails with becomes its result."""
+        """Whatever its worker, or what it left, fails with becomes its result, but for the end of its launcher.
+
+        Raises:
+            LostError: If its launcher has ended.
+        """
         try:
             yield
+        except LostError:
+            raise
         except WorkerError as error:
             self.fail(error.failure)
         except Exception as error:  # noqa: BLE001  a file of its that cannot be read, say; the record has the traceback
@@ -154,6 +191,11 @@ class Measured:
         self.failed = True
         self.figures |= failure.figures
         self.dismiss()
+
+    def kill(self) -> None:
+        """End its worker, for whoever waits for an answer of it to find that out."""
+        if self._worker is not None:
+            self._worker.kill()
 
     def dismiss(self) -> None:
         """End its worker."""

@@ -23,16 +23,28 @@ class Assignment:
     """What a worker is for.
 
     Attributes:
-        cell: The cell.
+        cell: The cell; None for one that is asked about a plugin alone.
         cores: The cores it may use; None for all.
         memory_limit_bytes: Limit of what it may allocate beyond its idle size, or None.
         programs: Folder where a compiling framework keeps and finds its programs, or None.
+        ahead: Framework that its launcher has imported, where there is no cell.
     """
 
-    cell: Cell
+    cell: Cell | None
     cores: tuple[int, ...] | None = None
     memory_limit_bytes: int | None = None
     programs: Path | None = None
+    ahead: str = ""
+
+    @property
+    def framework(self) -> str:
+        """Framework that it needs first."""
+        return self.ahead if self.cell is None else self.cell.framework
+
+    @property
+    def threads(self) -> int:
+        """Threads that it may have."""
+        return 1 if self.cell is None else self.cell.threads
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,16 @@ def sentence_of(error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """Answer to `plan`: the cells of a task, or why there are none."""
+
+    cells: tuple[Cell, ...]
+    reason: str = ""
+    is_plugins: bool = False
+    """Whether the reason lies in the plugin, and not in what was asked for."""
+
+
+@dataclass(frozen=True)
 class Beginning:
     """Answer to `begin`: what is the same for all cells that are compared."""
 
@@ -86,6 +108,17 @@ class Beginning:
     notes: list[str]
     files: dict[str, str]
     """Digests of the files of code that were loaded and belong to no installed package."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Answer to `check`: what was seen of a field."""
+
+    notes: list[str]
+    field_value: float | None
+    """A figure of its values at fixed points."""
+    field_derivative: float | None
+    """The same of its derivatives."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +139,6 @@ class Preparation:
     """What remains different by the nature of the library or method."""
     memory_exponent: float | None
     """p of the law memory ~ steps^p that the method states."""
-    field_value: float | None
-    """A figure of the field's values at fixed points, where it was looked at."""
-    field_derivative: float | None
-    """The same of its derivatives."""
     files: dict[str, str]
     """Digests of the files of code, as in `Beginning`."""
 

@@ -4,7 +4,7 @@ import gc
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from nodebench.bench.accuracy import reference_from
-from nodebench.bench.check_up import FieldFigures
 from nodebench.bench.floor import FloorTurn, floor_figures
 from nodebench.bench.loaded import loaded_files
 from nodebench.bench.memory import peak_resident_bytes, traced_bytes
@@ -60,15 +59,8 @@ class GradientPasses:
     steps_per_turn: int = 1
 
     @classmethod
-    def begin(
-        cls, prepared: Prepared, notes: Sequence[str], figures: FieldFigures
-    ) -> tuple["GradientPasses", Preparation]:
+    def begin(cls, prepared: Prepared) -> tuple["GradientPasses", Preparation]:
         """Make the first gradient step, compilation and warm-up included.
-
-        Args:
-            prepared: The subject and its problem.
-            notes: What a reader must know of its field.
-            figures: Figures of its field, where it was looked at.
 
         Raises:
             DivergedError: If loss or gradient is not finite.
@@ -87,13 +79,11 @@ class GradientPasses:
             n_params=subject.framework.n_params(prepared.model),
             loss=passes._finite_loss(gradients),
             dataset=prepared.inputs.dataset,
-            notes=[*filter(None, [prepared.inputs.note]), *notes],
+            notes=list(filter(None, [prepared.inputs.note])),
             exact_counterpart=subject.gradient_backend().exact_counterpart(),
             conditions=wanted,
             differences=list(subject.gradient_backend().differences(subject.spec)),
             memory_exponent=subject.gradient_backend().memory_exponent(),
-            field_value=figures.value,
-            field_derivative=figures.derivative,
             files=files,
         )
         return passes, preparation
@@ -155,11 +145,9 @@ class GradientPasses:
         return floor_figures(turns, evaluations)
 
     def warm_up(self) -> None:
-        """The steps before the timing, which also decide how many a turn has."""
+        """The steps before the timing, which also decide how many a turn has: by the fastest, since others may run."""
         with _without_collection():
-            once = _timed(self.step.step, 1)[0]
-            if once < TURN_S:
-                once = _timed(self.step.step, WARM_UP_STEPS)[0]
+            once = min(_timed(self.step.step, 1)[0] for _ in range(WARM_UP_STEPS))
             self.steps_per_turn = min(MAX_STEPS_PER_TURN, max(1, math.ceil(TURN_S / once)))
 
     def turn(self) -> Turn:

@@ -3,19 +3,30 @@
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, TypeVar
 
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure
-from nodebench.importing import UTF_8
+from nodebench.bench.starting import (
+    CAN_FORK,
+    AbstractProcess,
+    Forked,
+    LauncherError,
+    Launchers,
+    Spawned,
+    StartMethod,
+    environment,
+    kept_launchers,
+)
 from nodebench.results.record import PRINTED
+
+T = TypeVar("T")
 
 DEATH_S = 10.0
 """How long a worker that has closed its connection may take to end."""
@@ -36,34 +47,64 @@ class WorkerError(Exception):
         self.failure = failure
 
 
+class LostError(WorkerError):
+    """A worker ended because its launcher did, for which it is not to blame: it can be started again without one."""
+
+
 class WorkerProcess:
     """A live worker. It runs in a session of its own, so that it and all it started can be killed together.
 
-    On Linux it dies with the thread that made this, which must be one that lives as long as the worker is needed.
+    It dies with this process. Where it is a new interpreter, it does so on Linux alone, and with the thread that made
+    this, which must be one that lives as long as the worker is needed.
 
     Args:
         assignment: The cell it measures.
         interpreter: How it is started.
+        launchers: Where it is forked if that is safe; None for a new interpreter.
+
+    Attributes:
+        start_method: How it was started, once it is ready.
+        unforked: Why it was not forked, where it was to be.
     """
 
-    def __init__(self, assignment: Assignment, interpreter: Interpreter) -> None:
-        ours, theirs = socket.socketpair()
+    def __init__(self, assignment: Assignment, interpreter: Interpreter, launchers: Launchers | None) -> None:
+        self._assignment, self._interpreter = assignment, interpreter
+        spin = assignment.cores is not None and assignment.threads > 1
+        self._environment = environment(interpreter, spin=spin)
         self._output = TemporaryFile()  # noqa: SIM115  lives as long as the worker
         self._oom_kills = _oom_kills()
-        self._process = subprocess.Popen(
-            [*interpreter.command, "-m", "nodebench.bench.worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=self._output,
-            start_new_session=True,
-            cwd=interpreter.folder,
-            env={**_environment(assignment), "PYTHONPATH": interpreter.search_path},
-        )
-        theirs.close()
-        self._connection = Connection(ours.detach())
-        self._connection.send(assignment)
+        self._unheard: list[object] = []
+        """What it has been sent before it was known to be there."""
         self._ready = False
+        self.start_method: StartMethod = "spawn"
+        self.unforked = ""
+        if launchers is None or not CAN_FORK:
+            self._spawn()
+            return
+        launcher = launchers.launcher(interpreter, assignment.framework, self._environment)
+        try:
+            self._process: AbstractProcess = Forked(launcher, self._connect(), self._output)
+        except LauncherError as error:
+            self._spawn(str(error))
+
+    def _disconnect(self) -> None:
+        self._connection.close()
+        self._theirs.close()
+
+    def _connect(self) -> socket.socket:
+        """A new connection, over which it has been told what it is for; the worker's end of it."""
+        ours, self._theirs = socket.socketpair()
+        self._connection = Connection(ours.detach())
+        for message in (self._assignment, *self._unheard):
+            self._connection.send(message)
+        return self._theirs
+
+    def _spawn(self, unforked: str = "") -> None:
+        if unforked:
+            self.unforked = unforked
+            self._disconnect()
+        with self._connect() as theirs:
+            self._process = Spawned(theirs, self._output, self._interpreter, self._environment)
 
     def ready(self, timeout_s: float | None = None) -> None:
         """Wait until it has imported all that its cell needs, which it does unasked.
@@ -71,9 +112,27 @@ class WorkerProcess:
         Raises:
             WorkerError: If something cannot be imported, the worker dies, or the time is over.
         """
-        if not self._ready:
-            self._ready = True
-            self.receive("importing", timeout_s=timeout_s)
+        if self._ready:
+            return
+        self._ready = True
+        began = time.monotonic()
+        if isinstance(self._process, Forked):
+            self._settle(self._process, timeout_s)
+        self.receive("importing", timeout_s=timeout_s, began=began)
+
+    def _settle(self, process: Forked, timeout_s: float | None) -> None:
+        """Wait for the launcher; where it does not fork, start a new interpreter, which is told all again."""
+        try:
+            process.settle(timeout_s)
+        except LauncherError as error:
+            process.release()
+            self._spawn(str(error))
+        except TimeoutError:
+            process.launcher.kill()
+            raise WorkerError(self._too_long("importing", timeout_s)) from None
+        else:
+            self._theirs.close()
+            self.start_method = "fork"
 
     def ask(
         self,
@@ -104,23 +163,34 @@ class WorkerProcess:
         Raises:
             WorkerError: If the worker has died.
         """
+        message = (command, arguments or {})
+        if not self._ready:
+            self._unheard.append(message)
         try:
-            self._connection.send((command, arguments or {}))
+            self._connection.send(message)
         except (EOFError, ConnectionError) as error:
-            raise WorkerError(self._death(command)) from error
+            if self._ready:  # else that is told where it is waited for
+                raise self._death(command) from error
 
     def receive(
-        self, command: str, *, timeout_s: float | None = None, on_progress: Callable[[Any], None] | None = None
+        self,
+        command: str,
+        *,
+        timeout_s: float | None = None,
+        on_progress: Callable[[Any], None] | None = None,
+        began: float | None = None,
     ) -> Any:
-        """Wait for the answer to the earliest command that has not been answered; otherwise as `ask`."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        """Wait for the answer to the earliest command that has not been answered; otherwise as `ask`.
+
+        The time that it may take counts from when it `began`, on the clock of `time.monotonic`; by default from now.
+        """
+        deadline = None if timeout_s is None else (time.monotonic() if began is None else began) + timeout_s
         try:
             while True:
                 remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not self._connection.poll(remaining):
                     self.kill()
-                    reason = f"{command} took longer than {timeout_s:g} s; raise --timeout-s to let it."
-                    raise WorkerError(Failure("timeout", reason, self._last_output()))
+                    raise WorkerError(self._too_long(command, timeout_s))
                 kind, content = self._connection.recv()
                 if kind == "answer":
                     return content
@@ -129,28 +199,38 @@ class WorkerProcess:
                 if on_progress is not None:
                     on_progress(content)
         except (EOFError, ConnectionError) as error:
-            raise WorkerError(self._death(command)) from error
+            raise self._death(command) from error
 
     def stop(self) -> None:
         """End the worker and everything it started, at once: it holds nothing that is worth waiting for."""
         self.kill()
-        self._connection.close()
+        self._disconnect()
+        self._process.release()
         self._output.close()
 
     def kill(self) -> None:
         """Kill the worker and everything it started; its last output can still be read."""
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return  # it has already ended, which is what was wanted
-        self._process.wait()
+        self._process.kill()
 
-    def _death(self, command: str) -> Failure:
+    def _too_long(self, command: str, timeout_s: float | None) -> Failure:
+        reason = f"{command} took longer than {timeout_s:g} s; raise --timeout-s to let it."
+        return Failure("timeout", reason, self._last_output())
+
+    def _death(self, command: str) -> WorkerError:
         try:
-            code = self._process.wait(DEATH_S)
-        except subprocess.TimeoutExpired:  # it has closed its socket and hangs on its way out
+            return WorkerError(self._ended(command, self._code()))
+        except LauncherError as error:
+            reason = f"the worker ended during {command}: {error}."
+            return LostError(Failure("failed", reason, self._last_output()))
+
+    def _code(self) -> int:
+        try:
+            return self._process.wait(DEATH_S)
+        except TimeoutError:  # it has closed its socket and hangs on its way out
             self.kill()
-            code = self._process.returncode
+            return self._process.wait(DEATH_S)
+
+    def _ended(self, command: str, code: int) -> Failure:
         output = self._last_output()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
@@ -173,29 +253,12 @@ class WorkerProcess:
         return "\n".join(text.splitlines()[-OUTPUT_LINES:])
 
 
-def _environment(assignment: Assignment) -> dict[str, str]:
-    """Thread counts and allocators must be set before a framework is imported."""
-    threads = str(assignment.cell.threads)
-    environment = dict(os.environ)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
-        environment[name] = threads
-    if assignment.cores is None:  # whoever has them beside it must not wait for threads that spin while they wait
-        environment["OMP_WAIT_POLICY"] = "passive"
-    flags = f"--xla_cpu_multi_thread_eigen={str(assignment.cell.threads > 1).lower()}"
-    environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}".strip()
-    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    if assignment.programs is not None:
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(assignment.programs / "jax")
-        environment["TORCHINDUCTOR_CACHE_DIR"] = str(assignment.programs / "inductor")
-        environment["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "1"
-        environment["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "1"
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        environment["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    environment["PYTHONUNBUFFERED"] = "1"  # what a process prints must be there when it dies
-    environment["PYTHONSAFEPATH"] = "1"  # as `-P`, for the processes that compilers start
-    environment |= UTF_8
-    environment["EQX_ON_ERROR"] = "off"  # diffrax's checks would call back to the host from the timed program
-    return environment
+def with_launchers(work: Callable[[Launchers | None], T]) -> T:
+    """Do work that opens workers with the launchers it is handed; where one has ended, again with new interpreters."""
+    try:
+        return work(kept_launchers())
+    except LostError:
+        return work(None)
 
 
 def _oom_kills() -> int:

@@ -11,6 +11,7 @@ import sys
 from dataclasses import fields, is_dataclass
 
 from nodebench.bench import messages
+from nodebench.bench.launcher import HANDED
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.plan import Cell
 from nodebench.bench.worker import Worker
@@ -30,6 +31,7 @@ def protocol() -> dict[str, list[str]]:
     described = {cls.__name__: [f.name for f in fields(cls)] for cls in (Cell, SolverSpec, Evaluations, *spoken)}
     commands = Worker(None, None).commands()  # type: ignore[arg-type]  # its commands are read, not carried out
     described |= {f"command {name}": list(inspect.signature(call).parameters) for name, call in commands.items()}
+    described["launcher"] = list(HANDED)
     return described | {"Python": [f"{sys.version_info.major}.{sys.version_info.minor}"]}
 
 

@@ -6,20 +6,23 @@ from pathlib import Path
 
 from nodebench.bench.accuracy import UNREADABLE, Reference
 from nodebench.bench.events import Event
-from nodebench.bench.machine import available_cores
+from nodebench.bench.jobs import WorkClock
+from nodebench.bench.machine import usable_cores
 from nodebench.bench.measured import Measured
 from nodebench.bench.messages import ReferenceFile
 from nodebench.bench.plan import Cell
-from nodebench.bench.process import WorkerError
+from nodebench.bench.process import WorkerError, with_launchers
 from nodebench.bench.settings import Settings
+from nodebench.bench.starting import Launchers, kept_launchers
 
 
-def preparer(cell: Cell, settings: Settings) -> Measured:
+def preparer(cell: Cell, settings: Settings, clock: WorkClock) -> Measured:
     """What prepares for the cells that are compared with this one: on all cores, since nothing is timed.
 
     It has no backend: one that is broken must not take the others down.
     """
-    return Measured(replace(cell, backend=None, threads=len(available_cores())), replace(settings, cores=None))
+    alone = replace(cell, backend=None, threads=usable_cores())
+    return Measured(alone, replace(settings, cores=None), clock=clock)
 
 
 @dataclass
@@ -33,13 +36,13 @@ class References:
         inputs: The state of the model and the batch.
         folder: Where references are kept.
         notify: Told what happens.
+        clock: Measures the time spent on them.
         found: The most accurate reference so far, or None.
         level: Its level; 0 where there is none.
         finest: Whether there is no more accurate one to be had.
         reason: Why there is none, or no more accurate one, where an attempt at it failed.
         contradicted: Whether the gradient that solvers compute is not that of the loss, for that reason.
         notes: What a reader must know of how it was come by.
-        measured_s: Time spent on them, in seconds.
     """
 
     cell: Cell
@@ -48,13 +51,13 @@ class References:
     inputs: Path
     folder: Path
     notify: Callable[[Event], None]
+    clock: WorkClock
     found: Reference | None = field(default=None, init=False)
     level: int = field(default=0, init=False)
     finest: bool = field(default=False, init=False)
     reason: str | None = field(default=None, init=False)
     contradicted: bool = field(default=False, init=False)
     notes: list[str] = field(default_factory=list, init=False)
-    measured_s: float = field(default=0.0, init=False)
 
     def begin(self, worker: Measured) -> None:
         """Have a worker of the cell find the first reference, however inaccurate."""
@@ -67,8 +70,8 @@ class References:
         """
         if self._done(suffices):
             return
-        worker = preparer(self.cell, self.settings)
-        worker.open()
+        worker = preparer(self.cell, self.settings, self.clock)
+        worker.open(kept_launchers())
         try:
             while not self._done(suffices):
                 self._next(worker)
@@ -88,15 +91,21 @@ class References:
             "folder": self.folder,
             "level": self.level + 1,
         }
-        before = worker.measured_s
-        try:
+
+        def solve(launchers: Launchers | None) -> ReferenceFile:
+            if launchers is None:
+                worker.dismiss()
+                worker.open(None)
             answer: ReferenceFile = worker.ask("reference", arguments)
+            return answer
+
+        try:
+            answer = with_launchers(solve)
             found = None if answer.path is None else Reference.load(answer.path)
         except WorkerError as error:
             answer, found = ReferenceFile(None, error.failure.reason), None
         except UNREADABLE as error:
             answer, found = ReferenceFile(None, f"`{answer.path}` cannot be read: {error}."), None
-        self.measured_s += worker.measured_s - before
         self.finest, self.reason, self.contradicted = answer.finest, answer.reason, answer.contradicted
         self.notes += answer.notes
         if found is not None:

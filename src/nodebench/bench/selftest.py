@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, step_ratio
+from nodebench.bench.jobs import WorkClock
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.measured import Measured
 from nodebench.bench.plan import Cell
@@ -24,10 +25,11 @@ from nodebench.bench.process import WorkerError
 from nodebench.bench.references import preparer
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
-from nodebench.bench.timing import CONFIDENCE, Interval, quantile
+from nodebench.bench.timing import CONFIDENCE, Interval
 from nodebench.bench.work import begin
 from nodebench.errors import UserError
 from nodebench.results.store import Store
+from nodebench.stats import quantile
 
 SLOWDOWNS = (0.02, 0.05, 0.1, 0.2)
 LEAK_MIB = 1
@@ -214,7 +216,7 @@ class _Bench:
         return plan(self._request(option)).cells[0]
 
     def _begin(self) -> float:
-        worker = preparer(self._plain, self._settings)
+        worker = preparer(self._plain, self._settings, WorkClock())
         try:
             return begin(worker, self._inputs).first_step
         except WorkerError as error:

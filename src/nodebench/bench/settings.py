@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from math import isfinite
 from pathlib import Path
 
 from nodebench.bench.interpreter import Interpreter
+from nodebench.bench.jobs import Cores
+from nodebench.bench.machine import available_cores, usable_cores
 from nodebench.bench.messages import Assignment
 from nodebench.bench.plan import Cell
 from nodebench.errors import UserError
@@ -30,6 +33,7 @@ class Settings:
         max_grad_error: Relative gradient error above which a cell is `wrong_gradient`; 1 is that of a zero gradient.
         memory_limit_gib: What a worker may allocate beyond its idle size, in GiB, or None.
         cores: Cores that workers may use, the same for all; None for all cores.
+        jobs: Cells whose untimed passes are made side by side; None for as many as there are cores for.
         control: Backend to whose time the others are related; None for the first of each group.
         interpreter: How workers are started.
     """
@@ -40,7 +44,8 @@ class Settings:
     precision: float = 0.05
     max_grad_error: float = 1.0
     memory_limit_gib: float | None = None
-    cores: tuple[int, ...] | None = None
+    cores: Cores = None
+    jobs: int | None = None
     control: str | None = None
     interpreter: Interpreter = field(default_factory=Interpreter)
 
@@ -52,10 +57,26 @@ class Settings:
         """Timing budget of a cell, in seconds."""
         return BUDGETS_S[cell.preset] if self.budget_s is None else self.budget_s
 
-    def assignment(self, cell: Cell, programs: Path | None = None) -> Assignment:
-        """What a worker of a cell is told; `programs` is where compiled programs are kept, or None."""
+    def assignment(self, cell: Cell, programs: Path | None = None, cores: Cores = None) -> Assignment:
+        """What a worker of a cell is told.
+
+        Args:
+            cell: The cell.
+            programs: Where compiled programs are kept, or None.
+            cores: The cores that it may use; None for those of these settings.
+        """
         limit = None if self.memory_limit_gib is None else int(self.memory_limit_gib * 2**30)
-        return Assignment(cell, self.cores, limit, programs)
+        return Assignment(cell, cores or self.cores, limit, programs)
+
+    def slots(self, threads: int) -> list[Cores]:
+        """The cores of each job that is at work side by side with others, each of so many threads."""
+        n = max(1, usable_cores() // threads) if self.jobs is None else self.jobs
+        if self.cores is None:
+            return [None] * n
+        others = [core for core in available_cores() if core not in self.cores]
+        whole = [tuple(others[at : at + threads]) for at in range(0, len(others) - threads + 1, threads)]
+        # More jobs than there are cores for share them.
+        return list(islice(cycle([self.cores, *whole]), n))
 
     def __post_init__(self) -> None:
         numbers = {
@@ -69,3 +90,5 @@ class Settings:
         for name, value in numbers.items():
             if value is not None and not (value > 0 and isfinite(value)):
                 raise UserError(f"`{name}` must be positive and finite; got {value}.")
+        if self.jobs is not None and self.jobs < 1:
+            raise UserError(f"`--jobs` must be at least 1; got {self.jobs}.")

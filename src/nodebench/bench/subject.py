@@ -99,17 +99,18 @@ def _no_solve(field: Field, y0: State, times: Array) -> State:
     raise AssertionError("a model built for its field alone solves nothing")
 
 
-def import_all(cell: Cell) -> None:
-    """Import the modules of a cell's task, framework and backend.
+def import_all(cell: Cell) -> type[AbstractFramework]:
+    """Import the modules of a cell's task, framework and backend, and return the class of the framework.
 
     Raises:
         NotInstalledError: If a framework or library is missing.
         PluginError: If one of them cannot be imported.
     """
     registry.load("task", cell.task, AbstractTask)
-    load_framework(cell.framework)
+    framework = load_framework(cell.framework)
     if cell.backend is not None:
         registry.load("backend", cell.backend, AbstractBackend)
+    return framework
 
 
 def make_subject(cell: Cell, dtype: str, first_step: float | None = None) -> Subject:

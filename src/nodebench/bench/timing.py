@@ -12,12 +12,11 @@ belongs on the highest level that varies.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import exp, log, sqrt
 from statistics import mean, median, stdev
 from typing import Literal
 
-from scipy.stats import t as student_t
+from nodebench.stats import quantile
 
 MIN_STARTS = 4
 """Starts before which the width of an interval ends nothing: rules that may stop earlier cover too little."""
@@ -62,12 +61,6 @@ def over_starts(samples: Sequence[Sequence[float]]) -> Interval:
         return Interval(exp(centre))
     half = quantile((1 + CONFIDENCE) / 2, len(logs) - 1) * stdev(logs) / sqrt(len(logs))
     return Interval(exp(centre), exp(centre - half), exp(centre + half))
-
-
-@cache
-def quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's distribution."""
-    return float(student_t.ppf(probability, degrees))
 
 
 def reason_to_stop(intervals: Sequence[Interval], n_starts: int, precision: float, *, spent: bool) -> str:

@@ -87,7 +87,6 @@ class VersionTurns:
                 settings = replace(group.settings, control=None)
                 both = [measured] if old.failed else [old, measured]
                 GradientGroup(both, group.comparison, settings, group.notify).measure()
-            measured.measured_s += old.measured_s
             self._check_conditions(old, measured)
             if what == BROKEN and measured.ok:  # what fails here too is compared by its status
                 self._unloadable(measured, "cannot be compared with", why)
@@ -104,9 +103,9 @@ class VersionTurns:
     def _other(self, measured: Measured, group: GradientGroup, inputs: Path) -> Measured:
         """The other version's side, with a model and a batch that it has made itself; failed where it cannot."""
         settings = replace(group.settings, interpreter=self.version.interpreter)
-        old = Measured(measured.cell, settings, companion=True, inputs=inputs)
+        old = Measured(measured.cell, settings, companion=True, inputs=inputs, clock=measured.clock)
         old.figures["first_step"] = group.comparison.first_step
-        worker = preparer(measured.cell, settings)
+        worker = preparer(measured.cell, settings, measured.clock)
         with old.failures():
             begin(worker, inputs)
         worker.dismiss()

@@ -12,14 +12,16 @@ from typing import Any, Literal
 
 from nodebench.bench.events import Event
 from nodebench.bench.gradient import Comparison, GradientGroup
+from nodebench.bench.jobs import WorkClock
 from nodebench.bench.loaded import Files
 from nodebench.bench.machine import available_memory
 from nodebench.bench.measured import Figures, Measured, no_figures
 from nodebench.bench.messages import Beginning, Failure, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.process import WorkerError
+from nodebench.bench.process import WorkerError, with_launchers
 from nodebench.bench.references import References, preparer
 from nodebench.bench.settings import Settings
+from nodebench.bench.starting import Launchers
 
 Measure = Literal["gradient", "counts", "training", "both"]
 
@@ -153,7 +155,8 @@ class GroupWork(AbstractWork):
 
     def _measured(self, site: Site) -> tuple[Outcome, ...]:
         """Choose the first step and measure what gradients are to be measured."""
-        cells = [Measured(cell, site.settings) for cell in self.missing]
+        clock = WorkClock()
+        cells = [Measured(cell, site.settings, clock=clock) for cell in self.missing]
         with TemporaryDirectory() as folder:
             self._solve(cells, site, Path(folder) / "inputs.npz")
         return tuple(Outcome(measured.cell, measured.figures, files=measured.files) for measured in cells)
@@ -174,9 +177,9 @@ class GroupWork(AbstractWork):
             comparison = Comparison(first_step, reference, site.references, available_memory())
             compared = GradientGroup(fresh, comparison, site.settings, site.notify)
             compared.count() if self.measure == "counts" else site.measure_group(compared)
-            work_s = reference.measured_s + sum(measured.measured_s for measured in fresh)
+            overhead_s = time.monotonic() - began - cells[0].clock.busy_s
             for measured in fresh:
-                measured.figures["overhead_s"] = (time.monotonic() - began - work_s) / len(fresh)
+                measured.figures["overhead_s"] = overhead_s / len(fresh)
 
     def _companion(self, cells: Sequence[Measured], site: Site) -> list[Measured]:
         """The group's control, where it is not to be measured but what is to be measured is compared with it."""
@@ -184,11 +187,12 @@ class GroupWork(AbstractWork):
         control = next((cell for cell in self.group if cell.backend == wanted), self.group[0])
         if self.measure == "counts" or any(measured.cell == control for measured in cells):
             return []
-        return [Measured(control, site.settings, companion=True)]
+        return [Measured(control, site.settings, clock=cells[0].clock, companion=True)]
 
     def _references(self, worker: Measured, first_step: float, site: Site) -> References:
         assert worker.inputs is not None, "the worker has just written them"
-        found = References(worker.cell, site.settings, first_step, worker.inputs, site.references, site.notify)
+        settings, inputs = site.settings, worker.inputs
+        found = References(worker.cell, settings, first_step, inputs, site.references, site.notify, worker.clock)
         if self.measure != "counts":
             found.begin(worker)
         return found
@@ -215,18 +219,16 @@ class TrainingWork(AbstractWork):
         measured = Measured(cell, site.settings, figures={**figures, "notes": list(figures["notes"])})
         began = time.monotonic()
         site.notify(Event("training", "training", cell, 0, 1))
-        with measured.failures():
-            self._train(measured, site)
+        measured.attempt(lambda launchers: self._train(measured, site, launchers))
         if measured.figures["status"] == "unsupported" and "nfe_forward" in figures:
             # What cannot be trained has a gradient all the same.
             measured.note(f"no training: {measured.figures['reason']}")
             measured.figures |= {"status": figures["status"], "reason": figures.get("reason")}
-        measured.dismiss()
-        overhead_s = time.monotonic() - began - measured.measured_s
+        overhead_s = time.monotonic() - began - measured.clock.busy_s
         measured.figures["overhead_s"] = measured.figures.get("overhead_s", 0.0) + overhead_s
         return (Outcome(cell, measured.figures, measured.pictures, measured.files),)
 
-    def _train(self, measured: Measured, site: Site) -> None:
+    def _train(self, measured: Measured, site: Site, launchers: Launchers | None) -> None:
         def progress(content: tuple[int, int, float]) -> None:
             done, total, loss = content
             site.notify(Event("training", f"training, loss {loss:.4g}", measured.cell, done, total))
@@ -235,7 +237,7 @@ class TrainingWork(AbstractWork):
             "first_step": measured.figures.get("first_step"),
             "checkpoint": checkpoint(site.checkpoints, measured.cell),
         }
-        measured.open()
+        measured.open(launchers)
         measured.ask("pin", overhead=True)
         trained = measured.ask("train", arguments, on_progress=progress)
         measured.pictures = trained.pop("pictures")
@@ -257,7 +259,7 @@ def _reference_worker(
     failure = None
     for measured in _one_per_framework(cells):
         site.notify(Event("cell", "check-up of the field and first step", measured.cell))
-        worker = preparer(measured.cell, site.settings)
+        worker = preparer(measured.cell, site.settings, measured.clock)
         try:
             beginning = begin(worker, inputs)
         except WorkerError as error:
@@ -282,9 +284,14 @@ def begin(worker: Measured, inputs: Path) -> Beginning:
         WorkerError: If the field, or anything before it, does not permit of being measured.
     """
     worker.inputs = inputs
-    worker.open()
-    beginning: Beginning = worker.ask("begin", {"inputs": inputs}, overhead=True)
-    return beginning
+
+    def ask(launchers: Launchers | None) -> Beginning:
+        worker.dismiss()
+        worker.open(launchers)
+        beginning: Beginning = worker.ask("begin", {"inputs": inputs}, overhead=True)
+        return beginning
+
+    return with_launchers(ask)
 
 
 def _one_per_framework(cells: Sequence[Measured]) -> list[Measured]:

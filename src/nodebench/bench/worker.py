@@ -1,10 +1,12 @@
 """The worker: the process in which one cell is measured, and the only place that imports its framework.
 
-It is started as `python -m nodebench.bench.worker FD`, receives an `Assignment` over the socket FD and then answers
-commands, one at a time, until the socket closes. Its standard output and error are the runner's to keep.
+It is forked by a launcher or, where that is not safe, started as `python -m nodebench.bench.worker FD`. It receives an
+`Assignment` over the socket FD and then answers commands, one at a time, until the socket closes. Its standard output
+and error are the runner's to keep.
 """
 
 import ctypes
+import gc
 import math
 import os
 import resource
@@ -12,7 +14,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,23 +25,26 @@ from typing import Any
 import numpy as np
 
 from nodebench.bench import memory
-from nodebench.bench.check_up import FieldFigures, check_up, field_figures
+from nodebench.bench.check_up import check_up, field_figures
 from nodebench.bench.checkpoints import Checkpoint
 from nodebench.bench.loaded import loaded_files
+from nodebench.bench.matrix import Request, task_cells
 from nodebench.bench.messages import (
     OUT_OF_MEMORY,
     Assignment,
     Beginning,
+    Checked,
     DiscreteReference,
     Failure,
+    Planned,
     Preparation,
     ReferenceFile,
     sentence_of,
 )
 from nodebench.bench.passes import GradientPasses
+from nodebench.bench.plan import Cell
 from nodebench.bench.reference_solver import rounded, solve_discrete, solve_reference
 from nodebench.bench.subject import (
-    Prepared,
     Subject,
     import_all,
     load_inputs,
@@ -49,7 +54,15 @@ from nodebench.bench.subject import (
 )
 from nodebench.bench.sweep import Entry, tolerance_sweep
 from nodebench.bench.training import Training, steps_per_epoch
-from nodebench.errors import CellError, DivergedError, UnsupportedError, UserError
+from nodebench.errors import (
+    CellError,
+    DivergedError,
+    NodebenchError,
+    NotInstalledError,
+    PluginError,
+    UnsupportedError,
+    UserError,
+)
 from nodebench.frameworks.base import AbstractFramework, Batch
 from nodebench.importing import missing_module
 from nodebench.pictures import pack
@@ -75,13 +88,16 @@ class Worker:
     assignment: Assignment
     connection: Connection
     passes: GradientPasses | None = field(default=None, init=False)
+    _is_limited: bool = field(default=False, init=False)
 
     def commands(self) -> Mapping[str, Callable[..., Any]]:
         """What the runner may ask for."""
         return {
+            "plan": self.plan,
             "begin": self.begin,
             "reference": self.reference,
             "discrete": self.discrete,
+            "check": self.check,
             "prepare": self.prepare,
             "count": lambda: self._prepared().count(),
             "gradients": lambda path: self._prepared().gradients(path),
@@ -96,7 +112,28 @@ class Worker:
 
     def load(self) -> None:
         """Import all that the cell needs."""
-        import_all(self.assignment.cell)
+        for name, value in environment(self.assignment.threads).items():
+            os.environ[name] = value
+        if self.assignment.cell is None:
+            return
+        framework = import_all(self.assignment.cell)
+        if self.assignment.programs is not None:
+            framework.keep_programs(self.assignment.programs)
+        gc.collect()
+        gc.freeze()  # what has been imported stays; a collection between two turns need not go through it
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that it measures."""
+        assert self.assignment.cell is not None, "what is measured is a cell"
+        return self.assignment.cell
+
+    def plan(self, task: str, request: Request, backends: Sequence[tuple[str, str]]) -> Planned:
+        """The cells of a task; see `task_cells`."""
+        try:
+            return Planned(tuple(task_cells(task, request, backends)))
+        except NodebenchError as error:
+            return Planned((), str(error), is_plugins=isinstance(error, PluginError | NotInstalledError))
 
     def pin(self) -> None:
         """Keep to the assigned cores from here on.
@@ -114,7 +151,7 @@ class Worker:
         Args:
             inputs: Where the whole state of the model and the batch are written.
         """
-        cell = self.assignment.cell
+        cell = self.cell
         subject = make_subject(cell, "float64")
         drawn = subject.inputs()
         self._limit_memory()
@@ -136,38 +173,37 @@ class Worker:
 
     def reference(self, first_step: float, inputs: Path, folder: Path, level: int) -> ReferenceFile:
         """Gradients of the continuous problem; see `solve_reference`."""
-        return solve_reference(self.assignment.cell, first_step, inputs, folder, level)
+        return solve_reference(self.cell, first_step, inputs, folder, level)
 
     def discrete(self, first_step: float, inputs: Path, folder: Path) -> DiscreteReference:
         """Gradients of the discretised problem; see `solve_discrete`."""
-        return solve_discrete(self.assignment.cell, first_step, inputs, folder)
+        return solve_discrete(self.cell, first_step, inputs, folder)
 
-    def prepare(self, first_step: float, inputs: Path, *, check: bool = False) -> Preparation:
-        """Build everything and make the first gradient step.
+    def check(self, first_step: float, inputs: Path) -> Checked:
+        """Look at the field in the dtype of the cell.
 
         Args:
             first_step: First step of every solve.
             inputs: What `begin` wrote.
-            check: Whether the field is looked at before, in the dtype of the cell.
         """
-        cell = self.assignment.cell
-        subject = make_subject(cell, cell.spec.dtype, first_step)
+        subject = make_subject(self.cell, self.cell.spec.dtype, first_step)
         given = load_inputs(inputs)
-
-        def prepared() -> Prepared:
-            return prepare_problem(subject, given)
-
         self._limit_memory()
-        notes, figures = [], FieldFigures()
-        if check:
-            notes = check_up(subject.framework, lambda: prepared().problem, exact=False)
-            figures = field_figures(subject.framework, prepared().problem)
-        self.passes, preparation = GradientPasses.begin(prepared(), notes, figures)
+        notes = check_up(subject.framework, lambda: prepare_problem(subject, given).problem, exact=False)
+        figures = field_figures(subject.framework, prepare_problem(subject, given).problem)
+        return Checked(notes, figures.value, figures.derivative)
+
+    def prepare(self, first_step: float, inputs: Path) -> Preparation:
+        """Build everything and make the first gradient step; arguments as for `check`."""
+        subject = make_subject(self.cell, self.cell.spec.dtype, first_step)
+        prepared = prepare_problem(subject, load_inputs(inputs))
+        self._limit_memory()
+        self.passes, preparation = GradientPasses.begin(prepared)
         return preparation
 
     def train(self, first_step: float | None, checkpoint: str) -> dict[str, Any]:
         """Train by the preset's recipe, from the checkpoint where there is one, and evaluate on the held-out data."""
-        cell = self.assignment.cell
+        cell = self.cell
         subject = make_subject(cell, cell.spec.dtype, first_step)
         training = self._training(subject, Checkpoint(checkpoint))
         task, splits = subject.task, training.splits
@@ -253,14 +289,15 @@ class Worker:
     def _limit_memory(self) -> None:
         # Only now: a limit set before a framework is imported aborts it instead of raising an error.
         allowed = self.assignment.memory_limit_bytes
-        if allowed is not None:
+        if allowed is not None and not self._is_limited:
+            self._is_limited = True
             limit = (memory.data_bytes() or 0) + allowed
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def main(fd: int) -> None:
+def serve(fd: int) -> None:
     """Serve one assignment until the connection closes."""
-    _die_with_parent(fd)
+    _check_runner(fd)
     connection = Connection(fd)
     try:
         assignment: Assignment = connection.recv()
@@ -274,17 +311,25 @@ def main(fd: int) -> None:
         return  # the runner is gone or done
 
 
-def _die_with_parent(fd: int) -> None:
-    """Be killed when the runner is, even in the midst of a command; where the system knows no such wish, go on.
-
-    The wish is heard from here on. A runner that was killed before is known by its end of the connection, which closed.
-    """
+def die_with_parent() -> None:
+    """Be killed when the parent ends, even in the midst of a command; where the system knows no such wish, go on."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-        end = select.poll()
-        end.register(fd, 0)  # a hang-up is told unasked
-        if end.poll(0):
-            sys.exit("the runner is gone")
+
+
+def _check_runner(fd: int) -> None:
+    """End where the runner has ended before the wish to die with it was heard: its end of the connection is closed."""
+    end = select.poll()
+    end.register(fd, 0)  # a hang-up is told unasked
+    if end.poll(0):
+        sys.exit("the runner is gone")
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a worker's environment says of its threads: frameworks read it when they are first used."""
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), str(threads))
+    flags = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
+    return {**counts, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
 
 
 def _attempt(call: Callable[[], Any]) -> Any:
@@ -347,4 +392,5 @@ def _check_batch(size: int, train: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv.pop()))  # what is imported later reads no arguments of ours
+    die_with_parent()
+    serve(int(sys.argv.pop()))  # what is imported later reads no arguments of ours

@@ -45,7 +45,8 @@ def main() -> None:
         _check_arguments()
         app()
     except NodebenchError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape_markup(str(error))}")
+        console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+        console.print(f"[red]error:[/red] {escape_markup(str(error))}")
         sys.exit(2)
 
 

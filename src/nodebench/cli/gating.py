@@ -14,6 +14,7 @@ from nodebench.cli.options import (
     BudgetOption,
     DeviceOption,
     DtypeOption,
+    JobsOption,
     Many,
     PrecisionOption,
     RoundsOption,
@@ -68,6 +69,7 @@ def compare(
     device: DeviceOption = "cpu",
     seed: Annotated[Many, typer.Option(help="As for `nodebench run` (default: 0).")] = None,
     threads: ThreadsOption = 1,
+    jobs: JobsOption = None,
     rounds: RoundsOption = None,
     budget_s: BudgetOption = None,
     precision: PrecisionOption = 0.05,
@@ -116,6 +118,7 @@ def compare(
             timeout_s=timeout_s,
             precision=precision,
             cores=tuple(idle_cores(threads)),
+            jobs=jobs,
         )
         other = _other_version(against_ref, against_wheel, against_python)
         gate, broken = _measure_against(other, request, settings, store, thresholds)

@@ -21,6 +21,7 @@ from nodebench.cli.options import (
     DeviceOption,
     DtypeOption,
     ExecutorOption,
+    JobsOption,
     JsonOption,
     Many,
     PrecisionOption,
@@ -67,6 +68,7 @@ def run(
     batch_size: Annotated[int | None, typer.Option(help="Examples in a step; the recipe's by default.")] = None,
     seed: SeedOption = None,
     threads: ThreadsOption = 1,
+    jobs: JobsOption = None,
     rounds: RoundsOption = None,
     budget_s: BudgetOption = None,
     precision: PrecisionOption = 0.05,
@@ -149,11 +151,12 @@ def run(
         max_grad_error=max_grad_error,
         memory_limit_gib=memory_limit_gib,
         cores=tuple(idle_cores(threads)) if executor == "local" else None,
+        jobs=jobs,
         control=None if control is None else registry.canonical(control),
     )
     if resume and rerun_failed:
         raise UserError("`--rerun-failed` goes on with an interrupted run too; leave `--resume` out.")
-    planned = plan(request)
+    planned = plan(request, timeout_s)
     planned.check_control(settings.control)
     print_broken(planned.broken)
     if dry_run:
@@ -188,6 +191,7 @@ def scale(
     device: DeviceOption = "cpu",
     seed: SeedOption = None,
     threads: ThreadsOption = 1,
+    jobs: JobsOption = None,
     rounds: RoundsOption = None,
     budget_s: BudgetOption = None,
     timeout_s: TimeoutOption = None,
@@ -220,7 +224,8 @@ def scale(
     )
     planned = scaling_plan(request, over, [number("--values", text) for text in split(values)])
     print_broken(planned.broken)
-    settings = Settings(rounds=rounds, budget_s=budget_s, timeout_s=timeout_s, cores=tuple(idle_cores(threads)))
+    cores = tuple(idle_cores(threads))
+    settings = Settings(rounds=rounds, budget_s=budget_s, timeout_s=timeout_s, cores=cores, jobs=jobs)
     continuation = "resume" if resume else "new"
     records = measure_plan(planned, settings, store, continuation=continuation, as_json=as_json)
     laws = scalings(records, cast(Axis, over))  # checked by `scaling_plan`

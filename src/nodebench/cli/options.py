@@ -27,6 +27,9 @@ DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 SeedOption = Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")]
 ThreadsOption = Annotated[int, typer.Option(help="Threads of a worker.")]
+JobsOption = Annotated[
+    int | None, typer.Option(help="Cells whose untimed passes are made side by side (default: as cores permit).")
+]
 RoundsOption = Annotated[int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")]
 BudgetOption = Annotated[float | None, typer.Option(help="Timing budget of a cell, in seconds.")]
 PrecisionOption = Annotated[float, typer.Option(help="Relative half width of a ratio's interval at which timing ends.")]

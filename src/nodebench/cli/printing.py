@@ -19,8 +19,8 @@ UNBOUNDED = 10_000
 def new_console(*, err: bool = False) -> Console:
     """A console on stdout, or on stderr, that does not fold what is piped."""
     # A pipe has no width; a table must not be folded to 80 columns for want of one.
-    console = Console(stderr=err, highlight=False)
-    return console if console.is_terminal else Console(stderr=err, highlight=False, width=200)
+    console = Console(stderr=err, highlight=False, emoji=False)
+    return console if console.is_terminal else Console(stderr=err, highlight=False, emoji=False, width=200)
 
 
 def escape_markup(text: str) -> str:

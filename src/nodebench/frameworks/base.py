@@ -313,6 +313,14 @@ class AbstractFramework(ABC):
     def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> AbstractGradientStep:
         """Prepare one gradient step. May compile; the first call of `step` may still do so."""
 
+    @classmethod
+    def keep_programs(cls, folder: Path) -> None:
+        """Keep compiled programs in a folder, and find there what another process has compiled; if it compiles.
+
+        Called before the framework has compiled anything.
+        """
+        del folder
+
     def seed(self, seed: int) -> None:
         """Seed all random numbers that are global: Python's, NumPy's and, by a subclass, the framework's own."""
         seed_globally(seed)

@@ -9,14 +9,15 @@ What a model's author has to know:
   constants of the compiled program, so that every new batch or weight would be compiled anew.
 - A field is an `equinox.Module`, called as `field(t, y)`, and gives the same value for the same time and state.
 
-What the process must have in its environment before JAX is imported, since JAX reads it then: the number of XLA's
-threads on a CPU, memory preallocation on a GPU, and `EQX_ON_ERROR=off`. Without the last, diffrax's checks of its
+What the process must have in its environment before JAX is used: the number of XLA's threads on a CPU and memory
+preallocation on a GPU; and before it is imported, `EQX_ON_ERROR=off`. Without the last, diffrax's checks of its
 arguments leave calls back to the host in the compiled program, which take half of its compilation.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -76,7 +77,7 @@ class Jax(AbstractFramework):
     Args:
         device: `"cpu"` or `"cuda"`.
         dtype: `"float32"` or `"float64"`; the second switches JAX to 64 bits, for the whole process.
-        threads: Ignored here; XLA reads its number of threads from the environment, before this module is imported.
+        threads: Ignored here; XLA reads its number of threads from the environment when it is first used.
 
     Raises:
         UserError: If the device is not there.
@@ -98,6 +99,13 @@ class Jax(AbstractFramework):
             raise UserError(f"JAX finds no device '{device}' here: {error}") from error
         jax.config.update("jax_default_device", self._device)
         self._dtype = jnp.dtype(dtype)
+
+    @classmethod
+    def keep_programs(cls, folder: Path) -> None:
+        """See `AbstractFramework.keep_programs`; all of them, however small and quickly compiled."""
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
     def arrays(self, batch: Batch) -> Mapping[str, Array]:
         """Move a batch to the device: floating-point arrays in the configured dtype.

@@ -1,8 +1,10 @@
 """torch as a framework: arrays in and out, models with given weights, the prepared gradient step, a trainer."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,6 +52,13 @@ class Torch(AbstractFramework):
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self._device, self._dtype = torch.device(device), DTYPES[dtype]
+
+    @classmethod
+    def keep_programs(cls, folder: Path) -> None:
+        """See `AbstractFramework.keep_programs`; Inductor reads its environment when it is imported."""
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "1"
+        os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "1"
 
     def arrays(self, batch: Batch) -> Mapping[str, Tensor]:
         """Move a batch to the device; see `AbstractFramework.arrays`."""

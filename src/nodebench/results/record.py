@@ -7,6 +7,7 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 4  memory of a training step; pictures of trained models in a table of their own.
 5  nodes and fingerprints of the machines that each cell was measured and trained on; fingerprints in a table.
 6  the problem itself: the field's values and derivatives at fixed points; files that a run's workers had loaded.
+7  how processes were started.
 """
 
 import json
@@ -16,7 +17,7 @@ from math import isfinite
 from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 PRINTED = "printed before that, the last lines:"
 """The line of `stderr` between a traceback and what the process had printed."""
@@ -47,6 +48,9 @@ class Record:
         first_step: Length of the first step handed to every backend (of every step, for a fixed-step method).
         max_steps: Limit of steps in one solve; diffrax's memory follows it.
         dtype: Floating-point type.
+        start_method: How its processes were started: `fork` by a launcher that had imported the framework, a fresh one
+            for each start of the timing; or `spawn`, of which some or all were new interpreters, since forking was not
+            safe. None where it was not recorded.
         device: `cpu` or `cuda`.
         threads: Threads of the worker.
         batch_size: Examples in a step.
@@ -147,6 +151,7 @@ class Record:
     max_steps: int | None = None
     dtype: str
     device: str
+    start_method: str | None = None
     threads: int
     batch_size: int | None = None
     seed: int

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from nodebench.results.record import Record
 from nodebench.solvers.methods import method
+from nodebench.stats import quantile
 
 Axis = Literal["steps", "tolerance", "batch", "horizon"]
 """What is varied: fixed steps over the time span, the relative and absolute tolerance, the batch, or the time span."""
@@ -142,7 +142,7 @@ def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
     slope, intercept = np.polyfit(u, v, 1)
     variance = float(np.sum((v - intercept - slope * u) ** 2)) / (len(x) - 2)
     error = np.sqrt(variance / np.sum((u - u.mean()) ** 2))
-    half = float(student_t.ppf((1 + _CONFIDENCE) / 2, len(x) - 2) * error)
+    half = quantile((1 + _CONFIDENCE) / 2, len(x) - 2) * float(error)
     return PowerLaw(float(slope), float(slope) - half, float(slope) + half, len(x))
 
 

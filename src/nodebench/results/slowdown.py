@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from math import ceil, exp, hypot, log
 from typing import Literal
 
-from scipy.stats import t as student_t
-
 from nodebench.results.baseline import CellFigures
+from nodebench.stats import quantile
 
 CONFIDENCE = 0.95
 
@@ -118,4 +117,4 @@ def _estimate(cell: CellFigures) -> Estimate | None:
 
 
 def _quantile(degrees: float) -> float:
-    return float(student_t.ppf((1 + CONFIDENCE) / 2, degrees))
+    return quantile((1 + CONFIDENCE) / 2, degrees)
