@@ -44,9 +44,8 @@ def broken(command, error):
             return
         raise ERRORS[error]
 
-    setattr(
-        GradientPasses if hasattr(GradientPasses, command) else getattr(program, "Worker", Worker), command, instead
-    )
+    worker = getattr(program, "Worker", Worker)
+    setattr(worker if hasattr(worker, command) else GradientPasses, command, instead)
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,6 @@ def test_no_cell_is_lost_to_the_end_of_its_launcher(tmp_path, command):
     task = f"breaking:BreakingTask[command={command},error=launcher]" if command == "begin" else TASK
     records = run(tmp_path, BACKEND, breaking, tasks=(task,), settings=Settings(rounds=2, timeout_s=60))
     found = [records[name] for name in (BACKEND, "breaking:Breaking")]
-    print(found[1].notes, found[0].start_method, found[0].notes)
     assert [record.status for record in found] == ["ok", "ok"]
     assert [(record.n_starts, record.n_rounds) for record in found] == [(2, 2)] * 2
     assert found[1].start_method == ("fork" if command == "begin" else "spawn")
