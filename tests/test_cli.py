@@ -14,7 +14,7 @@ import pytest
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
-FAKE = ("run", "-b", BACKEND, "-t", TASK, "--preset", "smoke", "--rounds", "5", "--measure", "gradient")
+FAKE = ("run", "-b", BACKEND, "-t", TASK, "--preset", "smoke", "--rounds", "1", "--measure", "gradient")
 
 
 def nodebench(*arguments, cwd=None, **environment):

@@ -40,8 +40,8 @@ from nodebench.errors import UserError  # noqa: E402
 from nodebench.results.store import Store  # noqa: E402
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
-QUICK = Settings(rounds=5, timeout_s=60)
-COMMAND = [sys.executable, "-m", "nodebench.cli", "run", "--preset", "smoke", "--rounds", "5", "--executor", "ray"]
+QUICK = Settings(rounds=1, timeout_s=60)
+COMMAND = [sys.executable, "-m", "nodebench.cli", "run", "--preset", "smoke", "--rounds", "1", "--executor", "ray"]
 
 pytestmark = [
     # Ray leaves sockets and files of its own to the garbage collector.

@@ -57,8 +57,8 @@ def test_a_step_of_one_program_has_no_floor():
             return None
 
     fused = Fused(fake_step().solve, fake_step().problem, SolverSpec())
-    assert GradientPasses(None, fused).floor(Evaluations(7, 5, 3)) == {}
-    assert GradientPasses(None, fake_step()).floor(Evaluations(0, 0, 0)) == {}
+    assert GradientPasses(None, fused).floor(Evaluations(7, 5, 3), 0.1) == {}
+    assert GradientPasses(None, fake_step()).floor(Evaluations(0, 0, 0), 0.1) == {}
 
 
 def test_the_floor_is_in_the_record(tmp_path):
@@ -66,7 +66,7 @@ def test_the_floor_is_in_the_record(tmp_path):
     compiled = f"{BACKEND}[compiled=true]"
     planned = plan(Request(backends=(BACKEND, compiled), tasks=(TASK,), preset="smoke", measure="gradient"))
     store = Store(tmp_path / "results.db")
-    Runner(store, Settings(rounds=5, timeout_s=60), lambda _: None).run(planned, "test", {})
+    Runner(store, Settings(rounds=1, timeout_s=60), lambda _: None).run(planned, "test", {})
     plain, other = store.records()
     assert plain.floor_s > 0
     assert plain.floor_ratio > 0

@@ -28,7 +28,7 @@ from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
 SMOKE = Conditions(preset="smoke")
-QUICK = Settings(rounds=5, timeout_s=60)
+QUICK = Settings(rounds=1, timeout_s=60)
 TRAINING = Part("training", (Request(tasks=(TASK,), models=("all",), backends=(BACKEND,), measure="training"),))
 COUNTS = Part("counts", (Request(tasks=(TASK,), backends=(BACKEND,), solvers=("dopri5", "bosh3"), measure="counts"),))
 

@@ -21,7 +21,7 @@ from nodebench.results.record import PRINTED
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
-QUICK = Settings(rounds=5, timeout_s=60)
+QUICK = Settings(rounds=1, timeout_s=60)
 
 
 def measure(tmp_path, settings=QUICK, continuation="new", **changes):
@@ -35,7 +35,7 @@ def measure(tmp_path, settings=QUICK, continuation="new", **changes):
 
 def test_a_cell_is_measured_whole(tmp_path):
     """A cell that works has every figure of the gradient measurement and of the training."""
-    record = measure(tmp_path)[BACKEND]
+    record = measure(tmp_path, Settings(rounds=5, timeout_s=60))[BACKEND]
     assert record.status == "ok"
     assert (record.nfe_forward, record.nfe_backward, record.n_vjps) == (7, 5, 3)
     assert (record.n_accepted, record.n_rejected, record.saved_bytes) == (1, 0, 64)
@@ -110,7 +110,7 @@ def test_a_hanging_worker_is_killed(tmp_path):
     """A worker that hangs past the time-out is killed; its row says so and the next cell is measured."""
     hanging = f"{BACKEND}[behaviour=hang]"
     start = time.monotonic()
-    records = measure(tmp_path, Settings(rounds=5, timeout_s=3), backends=(hanging, BACKEND), measure="gradient")
+    records = measure(tmp_path, Settings(rounds=1, timeout_s=3), backends=(hanging, BACKEND), measure="gradient")
     assert records[hanging].status == "timeout"
     assert "prepare took longer than 3 s" in records[hanging].reason
     assert records[BACKEND].status == "ok"
@@ -120,7 +120,7 @@ def test_a_hanging_worker_is_killed(tmp_path):
 def test_memory_limit_ends_a_cell(tmp_path):
     """A worker that asks for more than its limit is `oom`."""
     big = "nodebench.testing:FakeBackend[behaviour=memory]"
-    records = measure(tmp_path, Settings(rounds=5, memory_limit_gib=0.25), backends=(big,), measure="gradient")
+    records = measure(tmp_path, Settings(rounds=1, memory_limit_gib=0.25), backends=(big,), measure="gradient")
     assert records[big].status == "oom"
 
 
@@ -239,12 +239,12 @@ def test_a_run_is_not_continued_on_another_machine(tmp_path):
 def test_the_control_is_the_one_asked_for(tmp_path):
     """`--control` names the backend to which the others are related; where it fails the next one stands in."""
     one, two = f"{BACKEND}[sleep_s=0.01]", f"{BACKEND}[sleep_s=0.012]"
-    settings = Settings(rounds=5, timeout_s=60, control=two)
+    settings = Settings(rounds=1, timeout_s=60, control=two)
     records = measure(tmp_path, settings, backends=(one, two), measure="gradient")
     assert (records[one].control, records[two].control) == (two, None)
     assert records[one].ratio == pytest.approx(1 / 1.2, rel=0.15)
     broken = f"{BACKEND}[behaviour=raise]"
-    settings = Settings(rounds=5, timeout_s=60, control=broken)
+    settings = Settings(rounds=1, timeout_s=60, control=broken)
     records = measure(tmp_path, settings, backends=(one, two, broken), measure="gradient")
     assert records[two].control == one
     assert any(f"since {broken} cannot be ranked" in note for note in records[one].notes)
@@ -254,7 +254,8 @@ def test_cells_of_a_group_are_compared_with_the_first(tmp_path):
     """The slower of two cells has a ratio above 1 to the control, with an interval that excludes 1."""
     slow = f"{BACKEND}[sleep_s=0.02]"
     control = f"{BACKEND}[sleep_s=0.01]"
-    records = measure(tmp_path, backends=(control, slow), measure="gradient")
+    settings = Settings(rounds=5, timeout_s=60)
+    records = measure(tmp_path, settings, backends=(control, slow), measure="gradient")
     assert records[control].ratio is None
     assert records[slow].control == control
     assert 1.0 < records[slow].ratio_low < records[slow].ratio < records[slow].ratio_high
@@ -268,7 +269,7 @@ def interrupted(tmp_path, task, wanted, number):
     # A job in the background of a shell ignores interruptions, and so would what it starts.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [*COMMAND, "-t", task, "--rounds", "5", "--store", str(tmp_path / "results.db")],
+        [*COMMAND, "-t", task, "--rounds", "1", "--store", str(tmp_path / "results.db")],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -315,7 +316,7 @@ def test_resume_measures_only_what_is_missing(tmp_path):
 
 def test_two_runs_into_one_store_lose_nothing(tmp_path):
     """Two runs at once leave all records of both."""
-    command = [*COMMAND, "-t", TASK, "--rounds", "5", "--measure", "gradient", "--store", str(tmp_path / "results.db")]
+    command = [*COMMAND, "-t", TASK, "--rounds", "1", "--measure", "gradient", "--store", str(tmp_path / "results.db")]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(100) for process in both] == [0, 0]
     store = Store(tmp_path / "results.db")

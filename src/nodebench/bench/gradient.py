@@ -28,6 +28,10 @@ from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers
 from nodebench.bench.timing import Interval
 
+FLOOR_S, FLOOR_SHARE = 1.0, 0.05
+"""How long a step and the calls of its field take turns, in seconds, and the most of a cell's budget that this takes;
+forward and backward pass are timed apart for half of it."""
+
 LEFT_BEHIND = 2**16
 """Bytes of one step that are still there after it beyond which they are no cache of the interpreter's."""
 
@@ -182,10 +186,11 @@ class GradientGroup:
         left = sizes["unreleased_bytes"] or 0
         if left > LEFT_BEHIND:
             measured.note(f"each gradient step leaves {left / 1000:.0f} kB behind: something keeps what it has seen")
-        measured.figures |= self._time(measured, "split")
+        seconds = min(FLOOR_S, FLOOR_SHARE * self.settings.budget(measured.cell))
+        measured.figures |= self._time(measured, "split", seconds=seconds / 2)
         # Evaluations that a compiler has fused are not made of calls of the field, and may cost less than these.
         if not measured.compiles:
-            measured.figures |= self._time(measured, "floor", evaluations=counts.evaluations)
+            measured.figures |= self._time(measured, "floor", evaluations=counts.evaluations, seconds=seconds)
 
     def _accept(self, measured: Measured, gradients: Path, exact: Reference | None) -> None:
         """Keep the gradients of a cell until those of all are there, once they are seen to be of the right sizes."""

@@ -15,6 +15,9 @@ LIBRARIES = (
     "nodebench", "numpy", "scipy", "torch", "torchdiffeq", "jax", "jaxlib", "diffrax", "equinox", "optax", "memray",
 )  # fmt: skip
 
+CONTROL_GROUPS, OWN_CONTROL_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux has the limits of control groups, and which of them a process is in."""
+
 SAMPLE_S = 0.2
 """How long cores are watched before some are chosen."""
 
@@ -91,13 +94,10 @@ def available_memory() -> int | None:
 
 def _control_groups() -> list[Path]:
     """The control groups of this process, its own and those that it lies in; none where there is no version 2."""
-    root, told = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-    lines = told.read_text().splitlines() if told.exists() else []
-    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
-    if own is None:
-        return []
-    within = [folder for folder in (root / own, *(root / own).parents) if folder.is_relative_to(root)]
-    return [folder for folder in within if folder.is_dir()]
+    lines = OWN_CONTROL_GROUP.read_text().splitlines() if OWN_CONTROL_GROUP.exists() else []
+    own = [CONTROL_GROUPS / line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    within = [folder for leaf in own for folder in (leaf, *leaf.parents)]
+    return [folder for folder in within if folder.is_relative_to(CONTROL_GROUPS) and folder.is_dir()]
 
 
 def _share(limit: Path) -> float | None:

@@ -1,5 +1,6 @@
 """From what was asked for to a plan: every name is checked before anything is started."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -155,6 +156,7 @@ def _planned(
             arguments = {"task": name, "request": request, "backends": backends}
             found: Planned = worker.ask("plan", arguments, timeout_s=timeout_s or PLANNING_S)
         finally:
+            sys.stderr.write(worker.printed())  # what a user's file prints is for its user to see
             worker.stop()
         return found
 

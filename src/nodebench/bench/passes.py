@@ -34,10 +34,10 @@ WARM_UP_STEPS = 10
 """The first executions of a compiled program are slow."""
 
 SPLITS = range(3, 21)
-"""How often forward and backward pass are timed apart: as often as fits into ten turns."""
+"""How often forward and backward pass are timed apart: as often as there is time for."""
 
 FLOORS = range(5, 41)
-"""How often a step and its field take turns: as often as fits into a second."""
+"""How often a step and its field take turns: as often as there is time for."""
 
 FLOOR_PART_S = 0.01, 0.1
 """Shortest part of such a turn, and longest part of a call of the field: between, it takes as long as the step, so that
@@ -113,21 +113,28 @@ class GradientPasses:
             "resident_bytes": peak_resident_bytes(),
         }
 
-    def split(self) -> dict[str, float]:
-        """Median times of forward and backward pass; the two calls may cost more than the one that is timed."""
+    def split(self, seconds: float) -> dict[str, float]:
+        """Median times of forward and backward pass, taken for about so long.
+
+        The two calls may cost more than the one that is timed.
+        """
         _split(self.step)  # a framework may compile the two calls anew
         splits: list[tuple[float, float]] = []
         with _without_collection():
-            while len(splits) < SPLITS.start or (len(splits) < SPLITS.stop and sum(map(sum, splits)) < 10 * TURN_S):
+            while len(splits) < SPLITS.start or (len(splits) < SPLITS.stop and sum(map(sum, splits)) < seconds):
                 splits.append(_split(self.step))
         forward, backward = zip(*splits, strict=True)
         return {"forward_s": median(forward), "backward_s": median(backward)}
 
-    def floor(self, evaluations: Evaluations) -> dict[str, float]:
+    def floor(self, evaluations: Evaluations, seconds: float) -> dict[str, float]:
         """What the step's own evaluations and VJPs cost, and how far above that it is; nothing where there is none.
 
         The step and the two calls of the field take turns, each repeated to some length, so that what slows the
         machine for a while slows all three.
+
+        Args:
+            evaluations: What was counted of a step.
+            seconds: About how long the turns may take.
         """
         calls = self.step.field_calls()
         if calls is None or not evaluations.nfe_forward:
@@ -139,7 +146,7 @@ class GradientPasses:
             part_s = max(FLOOR_PART_S[0], min(FLOOR_PART_S[1], once[0]))
             repetitions = [max(1, math.ceil(part_s / cost)) for cost in once]
             began = time.perf_counter()
-            while len(turns) < FLOORS.start or (len(turns) < FLOORS.stop and time.perf_counter() - began < 1.0):
+            while len(turns) < FLOORS.start or (len(turns) < FLOORS.stop and time.perf_counter() - began < seconds):
                 costs = [_once(call, n) for call, n in zip(timed, repetitions, strict=True)]
                 turns.append(FloorTurn(*costs))
         return floor_figures(turns, evaluations)

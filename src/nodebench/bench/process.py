@@ -246,11 +246,14 @@ class WorkerProcess:
             return failure
         return replace(failure, traceback=f"{failure.traceback.rstrip()}\n\n{PRINTED}\n{output}")
 
-    def _last_output(self) -> str:
+    def printed(self) -> str:
+        """All that it has printed so far, on either stream."""
         # Not by reading on: a live worker writes where this file's position is, which the two share.
         file = self._output.fileno()
-        text = os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
-        return "\n".join(text.splitlines()[-OUTPUT_LINES:])
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+
+    def _last_output(self) -> str:
+        return "\n".join(self.printed().splitlines()[-OUTPUT_LINES:])
 
 
 def with_launchers(work: Callable[[Launchers | None], T]) -> T:
