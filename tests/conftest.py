@@ -2,12 +2,33 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from browser import chromium
 
 # As in a worker process, and before Equinox is imported: without diffrax's checks its programs compile twice as fast.
 os.environ.setdefault("EQX_ON_ERROR", "off")
+
+# What XLA has compiled in an earlier run need not be compiled again; workers keep the programs that they are timed with
+# in folders of their own.
+KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nodebench-tests"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(KEPT / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_addoption(parser):
+    """The device of the tests that are marked `cuda`."""
+    parser.addoption("--device", choices=("cuda", "cpu"), default="cuda", help="Device of the tests marked `cuda`.")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip what needs a GPU where there is none, unless a CPU is to stand in for it."""
+    if config.getoption("--device") == "cuda" and not list(Path("/dev").glob("nvidia[0-9]*")):
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,9 @@
 """A field is measured as it is, or refused in a sentence that says what to write instead. No process is started."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -52,11 +53,9 @@ def measured(task, **changes):
         reference = solve_reference(alone, beginning.first_step, inputs, Path(folder), 1)
         worker = Worker(Assignment(cell), None)
         checked = worker.check(beginning.first_step, inputs)
-        return (
-            beginning,
-            reference,
-            replace(checked, notes=worker.prepare(beginning.first_step, inputs).notes + checked.notes),
-        )
+        prepared = worker.prepare(beginning.first_step, inputs)
+        notes = prepared.notes + checked.notes
+        return beginning, reference, SimpleNamespace(**{**asdict(prepared), **asdict(checked), "notes": notes})
 
 
 SOUND = {

@@ -1,6 +1,7 @@
 """The plugin of pytest, in a pytest of its own: cells measured in tests, their rounds in pytest-benchmark's file."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -45,7 +46,9 @@ def test_without_a_cell():
 def run_pytest(folder, *options):
     """The output of a pytest in the folder, whose warnings are errors."""
     command = [sys.executable, "-m", "pytest", "-W", "error", "-rsfE", "--color=no", *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    # Not one of the processes that this test may be run by.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=own)
     return done.stdout + done.stderr
 
 

@@ -109,11 +109,25 @@ class Interleaving:
         """
         try:
             with Launchers() as launchers:
-                return self._started(group, launchers, rounds, share_s)
+                return self.start(group, launchers, rounds, share_s)
         except LostError:
-            return self._started(group, None, rounds, share_s)
+            return self.start(group, None, rounds, share_s)
 
-    def _started(self, group: Sequence[Measured], launchers: Launchers | None, rounds: int, share_s: float) -> int:
+    def start(self, group: Sequence[Measured], launchers: Launchers | None, rounds: int, share_s: float) -> int:
+        """One start of a subgroup.
+
+        Args:
+            group: The cells, the control first; what they measure is added to their `starts`.
+            launchers: Where their workers are forked if that is safe; None for new interpreters.
+            rounds: Most rounds.
+            share_s: Time after which no round begins, where the number of rounds was not asked for, in seconds.
+
+        Returns:
+            How many rounds it had.
+
+        Raises:
+            LostError: If a launcher ends; nothing has been added then.
+        """
         if group[0].failed:
             return 0
         group = [measured for measured in group if not measured.failed]

@@ -33,6 +33,9 @@ StartMethod = Literal["fork", "spawn"]
 CAN_FORK = sys.platform == "linux" and hasattr(os, "pidfd_open")
 """Whether this system tells what a safe fork depends on. On macOS a forked process must not use system libraries."""
 
+PASSING = ("PYTEST_CURRENT_TEST",)
+"""Variables that say what a process does at the moment: no reason for another launcher."""
+
 MAX_KEPT = 4
 """Launchers that one process keeps: of two frameworks, in two environments."""
 
@@ -299,7 +302,8 @@ def environment(interpreter: Interpreter, *, spin: bool) -> dict[str, str]:
     own["PYTHONUNBUFFERED"] = "1"  # what a process prints must be there when it dies
     own["PYTHONSAFEPATH"] = "1"  # as `-P`, for the processes that compilers start
     own["EQX_ON_ERROR"] = "off"  # diffrax's checks would call back to the host from the timed program
-    return {**os.environ, **own, **UTF_8, "PYTHONPATH": interpreter.search_path}
+    inherited = {name: value for name, value in os.environ.items() if name not in PASSING}
+    return {**inherited, **own, **UTF_8, "PYTHONPATH": interpreter.search_path}
 
 
 def _inherited() -> object:

@@ -1,5 +1,6 @@
 """What a report rests on: failures, machines, how figures are taken, settings, notes."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,12 @@ from nodebench.reports.machines import Machine, Machines, several_nodes
 from nodebench.reports.methods import FIGURES
 from nodebench.results.record import Record
 from nodebench.results.store import Run
+
+STARTED = {
+    "fork": "forked by a process that had imported the framework, a fresh one in each start",
+    "spawn": "some or all new interpreters",
+}
+"""How processes are started, in words."""
 
 MAX_OUTPUTS = 20
 """Failures whose last output is shown."""
@@ -29,7 +36,7 @@ def appendix(records: Sequence[Record], runs: Sequence[Run], machines: Machines)
     sections = [Section("Machines and runs", tuple(_machines(records, runs, machines)))] if runs else []
     if failed:
         sections.insert(0, Section("Not ok", tuple(_failures(failed))))
-    sections.append(Section("How each figure is taken", (_methods(),)))
+    sections.append(Section("How each figure is taken", (_methods(), *_start_methods(last))))
     if records:
         sections.append(Section("Settings", tuple(_settings(last))))
         sections.append(Section("Notes", tuple(_notes(last))))
@@ -117,6 +124,13 @@ def _commit(environment: Mapping[str, Any]) -> str | None:
 def _methods() -> Table:
     columns = (Column("figure", numeric=False), Column("how it is taken", numeric=False))
     return Table("methods", "How each figure is taken.", columns, tuple(tuple(map(_text, row)) for row in FIGURES))
+
+
+def _start_methods(records: Sequence[Record]) -> Iterator[Block]:
+    """How the processes of the records were started, where that was recorded."""
+    found = Counter(STARTED[record.start_method] for record in records if record.start_method)
+    if found:
+        yield Paragraph(f"Processes: {'; '.join(f'of {n} cells {how}' for how, n in found.most_common())}.")
 
 
 def _settings(records: Sequence[Record]) -> Iterator[Block]:

@@ -28,6 +28,12 @@ FIGURES: tuple[tuple[str, str], ...] = (
         "`--control` (the first method) with 95 % intervals over the starts",
     ),
     (
+        "start_method",
+        "how processes are started: each start has a fresh launcher per framework, which imports it and forks a "
+        "worker for each cell (`fork`); where a fork is not safe each worker is a new interpreter (`spawn`). "
+        "What is not timed is done side by side, `--jobs` cells at once",
+    ),
+    (
         "x floor",
         "the step over what its own evaluations and VJPs cost alone, the two taking turns in one process; "
         "eager torch only, since a compiler fuses solver and field",
