@@ -150,7 +150,7 @@ class GradientGroup:
         checked: Checked = self._ask(measured, "check", **arguments)
         prepared: Preparation = self._time(measured, "prepare", **arguments)
         measured.conditions, measured.compiles = prepared.conditions, prepared.compiles
-        measured.files |= prepared.files
+        measured.files |= checked.files
         for note in prepared.notes + checked.notes:
             measured.note(note)
         measured.figures |= {

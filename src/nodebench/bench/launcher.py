@@ -22,8 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nodebench import registry
 from nodebench.bench import worker
 from nodebench.bench.messages import sentence_of
+from nodebench.errors import NotInstalledError
 from nodebench.frameworks.base import FRAMEWORKS, load_framework
 
 HANDED = ("connection", "output", "status")
@@ -170,10 +172,19 @@ def _say(status: socket.socket, kind: str, content: object) -> None:
 
 
 def _import_ahead(framework: str) -> str:
-    """Import what a worker of a framework needs of it and of this package; why that failed, or nothing."""
+    """Import what a worker of a framework needs of it and of this package; why that failed, or nothing.
+
+    That is the same whatever the worker is for: by what a process has loaded a result is known. Plugins of others are
+    imported by the workers that need them: what they do then concerns no other cell.
+    """
     try:
         if framework in FRAMEWORKS:
             load_framework(framework)
+        for name in registry.names("backend"):
+            if registry.is_own("backend", name) and registry.describe("backend", name).framework == framework:
+                with suppress(NotInstalledError):  # its worker says so
+                    registry.load_class(registry.describe("backend", name).target)
+        registry.names("task")  # what is installed is looked up once
     except Exception as error:  # noqa: BLE001  the worker meets it again, and says so in the record
         return f"the framework cannot be imported: {sentence_of(error)}"
     gc.collect()

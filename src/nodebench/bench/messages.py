@@ -119,6 +119,8 @@ class Checked:
     """A figure of its values at fixed points."""
     field_derivative: float | None
     """The same of its derivatives."""
+    files: dict[str, str]
+    """Digests of the files of code, as in `Beginning`."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,6 @@ class Preparation:
     """What remains different by the nature of the library or method."""
     memory_exponent: float | None
     """p of the law memory ~ steps^p that the method states."""
-    files: dict[str, str]
-    """Digests of the files of code, as in `Beginning`."""
 
 
 @dataclass(frozen=True)

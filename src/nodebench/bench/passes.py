@@ -16,7 +16,6 @@ import numpy as np
 
 from nodebench.bench.accuracy import reference_from
 from nodebench.bench.floor import FloorTurn, floor_figures
-from nodebench.bench.loaded import loaded_files
 from nodebench.bench.memory import peak_resident_bytes, traced_bytes
 from nodebench.bench.messages import Counts, Preparation, Turn
 from nodebench.bench.subject import Prepared
@@ -30,8 +29,8 @@ TURN_S = 0.05
 
 MAX_STEPS_PER_TURN = 200
 
-WARM_UP_STEPS = 10
-"""The first executions of a compiled program are slow."""
+WARM_UP = range(2, 11)
+"""How many steps warm up: the first executions of a compiled program are slow, of a long step none but the first."""
 
 SPLITS = range(3, 21)
 """How often forward and backward pass are timed apart: as often as there is time for."""
@@ -67,7 +66,7 @@ class GradientPasses:
         """
         subject = prepared.subject
         # Before the field is evaluated: some keep what they see.
-        wanted, files = conditions(prepared), loaded_files()
+        wanted = conditions(prepared)
         start = time.perf_counter()
         step = subject.gradient_backend().gradient_step(prepared.problem, subject.spec, subject.framework)
         gradients = step.step()
@@ -84,7 +83,6 @@ class GradientPasses:
             conditions=wanted,
             differences=list(subject.gradient_backend().differences(subject.spec)),
             memory_exponent=subject.gradient_backend().memory_exponent(),
-            files=files,
         )
         return passes, preparation
 
@@ -153,9 +151,11 @@ class GradientPasses:
 
     def warm_up(self) -> None:
         """The steps before the timing, which also decide how many a turn has: by the fastest, since others may run."""
+        costs: list[float] = []
         with _without_collection():
-            once = min(_timed(self.step.step, 1)[0] for _ in range(WARM_UP_STEPS))
-            self.steps_per_turn = min(MAX_STEPS_PER_TURN, max(1, math.ceil(TURN_S / once)))
+            while len(costs) < WARM_UP.start or (len(costs) < WARM_UP.stop and sum(costs) < 2 * TURN_S):
+                costs.append(_timed(self.step.step, 1)[0])
+        self.steps_per_turn = min(MAX_STEPS_PER_TURN, max(1, math.ceil(TURN_S / min(costs))))
 
     def turn(self) -> Turn:
         """One turn of the timing."""

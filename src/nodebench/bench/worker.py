@@ -191,7 +191,7 @@ class Worker:
         self._limit_memory()
         notes = check_up(subject.framework, lambda: prepare_problem(subject, given).problem, exact=False)
         figures = field_figures(subject.framework, prepare_problem(subject, given).problem)
-        return Checked(notes, figures.value, figures.derivative)
+        return Checked(notes, figures.value, figures.derivative, loaded_files())
 
     def prepare(self, first_step: float, inputs: Path) -> Preparation:
         """Build everything and make the first gradient step; arguments as for `check`."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.fx.experimental.symbolic_shapes  # half a second that torch's first gradient would take, in each worker
 from torch import Tensor, nn
 
 from nodebench.errors import PluginError, UserError
