@@ -49,6 +49,8 @@ class Interleaving:
     available_bytes: int | None = None
     _order: Random = field(default_factory=lambda: Random(0), init=False)
 
+    _ahead: ExitStack = field(default_factory=ExitStack, init=False)
+    _launched: list[Launchers] = field(default_factory=list, init=False)
     _n_starts: int = field(default=0, init=False)
     _n_rounds: int = field(default=0, init=False)
 
@@ -59,6 +61,10 @@ class Interleaving:
 
     def measure(self) -> None:
         """Start after start until every ratio is precise enough, the budget is spent, or the rounds are done."""
+        with ExitStack() as self._ahead:
+            self._measure()
+
+    def _measure(self) -> None:
         budget_s = self.settings.budget(self.cells[0].cell) * len(self.cells)
         began, stopped_by = time.monotonic(), ""
         while not stopped_by and self.control is not None:
@@ -108,10 +114,25 @@ class Interleaving:
         Where a launcher ends in the midst of it, it is worth nothing, and is made again with new interpreters.
         """
         try:
-            with Launchers() as launchers:
+            with self._fresh_launchers() as launchers:
                 return self.start(group, launchers, rounds, share_s)
         except LostError:
             return self.start(group, None, rounds, share_s)
+
+    def _fresh_launchers(self) -> Launchers:
+        """Launchers of the next start, which have begun to import side by side with those of others to come.
+
+        Only of starts that there will be in any case, and while nothing is timed.
+        """
+        if not self._launched:
+            least = MIN_STARTS if self.settings.rounds is None else min(MIN_STARTS, self.settings.rounds)
+            slots = self.settings.slots(self.cells[0].cell.threads)
+            for _ in range(max(1, min(len(slots), least - self._n_starts))):
+                launchers = self._ahead.enter_context(Launchers())
+                for measured in self._alive():
+                    measured.launch(launchers)
+                self._launched.append(launchers)
+        return self._launched.pop()
 
     def start(self, group: Sequence[Measured], launchers: Launchers | None, rounds: int, share_s: float) -> int:
         """One start of a subgroup.

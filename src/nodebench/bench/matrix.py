@@ -9,7 +9,7 @@ from typing import Any, get_args
 from nodebench import registry
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.messages import Assignment, Planned
-from nodebench.bench.plan import Cell, Plan, unique
+from nodebench.bench.plan import Cell, Plan, unique, unwritten
 from nodebench.bench.process import WorkerError, WorkerProcess, with_launchers
 from nodebench.bench.starting import Launchers
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
@@ -84,20 +84,19 @@ def plan(request: Request, timeout_s: float | None = None) -> Plan:
     """
     _check_choices(request)
     broken: dict[str, str] = {}
-    backends: list[tuple[str, str]] = []
+    backends = _backends(request, broken)
     cells: list[Cell] = []
-    for name in _expand("backend", request.backends):
-        try:
-            backends.append((name, _framework(name)))
-        except PluginError as error:
-            broken[name] = str(error)
+    unsupported: dict[str, str] = {}
     for name in _expand("task", request.tasks):
         named = _with_dataset(name, request.dataset)
         try:
             ours = registry.is_own("task", named)
-            cells += task_cells(named, request, backends) if ours else _planned(named, request, backends, timeout_s)
+            planned = task_cells(named, request, backends) if ours else _planned(named, request, backends, timeout_s)
         except (PluginError, NotInstalledError) as error:
             broken[named] = str(error)
+        else:
+            cells += planned.cells
+            unsupported |= planned.unsupported
     if request.measure in ("gradient", "counts"):
         cells = [cell for cell in cells if cell.backend is not None]
     if not cells and broken:
@@ -106,7 +105,7 @@ def plan(request: Request, timeout_s: float | None = None) -> Plan:
         raise UserError(
             "nothing to measure: a model without an ODE has no gradient method to compare; train it instead."
         )
-    return Plan(unique(cells), request.measure, broken=broken)
+    return Plan(unique(cells), request.measure, broken=broken, unsupported=unsupported)
 
 
 def _check_choices(request: Request) -> None:
@@ -143,9 +142,7 @@ def _with_dataset(name: str, dataset: str | None) -> str:
     return registry.canonical(f"{base}[{inner}]")
 
 
-def _planned(
-    name: str, request: Request, backends: Sequence[tuple[str, str]], timeout_s: float | None
-) -> Sequence[Cell]:
+def _planned(name: str, request: Request, backends: Sequence[tuple[str, str]], timeout_s: float | None) -> Planned:
     """What `task_cells` gives of a task of a user's, found by a worker: its file may hang, or end the process."""
     registry.describe("task", name)
     ahead = next((framework for _, framework in backends), "")
@@ -166,10 +163,10 @@ def _planned(
         raise PluginError(f"task `{name}` cannot be planned: {error.failure.reason}") from error
     if found.reason:
         raise (PluginError if found.is_plugins else UserError)(found.reason)
-    return found.cells
+    return found
 
 
-def task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]) -> list[Cell]:
+def task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]) -> Planned:
     """The cells of a task with each of some backends, which come with the frameworks they run in.
 
     Raises:
@@ -180,7 +177,7 @@ def task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]])
         return _task_cells(name, request, backends)
 
 
-def _task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]) -> list[Cell]:
+def _task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]) -> Planned:
     registry.describe("task", name)
     task: AbstractTask = registry.load("task", name, AbstractTask)
     models = _models(name, task, request.models)
@@ -189,7 +186,7 @@ def _task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]
     if request.batch_size is not None:
         _check_batch(name, task, request, differentiated=bool(with_ode))
     specs = _specs(task, request)
-    cells = []
+    cells: list[Cell] = []
     for model, seed in product(models, request.seeds):
         batch_size = request.batch_size or task.recipe(model, request.preset).batch_size
         common: dict[str, Any] = {
@@ -211,7 +208,8 @@ def _task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]
             cells.append(
                 Cell(**common, backend=None, framework=framework, spec=replace(task.spec, dtype=request.dtype))
             )
-    return cells
+    refused = {cell.cell_id: unwritten(task, cell) for cell in cells}
+    return Planned(tuple(cells), {cell_id: reason for cell_id, reason in refused.items() if reason})
 
 
 def _models(task_name: str, task: AbstractTask, wanted: tuple[str, ...]) -> list[str]:
@@ -248,6 +246,17 @@ def _check_batch(name: str, task: AbstractTask, request: Request, *, differentia
                 f"a batch of {request.batch_size} is larger than the training data, {limit} examples, of task "
                 f"`{name}`; ask for fewer."
             )
+
+
+def _backends(request: Request, broken: dict[str, str]) -> list[tuple[str, str]]:
+    """The backends with their frameworks; why one is broken is added to what is."""
+    found = []
+    for name in _expand("backend", request.backends):
+        try:
+            found.append((name, _framework(name)))
+        except PluginError as error:
+            broken[name] = str(error)
+    return found
 
 
 def _framework(backend: str) -> str:

@@ -11,9 +11,9 @@ from nodebench.bench.accuracy import Reference
 from nodebench.bench.jobs import Cores, WorkClock
 from nodebench.bench.messages import Failure, Turn, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.process import LostError, WorkerError, WorkerProcess, with_launchers
+from nodebench.bench.process import LostError, WorkerError, WorkerProcess, launch, with_launchers
 from nodebench.bench.settings import Settings
-from nodebench.bench.starting import Launchers
+from nodebench.bench.starting import CAN_FORK, Launchers
 
 Figures = dict[str, Any]
 """Fields of a record by name."""
@@ -89,6 +89,11 @@ class Measured:
         """Add to what a reader must know of the figures, once."""
         if text not in self.figures["notes"]:
             self.figures["notes"].append(text)
+
+    def launch(self, launchers: Launchers) -> None:
+        """Have launchers begin to import what a worker of it needs."""
+        if CAN_FORK:
+            launch(self.settings.assignment(self.cell), self.settings.interpreter, launchers)
 
     def open(self, launchers: Launchers | None, programs: Path | None = None, cores: Cores = None) -> None:
         """Start a fresh worker, which begins to import what it needs.

@@ -95,6 +95,8 @@ class Planned:
     """Answer to `plan`: the cells of a task, or why there are none."""
 
     cells: tuple[Cell, ...]
+    unsupported: dict[str, str]
+    """Cells that cannot be measured, by id, with the reason."""
     reason: str = ""
     is_plugins: bool = False
     """Whether the reason lies in the plugin, and not in what was asked for."""

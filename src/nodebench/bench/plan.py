@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from nodebench.errors import PluginError, UnknownNameError
 from nodebench.problem import SolverSpec
-from nodebench.tasks.base import Preset
+from nodebench.tasks.base import AbstractTask, Preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +69,14 @@ class Plan:
         measure: `gradient`, `counts`, `training` or `both`.
         against: The other version that the cells take turns with, or None.
         broken: Plugins that were asked for and cannot be used, by name, with the reason in a sentence.
+        unsupported: Cells that no process need be started for, by id, with the reason in a sentence.
     """
 
     cells: tuple[Cell, ...]
     measure: str
     against: str | None = None
     broken: Mapping[str, str] = field(default_factory=dict)
+    unsupported: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def plan_id(self) -> str:
@@ -119,7 +121,8 @@ def joined(plans: Sequence[Plan]) -> Plan:
     """One plan of several that measure the same."""
     cells = unique([cell for each in plans for cell in each.cells])
     broken = {name: reason for each in plans for name, reason in each.broken.items()}
-    return Plan(cells, plans[0].measure, broken=broken)
+    unsupported = {cell: reason for each in plans for cell, reason in each.unsupported.items()}
+    return Plan(cells, plans[0].measure, broken=broken, unsupported=unsupported)
 
 
 def _digest(settings: object) -> str:
@@ -130,3 +133,11 @@ def _digest(settings: object) -> str:
 def unique(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     """Cells without repetitions, in order."""
     return tuple({cell.cell_id: cell for cell in cells}.values())
+
+
+def unwritten(task: AbstractTask, cell: Cell) -> str:
+    """Why a cell cannot be measured, where its model is not written for its framework; empty where it is."""
+    targets = task.models[cell.model].targets
+    if cell.framework in targets:
+        return ""
+    return f"model {cell.model} of task {cell.task} is written for {', '.join(targets)}, not for {cell.framework}."

@@ -17,6 +17,7 @@ from nodebench.bench.starting import (
     CAN_FORK,
     AbstractProcess,
     Forked,
+    Launcher,
     LauncherError,
     Launchers,
     Spawned,
@@ -69,8 +70,7 @@ class WorkerProcess:
 
     def __init__(self, assignment: Assignment, interpreter: Interpreter, launchers: Launchers | None) -> None:
         self._assignment, self._interpreter = assignment, interpreter
-        spin = assignment.cores is not None and assignment.threads > 1
-        self._environment = environment(interpreter, spin=spin)
+        self._environment = _environment(assignment, interpreter)
         self._output = TemporaryFile()  # noqa: SIM115  lives as long as the worker
         self._oom_kills = _oom_kills()
         self._unheard: list[object] = []
@@ -81,8 +81,8 @@ class WorkerProcess:
         if launchers is None or not CAN_FORK:
             self._spawn()
             return
-        launcher = launchers.launcher(interpreter, assignment.framework, self._environment)
         try:
+            launcher = launch(assignment, interpreter, launchers)
             self._process: AbstractProcess = Forked(launcher, self._connect(), self._output)
         except LauncherError as error:
             self._spawn(str(error))
@@ -254,6 +254,15 @@ class WorkerProcess:
 
     def _last_output(self) -> str:
         return "\n".join(self.printed().splitlines()[-OUTPUT_LINES:])
+
+
+def launch(assignment: Assignment, interpreter: Interpreter, launchers: Launchers) -> Launcher:
+    """The launcher of a worker, which has begun to import at the latest when this returns."""
+    return launchers.launcher(interpreter, assignment.framework, _environment(assignment, interpreter))
+
+
+def _environment(assignment: Assignment, interpreter: Interpreter) -> dict[str, str]:
+    return environment(interpreter, spin=assignment.cores is not None and assignment.threads > 1)
 
 
 def with_launchers(work: Callable[[Launchers | None], T]) -> T:

@@ -17,7 +17,8 @@ from nodebench.bench.executor import AbstractExecutor, LocalExecutor
 from nodebench.bench.gradient import GradientGroup
 from nodebench.bench.loaded import Files, changed
 from nodebench.bench.measured import Figures, no_figures
-from nodebench.bench.plan import Plan
+from nodebench.bench.messages import Failure
+from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.recording import record_of
 from nodebench.bench.settings import Settings
 from nodebench.bench.work import AbstractWork, Done, GroupWork, Measure, Outcome, Site, TrainingWork, checkpoint
@@ -167,12 +168,19 @@ class _Job:
         """What is to be done first; the trainings follow."""
         for group in plan.groups:
             missing = [cell for cell in group if cell.cell_id not in done]
-            fresh = tuple(cell for cell in missing if cell.backend is not None and cell.cell_id not in self.kept)
-            if fresh:
-                yield GroupWork(group, fresh, self.measure)
             for cell in missing:
-                if cell not in fresh:
-                    yield TrainingWork(Outcome(cell, self.kept.get(cell.cell_id, no_figures())))
+                if cell.cell_id in plan.unsupported:
+                    self._refuse(cell, plan.unsupported[cell.cell_id])
+            left = tuple(cell for cell in group if cell.cell_id not in plan.unsupported)
+            yield from self._group_work(left, tuple(cell for cell in missing if cell in left))
+
+    def _group_work(self, group: tuple[Cell, ...], missing: tuple[Cell, ...]) -> Iterator[AbstractWork]:
+        fresh = tuple(cell for cell in missing if cell.backend is not None and cell.cell_id not in self.kept)
+        if fresh:
+            yield GroupWork(group, fresh, self.measure)
+        for cell in missing:
+            if cell not in fresh:
+                yield TrainingWork(Outcome(cell, self.kept.get(cell.cell_id, no_figures())))
 
     def arrived(self, done: Done) -> Iterator[AbstractWork]:
         """Write the records of cells that are done, and give the trainings of those that are not."""
@@ -187,6 +195,13 @@ class _Job:
             else:
                 self.store.save_measurement(self.run_id, outcome.cell.cell_id, placed.figures)
                 yield TrainingWork(placed)
+
+    def _refuse(self, cell: Cell, reason: str) -> None:
+        """Write the record of a cell for which no process need be started."""
+        outcome = Outcome(cell).failed(Failure("unsupported", reason, ""))
+        work = GroupWork((cell,), (cell,), self.measure)
+        done = Done(work, (outcome,), self.site.node, self.site.environment)
+        self._finish(self._placed(outcome, done), done)
 
     def _keep_files(self, files: Files, node: str) -> None:
         """Enter what the run depends on; of another machine's files this one knows nothing."""

@@ -13,7 +13,7 @@ import numpy as np
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.bench.loaded import code_identity
-from nodebench.bench.plan import Cell
+from nodebench.bench.plan import Cell, unwritten
 from nodebench.errors import PluginError, UnsupportedError, UserError
 from nodebench.frameworks.base import AbstractFramework, Weights, load_framework, solve_checked
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
@@ -127,11 +127,9 @@ def make_subject(cell: Cell, dtype: str, first_step: float | None = None) -> Sub
     """
     task: AbstractTask = registry.load("task", cell.task, AbstractTask)
     framework_class = load_framework(cell.framework)
-    targets = task.models[cell.model].targets
-    if cell.framework not in targets:
-        raise UnsupportedError(
-            f"model {cell.model} of task {cell.task} is written for {', '.join(targets)}, not for {cell.framework}."
-        )
+    reason = unwritten(task, cell)
+    if reason:
+        raise UnsupportedError(reason)
     backend = None if cell.backend is None else registry.load("backend", cell.backend, AbstractBackend)
     spec = replace(cell.spec, dtype=dtype, first_step=first_step or cell.spec.first_step)
     return Subject(cell, task, backend, framework_class(cell.device, dtype, cell.threads), spec)

@@ -131,9 +131,9 @@ class Worker:
     def plan(self, task: str, request: Request, backends: Sequence[tuple[str, str]]) -> Planned:
         """The cells of a task; see `task_cells`."""
         try:
-            return Planned(tuple(task_cells(task, request, backends)))
+            return task_cells(task, request, backends)
         except NodebenchError as error:
-            return Planned((), str(error), is_plugins=isinstance(error, PluginError | NotInstalledError))
+            return Planned((), {}, str(error), is_plugins=isinstance(error, PluginError | NotInstalledError))
 
     def pin(self) -> None:
         """Keep to the assigned cores from here on.
