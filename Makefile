@@ -3,13 +3,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test setup lint bench gallery gallery-runs clean
+.PHONY: run test check coverage setup lint bench gallery gallery-runs gpu-wheels gpu-check clean
 
 run: setup  ## train with the adjoint method on MNIST and measure its gradient step
 	$(BIN)/nodebench run --backend adjoint --task mnist
 
+# Two processes whatever the cores: a worker of a test wants one too. What compares real times comes last, alone.
+PYTEST := $(BIN)/python -m pytest -q
+SLOW := worker or jax or ray or browser or packaging or quiet or cuda
+
 test: setup  ## the whole test suite
-	$(BIN)/python -m pytest -q
+	$(PYTEST) -n 2 --dist loadfile -m 'not quiet'
+	$(PYTEST) -m quiet
+
+check: setup  ## the quick tests: what starts no worker, compiles nothing and opens no page, and one run of everything
+	$(PYTEST) -n 2 --dist loadfile -m 'not ($(SLOW))'
+	$(PYTEST) tests/test_runner.py::test_a_cell_is_measured_whole
+
+coverage: setup  ## statements and branches that the suite goes through in its own processes
+	$(PYTEST) -n 2 --dist loadfile -m 'not quiet' --cov=nodebench --cov-branch --cov-report=term:skip-covered
 
 setup: $(STAMP)  ## .venv with the pinned set; does nothing when it is up to date
 
@@ -29,6 +41,19 @@ lint: setup  ## formatting, lint, types, layers
 bench: setup  ## benchmarks of our own solver; ends with the table of our methods beside their rivals
 	$(BIN)/python -m pytest -q benchmarks -p benchmark --benchmark-only --benchmark-max-time 0.5 --benchmark-columns min,median,iqr,rounds
 	$(BIN)/python benchmarks/ratios.py
+
+gpu-wheels: setup  ## wheels of this package and of what a machine without a network may lack, for gpu-check
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -m pip download --quiet --constraint constraints.txt --no-deps --only-binary :all: --dest dist $(CARRIED)
+
+CARRIED := altair annotated-doc annotated-types fsspec filelock memray narwhals pooch platformdirs pydantic pydantic_core \
+	pytest-xdist execnet rich scikit-learn joblib threadpoolctl typer typing-inspection vl-convert-python
+
+DEVICE ?= cuda
+
+gpu-check:  ## tests and a run on a GPU, by PYTHON as it is, in one command without a network; DEVICE=cpu tries it
+	$(PYTHON) benchmarks/gpu_check.py --device $(DEVICE)
 
 GALLERY := docs/gallery
 

@@ -3,8 +3,8 @@
     python benchmarks/gpu_check.py [--device cpu] [--store FILE] [--wheels FOLDER]
 
 It runs the tests that are marked `cuda`, then measures all backends on three tasks into a store, and says what was
-skipped and why. Where nodebench or a library of its is not installed, wheels of the folder are (by default `dist`, where
-`make gpu-wheels` puts them), in a folder of their own: whatever the machine has stays as it is.
+skipped and why. What is not installed, nodebench itself or a library, comes from wheels in a folder (by default `dist`,
+where `make gpu-wheels` puts them) and goes into a folder of its own: whatever the machine has stays as it is.
 """
 
 import argparse

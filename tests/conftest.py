@@ -1,6 +1,7 @@
 """What every test has in common: the environment of a worker, and JAX as it was found."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,12 +24,51 @@ def pytest_addoption(parser):
     parser.addoption("--device", choices=("cuda", "cpu"), default="cuda", help="Device of the tests marked `cuda`.")
 
 
+NEEDS = {
+    "worker": (
+        "check_up", "cli", "conformance", "examples", "failures", "floor", "gate_versions", "interleaving", "jobs",
+        "launcher", "new", "pytest_plugin", "references", "registry", "reproduction", "runner", "selftest",
+        "users_fields", "users_files", "workflows",
+    ),
+    "jax": ("check_up_jax", "compiled", "jax_backends", "jax_framework", "jax_odeint", "jax_torch_parity",
+            "jax_training", "cnf_models", "spiral_models", "equal_steps", "sweep"),
+    "ray": ("cluster", "cluster_docs", "cluster_model"),
+    "packaging": ("wheel", "torchode_plugin"),
+}  # fmt: skip
+"""Modules of tests by what most of them need: new interpreters and workers, a compiler, Ray, a build or an install."""
+
+ALONE = ("worker", "ray", "packaging", "browser", "cuda")
+"""Marks of tests that may start another Python."""
+
+
 def pytest_collection_modifyitems(config, items):
-    """Skip what needs a GPU where there is none, unless a CPU is to stand in for it."""
-    if config.getoption("--device") == "cuda" and not list(Path("/dev").glob("nvidia[0-9]*")):
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
+    """Mark tests by what they need, and skip those of a GPU where there is none, unless a CPU is to stand in for it."""
+    has_gpu = bool(list(Path("/dev").glob("nvidia[0-9]*")))
+    for item in items:
+        module = item.path.stem.removeprefix("test_")
+        for mark, modules in NEEDS.items():
+            if module in modules:
+                item.add_marker(mark)
+        if "browser" in item.fixturenames:
+            item.add_marker("browser")
+        if "jax" in item.name or "diffrax" in item.name:
+            item.add_marker("jax")
+        if item.get_closest_marker("cuda") and config.getoption("--device") == "cuda" and not has_gpu:
+            item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
+
+
+@pytest.fixture(autouse=True)
+def _quick_tests_start_no_interpreter(request, monkeypatch):
+    """A test that starts one is marked: the quick ones are those that do not, and must not become slow unseen."""
+    if not any(map(request.node.get_closest_marker, ALONE)):
+        begin = subprocess.Popen.__init__
+
+        def watched(self, command, *args, **kwargs):
+            starts = isinstance(command, list) and command[0] == sys.executable
+            assert not starts, f"this test starts an interpreter: mark it `worker` ({command})"
+            begin(self, command, *args, **kwargs)
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", watched)
 
 
 @pytest.fixture(autouse=True)

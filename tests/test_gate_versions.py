@@ -88,6 +88,7 @@ def repository(tmp_path):
     return folder
 
 
+@pytest.mark.quiet
 def test_planted_faults_are_caught_in_their_cells(repository, tmp_path):
     """One more evaluation, a tensor kept alive, more time, a wrong sign: each named, and nothing else."""
     for name, values in FAULTS.items():
@@ -190,6 +191,7 @@ def test_a_name_that_no_version_has_is_refused(call, tmp_path):
     assert (code, "b.py" in text) == (2, True), text
 
 
+@pytest.mark.quiet
 def test_a_version_against_itself_is_no_alarm(tmp_path):
     """Another environment that holds the same: exit code 0, and a regression in nothing."""
     options = ("--against-python", sys.executable, "-b", "nodebench.planted:Planted", "-t", TASK, "--rounds", "4")

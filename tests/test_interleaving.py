@@ -42,6 +42,7 @@ def interleaving(group, available_bytes=None, notify=lambda _: None):
     return Interleaving(group, 0.1, group[0].settings, notify, None, available_bytes)
 
 
+@pytest.mark.quiet
 def test_rounds_are_spread_over_the_starts():
     """Six rounds in four starts, each cell's turns paired with the control's in the very same rounds."""
     control, other = group = cells("sleep_s=0.001", "sleep_s=0.003")

@@ -236,6 +236,7 @@ def test_a_run_is_not_continued_on_another_machine(tmp_path):
             Runner(store, QUICK, lambda _: None).run(planned, "test", environment, continuation)
 
 
+@pytest.mark.quiet
 def test_the_control_is_the_one_asked_for(tmp_path):
     """`--control` names the backend to which the others are related; where it fails the next one stands in."""
     one, two = f"{BACKEND}[sleep_s=0.01]", f"{BACKEND}[sleep_s=0.012]"
@@ -250,6 +251,7 @@ def test_the_control_is_the_one_asked_for(tmp_path):
     assert any(f"since {broken} cannot be ranked" in note for note in records[one].notes)
 
 
+@pytest.mark.quiet
 def test_cells_of_a_group_are_compared_with_the_first(tmp_path):
     """The slower of two cells has a ratio above 1 to the control, with an interval that excludes 1."""
     slow = f"{BACKEND}[sleep_s=0.02]"

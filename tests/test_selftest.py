@@ -23,6 +23,7 @@ SOUND = SelfTest(
 )
 
 
+@pytest.mark.quiet
 def test_a_selftest_finds_what_was_planted():
     """A leak to the byte, a wrong gradient, a fifth more time; all figures are there."""
     found = run_selftest(FAKE, 1, lambda _: None)
