@@ -108,6 +108,7 @@ def test_a_folder_goes_with_all_checkpoints(folder):
 
 
 @pytest.mark.parametrize("moment", ["weights", "archive", "disk", "name"])
+@pytest.mark.worker
 def test_a_kill_while_saving_leaves_the_older_one(tmp_path, moment):
     """Whatever has been written of the newer one does not count."""
     url = str(tmp_path / "c")
@@ -157,6 +158,7 @@ def test_folders_are_made_where_they_must_be(monkeypatch):
     assert restored("memory://a/b/c")[0] == 2.0
 
 
+@pytest.mark.worker
 def test_two_writers_leave_one_of_two_whole_checkpoints(tmp_path):
     """Whoever reads while two machines write finds weights and progress that belong together."""
     url = str(tmp_path / "c")

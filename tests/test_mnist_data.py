@@ -322,6 +322,7 @@ def load_at_once(*arguments, n=4):
     return [process.communicate()[0].strip() for process in processes]
 
 
+@pytest.mark.worker
 def test_of_several_processes_one_downloads(tmp_path, contents, published):
     """Each file is asked for once, and all processes have it."""
     with mirror(contents) as (address, asked):
@@ -329,6 +330,7 @@ def test_of_several_processes_one_downloads(tmp_path, contents, published):
     assert asked == dict.fromkeys(NAMES, 1)
 
 
+@pytest.mark.worker
 def test_of_several_processes_one_finds_that_nothing_can_be_downloaded(tmp_path, published):
     """The others are told by it, and ask no mirror."""
     with mirror({}) as (first, asked), mirror({}) as (second, asked_next):
@@ -336,6 +338,7 @@ def test_of_several_processes_one_finds_that_nothing_can_be_downloaded(tmp_path,
     assert asked == asked_next == {NAMES[0]: 1}
 
 
+@pytest.mark.worker
 def test_a_cache_that_cannot_be_written_is_no_crash(tmp_path, contents, published):
     """Where a file stands in the place of the cache, nothing can be kept, and the stand-in is used."""
     (tmp_path / "cache").touch()

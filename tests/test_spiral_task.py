@@ -147,6 +147,7 @@ def test_the_latent_noise_is_drawn_anew_and_nothing_else_changes(batch):
     assert all(drawn[name] is batch[name] for name in batch if name != "noise")
 
 
+@pytest.mark.worker
 def test_the_task_imports_no_framework():
     """Planning needs the task without torch and JAX."""
     code = "import sys; import nodebench.tasks.spiral.task; sys.exit('torch' in sys.modules or 'jax' in sys.modules)"

@@ -353,6 +353,7 @@ for i in range(50):
 """
 
 
+@pytest.mark.worker
 def test_two_writers_lose_nothing(tmp_path, request):
     """Two processes that write to one new store at once leave every row of both."""
     path = tmp_path / "results.db"

@@ -50,6 +50,7 @@ print(json.dumps([code_identity(), sorted(path for path in loaded_files() if pat
 """
 
 
+@pytest.mark.worker
 def test_a_result_is_known_by_every_file_it_was_loaded_from(tmp_path):
     """A file that a task imports counts as its own does, wherever it lies; what is not loaded counts for nothing."""
     (tmp_path / "inner").mkdir()

@@ -107,6 +107,7 @@ def test_an_unknown_solver_is_answered_with_a_near_name():
         tableau("dorpi5")
 
 
+@pytest.mark.worker
 def test_listing_solvers_imports_no_array_library():
     """The tableaus are read without numpy, torch or JAX."""
     code = (
