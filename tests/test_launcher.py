@@ -195,6 +195,20 @@ def test_a_launcher_that_hangs_is_a_time_out(tmp_path, monkeypatch, started):
     assert (second.start_method, second.unforked != "") == ("spawn", True)
 
 
+@FORKED
+def test_the_imports_of_a_later_start_are_over_before_a_turn(tmp_path, monkeypatch, launchers):
+    """It is waited for, since it would disturb; one that takes too long is ended: its start has new interpreters."""
+    imported = tmp_path / "imported"
+    site(tmp_path, monkeypatch, f"{ONLY_LAUNCHER}import time; time.sleep(0.5); open({str(imported)!r}, 'w').close()")
+    launchers.launcher(Interpreter(), "", environment(Interpreter(), spin=False))
+    launchers.settle(60)
+    assert imported.exists()
+    monkeypatch.setenv("SOME", "other")
+    other = launchers.launcher(Interpreter(), "", environment(Interpreter(), spin=False))
+    launchers.settle(0.1)
+    assert other.ended
+
+
 STARTING = """
 import threading, time
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ from nodebench.bench.judgement import (
 )
 from nodebench.bench.measured import Measured
 from nodebench.bench.messages import Checked, Counts, DiscreteReference, Failure, Preparation
-from nodebench.bench.process import WorkerError, with_launchers
+from nodebench.bench.process import WorkerError
 from nodebench.bench.references import References
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers
@@ -80,7 +81,7 @@ class GradientGroup:
     jobs: Jobs = field(init=False)
     discrete: dict[str, DiscreteReference | Failure] = field(default_factory=dict, init=False)
     helpers: list[Measured] = field(default_factory=list, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _solving: threading.Lock = field(default_factory=threading.Lock, init=False)
     _telling: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
@@ -100,21 +101,18 @@ class GradientGroup:
         """Passes of all cells, side by side. What ran out of memory beside others is measured again alone."""
         before = [measured.figures for measured in self.cells]
 
-        def job(at: int) -> Callable[[Cores], None]:
-            def work(cores: Cores) -> None:
-                def attempt(launchers: Launchers | None) -> None:
-                    self.cells[at].open(launchers, programs, cores)
-                    passes(self.cells[at], at)
+        def attempt(at: int, cores: Cores) -> None:
+            def work(launchers: Launchers | None) -> None:
+                self.cells[at].open(launchers, programs, cores)
+                passes(self.cells[at], at)
 
-                self.cells[at].attempt(attempt)
+            self.cells[at].attempt(work)
 
-            return work
-
-        self.jobs.each([job(at) for at in range(len(self.cells))], self._fits, self._abandon)
+        self.jobs.each([partial(attempt, at) for at in range(len(self.cells))], self._fits, self._abandon)
         for at, measured in enumerate(self.cells):
             if measured.figures["status"] == "oom" and len(self.jobs.slots) > 1:
                 measured.forget(before[at])
-                job(at)(self.settings.cores)
+                attempt(at, self.settings.cores)
 
     def _fits(self, n_beside: int) -> bool:
         """Whether memory allows another worker beside so many, as large as the largest that there has been."""
@@ -207,7 +205,7 @@ class GradientGroup:
         """The exact gradients of the cell's own discretisation, where a backend can tell them on the same steps."""
         if counterpart is None:
             return None
-        with self._lock:  # whoever needs the same waits for it
+        with self._solving:  # whoever needs the same waits for it
             if counterpart not in self.discrete:
                 self.discrete[counterpart] = self._solve_discrete(measured, counterpart)
             found = self.discrete[counterpart]
@@ -234,19 +232,14 @@ class GradientGroup:
             "folder": self.comparison.folder,
         }
 
-        def solve(launchers: Launchers | None) -> DiscreteReference:
-            solver.dismiss()
-            solver.open(launchers)
-            with self.jobs.beside():
-                found: DiscreteReference = solver.ask("discrete", arguments)
-            return found
-
         try:
-            return with_launchers(solve)
+            with self.jobs.beside():
+                found: DiscreteReference = solver.ask_fresh("discrete", arguments)
         except WorkerError as error:
             return error.failure
         finally:
             solver.dismiss()
+        return found
 
     def _ask(self, measured: Measured, command: str, **arguments: object) -> Any:
         """What is not timed, side by side with others."""

@@ -49,7 +49,6 @@ class Interleaving:
     available_bytes: int | None = None
     _order: Random = field(default_factory=lambda: Random(0), init=False)
 
-    _ahead: ExitStack = field(default_factory=ExitStack, init=False)
     _launched: list[Launchers] = field(default_factory=list, init=False)
     _n_starts: int = field(default=0, init=False)
     _n_rounds: int = field(default=0, init=False)
@@ -61,15 +60,15 @@ class Interleaving:
 
     def measure(self) -> None:
         """Start after start until every ratio is precise enough, the budget is spent, or the rounds are done."""
-        with ExitStack() as self._ahead:
-            self._measure()
-
-    def _measure(self) -> None:
         budget_s = self.settings.budget(self.cells[0].cell) * len(self.cells)
         began, stopped_by = time.monotonic(), ""
-        while not stopped_by and self.control is not None:
-            self._series(self.control, self._rounds(), budget_s / STARTS_PER_BUDGET)
-            stopped_by = self._stop(spent=time.monotonic() - began > budget_s)
+        try:
+            while not stopped_by and self.control is not None:
+                self._series(self.control, self._rounds(), budget_s / STARTS_PER_BUDGET)
+                stopped_by = self._stop(spent=time.monotonic() - began > budget_s)
+        finally:
+            for launchers in self._launched:
+                launchers.close()
         for measured in self._alive():
             measured.figures |= {"stopped_by": stopped_by, "n_rounds": self._n_rounds, "n_starts": self._n_starts}
 
@@ -128,11 +127,10 @@ class Interleaving:
             least = MIN_STARTS if self.settings.rounds is None else min(MIN_STARTS, self.settings.rounds)
             slots = self.settings.slots(self.cells[0].cell.threads)
             for _ in range(max(1, min(len(slots), least - self._n_starts))):
-                launchers = self._ahead.enter_context(Launchers())
+                self._launched.append(Launchers())
                 for measured in self._alive():
-                    measured.launch(launchers)
-                self._launched.append(launchers)
-        return self._launched.pop()
+                    measured.launch(self._launched[-1])
+        return self._launched.pop(0)
 
     def start(self, group: Sequence[Measured], launchers: Launchers | None, rounds: int, share_s: float) -> int:
         """One start of a subgroup.
@@ -154,24 +152,28 @@ class Interleaving:
         group = [measured for measured in group if not measured.failed]
         with ExitStack() as stack:
             for measured in group:
-                # All at once, on all cores: nothing is being timed yet.
                 stack.callback(measured.dismiss)
                 measured.open(launchers, self.programs)
-                with measured.failures():
-                    measured.send("prepare", {"first_step": self.first_step, "inputs": measured.inputs})
-                    measured.send("warm_up")
-            for measured in (one for one in group if one.alive):
-                with measured.failures():
-                    for command in ("prepare", "warm_up"):
-                        measured.receive(command)
-            for measured in (one for one in group if one.alive):
-                with measured.failures():
-                    measured.ask("pin", overhead=True)
+            self._warm_up(group)
             turns = self._turns(group, rounds, share_s)
         for measured, own in zip(group, turns, strict=True):
             if not (measured.failed or group[0].failed):
                 measured.starts.append(Start(own, turns[0]))
         return len(turns[0])
+
+    def _warm_up(self, group: Sequence[Measured]) -> None:
+        """Warm all workers up side by side, on all cores, and wait until nothing but them is at work."""
+        for measured in group:
+            with measured.failures():
+                measured.send("prepare", {"first_step": self.first_step, "inputs": measured.inputs})
+                measured.send("warm_up")
+        for measured in (one for one in group if one.alive):
+            with measured.failures():
+                for command in ("prepare", "warm_up"):
+                    measured.receive(command)
+                measured.ask("pin", overhead=True)
+        for launchers in self._launched:
+            launchers.settle(self.settings.timeout(group[0].cell))
 
     def _turns(self, group: Sequence[Measured], rounds: int, share_s: float) -> list[list[Turn]]:
         """The turns of each cell; those of a cell that fails on the way are incomplete."""

@@ -2,7 +2,8 @@
 
 It is started as `python -m nodebench.bench.launcher FD FRAMEWORK`. Each message on the socket FD hands it a worker's
 connection, the file of its output, and a socket on which it answers: the worker's process id, or why it does not fork;
-then, when the worker has ended, its exit code. It ends with its runner, and its workers end with it.
+then, when the worker has ended, its exit code. Unasked it says on FD, once, that it has imported all, or tried to. It
+ends with its runner, and its workers end with it.
 
 Forking is safe as long as the process has one thread, and has used neither the framework nor a device. Both are looked
 at before every fork: what an import has left running is not known beforehand.
@@ -42,8 +43,9 @@ def n_threads() -> int:
 
 def hindrance() -> str:
     """Why a fork of this process, as it is now, is not safe; empty where it is."""
-    if n_threads() > 1:
-        return f"{n_threads()} threads run in a process that has imported the framework"
+    running = n_threads()
+    if running > 1:
+        return f"{running} threads run in a process that has imported the framework"
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # that of this very listing
             if str(descriptor.readlink()).startswith(DEVICES):
@@ -86,8 +88,8 @@ class _Launcher:
         while True:
             for key, _ in self._selector.select():
                 child: _Child | None = key.data
-                if key.fileobj not in self._selector.get_map():
-                    continue  # of a worker that has been let go of a moment ago
+                if self._selector.get_map().get(key.fileobj) is not key:
+                    continue  # of a worker that has been let go of a moment ago; its descriptor may be another's by now
                 if child is not None:
                     self._ended(child) if key.fileobj == child.ended else self._let_go(child)
                 elif key.fileobj is self._runner or not self._told():
@@ -195,7 +197,10 @@ def _import_ahead(framework: str) -> str:
 
 def main(control: int, framework: str) -> None:
     """Serve the runner that holds the other end of a socket."""
-    _Launcher(socket.socket(fileno=control), _import_ahead(framework)).serve()
+    runner = socket.socket(fileno=control)
+    failure = _import_ahead(framework)
+    _say(runner, "imported", failure)
+    _Launcher(runner, failure).serve()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from nodebench.bench.messages import Failure, Turn, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import LostError, WorkerError, WorkerProcess, launch, with_launchers
 from nodebench.bench.settings import Settings
-from nodebench.bench.starting import CAN_FORK, Launchers
+from nodebench.bench.starting import Launchers
 
 Figures = dict[str, Any]
 """Fields of a record by name."""
@@ -92,8 +92,7 @@ class Measured:
 
     def launch(self, launchers: Launchers) -> None:
         """Have launchers begin to import what a worker of it needs."""
-        if CAN_FORK:
-            launch(self.settings.assignment(self.cell), self.settings.interpreter, launchers)
+        launch(self.settings.assignment(self.cell), self.settings.interpreter, launchers)
 
     def open(self, launchers: Launchers | None, programs: Path | None = None, cores: Cores = None) -> None:
         """Start a fresh worker, which begins to import what it needs.
@@ -142,6 +141,16 @@ class Measured:
         with nullcontext() if overhead else self.clock.running():
             timeout_s = self.settings.timeout(self.cell)
             return worker.ask(command, arguments, timeout_s=timeout_s, on_progress=on_progress)
+
+    def ask_fresh(self, command: str, arguments: dict[str, Any], *, overhead: bool = False) -> Any:
+        """Start a fresh worker and ask it; where its launcher ends meanwhile, a new interpreter. Otherwise as `ask`."""
+
+        def ask(launchers: Launchers | None) -> Any:
+            self.dismiss()
+            self.open(launchers)
+            return self.ask(command, arguments, overhead=overhead)
+
+        return with_launchers(ask)
 
     def _ready(self) -> WorkerProcess:
         """Its worker, once it has imported what it needs."""

@@ -1,6 +1,5 @@
 """The runner's end of a worker: start it, ask it, and know how it died."""
 
-import os
 import signal
 import socket
 import time
@@ -22,8 +21,10 @@ from nodebench.bench.starting import (
     Launchers,
     Spawned,
     StartMethod,
+    ending,
     environment,
     kept_launchers,
+    printed,
 )
 from nodebench.results.record import PRINTED
 
@@ -78,11 +79,11 @@ class WorkerProcess:
         self._ready = False
         self.start_method: StartMethod = "spawn"
         self.unforked = ""
-        if launchers is None or not CAN_FORK:
+        launcher = launch(assignment, interpreter, launchers)
+        if launcher is None:
             self._spawn()
             return
         try:
-            launcher = launch(assignment, interpreter, launchers)
             self._process: AbstractProcess = Forked(launcher, self._connect(), self._output)
         except LauncherError as error:
             self._spawn(str(error))
@@ -232,7 +233,7 @@ class WorkerProcess:
 
     def _ended(self, command: str, code: int) -> Failure:
         output = self._last_output()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        how = ending(code)
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             return Failure("oom", f"the worker {how} during {command}: the machine ran out of memory.", output)
         if OUT_OF_MEMORY.search(output):
@@ -248,16 +249,16 @@ class WorkerProcess:
 
     def printed(self) -> str:
         """All that it has printed so far, on either stream."""
-        # Not by reading on: a live worker writes where this file's position is, which the two share.
-        file = self._output.fileno()
-        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+        return printed(self._output)
 
     def _last_output(self) -> str:
         return "\n".join(self.printed().splitlines()[-OUTPUT_LINES:])
 
 
-def launch(assignment: Assignment, interpreter: Interpreter, launchers: Launchers) -> Launcher:
-    """The launcher of a worker, which has begun to import at the latest when this returns."""
+def launch(assignment: Assignment, interpreter: Interpreter, launchers: Launchers | None) -> Launcher | None:
+    """The launcher of a worker, which has begun to import at the latest when this returns; None where none is to be."""
+    if launchers is None or not CAN_FORK:
+        return None
     return launchers.launcher(interpreter, assignment.framework, _environment(assignment, interpreter))
 
 

@@ -11,9 +11,9 @@ from nodebench.bench.machine import usable_cores
 from nodebench.bench.measured import Measured
 from nodebench.bench.messages import ReferenceFile
 from nodebench.bench.plan import Cell
-from nodebench.bench.process import WorkerError, with_launchers
+from nodebench.bench.process import LostError, WorkerError
 from nodebench.bench.settings import Settings
-from nodebench.bench.starting import Launchers, kept_launchers
+from nodebench.bench.starting import kept_launchers
 
 
 def preparer(cell: Cell, settings: Settings, clock: WorkClock) -> Measured:
@@ -91,16 +91,12 @@ class References:
             "folder": self.folder,
             "level": self.level + 1,
         }
-
-        def solve(launchers: Launchers | None) -> ReferenceFile:
-            if launchers is None:
-                worker.dismiss()
-                worker.open(None)
-            answer: ReferenceFile = worker.ask("reference", arguments)
-            return answer
-
+        answer: ReferenceFile
         try:
-            answer = with_launchers(solve)
+            try:
+                answer = worker.ask("reference", arguments)
+            except LostError:
+                answer = worker.ask_fresh("reference", arguments)
             found = None if answer.path is None else Reference.load(answer.path)
         except WorkerError as error:
             answer, found = ReferenceFile(None, error.failure.reason), None

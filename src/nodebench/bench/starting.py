@@ -18,7 +18,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Literal
@@ -32,6 +32,9 @@ StartMethod = Literal["fork", "spawn"]
 
 CAN_FORK = sys.platform == "linux" and hasattr(os, "pidfd_open")
 """Whether this system tells what a safe fork depends on. On macOS a forked process must not use system libraries."""
+
+THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables by which libraries are told how many threads they may have."""
 
 PASSING = ("PYTEST_CURRENT_TEST",)
 """Variables that say what a process does at the moment: no reason for another launcher."""
@@ -87,16 +90,7 @@ class Spawned(AbstractProcess):
     def __init__(
         self, connection: socket.socket, output: IO[bytes], interpreter: Interpreter, environment: Mapping[str, str]
     ) -> None:
-        self._process = subprocess.Popen(
-            [*interpreter.command, "-m", "nodebench.bench.worker", str(connection.fileno())],
-            pass_fds=[connection.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            cwd=interpreter.folder,
-            env=environment,
-        )
+        self._process = _program("worker", connection, output, interpreter, environment)
         self.pid = self._process.pid
 
     def wait(self, timeout_s: float) -> int:
@@ -170,45 +164,40 @@ class Forked(AbstractProcess):
         return kind, content
 
 
-@dataclass(eq=False)
 class Launcher:
     """A launcher process, which ends with this one.
 
-    Attributes:
+    Args:
         interpreter: How it is started.
-        framework: What it imports; a framework of somebody's own is left to the workers.
+        framework: What it imports; empty for none.
         environment: Its environment, and its workers'.
+
+    Attributes:
         workers: Workers of it that have not been let go of.
         has_forked: Whether it has forked any.
     """
 
-    interpreter: Interpreter
-    framework: str
-    environment: Mapping[str, str]
-    workers: set[Forked] = field(default_factory=set, init=False)
-    has_forked: bool = field(default=False, init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, interpreter: Interpreter, framework: str, environment: Mapping[str, str]) -> None:
+        self.workers: set[Forked] = set()
+        self.has_forked = False
+        self._imported = False
         self._output = TemporaryFile()  # noqa: SIM115  lives as long as the launcher
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for held in (self._output, self._control):
             finalize(self, held.close)  # not before: a worker of it may want to know how it ended
         with theirs:
-            self._process = subprocess.Popen(
-                [*self.interpreter.command, "-m", "nodebench.bench.launcher", str(theirs.fileno()), self.framework],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                start_new_session=True,
-                cwd=self.interpreter.folder,
-                env=self.environment,
-            )
+            self._process = _program("launcher", theirs, self._output, interpreter, environment, framework)
 
     @property
     def ended(self) -> bool:
         """Whether it has ended."""
         return self._process.poll() is not None
+
+    def settle(self, timeout_s: float | None) -> None:
+        """Wait until it no longer imports: it has imported all, or has ended, which it does if that takes too long."""
+        if not self._imported and not select.select([self._control], [], [], timeout_s)[0]:
+            self.kill()
+        self._imported = True
 
     def fork(self, *handed: int) -> None:
         """Ask it for a worker, by the descriptors that are named in `nodebench.bench.launcher.HANDED`.
@@ -223,11 +212,9 @@ class Launcher:
 
     def last_words(self) -> str:
         """How it ended."""
-        code = self._process.wait()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        printed = os.pread(self._output.fileno(), os.fstat(self._output.fileno()).st_size, 0).decode(errors="replace")
-        lines = printed.strip().splitlines()
-        return f"the process that imports the framework {how}" + (f"; last output: {lines[-1]}" if lines else "")
+        lines = printed(self._output).strip().splitlines()
+        last = f"; last output: {lines[-1]}" if lines else ""
+        return f"the process that imports the framework {ending(self._process.wait())}{last}"
 
     def kill(self) -> None:
         """End it, and its workers with it."""
@@ -242,7 +229,7 @@ class Launchers:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._owner = threading.Lock(), os.getpid()
         self._known: dict[object, Launcher] = {}
 
     def __enter__(self) -> "Launchers":
@@ -267,24 +254,32 @@ class Launchers:
             self._known[key] = found
         return found
 
+    def settle(self, timeout_s: float | None) -> None:
+        """Wait until none of them imports any more: what is timed must not be beside that."""
+        for launcher in list(self._known.values()):
+            launcher.settle(timeout_s)
+
     def close(self) -> None:
-        """End all launchers and their workers."""
+        """End all launchers and their workers; a fork of this process leaves them alone."""
+        if os.getpid() != self._owner:
+            return
         with self._lock:
             for launcher in self._known.values():
                 launcher.kill()
             self._known.clear()
 
 
-_kept: dict[int, Launchers] = {}
-"""The launchers of this process, by its id: what a fork of it finds here is not its own."""
-
-
 def kept_launchers() -> Launchers:
     """Launchers that last as long as this process, for whatever is not timed: another run need not import again."""
-    if os.getpid() not in _kept:
-        _kept.clear()
-        atexit.register(_kept.setdefault(os.getpid(), Launchers()).close)
-    return _kept[os.getpid()]
+    return _launchers_of(os.getpid())  # what a fork of this process finds is not its own
+
+
+@cache
+def _launchers_of(pid: int) -> Launchers:
+    del pid
+    launchers = Launchers()
+    atexit.register(launchers.close)
+    return launchers
 
 
 def environment(interpreter: Interpreter, *, spin: bool) -> dict[str, str]:
@@ -295,7 +290,7 @@ def environment(interpreter: Interpreter, *, spin: bool) -> dict[str, str]:
         spin: Whether threads that wait may keep their cores busy.
     """
     # One thread until the worker says how many: a pool that an import makes would stand in the way of a fork.
-    own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    own = dict.fromkeys(THREAD_COUNTS, "1")
     if not spin:
         own["OMP_WAIT_POLICY"] = "passive"
     own["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
@@ -309,3 +304,36 @@ def environment(interpreter: Interpreter, *, spin: bool) -> dict[str, str]:
 def _inherited() -> object:
     """What a process has from the one that started it, beside its environment."""
     return Path.cwd(), tuple(sorted(os.sched_getaffinity(0))), os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def _program(
+    module: str,
+    handed: socket.socket,
+    output: IO[bytes],
+    interpreter: Interpreter,
+    environment: Mapping[str, str],
+    *arguments: str,
+) -> "subprocess.Popen[bytes]":
+    """A new interpreter that runs a module of the harness, in a session of its own, with a socket that it is handed."""
+    return subprocess.Popen(
+        [*interpreter.command, "-m", f"nodebench.bench.{module}", str(handed.fileno()), *arguments],
+        pass_fds=[handed.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        cwd=interpreter.folder,
+        env=environment,
+    )
+
+
+def printed(output: IO[bytes]) -> str:
+    """All that a process has printed into a file so far."""
+    # Not by reading on: a live process writes where this file's position is, which the two share.
+    file = output.fileno()
+    return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+
+
+def ending(code: int) -> str:
+    """How a process ended, in words."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"

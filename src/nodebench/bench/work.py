@@ -18,7 +18,7 @@ from nodebench.bench.machine import available_memory
 from nodebench.bench.measured import Figures, Measured, no_figures
 from nodebench.bench.messages import Beginning, Failure, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.process import WorkerError, with_launchers
+from nodebench.bench.process import WorkerError
 from nodebench.bench.references import References, preparer
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers
@@ -284,14 +284,8 @@ def begin(worker: Measured, inputs: Path) -> Beginning:
         WorkerError: If the field, or anything before it, does not permit of being measured.
     """
     worker.inputs = inputs
-
-    def ask(launchers: Launchers | None) -> Beginning:
-        worker.dismiss()
-        worker.open(launchers)
-        beginning: Beginning = worker.ask("begin", {"inputs": inputs}, overhead=True)
-        return beginning
-
-    return with_launchers(ask)
+    beginning: Beginning = worker.ask_fresh("begin", {"inputs": inputs}, overhead=True)
+    return beginning
 
 
 def _one_per_framework(cells: Sequence[Measured]) -> list[Measured]:

@@ -44,6 +44,7 @@ from nodebench.bench.messages import (
 from nodebench.bench.passes import GradientPasses
 from nodebench.bench.plan import Cell
 from nodebench.bench.reference_solver import rounded, solve_discrete, solve_reference
+from nodebench.bench.starting import THREAD_COUNTS
 from nodebench.bench.subject import (
     Subject,
     import_all,
@@ -112,8 +113,7 @@ class Worker:
 
     def load(self) -> None:
         """Import all that the cell needs."""
-        for name, value in environment(self.assignment.threads).items():
-            os.environ[name] = value
+        os.environ |= thread_variables(self.assignment.threads)
         if self.assignment.cell is None:
             return
         framework = import_all(self.assignment.cell)
@@ -325,9 +325,9 @@ def _check_runner(fd: int) -> None:
         sys.exit("the runner is gone")
 
 
-def environment(threads: int) -> dict[str, str]:
+def thread_variables(threads: int) -> dict[str, str]:
     """What a worker's environment says of its threads: frameworks read it when they are first used."""
-    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), str(threads))
+    counts = dict.fromkeys((*THREAD_COUNTS, "NPROC"), str(threads))
     flags = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
     return {**counts, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
 
