@@ -37,8 +37,8 @@ NEEDS = {
 }  # fmt: skip
 """Modules of tests by what most of them need: new interpreters and workers, a compiler, Ray, a build or an install."""
 
-ALONE = ("worker", "ray", "packaging", "browser", "cuda")
-"""Marks of tests that may start another Python."""
+SLOW = ("worker", "jax", "ray", "packaging", "browser", "quiet", "cuda")
+"""Marks of tests that may start another Python, be it a worker's or a compiler's."""
 
 
 def pytest_collection_modifyitems(config, items):
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def _quick_tests_start_no_interpreter(request, monkeypatch):
     """A test that starts one is marked: the quick ones are those that do not, and must not become slow unseen."""
-    if not any(map(request.node.get_closest_marker, ALONE)):
+    if not any(map(request.node.get_closest_marker, SLOW)):
         begin = subprocess.Popen.__init__
 
         def watched(self, command, *args, **kwargs):

@@ -135,6 +135,7 @@ def test_no_cell_is_lost_to_the_end_of_its_launcher(tmp_path, command):
     assert [record.status for record in found] == ["ok", "ok"]
     assert [(record.n_starts, record.n_rounds) for record in found] == [(2, 2)] * 2
     assert found[1].start_method == ("fork" if command == "begin" else "spawn")
+    assert ("measured again in a new interpreter: " in " ".join(found[1].notes)) == (command != "begin")
 
 
 @FORKED
@@ -227,6 +228,7 @@ def test_what_a_plugin_does_when_it_is_imported_concerns_its_own_cell_alone(tmp_
     plugins = {
         "starting": (STARTING, "ok", None),
         "hanging": ("import time\ntime.sleep(600)\n" + STARTING, "timeout", "importing took longer than 6 s"),
+        "forking": ("import os\nos.fork()\n" + STARTING, "ok", None),
         "exiting": ("import os\nos._exit(3)\n" + STARTING, "failed", "exited with code 3 during importing"),
     }
     for name, (text, *_) in plugins.items():

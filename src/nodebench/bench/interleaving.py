@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from nodebench.bench.events import Event
-from nodebench.bench.measured import Measured, Start
+from nodebench.bench.measured import Measured, Start, repeated
 from nodebench.bench.messages import Turn
 from nodebench.bench.process import LostError
 from nodebench.bench.settings import Settings
@@ -80,8 +80,12 @@ class Interleaving:
         rounds = self.settings.rounds
         if rounds is None:
             return ROUNDS_PER_START
-        starts = min(MIN_STARTS, rounds)
-        return rounds // starts + (self._n_starts < rounds % starts)
+        return rounds // self._least_starts + (self._n_starts < rounds % self._least_starts)
+
+    @property
+    def _least_starts(self) -> int:
+        """Starts that there are in any case."""
+        return min(MIN_STARTS, self.settings.rounds or MIN_STARTS)
 
     def _stop(self, *, spent: bool) -> str:
         if self.settings.rounds is not None:
@@ -115,7 +119,9 @@ class Interleaving:
         try:
             with self._fresh_launchers() as launchers:
                 return self.start(group, launchers, rounds, share_s)
-        except LostError:
+        except LostError as lost:
+            for measured in group:
+                measured.note(repeated(lost))
             return self.start(group, None, rounds, share_s)
 
     def _fresh_launchers(self) -> Launchers:
@@ -124,9 +130,8 @@ class Interleaving:
         Only of starts that there will be in any case, and while nothing is timed.
         """
         if not self._launched:
-            least = MIN_STARTS if self.settings.rounds is None else min(MIN_STARTS, self.settings.rounds)
             slots = self.settings.slots(self.cells[0].cell.threads)
-            for _ in range(max(1, min(len(slots), least - self._n_starts))):
+            for _ in range(max(1, min(len(slots), self._least_starts - self._n_starts))):
                 self._launched.append(Launchers())
                 for measured in self._alive():
                     measured.launch(self._launched[-1])

@@ -160,7 +160,7 @@ def _planned(name: str, request: Request, backends: Sequence[tuple[str, str]], t
     try:
         found = with_launchers(ask)
     except WorkerError as error:
-        raise PluginError(f"task `{name}` cannot be planned: {error.failure.reason}") from error
+        raise PluginError(f"task `{name}` cannot be imported and planned: {error.failure.reason}") from error
     if found.reason:
         raise (PluginError if found.is_plugins else UserError)(found.reason)
     return found

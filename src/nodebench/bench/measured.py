@@ -13,10 +13,15 @@ from nodebench.bench.messages import Failure, Turn, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import LostError, WorkerError, WorkerProcess, launch, with_launchers
 from nodebench.bench.settings import Settings
-from nodebench.bench.starting import Launchers
+from nodebench.bench.starting import Launchers, kept_launchers
 
 Figures = dict[str, Any]
 """Fields of a record by name."""
+
+
+def repeated(lost: LostError) -> str:
+    """The note on what was lost with its launcher and has been done again."""
+    return f"measured again in a new interpreter: {lost.failure.reason}"
 
 
 def no_figures() -> Figures:
@@ -169,13 +174,14 @@ class Measured:
         Where a launcher has ended, it is done again with a new interpreter, as if nothing had been.
         """
         before = self.figures
-
-        def from_the_start(launchers: Launchers | None) -> None:
-            self.forget(before)
-            work(launchers)
-
+        self.forget(before)
         with self.failures():
-            with_launchers(from_the_start)
+            try:
+                work(kept_launchers())
+            except LostError as lost:
+                self.forget(before)
+                self.note(repeated(lost))
+                work(None)
         self.dismiss()
 
     def forget(self, figures: Figures) -> None:

@@ -14,10 +14,10 @@ from nodebench.results.record import Record
 from nodebench.results.store import Run
 
 STARTED = {
-    "fork": "forked by a process that had imported the framework, a fresh one in each start",
-    "spawn": "some or all new interpreters",
+    "fork": "were forked by one that had imported the framework, a fresh one in each start",
+    "spawn": "were, some or all of them, new interpreters",
 }
-"""How processes are started, in words."""
+"""How the processes of a cell were started, in words."""
 
 MAX_OUTPUTS = 20
 """Failures whose last output is shown."""
@@ -130,7 +130,8 @@ def _start_methods(records: Sequence[Record]) -> Iterator[Block]:
     """How the processes of the records were started, where that was recorded."""
     found = Counter(STARTED[record.start_method] for record in records if record.start_method)
     if found:
-        yield Paragraph(f"Processes: {'; '.join(f'of {n} cells {how}' for how, n in found.most_common())}.")
+        told = (f"those of {n} cells {how}" for how, n in found.most_common())
+        yield Paragraph(f"Processes: {'; '.join(told)}.")
 
 
 def _settings(records: Sequence[Record]) -> Iterator[Block]:
