@@ -142,34 +142,43 @@ def wide_charts(tab) -> list[str]:
 def unsorted(tab) -> list[str]:
     """Columns that are not in order after a click (up) or two (down), as `table, column, direction`."""
     wrong = []
-    for table in tab.locator("figure.table table").all():
-        name = table.locator("xpath=../..").get_attribute("id")
-        headings = table.locator("thead th").all()
-        many = table.locator("tbody tr").count() > MANY_ROWS
-        for at, heading in enumerate(headings[:2] if many else headings):
-            button = heading.locator("button")
-            for direction in ("ascending", "descending"):
-                button.evaluate("(it) => it.click()")
-                values = column(table, at)
-                there = [value for value in values if value is not None]
-                holes_last = values[: len(there)] == there
-                if heading.get_attribute("aria-sort") != direction or not holes_last or not _runs(there, direction):
-                    wrong.append(f"{name}, column {at}, {direction}: {values[:20]}")
-            button.evaluate("(it) => it.click()")
+    for name, at, direction, sort, entries in tab.evaluate(f"(() => {{ {_ENTRIES} return clicked() }})()"):
+        values = list(map(_worth, entries))
+        there = [value for value in values if value is not None]
+        if sort != direction or values[: len(there)] != there or not _runs(there, direction):
+            wrong.append(f"{name}, column {at}, {direction}: {values[:20]}")
     return wrong
 
 
 def column(table, at: int) -> list[float | str | None]:
     """What the entries of a column are worth, from above: a number, a text, or None for a hole."""
-    entries = table.locator("tbody tr").evaluate_all(
-        """(rows, at) => rows.map((row) => {
-          const entry = row.cells[at].cloneNode(true);
-          for (const note of entry.querySelectorAll("sup")) note.remove();
-          return [entry.dataset.v ?? entry.textContent, entry.className.includes("x")];
-        })""",
-        at,
-    )
-    return [None if hole else _value(text) for text, hole in entries]
+    return list(map(_worth, table.evaluate(f"(table, at) => {{ {_ENTRIES} return entries(table, at) }}", at)))
+
+
+_ENTRIES = f"""
+const entries = (table, at) => [...table.tBodies[0].rows].map((row) => {{
+  const entry = row.cells[at].cloneNode(true);
+  for (const note of entry.querySelectorAll("sup")) note.remove();
+  return [entry.dataset.v ?? entry.textContent, entry.className.includes("x")];
+}});
+const clicked = () => [...document.querySelectorAll("figure.table table")].flatMap((table) => {{
+  const headings = [...table.querySelectorAll("thead th")], many = table.tBodies[0].rows.length > {MANY_ROWS};
+  return headings.slice(0, many ? 2 : undefined).flatMap((heading, at) => {{
+    const button = heading.querySelector("button");
+    const found = ["ascending", "descending"].map((direction) => {{
+      button.click();
+      return [table.closest("figure").id, at, direction, heading.getAttribute("aria-sort"), entries(table, at)];
+    }});
+    button.click();
+    return found;
+  }});
+}});
+"""
+
+
+def _worth(entry: tuple[str, bool]) -> float | str | None:
+    text, hole = entry
+    return None if hole else _value(text)
 
 
 def _value(text: str) -> float | str:
