@@ -48,7 +48,6 @@ class Interleaving:
     programs: Path | None = None
     available_bytes: int | None = None
     _order: Random = field(default_factory=lambda: Random(0), init=False)
-
     _launched: list[Launchers] = field(default_factory=list, init=False)
     _n_starts: int = field(default=0, init=False)
     _n_rounds: int = field(default=0, init=False)
