@@ -5,7 +5,7 @@ The rounds are spread over several starts, each with fresh workers; see `nodeben
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -15,7 +15,7 @@ from nodebench.bench.measured import Measured, Start, repeated
 from nodebench.bench.messages import Turn
 from nodebench.bench.process import LostError
 from nodebench.bench.settings import Settings
-from nodebench.bench.starting import Launchers
+from nodebench.bench.starting import Launchers, kept_launchers
 from nodebench.bench.timing import MIN_STARTS, Interval, over_starts, paired_ratio, reason_to_stop
 
 ROUNDS_PER_START = 10
@@ -116,12 +116,16 @@ class Interleaving:
         Where a launcher ends in the midst of it, it is worth nothing, and is made again with new interpreters.
         """
         try:
-            with self._fresh_launchers() as launchers:
+            with self._launchers() as launchers:
                 return self.start(group, launchers, rounds, share_s)
         except LostError as lost:
             for measured in group:
                 measured.note(repeated(lost))
             return self.start(group, None, rounds, share_s)
+
+    def _launchers(self) -> AbstractContextManager[Launchers]:
+        """Launchers of the next start: fresh ones, but for a single start, which is no sample of starts anyway."""
+        return nullcontext(kept_launchers()) if self._least_starts == 1 else self._fresh_launchers()
 
     def _fresh_launchers(self) -> Launchers:
         """Launchers of the next start, which have begun to import side by side with those of others to come.
