@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nodebench import cli
+from nodebench import cli, importing
 
 
 def nodebench(*arguments, cwd=None, **environment):
@@ -18,6 +18,8 @@ def nodebench(*arguments, cwd=None, **environment):
     out, err = StringIO(), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["nodebench", *map(str, arguments)])
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(importing, "_folders", [])
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.chdir(cwd or Path.cwd())

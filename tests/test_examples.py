@@ -3,13 +3,16 @@
 import json
 import re
 import shlex
-import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from subprocess import CompletedProcess
 from textwrap import dedent
 
 import numpy as np
 import pytest
+from commands import nodebench
 
 from nodebench import registry
 from nodebench.conformance import task_checks
@@ -22,11 +25,6 @@ EXAMPLES = {"torch": ("direct", "gradient"), "jax": ("diffrax", "counts")}
 COMPILED = ("its metric is a number for each example", "its gradient problem can be solved")
 
 
-def _nodebench(folder, *arguments):
-    command = [sys.executable, "-m", "nodebench.cli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("framework", EXAMPLES)
 def test_a_field_of_ones_own_is_measured(tmp_path, framework):
     """The example is under 40 lines, and its cell is ok with nothing installed."""
@@ -35,7 +33,7 @@ def test_a_field_of_ones_own_is_measured(tmp_path, framework):
     backend, measure = EXAMPLES[framework]
     target = f"./examples/{framework}_field.py:MyTask"
     arguments = ("run", "-b", backend, "-t", target, "--measure", measure, "--preset", "smoke", "--rounds", "1")
-    done = _nodebench(ROOT, *arguments, "--json", "--store", str(tmp_path / "r.db"))
+    done = nodebench(*arguments, "--json", "--store", str(tmp_path / "r.db"), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)
     assert (record["status"], record["dataset"], record["n_params"]) == ("ok", "initial-states", 129)
@@ -74,19 +72,29 @@ def _section(title):
     ]
 
 
+def _pytest(*arguments, cwd):
+    """A pytest within this one."""
+    printed = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(sys, "path", list(sys.path))
+        patch.chdir(cwd)
+        code = pytest.main([*arguments, "-p", "no:cacheprovider"])
+    return CompletedProcess(arguments, code, printed.getvalue(), "")
+
+
+PROGRAMS = {"nodebench": nodebench, "pytest": _pytest}
+
+
 def _follow(folder, blocks):
-    """Do what a section says: write each Python block to the file that its first line names, run each command."""
+    """Do what a section says: write each Python block to the file that its first line names, call each command."""
     for language, text in blocks:
         if language == "python":
             name = text.splitlines()[0].removeprefix("# ")
             (folder / name).write_text((folder / name).read_text() + text)
             continue
         for line in text.splitlines():
-            command = shlex.split(line)
-            program = {"nodebench": ["nodebench.cli"], "pytest": ["pytest", "-p", "no:cacheprovider"]}[command[0]]
-            done = subprocess.run(
-                [sys.executable, "-m", *program, *command[1:]], cwd=folder, capture_output=True, text=True, check=False
-            )
+            program, *arguments = shlex.split(line)
+            done = PROGRAMS[program](*arguments, cwd=folder)
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
