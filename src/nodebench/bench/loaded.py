@@ -6,10 +6,11 @@ is known by its content.
 
 import hashlib
 import json
+import os
 import site
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -22,8 +23,8 @@ Files = Mapping[str, str]
 def loaded_files() -> dict[str, str]:
     """The files of all modules of this process that belong to no installed package, with digests of their content."""
     origins = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    paths = sorted({Path(origin).absolute() for origin in origins if origin})
-    return {str(path): file_digest(path) for path in paths if path.is_file() and not _is_installed(path)}
+    paths = sorted({path for path in (Path.cwd() / origin for origin in _not_installed(origins)) if path.is_file()})
+    return {str(path): file_digest(path) for path in paths}
 
 
 def file_digest(path: Path) -> str:
@@ -46,12 +47,15 @@ def code_identity() -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _is_installed(path: Path) -> bool:
-    return any(path.is_relative_to(folder) for folder in _installed_folders())
+def _not_installed(origins: Iterable[str | None]) -> Iterator[str]:
+    """By their text: thousands of modules are installed, and each worker looks at them several times."""
+    return (origin for origin in origins if origin and not origin.startswith(_installed_folders()))
 
 
 @cache
-def _installed_folders() -> tuple[Path, ...]:
+def _installed_folders() -> tuple[str, ...]:
+    """Each with the separator at its end."""
     places = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     places += [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple({Path(place).absolute() for place in places} | {Path(place).resolve() for place in places})
+    folders = {Path(place).absolute() for place in places} | {Path(place).resolve() for place in places}
+    return tuple(f"{folder}{os.sep}" for folder in folders)
