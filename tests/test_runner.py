@@ -282,7 +282,7 @@ def interrupted(tmp_path, task, wanted, number):
     for line in process.stdout:
         seen.append(line)
         if wanted in line:
-            time.sleep(1.0)  # into the training, which takes some seconds
+            time.sleep(0.6)  # into the training, which takes more than a second
             process.send_signal(number)
             break
     seen += process.stdout.readlines()
@@ -293,7 +293,7 @@ def interrupted(tmp_path, task, wanted, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_goes_on(tmp_path, number):
     """A run that is interrupted or killed in its training goes on with --resume to the very same result."""
-    task = f"{TASK}[train_sleep_s=0.1]"
+    task = f"{TASK}[train_sleep_s=0.05]"
     code, output = interrupted(tmp_path, task, "training, 0 of 1", number)
     if number == signal.SIGINT:
         assert code == 130
@@ -303,7 +303,7 @@ def test_an_interrupted_run_goes_on(tmp_path, number):
     resumed = measure(tmp_path, continuation="resume", tasks=(task,))[BACKEND]
     assert len(store.runs()) == 1
     assert store.runs()[0].finished_at is not None
-    fresh = measure(tmp_path / "fresh", tasks=(task,))[BACKEND]
+    fresh = measure(tmp_path / "fresh")[BACKEND]
     assert resumed.metric_value == fresh.metric_value
     assert [e["train_loss"] for e in resumed.history] == [e["train_loss"] for e in fresh.history]
     assert resumed.step_s is not None
@@ -341,7 +341,7 @@ def test_a_worker_does_not_outlive_its_runner(tmp_path):
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert any(line.endswith(": prepare\n") for line in runner.stdout)
-    time.sleep(1.0)  # into the solve that hangs
+    time.sleep(0.3)  # into the solve that hangs
     (worker,), (launcher,) = workers(runner.pid), children(runner.pid, "launcher")
     runner.kill()
     runner.communicate()
