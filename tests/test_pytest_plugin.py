@@ -12,17 +12,21 @@ from nodebench.results.gate import compare
 from nodebench.results.sources import read_baseline_file
 from nodebench.results.thresholds import Thresholds
 
+BACKEND = "nodebench.testing:FakeBackend"
+
 TESTS = """
 import pytest
 
+BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
+
 def test_with_control(nodebench_cell):
-    record = nodebench_cell("adjoint", "linear", control="direct", rounds=4)
-    assert record.control == "direct" and record.ratio_low <= record.ratio <= record.ratio_high
+    record = nodebench_cell(f"{BACKEND}[sleep_s=0.001]", TASK, control=BACKEND, rounds=4)
+    assert record.control == BACKEND and record.ratio_low <= record.ratio <= record.ratio_high
     assert record.grad_error_params < 1e-3
 
 @pytest.mark.benchmark(group="mine")
 def test_one_start(nodebench_cell):
-    assert nodebench_cell("direct", "linear", rtol=1e-4, rounds=1).rtol == 1e-4
+    assert nodebench_cell(BACKEND, TASK, rtol=1e-4, rounds=1).rtol == 1e-4
 """
 
 FAILING = """
@@ -81,22 +85,22 @@ def test_turns_are_the_rounds(written):
 def test_groups_are_problems_unless_named(written):
     """All backends of a problem stand in one table."""
     groups = [benchmark["group"] for benchmark in json.loads(written.read_text())["benchmarks"]]
-    assert groups == ["linear/linear dopri5 rtol 1e-06", "mine"]
+    assert groups == ["nodebench.testing:FakeTask/growth dopri5 rtol 0.001", "mine"]
 
 
 def test_the_gate_reads_the_file(written):
     """A cell under its own name, with its counters and its ratio; one more evaluation is a regression."""
     read = read_baseline_file(written)
     assert sorted(cell.label for cell in read.cells.values()) == [
-        "linear/linear/adjoint dopri5 rtol 1e-06",
-        "linear/linear/direct dopri5 rtol 0.0001",
+        f"nodebench.testing:FakeTask/growth/{BACKEND} dopri5 rtol 0.0001",
+        f"nodebench.testing:FakeTask/growth/{BACKEND}[sleep_s=0.001] dopri5 rtol 0.001",
     ]
     assert not regressions(read, read)
     content = json.loads(written.read_text())
     content["benchmarks"][0]["extra_info"]["nfe_forward"] += 1
     more = written.with_name("more.json")
     more.write_text(json.dumps(content))
-    assert regressions(read, read_baseline_file(more)) == [("adjoint", "nfe_forward")]
+    assert regressions(read, read_baseline_file(more)) == [(f"{BACKEND}[sleep_s=0.001]", "nfe_forward")]
 
 
 def test_what_fails_is_told(tmp_path):
@@ -117,7 +121,7 @@ def test_without_benchmarks_a_cell_is_measured_all_the_same(tmp_path):
     (tmp_path / "pytest.ini").touch()
     (tmp_path / "test_cells.py").write_text(
         "def test_cell(nodebench_cell):\n"
-        "    record = nodebench_cell('direct', 'linear')\n"
+        "    record = nodebench_cell('nodebench.testing:FakeBackend', 'nodebench.testing:FakeTask')\n"
         "    assert (record.n_rounds, record.grad_error_params < 1e-3) == (1, True)\n"
     )
     output = run_pytest(tmp_path, "--benchmark-disable", "-p", "no:cacheprovider")

@@ -23,8 +23,29 @@ WORKFLOWS = (*sorted((ROOT / ".github/workflows").glob("*.y*ml")), *sorted((ROOT
 INSTALL = "install"
 """The one step of a job that is not run: it asks the network for what is installed here."""
 
-QUICK = {"OPTIONS": "--rounds 1"}
+QUICK = {"OPTIONS": "--rounds 1 --preset smoke"}
 """One start of a worker instead of four or more: time is not what these tests are about."""
+
+FAKE = """
+from dataclasses import dataclass
+from typing import ClassVar
+from nodebench.planted import PlantedStep
+from nodebench.problem import Evaluations
+from nodebench.testing import FakeBackend
+
+MORE = 0
+
+class Step(PlantedStep):
+    def evaluations(self):
+        return Evaluations(7 + MORE, 5, 3)
+
+@dataclass(frozen=True)
+class Mine(FakeBackend):
+    framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+
+    def gradient_step(self, problem, spec, framework):
+        return Step(super().gradient_step(problem, spec, framework), 0.0, 0, wrong=False)
+"""
 
 EVEN_IF_RED = re.compile(r"always\(\) && steps\.(\w+)\.outcome != 'skipped'")
 
@@ -93,9 +114,22 @@ def call(*arguments, cwd):
 @pytest.fixture
 def checkout(tmp_path):
     """A branch of somebody's project, which is one file with a backend, as a runner has it: beside `origin/main`."""
+    (tmp_path / "upstream").mkdir()
+    call("new", "backend", "mine", cwd=tmp_path / "upstream")
+    return cloned(tmp_path)
+
+
+@pytest.fixture
+def fake_checkout(tmp_path):
+    """The same of a backend that needs no framework, for the task that goes with it."""
+    (tmp_path / "upstream").mkdir()
+    (tmp_path / "upstream/mine.py").write_text(FAKE)
+    return cloned(tmp_path)
+
+
+def cloned(tmp_path):
+    """The clone that a runner makes of what lies in `upstream`."""
     upstream, folder = tmp_path / "upstream", tmp_path / "checkout"
-    upstream.mkdir()
-    call("new", "backend", "mine", cwd=upstream)
     git(upstream, "init")
     git(upstream, "add", ".")
     git(upstream, "commit", "-m", "a backend")
@@ -112,10 +146,11 @@ def commit(folder):
 
 
 def make_worse(folder):
-    """Plant one more evaluation into every step of the backend."""
+    """Plant one more evaluation into every step of the backend, whichever of the two it is."""
     file = folder / "mine.py"
     before = file.read_text()
     after = before.replace("    k: list[Tensor] = []\n", "    k: list[Tensor] = []\n    rate(t, y)\n")
+    after = after.replace("MORE = 0", "MORE = 1")
     assert before != after
     file.write_text(after)
     commit(folder)
@@ -205,12 +240,13 @@ def test_the_recipe_checks_a_backend(checkout):
     assert outcome.codes == {"check": 0}, outcome.printed
 
 
-def test_the_recipe_lets_a_harmless_change_pass(checkout):
+def test_the_recipe_lets_a_harmless_change_pass(fake_checkout):
     """Green, and the Markdown and the files are written all the same."""
-    outcome = run_job(RECIPE, "gate", checkout)
+    outcome = run_job(RECIPE, "gate", fake_checkout, TASKS="nodebench.testing:FakeTask")
     assert outcome.codes == {"gate": 0, "summary": 0}, outcome.printed
     assert "nodebench: passed: 1 cell compared" in outcome.summary
-    assert {path.suffix for path in checkout.glob("gate.*")} == {".md", ".xml", ".json", ".log"}
+    assert {path.suffix for path in fake_checkout.glob("gate.*")} == {".md", ".xml", ".json", ".log"}
+    assert "nfe_forward" in (fake_checkout / "gate.json").read_text()  # what fails on both sides is compared as well
 
 
 def test_the_recipe_stops_a_regression(checkout):
@@ -229,20 +265,20 @@ def test_the_recipe_posts_why_it_cannot_compare(checkout):
     assert "linera" in outcome.summary
 
 
-def test_the_recipe_holds_a_committed_baseline(checkout):
+def test_the_recipe_holds_a_committed_baseline(fake_checkout):
     """Green against its own figures, red against those of before, green once they are accepted."""
-    counts = {"MEASURE": "counts", "BACKENDS": "./mine.py:Mine"}
-    first = run_job(BASELINE, "baseline", checkout, **counts)
+    counts = {"MEASURE": "counts", "BACKENDS": "./mine.py:Mine", "TASKS": "nodebench.testing:FakeTask"}
+    first = run_job(BASELINE, "baseline", fake_checkout, **counts)
     assert first.codes == {"run": 0, "gate": 2, "summary": 0}, first.printed
     assert "there is no file `baseline.json`" in first.summary
-    call("baseline", "save", "-o", "baseline.json", cwd=checkout)
-    call("compare", "baseline.json", cwd=checkout)
-    make_worse(checkout)
-    worse = run_job(BASELINE, "baseline", checkout, **counts)
+    call("baseline", "save", "-o", "baseline.json", cwd=fake_checkout)
+    call("compare", "baseline.json", cwd=fake_checkout)
+    make_worse(fake_checkout)
+    worse = run_job(BASELINE, "baseline", fake_checkout, **counts)
     assert worse.codes == {"run": 0, "gate": 1, "summary": 0}, worse.printed
     assert "nfe_forward" in regressions(worse.summary)
-    call("baseline", "update", "--accept-regressions", cwd=checkout)
-    call("compare", "baseline.json", cwd=checkout)
+    call("baseline", "update", "--accept-regressions", cwd=fake_checkout)
+    call("compare", "baseline.json", cwd=fake_checkout)
 
 
 def test_our_smoke_matrix_runs(checkout):
