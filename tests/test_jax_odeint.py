@@ -26,9 +26,9 @@ def _spec(**changes):
     return SolverSpec(**{"rtol": 1e-6, "atol": 1e-6, "max_steps": 256, "dtype": "float64", **changes})
 
 
-@pytest.mark.parametrize("times", [(0.0, 0.7, 1.1, 2.0), (1.0, -0.5)], ids=["forwards", "backwards"])
-def test_evaluations_follow_the_closed_form(times, framework):
+def test_evaluations_follow_the_closed_form(framework):
     """Two and six for each step tried forward; backward the same in each interval, and one for the gradient of time."""
+    times = (2.0, 1.1, 0.7, 0.0)
     problem, spec = linear(times), _spec()
     grid = BACKEND.grid(problem.field, problem.y0, problem.times, spec)
     step = BACKEND.gradient_step(problem, spec, framework)
@@ -66,14 +66,6 @@ def test_rejected_steps_are_told_apart(framework):
 class _Jump(eqx.Module):
     def __call__(self, t, y):
         return jnp.where(t < 1.0, -y, 30 * jnp.cos(40 * t) * jnp.ones_like(y))
-
-
-@pytest.mark.parametrize("times", [(0.0, 0.7, 2.0), (1.0, 0.4, -0.5)], ids=["forwards", "backwards"])
-def test_the_gradient_of_times_is_the_closed_form(times, framework):
-    """Output times are differentiated in either direction."""
-    problem = linear(times, timed=True)
-    found = framework.to_numpy(BACKEND.grad(problem, _spec(rtol=1e-9, atol=1e-9), framework))
-    np.testing.assert_allclose(found.times, gradients(MATRIX, STATES, np.array(times), "path").times, rtol=1e-6)
 
 
 def test_both_directions_of_time_take_the_same_steps(framework):

@@ -66,7 +66,7 @@ def test_initial_states_and_fields_are_the_same(name):
     _assert_close(rates[1], rates[0])
 
 
-@pytest.mark.parametrize("name", ["linear", "linear-path", "mnist"])
+@pytest.mark.parametrize("name", ["linear-path", "mnist"])
 def test_losses_and_gradients_are_the_same(name):
     """Loss, gradient with respect to the state, to each parameter and, where asked for, to the times."""
     torch, jax = (
@@ -103,8 +103,10 @@ def _relaxing(stack):
     return field
 
 
-@pytest.mark.parametrize("controller", ["integral", "pi"])
-@pytest.mark.parametrize("solver", ["heun", "bosh3", "dopri5", "tsit5", "dopri8"])
+@pytest.mark.parametrize(
+    ("solver", "controller"),
+    [("heun", "pi"), ("bosh3", "integral"), ("dopri5", "pi"), ("tsit5", "integral"), ("dopri8", "pi")],
+)
 def test_accepted_and_rejected_steps_are_the_same(solver, controller):
     """On a stiff oscillator both libraries accept and reject the same steps and come to the same state."""
     tolerance = 1e-3 if solver == "heun" else 1e-6
