@@ -94,7 +94,7 @@ def test_planted_faults_are_caught_in_their_cells(repository, tmp_path):
     for name, values in FAULTS.items():
         (repository / f"{name}.py").write_text(PLUGIN.replace("0, 0.0, 0, False", values))
     backends = ",".join(f"./{name}.py:Mine" for name in FAULTS)
-    options = ("--against-ref", "HEAD", "-b", backends, "-t", TASK, "--rounds", "8")
+    options = ("--against-ref", "HEAD", "-b", backends, "-t", TASK, "--rounds", "8", "--preset", "smoke")
     done = command("compare", *options, "-o", str(tmp_path / "gate.xml"), cwd=repository)
     assert done.returncode == 1, done.stdout + done.stderr
     suite = ET.parse(tmp_path / "gate.xml").getroot()[0]
@@ -126,7 +126,7 @@ def test_what_one_version_lacks_is_new_or_missing_and_no_improvement(repository,
     named = ["fresh.py:Mine", "slow.py:Renamed", "slow.py:Mine", "wrong.py:Mine", "tensor.py:Mine"]
     named += ["evaluations.py:Mine", "evaluations.py:Mine[more=1]"]
     backends = ",".join(f"./{name}" for name in named)
-    options = ("--against-ref", "HEAD", "-b", backends, "-t", TASK, "--rounds", "1")
+    options = ("--against-ref", "HEAD", "-b", backends, "-t", TASK, "--rounds", "1", "--preset", "smoke")
     done = command("compare", *options, "-o", str(tmp_path / "gate.xml"), cwd=repository)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "cannot compare: 2 cells compared; 1 incomparable" in done.stdout
@@ -194,7 +194,18 @@ def test_a_name_that_no_version_has_is_refused(call, tmp_path):
 @pytest.mark.quiet
 def test_a_version_against_itself_is_no_alarm(tmp_path):
     """Another environment that holds the same: exit code 0, and a regression in nothing."""
-    options = ("--against-python", sys.executable, "-b", "nodebench.planted:Planted", "-t", TASK, "--rounds", "4")
+    options = (
+        "--against-python",
+        sys.executable,
+        "-b",
+        "nodebench.planted:Planted",
+        "-t",
+        TASK,
+        "--rounds",
+        "4",
+        "--preset",
+        "smoke",
+    )
     done = command("compare", *options, "-o", "gate.json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed: 1 cell compared" in done.stdout

@@ -29,7 +29,7 @@ N_STEPS = (10, 20, 40, 80, 160)
 BATCH = 10_000
 
 
-def measured_peaks(text):
+def measured_peaks(text, numbers):
     """Peak memory of a gradient step for each number of fixed steps, in bytes."""
     pytest.importorskip("torch")
     backend = registry.load("backend", text, AbstractBackend)
@@ -41,7 +41,7 @@ def measured_peaks(text):
     problem = framework.problem(model, inputs.batch)
     span = float(problem.times[-1] - problem.times[0])
     peaks = []
-    for n in N_STEPS:
+    for n in numbers:
         spec = SolverSpec(solver="rk4", first_step=span / n, dtype="float64")
         step = backend.gradient_step(problem, spec, framework)
         step.step()
@@ -64,11 +64,11 @@ def test_an_allocation_is_counted_once_and_only_during_the_call():
 def test_memory_of_direct_is_proportional_to_the_steps():
     """Each step that backpropagation keeps costs the same: so many more steps, so much more memory, exponent 1."""
     # From twenty steps on; with fewer the peak lies in the backward pass, whose buffers do not depend on the steps.
-    peaks = measured_peaks("direct")[1:]
+    peaks = measured_peaks("direct", N_STEPS[1:])
     assert exponent(np.diff(N_STEPS[1:]), np.diff(peaks)) == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.parametrize("text", ["adjoint", "checkpoint[checkpoints=2]"])
 def test_memory_does_not_grow_with_the_steps(text):
     """Neither the adjoint nor a fixed number of checkpoints needs more memory for more steps: exponent below 0.1."""
-    assert abs(exponent(N_STEPS, measured_peaks(text))) < 0.1
+    assert abs(exponent(N_STEPS[:4], measured_peaks(text, N_STEPS[:4]))) < 0.1

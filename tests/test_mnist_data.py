@@ -332,9 +332,9 @@ def test_of_several_processes_one_downloads(tmp_path, contents, published):
 
 @pytest.mark.worker
 def test_of_several_processes_one_finds_that_nothing_can_be_downloaded(tmp_path, published):
-    """The others are told by it, and ask no mirror."""
+    """The other is told by it, and asks no mirror."""
     with mirror({}) as (first, asked), mirror({}) as (second, asked_next):
-        assert load_at_once(str(tmp_path / "cache"), [first, second], published) == ["digits-upsampled"] * 4
+        assert load_at_once(str(tmp_path / "cache"), [first, second], published, n=2) == ["digits-upsampled"] * 2
     assert asked == asked_next == {NAMES[0]: 1}
 
 

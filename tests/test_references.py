@@ -86,13 +86,13 @@ def test_a_solution_that_no_reference_can_judge_is_not_judged(tmp_path):
 
 def test_a_refinement_that_takes_too_long_is_named(tmp_path):
     """The levels before it are used, and where they do not suffice the note tells of the time-out."""
-    settings = Settings(rounds=1, timeout_s=5)
+    settings = Settings(rounds=1, timeout_s=3)
     records, told = measure(tmp_path, "steps=4", settings=settings, backend="rough:StuckMidpoint")
     record = records["steps=4"]
     assert len(told) == 3
     assert "step 0.0156, compared" in record.reference
     (note,) = (note for note in record.notes if "no grad_error_params" in note)
-    assert "reference took longer than 5 s" in note
+    assert "reference took longer than 3 s" in note
 
 
 def test_a_solution_of_another_size_is_one_failed_row(tmp_path):
