@@ -2,8 +2,8 @@
 
 An import of a framework takes longer than most of what is measured, and each cell needs a fresh process for each start.
 A launcher imports once and forks; what has been forked from one launcher has its address layout in common, so each of
-several starts has fresh launchers. Where forking is not safe, and where there is no `/proc` to find that out, a worker is
-a new interpreter.
+several starts has fresh launchers. Where forking is not safe, and where there is no `/proc` to find that out, a worker
+is a new interpreter.
 """
 
 import atexit

@@ -14,7 +14,7 @@ from nodebench.results.record import Record
 from nodebench.results.store import Run
 
 STARTED = {
-    "fork": "were forked by one that had imported the framework, a fresh one in each start",
+    "fork": "were forked by one that had imported the framework, a fresh one in each of several starts",
     "spawn": "were, some or all of them, new interpreters",
 }
 """How the processes of a cell were started, in words."""

@@ -29,8 +29,8 @@ FIGURES: tuple[tuple[str, str], ...] = (
     ),
     (
         "start_method",
-        "how processes are started: each start has a fresh launcher per framework, which imports it and forks a "
-        "worker for each cell (`fork`); where a fork is not safe, or the launcher is lost, workers are new "
+        "how processes are started: each of several starts has a fresh launcher per framework, which imports it and "
+        "forks a worker for each cell (`fork`); where a fork is not safe, or the launcher is lost, workers are new "
         "interpreters (`spawn`: some or all of a cell's). What is not timed is done side by side, `--jobs` cells at "
         "once",
     ),
