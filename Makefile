@@ -10,18 +10,19 @@ run: setup  ## train with the adjoint method on MNIST and measure its gradient s
 
 # Two processes whatever the cores: a worker of a test wants one too. What compares real times comes last, alone.
 PYTEST := $(BIN)/python -m pytest -q
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 SLOW := worker or jax or ray or browser or packaging or quiet or cuda
 
 test: setup  ## the whole test suite
-	$(PYTEST) -n 2 --dist loadfile -m 'not quiet'
+	$(PYTEST) $(IN_TWO) -m 'not quiet'
 	$(PYTEST) -m quiet
 
 check: setup  ## the quick tests: what starts no worker, compiles nothing and opens no page, and one run of everything
-	$(PYTEST) -n 2 --dist loadfile -m 'not ($(SLOW))'
+	$(PYTEST) $(IN_TWO) -m 'not ($(SLOW))'
 	$(PYTEST) tests/test_runner.py::test_a_cell_is_measured_whole
 
 coverage: setup  ## statements and branches that the suite goes through in its own processes
-	$(PYTEST) -n 2 --dist loadfile -m 'not quiet' --cov=nodebench --cov-branch --cov-report=term:skip-covered
+	$(PYTEST) $(IN_TWO) -m 'not quiet' --cov=nodebench --cov-branch --cov-report=term:skip-covered
 
 setup: $(STAMP)  ## .venv with the pinned set; does nothing when it is up to date
 

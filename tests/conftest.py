@@ -25,17 +25,17 @@ def pytest_addoption(parser):
 
 
 NEEDS = {
+    "ray": ("cluster", "cluster_docs", "cluster_model"),
+    "jax": ("check_up_jax", "compiled", "jax_backends", "jax_framework", "jax_odeint", "jax_torch_parity",
+            "jax_training", "cnf_models", "spiral_models", "equal_steps", "sweep"),
     "worker": (
         "check_up", "cli", "conformance", "examples", "failures", "floor", "gate_versions", "interleaving", "jobs",
         "launcher", "new", "pytest_plugin", "references", "registry", "reproduction", "runner", "selftest",
         "users_fields", "users_files", "workflows",
     ),
-    "jax": ("check_up_jax", "compiled", "jax_backends", "jax_framework", "jax_odeint", "jax_torch_parity",
-            "jax_training", "cnf_models", "spiral_models", "equal_steps", "sweep"),
-    "ray": ("cluster", "cluster_docs", "cluster_model"),
     "packaging": ("wheel", "torchode_plugin"),
 }  # fmt: skip
-"""Modules of tests by what most of them need: new interpreters and workers, a compiler, Ray, a build or an install."""
+"""Modules of tests by what most of them need: Ray, a compiler, new interpreters and workers, a build or an install."""
 
 SLOW = ("worker", "jax", "ray", "packaging", "browser", "quiet", "cuda")
 """Marks of tests that may start another Python, be it a worker's or a compiler's."""
@@ -45,9 +45,8 @@ def pytest_collection_modifyitems(config, items):
     """Mark tests by what they need, and skip those of a GPU where there is none, unless a CPU is to stand in for it."""
     has_gpu = bool(list(Path("/dev").glob("nvidia[0-9]*")))
     for item in items:
-        module = item.path.stem.removeprefix("test_")
         for mark, modules in NEEDS.items():
-            if module in modules:
+            if _module(item) in modules:
                 item.add_marker(mark)
         if "browser" in item.fixturenames:
             item.add_marker("browser")
@@ -55,6 +54,13 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("jax")
         if item.get_closest_marker("cuda") and config.getoption("--device") == "cuda" and not has_gpu:
             item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
+    # The long modules first, which several processes must share.
+    order = {module: at for at, modules in enumerate(NEEDS.values()) for module in modules}
+    items.sort(key=lambda item: order.get(_module(item), len(NEEDS)))
+
+
+def _module(item):
+    return item.path.stem.removeprefix("test_")
 
 
 @pytest.fixture(autouse=True)
