@@ -11,6 +11,9 @@ from browser import chromium
 # As in a worker process, and before Equinox is imported: without diffrax's checks its programs compile twice as fast.
 os.environ.setdefault("EQX_ON_ERROR", "off")
 
+# Most programs of tests run once, so that optimising them takes longer than it saves.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 # What XLA has compiled in an earlier run need not be compiled again; workers keep the programs that they are timed with
 # in folders of their own.
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nodebench-tests"
