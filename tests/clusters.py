@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 
 import ray
 from ray import cloudpickle
@@ -14,6 +13,9 @@ from nodebench.cluster.simulation import pretend
 
 OBJECTS = 80 * 2**20
 
+HEALTH_CHECK_MS = 300
+"""How often the head sees whether a node is alive; after five times in vain it is not."""
+
 # As a node is told to be started; Ray's processes take it from what starts them.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
@@ -21,7 +23,13 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 @contextmanager
 def cluster_of(*names, cpus=2, head_cpus=0, **options):
     """A head and a node of each name; nodes take their options by `add`."""
-    head = {"num_cpus": head_cpus, "include_dashboard": False, "node_name": "head", "object_store_memory": OBJECTS}
+    head = {
+        "num_cpus": head_cpus,
+        "include_dashboard": False,
+        "node_name": "head",
+        "object_store_memory": OBJECTS,
+        "_system_config": {"health_check_period_ms": HEALTH_CHECK_MS, "health_check_initial_delay_ms": 0},
+    }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes = {name: add(cluster, name, cpus=cpus, **options) for name in names}
@@ -37,20 +45,22 @@ def add(cluster, name, cpus=2, **options):
 
 
 def clocked(work, site):
-    """Pretend to do work, and note when it was done, on the clock that all nodes of this machine share."""
+    """Pretend to do work, and note when and where, on the clock that all nodes of this machine share."""
     began = time.monotonic()
     outcomes = pretend(work, site)
-    note = f"{began} {time.monotonic()}"
-    return tuple(replace(outcome, figures={**outcome.figures, "notes": [note]}) for outcome in outcomes)
+    note = f"{type(work).__name__} {site.node} {began} {time.monotonic()}"
+    return tuple(outcome.noted(note) for outcome in outcomes)
 
 
-def most_at_once(records):
-    """How many of some clocked records were at work on one node at the same moment."""
-    most = 0
-    for node in {record.node for record in records}:
-        spans = [tuple(map(float, record.notes[0].split())) for record in records if record.node == node]
-        most = max([most, *(sum(began <= at < ended for began, ended in spans) for at, _ in spans)])
-    return most
+def at_once(records):
+    """For each beginning of clocked work, the kinds of what was then at work on its node."""
+    spans = {tuple(note.split()) for record in records for note in record.notes}
+
+    def kinds(node, at):
+        at_work = (span for span in spans if span[1] == node and float(span[2]) <= at < float(span[3]))
+        return [kind for kind, *_ in at_work]
+
+    return [kinds(node, float(began)) for _, node, began, _ in spans]
 
 
 # Nodes do not have this module.

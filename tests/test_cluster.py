@@ -1,4 +1,7 @@
-"""The same matrix on a Ray cluster: real Ray, several nodes on this machine."""
+"""The same matrix on a Ray cluster: real Ray, several nodes on this machine.
+
+Where nodes come and go in the midst of work that need not be real, `fake_ray` stands in for Ray.
+"""
 
 import json
 import os
@@ -8,8 +11,8 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -18,14 +21,17 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from clusters import add, clocked, cluster_of, most_at_once  # noqa: E402
+from clusters import add, at_once, clocked, cluster_of  # noqa: E402
+from fake_ray import FakeRay  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
 from nodebench.bench.machine import available_cores, fingerprint  # noqa: E402
 from nodebench.bench.matrix import Request, plan  # noqa: E402
 from nodebench.bench.runner import Runner  # noqa: E402
 from nodebench.bench.settings import Settings  # noqa: E402
 from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
-from nodebench.cluster import executor  # noqa: E402
+from nodebench.cli import app  # noqa: E402
+from nodebench.cluster import board, errand, executor, inspection, nodes, watch  # noqa: E402
 from nodebench.cluster import session as session_module  # noqa: E402
 from nodebench.cluster.choices import Choices  # noqa: E402
 from nodebench.cluster.connection import connected  # noqa: E402
@@ -33,7 +39,7 @@ from nodebench.cluster.cores import claimed  # noqa: E402
 from nodebench.cluster.errand import Errand, unfitness  # noqa: E402
 from nodebench.cluster.executor import needs  # noqa: E402
 from nodebench.cluster.inspection import Inspection, Question  # noqa: E402
-from nodebench.cluster.nodes import alive_nodes, software  # noqa: E402
+from nodebench.cluster.nodes import alive_nodes, inspect, software  # noqa: E402
 from nodebench.cluster.rehearsal import rehearse  # noqa: E402
 from nodebench.cluster.session import session  # noqa: E402
 from nodebench.cluster.simulation import pretend  # noqa: E402
@@ -52,57 +58,194 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def three():
-    """A cluster of three nodes with two CPUs each, and a head that takes no work."""
-    with cluster_of("a", "b", "c") as (cluster, _):
+def plugin(tmp_path_factory):
+    """A folder with a backend that only those have who are given the folder."""
+    folder = tmp_path_factory.mktemp("plugins")
+    text = """
+from nodebench.testing import FakeBackend
+
+class Mine(FakeBackend):
+    framework = "nodebench.testing:FakeFramework"
+"""
+    (folder / "only_some_have_it.py").write_text(text)
+    return folder
+
+
+def before(*folders):
+    """The environment of a process that looks for modules in some folders first."""
+    return {"PYTHONPATH": os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.fixture(scope="module")
+def one(plugin):
+    """A cluster of a node with two CPUs, and a head that takes no work; three as soon as a test has asked for three."""
+    with cluster_of() as (cluster, _):
+        add(cluster, "a", env_vars=before(plugin))
+        rehearse(cluster.address)
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def three(one, plugin):
+    """That cluster with three such nodes."""
+    for name in ("b", "c"):
+        add(one, name, env_vars=before(plugin))
+    return one
+
+
+def wait_until(condition, *, timeout_s=60):
+    """Until something is so."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come about"
+        time.sleep(0.05)
+
+
+@contextmanager
+def more(cluster, **nodes):
+    """Nodes that a cluster has for a while, with their options; those that are still there in the end leave it."""
+    added = {name: add(cluster, name, **options) for name, options in nodes.items()}
+    try:
+        yield added
+    finally:
+        for node in added.values():
+            if node in cluster.worker_nodes:
+                cluster.remove_node(node)
+        wait_until(lambda: not ids(*added))
 
 
 def request_of(**changes):
     return Request(**{"backends": (BACKEND,), "tasks": (TASK,), "preset": "smoke", **changes})
 
 
-rehearsed = cache(rehearse)
-"""A cluster that could be joined once can be joined again."""
+@contextmanager
+def connected_once(address):
+    """One connection for all tests of a cluster: Ray keeps its processes on the nodes as long as there is one."""
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    yield
+
 
 SEEN = {}
 """What nodes were found to have, by their ids."""
 
 
-def inspected_once(nodes, question, inspect=session_module.inspect):
+def inspected_once(nodes, question):
     """Nodes are looked at by the first test that works on them; another question is answered by what was found then."""
-    key = frozenset(node.node_id for node in nodes)
-    if key not in SEEN:
-        SEEN[key] = inspect(nodes, question)
-        return SEEN[key]
+    SEEN.update(inspect([node for node in nodes if node.node_id not in SEEN], question))
     data = {task: "fake" for task, *_ in question.tasks}
-    return {node_id: replace(found, data=data) for node_id, found in SEEN[key].items()}
+    return {node.node_id: replace(SEEN[node.node_id], data=data) for node in nodes}
 
 
 @pytest.fixture(autouse=True)
-def _nodes_are_inspected_once(monkeypatch):
+def _nodes_are_joined_and_inspected_once(monkeypatch):
+    monkeypatch.setattr(session_module, "connected", connected_once)
     monkeypatch.setattr(session_module, "inspect", inspected_once)
 
 
-def measure(store, cluster, *, continuation="new", perform=None, notify=None, choices=None, **changes):
-    """Run a request on a cluster into a store and return its records."""
+def ids(*names):
+    """The ids of nodes."""
+    return frozenset(node.node_id for node in alive_nodes() if node.name in names)
+
+
+def measure(store, cluster, *, perform=None, notify=None, choices=None, without=(), **changes):
+    """Run a request on a cluster into a store and return its records; some nodes may have to do without work."""
     planned = plan(request_of(**changes))
     chosen = Choices(**{"address": cluster.address, **(choices or {})})
-    rehearsed(chosen.address)
     with session(chosen, planned, QUICK, None) as ready:
-        worker = ready.executor
+        worker = replace(ready.executor, unfit=ready.executor.unfit | ids(*without))
         if perform is not None:
             worker = replace(worker, errand=replace(worker.errand, perform=perform))
         runner = Runner(store, QUICK, notify or (lambda _: None), executor=worker, checkpoint_dir=chosen.checkpoint_dir)
-        run_id = runner.run(planned, "test", ready.environment, continuation)
+        run_id = runner.run(planned, "test", ready.environment)
     return store.records([run_id])
 
 
+def start(store, cluster, *arguments):
+    return subprocess.Popen(
+        [*COMMAND, "--store", str(store), "--ray-address", cluster.address, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def test_a_killed_driver_is_resumed(tmp_path, one):
+    """What had ended is in the store; `--resume` does the rest, and nothing twice. Another driver is not disturbed."""
+    path, task = tmp_path / "results.db", f"{TASK}[train_sleep_s=0.05]"
+    arguments = ["-b", BACKEND, "-t", task, "--measure", "training", "--seed"]
+    driver, beside = start(path, one, *arguments, "0,1,2,3"), start(path, one, *arguments, "4,5")
+    for line in driver.stdout:
+        if line.startswith("[1/4]"):
+            break
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    before = [record for record in Store(path).records() if record.seed < 4]
+    assert 1 <= len(before) < 4
+    resumed = start(path, one, *arguments, "0,1,2,3", "--resume")
+    for process in (beside, resumed):
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output
+    assert f"{len(before)} done already" in output
+    after = Store(path).records(all_attempts=True)
+    assert Counter(record.seed for record in after) == Counter(range(6))
+    assert {record.status for record in after} == {"ok"}
+    assert all(record in after for record in before)
+    assert len(Store(path).runs()) == 2
+
+
+def at_work_on(text):
+    """Whether a process of Ray is at work on something of which a text tells, by the title that it has then."""
+    titles = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            titles.append(path.read_bytes())
+    return any(title.startswith(b"ray::") and text.encode() in title for title in titles)
+
+
+def test_an_interrupted_driver_says_how_to_go_on(tmp_path, one):
+    """Ctrl-C, or a cluster's own SIGTERM, ends the work on the nodes and leaves a store to resume from."""
+    hanging, drivers = f"{BACKEND}[behaviour=hang]", {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        path, seed = tmp_path / f"{number}.db", ("--seed", f"{number}", "--group-cpus", "1")
+        drivers[number] = (
+            path,
+            f"{hanging} rtol 0.001 seed {number}",
+            start(path, one, "-b", hanging, "-t", TASK, *seed),
+        )
+    for number, (path, label, driver) in drivers.items():
+        wait_until(lambda label=label, driver=driver: at_work_on(label) or driver.poll() is not None)
+        driver.send_signal(number)
+        output, _ = driver.communicate(timeout=60)
+        assert driver.returncode == 130, output
+        assert "--resume" in output
+        assert Store(path).records() == []
+        wait_until(lambda label=label: not at_work_on(label))
+
+
+@pytest.mark.usefixtures("one")
+def test_the_cluster_of_this_machine_is_found():
+    """`auto` stands for the cluster that this machine belongs to; of several for one of them."""
+    ray.shutdown()  # the connection of other tests
+    rehearse("auto")
+    for _ in range(2):
+        with connected("auto"):
+            assert alive_nodes()
+        assert not ray.is_initialized()
+
+
 def test_a_matrix_over_three_nodes(tmp_path, three):
-    """Groups go to all nodes and are never split; each record carries its node's fingerprint."""
+    """Groups go to all nodes and are never split; each record carries its node's fingerprint.
+
+    A refused allocation is `oom`, with what was asked for, as it is on one machine.
+    """
     store, events = Store(tmp_path / "results.db"), []
-    slow = f"{BACKEND}[sleep_s=0.01]"
-    records = measure(store, three, backends=(BACKEND, slow), rtols=(1e-2, 1e-3, 1e-4), notify=events.append)
+    slow, huge = f"{BACKEND}[sleep_s=0.01]", f"{BACKEND}[behaviour=memory]"
+    everything = measure(store, three, backends=(BACKEND, slow, huge), rtols=(1e-2, 1e-3, 1e-4), notify=events.append)
+    refused = [record for record in everything if record.backend == huge]
+    assert [(record.status, record.requested_bytes) for record in refused] == [("oom", 2**62)] * 3
+    records = [record for record in everything if record.backend != huge]
     assert [record.status for record in records] == ["ok"] * 6
     assert Counter(record.rtol for record in records) == {1e-2: 2, 1e-3: 2, 1e-4: 2}
     assert all(record.metric_value is not None for record in records)
@@ -115,33 +258,38 @@ def test_a_matrix_over_three_nodes(tmp_path, three):
     states = [event.cluster for event in events if event.kind == "cluster"]
     assert {state.name for state in states[-1].nodes} >= {"a", "b", "c"}
     assert max(sum(bool(node.running) for node in state.nodes) for state in states) == 3
-    assert sum(event.kind == "record" for event in events) == 6
+    assert sum(event.kind == "record" for event in events) == 9
 
 
 def test_timed_cells_have_the_node_to_themselves(tmp_path, three):
-    """No two groups are at work on one node; trainings share it."""
-    timed = measure(
-        Store(tmp_path / "groups.db"),
+    """Nothing else is at work on a node with a group; trainings share it."""
+    records = measure(
+        Store(tmp_path / "results.db"),
         three,
-        backends=(f"{BACKEND}[sleep_s=0.3]",),
-        seeds=tuple(range(6)),
-        measure="gradient",
-        perform=clocked,
-    )
-    assert len(timed) == 6
-    assert most_at_once(timed) == 1
-    trained = measure(
-        Store(tmp_path / "trainings.db"),
-        three,
-        tasks=(f"{TASK}[train_sleep_s=0.5]",),
-        models=("constant",),
-        backends=(),
+        backends=(f"{BACKEND}[sleep_s=0.2]",),
+        tasks=(f"{TASK}[train_sleep_s=0.3]",),
         seeds=tuple(range(9)),
-        measure="training",
         perform=clocked,
     )
-    assert len(trained) == 9
-    assert most_at_once(trained) <= 2
+    moments = at_once(records)
+    assert len(records) == 9
+    kinds = Counter(note.split()[0] for record in records for note in record.notes)
+    assert kinds == {"GroupWork": 9, "TrainingWork": 9}
+    assert all(moment == ["GroupWork"] for moment in moments if "GroupWork" in moment)
+    assert max(map(len, moments)) <= 2
+
+
+def test_hundreds_of_short_cells_each_exactly_once(tmp_path, three):
+    """Every row is there once, whichever node it came from, and work that begins lends its CPU to no other."""
+    store = Store(tmp_path / "results.db")
+    records = measure(
+        store, three, backends=(f"{BACKEND}[sleep_s=0.02]",), seeds=tuple(range(300)), measure="gradient",
+        perform=clocked, choices={"group_cpus": 1},
+    )  # fmt: skip
+    assert Counter(record.seed for record in store.records(all_attempts=True)) == Counter(range(300))
+    assert len(records) == 300
+    assert {record.node for record in records} == {"a", "b", "c"}
+    assert max(map(len, at_once(records))) == 2
 
 
 def members(weights):
@@ -176,35 +324,20 @@ def test_what_work_takes(measure, device, expected):
     assert needs(TrainingWork(group.outcomes[0]), group_cpus=8) == (2, expected[1])
 
 
-def test_no_more_at_work_than_there_are_cpus(tmp_path, three):
-    """Work that begins lends its CPU to no other, however short it is and however much is queued."""
-    timed = measure(
-        Store(tmp_path / "results.db"),
-        three,
-        backends=(f"{BACKEND}[sleep_s=0.05]",),
-        seeds=tuple(range(60)),
-        measure="gradient",
-        perform=clocked,
-        choices={"group_cpus": 1},
-    )
-    assert len(timed) == 60
-    assert most_at_once(timed) == 2
-
-
 def test_here_and_there_the_same(tmp_path, three):
     """Counters, errors and trained weights of a cell do not depend on where it was measured."""
     pytest.importorskip("torch")
-    changes = {"backends": ("direct", "adjoint"), "tasks": ("linear",)}
+    changes = {"backends": ("adjoint",), "tasks": ("linear",)}
     local, remote = WeightsStore(tmp_path / "local" / "r.db"), WeightsStore(tmp_path / "remote" / "r.db")
     Runner(local, QUICK, lambda _: None).run(plan(request_of(**changes)), "test", fingerprint())
     measure(remote, three, choices={"checkpoint_dir": str(tmp_path / "remote" / "checkpoints")}, **changes)
     assert local.weights == remote.weights
-    assert len(local.weights) == 2
-    for here, there in zip(by_backend(local), by_backend(remote), strict=True):
-        assert (here.status, there.status) == ("ok", "ok")
-        for name in SAME:
-            assert getattr(here, name) == getattr(there, name), name
-        assert [without_time(entry) for entry in here.history] == [without_time(entry) for entry in there.history]
+    [[here], [there]] = local.records(), remote.records()
+    assert list(local.weights) == [here.cell_id]
+    assert (here.status, there.status) == ("ok", "ok")
+    for name in SAME:
+        assert getattr(here, name) == getattr(there, name), name
+    assert [without_time(entry) for entry in here.history] == [without_time(entry) for entry in there.history]
 
 
 SAME = (
@@ -212,10 +345,6 @@ SAME = (
     "forward_error", "reference", "nfe_forward", "nfe_backward", "n_vjps", "n_accepted", "n_rejected", "saved_bytes",
     "unreleased_bytes", "peak_memory_bytes", "n_params", "metric_value", "diagnostics", "train_steps", "epochs",
 )  # fmt: skip
-
-
-def by_backend(store):
-    return sorted(store.records(), key=lambda record: record.backend)
 
 
 def without_time(entry):
@@ -235,22 +364,24 @@ def progress_in(folder):
     return None
 
 
-def test_a_training_goes_on_elsewhere(tmp_path):
+def test_a_training_goes_on_elsewhere(tmp_path, three):
     """A node killed in the midst of a training costs nothing but time: it goes on from its checkpoint."""
     task, folder = f"{TASK}[train_sleep_s=0.1]", tmp_path / "checkpoints"
     kept, told = [], []
-    with cluster_of("first", cpus=1) as (cluster, nodes):
+    with more(three, first={"cpus": 1}) as members:
 
         def notify(event):
             told.append(event)
             progress = progress_in(folder)
             if not kept and progress and progress["epoch"] == 1:
                 kept.append(progress)
-                cluster.remove_node(nodes["first"], allow_graceful=False)
-                add(cluster, "second", cpus=1)
+                three.remove_node(members["first"], allow_graceful=False)
+                members["second"] = add(three, "second", cpus=1)
 
         store, choices = Store(tmp_path / "results.db"), {"checkpoint_dir": str(folder)}
-        [record] = measure(store, cluster, tasks=(task,), measure="training", choices=choices, notify=notify)
+        [record] = measure(
+            store, three, tasks=(task,), measure="training", choices=choices, notify=notify, without=("a", "b", "c")
+        )
     assert (record.status, record.node, record.attempt) == ("ok", "second", 1)
     assert "it went on from its checkpoint after first had been lost at work on it" in record.notes
     assert [event.text for event in told if event.kind == "lost"] == ["first was lost; retry 1 of 3"]
@@ -258,284 +389,211 @@ def test_a_training_goes_on_elsewhere(tmp_path):
     assert record.history[0]["train_s"] == kept[0]["history"][0]["train_s"]
     assert not list(folder.glob("*/*"))
     undisturbed = Store(tmp_path / "undisturbed.db")
-    planned = plan(request_of(tasks=(task,), measure="training"))
+    planned = plan(request_of(measure="training"))
     Runner(undisturbed, QUICK, lambda _: None).run(planned, "test", fingerprint())
     [fresh] = undisturbed.records()
     assert record.metric_value == fresh.metric_value
     assert [without_time(entry) for entry in record.history] == [without_time(entry) for entry in fresh.history]
 
 
-def test_a_cell_that_takes_its_node_down_is_given_up(tmp_path):
+@pytest.fixture
+def fake(monkeypatch):
+    """A cluster in this process, of nodes that have all that is asked for and look like this machine."""
+    stand_in = FakeRay()
+    for module in (board, errand, executor, nodes, watch):
+        monkeypatch.setattr(module, "ray", stand_in)
+    for module in (executor, watch):
+        monkeypatch.setattr(module, "LOOK_S", 0.02)
+    monkeypatch.setattr(executor, "RUN_ERRAND", stand_in.remote(errand.run_errand))
+    monkeypatch.setattr(session_module, "connected", lambda _: nullcontext())
+    fit = Inspection(fingerprint())
+    monkeypatch.setattr(session_module, "inspect", lambda nodes, _: {node.node_id: fit for node in nodes})
+    monkeypatch.setattr(errand, "_inspected", lambda _: fit)
+    yield stand_in
+    for name in stand_in.members:
+        stand_in.lose(name)
+
+
+def until_its_node_is_lost(work, site):
+    """Work that no fake node ever ends."""
+    del site
+    errand.ray.node_here().lost.wait()
+    return work.outcomes
+
+
+def test_a_cell_that_takes_its_node_down_is_given_up(tmp_path, fake):
     """Work is tried anew as often as was said; then its cells have failed, with the names of the nodes."""
-    with cluster_of("n0", cpus=1) as (cluster, nodes):
+    fake.add("n0")
 
-        def notify(event):
-            name = f"n{len(nodes) - 1}"
-            if at_work(event, name):
-                cluster.remove_node(nodes[name], allow_graceful=False)
-                following = f"n{len(nodes)}"
-                nodes[following] = add(cluster, following, cpus=1)
+    def notify(event):
+        last = len(fake.members) - 1
+        if at_work(event, f"n{last}"):
+            fake.lose(f"n{last}")
+            fake.add(f"n{last + 1}")
 
-        hanging = f"{BACKEND}[behaviour=hang]"
-        records = measure(
-            Store(tmp_path / "results.db"),
-            cluster,
-            backends=(hanging, BACKEND),
-            measure="gradient",
-            choices={"retries": 1},
-            notify=notify,
-        )
+    store = Store(tmp_path / "results.db")
+    records = measure(
+        store, fake, backends=(BACKEND, f"{BACKEND}[sleep_s=1]"), measure="gradient", choices={"retries": 1},
+        notify=notify, perform=until_its_node_is_lost,
+    )  # fmt: skip
     assert [(record.status, record.node) for record in records] == [("failed", "n1")] * 2
     assert {record.reason for record in records} == {"on node n1: it was lost in each of 2 attempts, with n0, n1."}
     assert "the node it was running on is dead" in records[0].stderr
-    known = Store(tmp_path / "results.db").environments()
-    assert known[records[0].environment]["cpu"] == fingerprint()["cpu"]
+    assert store.environments()[records[0].environment]["cpu"] == fingerprint()["cpu"]
 
 
-def test_the_last_node_is_gone(tmp_path, monkeypatch):
+def until_the_first_node_is_lost(work, site):
+    """Work that ends on no fake node that is called the first."""
+    node = errand.ray.node_here()
+    return until_its_node_is_lost(work, site) if node.name == "first" else pretend(work, site)
+
+
+def test_the_last_node_is_gone(tmp_path, monkeypatch, fake):
     """A run waits for a node to join and says so, instead of ending or of saying nothing."""
-    monkeypatch.setattr(executor, "IDLE_S", 2.0)
+    monkeypatch.setattr(executor, "IDLE_S", 0.2)
+    fake.add("first")
     told = []
-    with cluster_of("first", cpus=1) as (cluster, nodes):
 
-        def notify(event):
-            told.append(event)
-            if len(nodes) == 1 and at_work(event, "first"):
-                cluster.remove_node(nodes["first"], allow_graceful=False)
-                nodes["second"] = None
-            if event.kind == "waiting" and nodes["second"] is None:
-                nodes["second"] = add(cluster, "second", cpus=1)
+    def notify(event):
+        told.append(event)
+        if at_work(event, "first"):
+            fake.lose("first")
+        if event.kind == "waiting":
+            fake.add("second")
 
-        store, slow = Store(tmp_path / "results.db"), f"{BACKEND}[sleep_s=3]"
-        [record] = measure(store, cluster, backends=(slow,), measure="gradient", perform=pretend, notify=notify)
+    store = Store(tmp_path / "results.db")
+    [record] = measure(store, fake, measure="gradient", perform=until_the_first_node_is_lost, notify=notify)
     assert (record.status, record.node) == ("ok", "second")
+    assert [event.text for event in told if event.kind == "lost"] == ["first was lost; retry 1 of 3"]
     expected = "no node of the cluster can do what is left; waiting for one to join"
-    assert {event.text for event in told if event.kind == "waiting"} == {expected}
+    assert [event.text for event in told if event.kind == "waiting"] == [expected]
 
 
-def before(folder):
-    """The environment of a process that looks for modules in a folder first."""
-    return {"PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-
-
-@pytest.fixture
-def other_diffrax(tmp_path):
-    """The environment of a node that seems to have another version of a library."""
-    fake = tmp_path / "site" / "diffrax-9.9.dist-info"
-    fake.mkdir(parents=True)
-    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: diffrax\nVersion: 9.9\n")
-    return before(tmp_path / "site")
-
-
-def start(store, cluster, *arguments, **environment):
-    return subprocess.Popen(
-        [*COMMAND, "--store", str(store), "--ray-address", cluster.address, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-    )
-
-
-def test_a_killed_driver_is_resumed(tmp_path, three):
-    """What had ended is in the store; `--resume` does the rest, and nothing twice."""
-    path = tmp_path / "results.db"
-    task = f"{TASK}[train_sleep_s=0.05]"
-    arguments = ["-b", BACKEND, "-t", task, "--seed", ",".join(map(str, range(8))), "--measure", "training"]
-    driver = start(path, three, *arguments)
-    for line in driver.stdout:
-        if line.startswith("[2/8]"):
-            break
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
-    before = Store(path).records()
-    assert 2 <= len(before) < 8
-    resumed = start(path, three, *arguments, "--resume")
-    output, _ = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, output
-    assert f"{len(before)} done already" in output
-    after = Store(path).records(all_attempts=True)
-    assert len(after) == 8
-    assert {record.seed for record in after} == set(range(8))
-    assert all(record in after for record in before)
-    assert len(Store(path).runs()) == 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_driver_says_how_to_go_on(tmp_path, three, number):
-    """Ctrl-C, or a cluster's own SIGTERM, ends the work on the nodes and leaves a store to resume from."""
-    driver = start(tmp_path / "results.db", three, "-b", f"{BACKEND}[behaviour=hang]", "-t", TASK)
-    for line in driver.stdout:
-        if "done already" in line:
-            break
-    time.sleep(3)
-    driver.send_signal(number)
-    output, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130, output
-    assert "--resume" in output
-    assert Store(tmp_path / "results.db").records() == []
-
-
-@pytest.mark.usefixtures("three")
-def test_the_cluster_of_this_machine_is_found():
-    """`auto` stands for the cluster that this machine belongs to; of several for one of them."""
-    rehearse("auto")
-    with connected("auto"):
-        assert alive_nodes()
-
-
-def test_two_drivers_share_a_cluster(tmp_path, three):
-    """Two commands at once, into one store: each has all of its records."""
-    path = tmp_path / "results.db"
-    drivers = [start(path, three, "-b", BACKEND, "-t", TASK, "--seed", seeds) for seeds in ("0,1", "2,3")]
-    outputs = [driver.communicate(timeout=200)[0] for driver in drivers]
-    assert [driver.returncode for driver in drivers] == [0, 0], outputs
-    store = Store(path)
-    assert len(store.runs()) == 2
-    assert sorted(record.seed for record in store.records()) == [0, 1, 2, 3]
-    assert {record.status for record in store.records()} == {"ok"}
-
-
-def test_a_worker_out_of_memory(tmp_path, three):
-    """A refused allocation is `oom`, with what was asked for, as it is on one machine."""
-    [record] = measure(
-        Store(tmp_path / "results.db"), three, backends=(f"{BACKEND}[behaviour=memory]",), measure="gradient"
-    )
-    assert (record.status, record.requested_bytes) == ("oom", 2**62)
-
-
-def test_a_node_out_of_memory(tmp_path):
-    """Work that Ray ends for want of memory is `oom` with its node, and is not tried again."""
-    # The node takes itself to be full at the first thing that runs on it.
-    full = {"env_vars": {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}}
-    with cluster_of("roomy", cpus=1) as (cluster, nodes):
-        planned = plan(request_of(backends=(f"{BACKEND}[behaviour=hang]",), measure="gradient"))
-        store, events = Store(tmp_path / "results.db"), []
-        with session(Choices(address=cluster.address), planned, QUICK, None) as ready:
-            cluster.remove_node(nodes["roomy"], allow_graceful=False)
-            full_node = add(cluster, "full", cpus=1, **full)
-            worker = replace(
-                ready.executor, errand=replace(ready.executor.errand, inspected=frozenset({full_node.node_id}))
-            )
-            Runner(store, QUICK, events.append, executor=worker).run(planned, "test", ready.environment)
-    [record] = store.records()
-    assert (record.status, record.node) == ("oom", "full")
-    assert record.reason == "on node full: Ray ended its process because the node ran out of memory."
-    assert not [event for event in events if event.kind == "lost"]
-
-
-@pytest.fixture
-def plugin(tmp_path):
-    """A folder with a backend that only those have who are given the folder."""
-    folder = tmp_path / "plugins"
-    folder.mkdir()
-    text = """
-from nodebench.testing import FakeBackend
-
-class Mine(FakeBackend):
-    framework = "nodebench.testing:FakeFramework"
-"""
-    (folder / "only_some_have_it.py").write_text(text)
-    return folder
-
-
-def test_a_plugin_missing_on_a_node(tmp_path, plugin):
-    """Before anything is started: refused with the node's name, or left out with --allow-mixed."""
-    with cluster_of() as (cluster, _):
-        for name in ("a", "b"):
-            add(cluster, name, env_vars=before(plugin))
-        add(cluster, "bare")
-        path = tmp_path / "results.db"
-        arguments = ("-b", "only_some_have_it:Mine", "-t", TASK, "--seed", "0,1,2", "--measure", "gradient")
-        refused = start(path, cluster, *arguments, **before(plugin))
-        output, _ = refused.communicate(timeout=100)
-        assert refused.returncode == 2
-        assert "node bare: backend `only_some_have_it:Mine`" in output
-        assert "--allow-mixed" in output
-        assert Store(path).runs() == []
-        mixed = start(path, cluster, *arguments, "--allow-mixed", **before(plugin))
-        output, _ = mixed.communicate(timeout=200)
-        assert mixed.returncode == 0, output
-    assert {record.node for record in Store(path).records()} <= {"a", "b"}
-    assert [record.status for record in Store(path).records()] == ["ok"] * 3
-
-
-def test_a_node_of_another_version(tmp_path, other_diffrax):
-    """It is named before anything is started, by `run` and by `doctor`; with --allow-mixed it works along."""
-    with cluster_of("new") as (cluster, _):
-        add(cluster, "old", env_vars=other_diffrax)
-        expected = r"node old: libraries\.diffrax: .* here, 9\.9 there"
-        with pytest.raises(UserError, match=expected):
-            measure(Store(tmp_path / "results.db"), cluster)
-        records = measure(
-            Store(tmp_path / "results.db"), cluster, seeds=(0, 1), measure="gradient", choices={"allow_mixed": True}
-        )
-        doctor = [
-            sys.executable,
-            "-m",
-            "nodebench.cli",
-            "doctor",
-            "--executor",
-            "ray",
-            "--ray-address",
-            cluster.address,
-        ]
-        done = subprocess.run([*doctor, "--json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    found = json.loads(done.stdout)
-    assert [node["name"] for node in found["nodes"]] == ["new", "old"]
-    assert found["nodes"][1]["environment"]["libraries"]["diffrax"] == "9.9"
-    assert [text.partition(":")[0] for text in found["differences"]] == ["node old"]
-    known = Store(tmp_path / "results.db").environments()
-    versions = {record.node: known[record.environment]["libraries"]["diffrax"] for record in records}
-    assert set(versions) == {"new", "old"}
-    assert versions["old"] == "9.9"
-
-
-def test_a_late_node_is_looked_at(tmp_path, other_diffrax):
+def test_a_late_node_is_looked_at(tmp_path, monkeypatch, fake):
     """A node that joins after the beginning and has other versions gets no work, and the run ends all the same."""
-    told, late = [], []
-    with cluster_of("first", cpus=1) as (cluster, _):
+    here, told = fingerprint(), []
+    other = Inspection(here | {"libraries": here["libraries"] | {"diffrax": "9.9"}})
+    monkeypatch.setattr(errand, "_inspected", lambda _: other)
+    fake.add("first")
 
-        def notify(event):
-            told.append(event)
-            if not late and at_work(event, "first"):
-                late.append(add(cluster, "late", cpus=1, env_vars=other_diffrax))
+    def notify(event):
+        told.append(event)
+        if "late" not in fake.members and at_work(event, "first"):
+            fake.add("late")
 
-        store = Store(tmp_path / "results.db")
-        measure(store, cluster, seeds=tuple(range(6)), measure="gradient", notify=notify)
+    store, slow = Store(tmp_path / "results.db"), f"{BACKEND}[sleep_s=0.2]"
+    measure(
+        store, fake, backends=(slow,), seeds=tuple(range(6)), measure="gradient", perform=pretend, notify=notify,
+    )  # fmt: skip
     assert {(record.status, record.node) for record in store.records()} == {("ok", "first")}
     assert len(store.records()) == 6
     [reason] = [event.text for event in told if event.kind == "waiting"]
     assert "late gets no work: libraries.diffrax" in reason
 
 
-def test_a_thousand_cells_each_exactly_once(tmp_path, three):
-    """Cells of ten milliseconds: every row is there once, whichever node it came from."""
-    backend = f"{BACKEND}[sleep_s=0.01]"
+def test_an_exception_ends_all_work_that_is_under_way(tmp_path, fake):
+    """Whatever ends a command, nothing of it stays on the nodes or waits for one."""
+    fake.add("first")
+
+    def notify(event):
+        if at_work(event, "first"):
+            assert (len(fake.members["first"].tasks), len(fake.waiting)) == (1, 2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(
+            Store(tmp_path / "results.db"), fake, seeds=(0, 1, 2), measure="gradient", notify=notify,
+            perform=until_its_node_is_lost,
+        )  # fmt: skip
+    assert (fake.members["first"].tasks, fake.waiting) == ([], [])
+
+
+@pytest.fixture
+def other_diffrax(tmp_path):
+    """A folder that makes a process which looks there first seem to have another version of a library."""
+    fake = tmp_path / "site" / "diffrax-9.9.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: diffrax\nVersion: 9.9\n")
+    return fake.parent
+
+
+def test_a_node_out_of_memory(tmp_path, three):
+    """Work that Ray ends for want of memory is `oom` with its node, and is not tried again."""
+    # The node takes itself to be full at the first thing that runs on it.
+    full = {"env_vars": {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}}
+    planned = plan(request_of(backends=(f"{BACKEND}[behaviour=hang]",), measure="gradient"))
+    store, events = Store(tmp_path / "results.db"), []
+    with session(Choices(address=three.address), planned, QUICK, None) as ready, more(three, full=full):
+        trusted = replace(ready.executor.errand, inspected=ids("full"))
+        worker = replace(ready.executor, errand=trusted, unfit=ids("a", "b", "c"))
+        Runner(store, QUICK, events.append, executor=worker).run(planned, "test", ready.environment)
+    [record] = store.records()
+    assert (record.status, record.node) == ("oom", "full")
+    assert record.reason == "on node full: Ray ended its process because the node ran out of memory."
+    assert not [event for event in events if event.kind == "lost"]
+
+
+def test_nodes_that_are_not_alike(tmp_path, three, plugin, other_diffrax, monkeypatch):
+    """They are named before anything is started, by `run` and by `doctor`; with --allow-mixed those work that can."""
+    monkeypatch.syspath_prepend(str(plugin))
+    # Their devices, which nothing here depends on, would take as long as all else.
+    anew = cache(lambda nodes, question: inspect(nodes, replace(question, devices=False)))
+    monkeypatch.setattr(session_module, "inspect", anew)
     store = Store(tmp_path / "results.db")
-    records = measure(
-        store, three, backends=(backend,), seeds=tuple(range(1000)), measure="gradient", perform=pretend,
-        choices={"group_cpus": 1},
-    )  # fmt: skip
-    assert len(records) == 1000
-    assert {record.seed for record in records} == set(range(1000))
-    assert len(store.records(all_attempts=True)) == 1000
-    assert {record.node for record in records} == {"a", "b", "c"}
+    changes = {"backends": ("only_some_have_it:Mine",), "seeds": (0, 1), "measure": "gradient"}
+    with more(three, bare={}, old={"env_vars": before(other_diffrax, plugin)}):
+        lacking, version = (
+            r"node bare: backend `only_some_have_it:Mine`",
+            r"node old: libraries\.diffrax: .* here, 9\.9",
+        )
+        with pytest.raises(UserError, match=rf"not alike: {lacking}.*; {version} there\. .*--allow-mixed"):
+            measure(store, three, **changes)
+        assert store.runs() == []
+        records = measure(store, three, choices={"allow_mixed": True}, without=("a", "b"), **changes)
+        command = ["doctor", "--executor", "ray", "--ray-address", three.address, "--json"]
+        done = CliRunner().invoke(app, command)
+    assert [record.status for record in records] == ["ok"] * 2
+    known = store.environments()
+    versions = {record.node: known[record.environment]["libraries"]["diffrax"] for record in records}
+    assert set(versions) == {"c", "old"}
+    assert versions["old"] == "9.9"
+    assert versions["c"] == fingerprint()["libraries"]["diffrax"]
+    assert done.exit_code == 1, done.output
+    found = json.loads(done.stdout)
+    assert [node["name"] for node in found["nodes"]] == ["a", "b", "bare", "c", "old"]
+    assert found["nodes"][4]["environment"]["libraries"]["diffrax"] == "9.9"
+    assert [text.partition(":")[0] for text in found["differences"]] == ["node old"]
 
 
-def test_a_wrong_request_ends_the_run(tmp_path, three):
-    """What a worker finds wrong with the request itself is told as it is on one machine."""
-    with pytest.raises(UserError, match="larger than the training data"):
-        measure(Store(tmp_path / "results.db"), three, batch_size=100, measure="training")
+def test_a_node_says_what_it_has(capsys, monkeypatch):
+    """The program that looks at a node answers in one line, of its devices only where it is asked for them."""
+    monkeypatch.setattr(inspection, "frameworks", lambda: {"torch": "2.0, cpu"})
+    for devices, expected in ((True, {"torch": "2.0, cpu"}), (False, {})):
+        question = Question("/", None, ("nosuch:Backend",), ((TASK, "smoke", 0),), devices=devices)
+        inspection.main(json.dumps(asdict(question)))
+        found = json.loads(capsys.readouterr().out)
+        assert found["frameworks"] == expected
+        assert found["data"] == {TASK: "fake"}
+        assert [problem.partition(":")[0] for problem in found["problems"]] == ["backend `nosuch"]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:1", "there is no Ray cluster at 127.0.0.1:1"),
+        ("ray://127.0.0.1:1", "is not taken: give HOST:PORT"),
+        ("nowhere", "must be HOST:PORT or `auto`"),
+    ],
+)
+def test_an_address_without_a_cluster(address, expected):
+    """Each is an error in one sentence, and no Ray has been asked."""
+    with pytest.raises(UserError, match=expected):
+        rehearse(address)
 
 
 @pytest.mark.parametrize(
     ("choices", "changes", "expected"),
     [
-        ({"address": "127.0.0.1:1"}, {}, "there is no Ray cluster at 127.0.0.1:1"),
-        ({"address": "ray://127.0.0.1:1"}, {}, "is not taken: give HOST:PORT"),
-        ({"address": "nowhere"}, {}, "must be HOST:PORT or `auto`"),
         ({}, {"device": "cuda"}, "no node of the cluster has one"),
         ({}, {"threads": 64}, "no node of the cluster has 64 CPUs"),
         ({"group_cpus": 3}, {}, "no node of the cluster has 3 CPUs"),
@@ -559,33 +617,30 @@ def test_a_late_node_with_other_data_is_unfit():
     assert unfitness(found, replace(errand, expected_data=None)) == ""
 
 
-def test_what_a_node_that_lacks_the_plugin_has_does_not_count(tmp_path, monkeypatch):
+def test_what_a_node_that_lacks_the_plugin_has_does_not_count(tmp_path, monkeypatch, fake):
     """With --allow-mixed what is asked for must be had by nodes that can do the work."""
-    with cluster_of("bare", cpus=4) as (cluster, _):
-        add(cluster, "fit", cpus=1)
-        real = session_module.inspect
-
-        def inspect(nodes, question):
-            found = real(nodes, question)
-            bare = next(node.node_id for node in nodes if node.name == "bare")
-            return found | {bare: replace(found[bare], problems=("it lacks something",))}
-
-        monkeypatch.setattr(session_module, "inspect", inspect)
-        with pytest.raises(UserError, match=r"no node of the cluster has 2 CPUs \(fit: 1 CPUs"):
-            measure(Store(tmp_path / "results.db"), cluster, choices={"allow_mixed": True}, threads=2)
+    fake.add("bare", cpus=4)
+    fake.add("fit", cpus=1)
+    lacking = {"bare": Inspection(fingerprint(), ("it lacks something",)), "fit": Inspection(fingerprint())}
+    monkeypatch.setattr(
+        session_module, "inspect", lambda nodes, _: {node.node_id: lacking[node.name] for node in nodes}
+    )
+    with pytest.raises(UserError, match=r"no node of the cluster has 2 CPUs \(fit: 1 CPUs"):
+        measure(Store(tmp_path / "results.db"), fake, choices={"allow_mixed": True}, threads=2)
 
 
-def test_a_cluster_of_another_ray(tmp_path):
+def test_a_cluster_of_another_ray(three):
     """Its version is named beside ours."""
-    with cluster_of("a") as (cluster, _):
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    with connected_once(three.address):
         client = ray._private.worker.global_worker.gcs_client
-        metadata = json.loads(client.internal_kv_get(b"CLUSTER_METADATA", b"cluster"))
-        other = json.dumps(metadata | {"ray_version": "2.1.0"}).encode()
-        client.internal_kv_put(b"CLUSTER_METADATA", other, overwrite=True, namespace=b"cluster")
-        ray.shutdown()
+    kept = client.internal_kv_get(b"CLUSTER_METADATA", b"cluster")
+    other = json.dumps(json.loads(kept) | {"ray_version": "2.1.0"}).encode()
+    client.internal_kv_put(b"CLUSTER_METADATA", other, overwrite=True, namespace=b"cluster")
+    try:
         with pytest.raises(UserError, match=rf"Version mismatch.*Ray: 2\.1\.0.*Ray: {ray.__version__}"):
-            measure(Store(tmp_path / "results.db"), cluster)
+            rehearse(three.address)
+    finally:
+        client.internal_kv_put(b"CLUSTER_METADATA", kept, overwrite=True, namespace=b"cluster")
 
 
 def test_without_an_address_ray_is_our_own(tmp_path):
