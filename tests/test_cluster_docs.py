@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
 SCRIPT = ROOT / "examples/cluster/nodebench.sbatch"
 MATRIX = [
-    "-b", "nodebench.testing:FakeBackend", "-t", "nodebench.testing:FakeTask[train_sleep_s=0.05]", "--preset", "smoke",
+    "-t", "nodebench.testing:FakeTask[train_sleep_s=0.05]", "--model", "constant", "--preset", "smoke",
     "--measure", "training", "--seed", "0,1,2",
 ]  # fmt: skip
 
@@ -54,7 +54,7 @@ if [[ $1 == show ]]; then printf 'localhost\\nlocalhost\\n'; else echo "$@" >>sc
 
 @pytest.fixture
 def job(tmp_path):
-    """Starts the batch script in a folder as SLURM would, in a job of two nodes with a CPU each."""
+    """Starts the batch script in a folder as SLURM would, in a job of some nodes with a CPU each."""
     stubs = tmp_path / "bin"
     stubs.mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
@@ -68,14 +68,13 @@ def job(tmp_path):
         "SLURM_CPUS_ON_NODE": "1",
         "SLURM_JOB_ID": number,
         "SLURM_JOB_NODELIST": "localhost",
-        "SLURM_JOB_NUM_NODES": "2",
     }
     started = []
 
-    def start():
+    def start(n_nodes):
         process = subprocess.Popen(
-            ["bash", str(SCRIPT), *MATRIX], cwd=tmp_path, env=environment, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            ["bash", str(SCRIPT), *MATRIX], cwd=tmp_path, env={**environment, "SLURM_JOB_NUM_NODES": str(n_nodes)},
+            text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         started.append(process)
         return process
@@ -97,7 +96,7 @@ def end(process):
 def test_a_job_is_requeued_and_goes_on(tmp_path, job):
     """Before its time ends the job asks to be requeued; begun again, it does what is left, and ends its Ray."""
     pytest.importorskip("ray")
-    first = job()
+    first = job(1)
     printed = list(up_to("[1/3]", first.stdout))
     assert printed[-1].startswith("[1/3]"), printed
     first.send_signal(signal.SIGUSR1)
@@ -107,7 +106,7 @@ def test_a_job_is_requeued_and_goes_on(tmp_path, job):
     store = Store(tmp_path / ".nodebench/results.db")
     before = store.records()
     assert 1 <= len(before) < 3
-    second = job()
+    second = job(2)
     output, _ = second.communicate(timeout=120)
     assert second.returncode == 0, output
     assert "2 nodes, 2 CPUs, 0 GPUs" in output
