@@ -1,5 +1,6 @@
 """What every test has in common: the environment of a worker, and JAX as it was found."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -78,6 +79,14 @@ def _quick_tests_start_no_interpreter(request, monkeypatch):
             begin(self, command, *args, **kwargs)
 
         monkeypatch.setattr(subprocess.Popen, "__init__", watched)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_old_is_collected():
+    """As in a worker: what is traced lies between two collections, which need not go through all that tests import."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

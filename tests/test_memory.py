@@ -1,6 +1,5 @@
 """Peak memory as memray counts it: what each method's law says, and no more than was allocated."""
 
-import gc
 import sys
 
 import numpy as np
@@ -14,15 +13,6 @@ from nodebench.problem import SolverSpec
 from nodebench.tasks.linear.task import Linear
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="memray does not run on Windows")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_old_is_collected():
-    """As in a worker: each call is traced between two collections, which need not go through all that tests import."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 N_STEPS = (10, 20, 40, 80)
