@@ -116,11 +116,8 @@ def test_the_error_falls_with_the_tolerance(text, solver):
     assert worst[1] < worst[0] * 1e-3
 
 
-@pytest.mark.parametrize(
-    ("text", "solver"),
-    # All libraries take the steps of one grid alike, `rk38` among them: see `test_equal_steps.py`.
-    [(text, solver) for text in BACKENDS for solver in FIXED_ORDERS if solver != "rk38" or text == "direct"],
-)
+@pytest.mark.parametrize("text", BACKENDS)
+@pytest.mark.parametrize("solver", FIXED_ORDERS)
 def test_a_fixed_method_gives_gradients_of_its_order(text, solver):
     """Halving the step divides the error of the gradients by two to the order."""
     worst = []
