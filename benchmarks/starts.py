@@ -11,7 +11,7 @@ differences between two programs.
 import sys
 from math import log, sqrt
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median, quantiles, stdev
 from tempfile import TemporaryDirectory
 
 from scipy.stats import f as snedecor
@@ -66,11 +66,15 @@ def _of_start(pair: list[Measured], at: int) -> tuple[tuple[float, float], float
 
 
 def _row(name: str, logs: dict[str, list[float]]) -> None:
+    """Standard deviations, and how far the quartiles are apart: that tells a few disturbed starts from a wide spread."""
     fork, spawn = (stdev(logs[way]) for way in WAYS)
+    lows, highs = zip(*(quantiles(logs[way])[::2] for way in WAYS), strict=True)
     degrees = len(logs["fork"]) - 1
     ratio = (fork / spawn) ** 2
     p = 2 * min(snedecor.cdf(ratio, degrees, degrees), snedecor.sf(ratio, degrees, degrees))
-    print(f"| {name} | {100 * fork:.2f} | {100 * spawn:.2f} | {ratio:.2f}, {p:.2f} |")
+    print(f"| {name}, standard deviation | {100 * fork:.2f} | {100 * spawn:.2f} | {ratio:.2f}, {p:.2f} |")
+    between = [100 * (high - low) for low, high in zip(lows, highs, strict=True)]
+    print(f"| {name}, between quartiles | {between[0]:.2f} | {between[1]:.2f} | |")
 
 
 def _coverage(logs: list[float]) -> float:
