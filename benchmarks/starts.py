@@ -66,7 +66,7 @@ def _of_start(pair: list[Measured], at: int) -> tuple[tuple[float, float], float
 
 
 def _row(name: str, logs: dict[str, list[float]]) -> None:
-    """Standard deviations, and how far the quartiles are apart: that tells a few disturbed starts from a wide spread."""
+    """Standard deviations, and how far the quartiles are apart, which a few disturbed starts do not change."""
     fork, spawn = (stdev(logs[way]) for way in WAYS)
     lows, highs = zip(*(quantiles(logs[way])[::2] for way in WAYS), strict=True)
     degrees = len(logs["fork"]) - 1
