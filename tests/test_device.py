@@ -60,8 +60,9 @@ def prepared(text, task_name, device, dtype="float64"):
 
 def numbers(framework, step):
     """A gradient as one vector by name."""
-    found = framework.to_numpy(step.step())
-    return {"y0": framework.flat_state(found.y0), **{name: value.ravel() for name, value in found.params.items()}}
+    found = step.step()
+    params = framework.to_numpy(found).params
+    return {"y0": framework.flat_state(found.y0), **{name: value.ravel() for name, value in params.items()}}
 
 
 @pytest.mark.parametrize("task", ["linear", "cnf"])
