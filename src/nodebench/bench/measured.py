@@ -13,7 +13,7 @@ from nodebench.bench.messages import Failure, Turn, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import LostError, WorkerError, WorkerProcess, launch, with_launchers
 from nodebench.bench.settings import Settings
-from nodebench.bench.starting import Launchers, kept_launchers
+from nodebench.bench.starting import Launchers
 
 Figures = dict[str, Any]
 """Fields of a record by name."""
@@ -174,14 +174,14 @@ class Measured:
         Where a launcher has ended, it is done again with a new interpreter, as if nothing had been.
         """
         before = self.figures
+
+        def again(lost: LostError) -> None:
+            self.forget(before)
+            self.note(repeated(lost))
+
         self.forget(before)
         with self.failures():
-            try:
-                work(kept_launchers())
-            except LostError as lost:
-                self.forget(before)
-                self.note(repeated(lost))
-                work(None)
+            with_launchers(work, again)
         self.dismiss()
 
     def forget(self, figures: Figures) -> None:

@@ -266,11 +266,17 @@ def _environment(assignment: Assignment, interpreter: Interpreter) -> dict[str, 
     return environment(interpreter, spin=assignment.cores is not None and assignment.threads > 1)
 
 
-def with_launchers(work: Callable[[Launchers | None], T]) -> T:
-    """Do work that opens workers with the launchers it is handed; where one has ended, again with new interpreters."""
+def with_launchers(work: Callable[[Launchers | None], T], lost: Callable[[LostError], None] = lambda _: None) -> T:
+    """Do work that opens workers with the launchers it is handed; where one has ended, again with new interpreters.
+
+    Args:
+        work: The work.
+        lost: Called before it is done again.
+    """
     try:
         return work(kept_launchers())
-    except LostError:
+    except LostError as error:
+        lost(error)
         return work(None)
 
 
