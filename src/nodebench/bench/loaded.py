@@ -10,7 +10,7 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -23,8 +23,11 @@ Files = Mapping[str, str]
 def loaded_files() -> dict[str, str]:
     """The files of all modules of this process that belong to no installed package, with digests of their content."""
     origins = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    paths = sorted({path for path in (Path.cwd() / origin for origin in _not_installed(origins)) if path.is_file()})
-    return {str(path): file_digest(path) for path in paths}
+    here = str(Path.cwd())
+    # By their text: thousands of modules are installed, and each worker looks at them several times.
+    whole = {os.path.join(here, origin) for origin in origins if origin}  # noqa: PTH118
+    paths = sorted(Path(path) for path in whole if not path.startswith(_installed_folders()))
+    return {str(path): file_digest(path) for path in paths if path.is_file()}
 
 
 def file_digest(path: Path) -> str:
@@ -45,11 +48,6 @@ def code_identity() -> str:
     versions = {name: library_version(name) for name in LIBRARIES if name in sys.modules}
     content = json.dumps([sys.version, versions, loaded_files()], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _not_installed(origins: Iterable[str | None]) -> Iterator[str]:
-    """By their text: thousands of modules are installed, and each worker looks at them several times."""
-    return (origin for origin in origins if origin and not origin.startswith(_installed_folders()))
 
 
 @cache
