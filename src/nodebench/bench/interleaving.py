@@ -128,17 +128,23 @@ class Interleaving:
         return nullcontext(kept_launchers()) if self._least_starts == 1 else self._fresh_launchers()
 
     def _fresh_launchers(self) -> Launchers:
-        """Launchers of the next start, which have begun to import side by side with those of others to come.
-
-        Only of starts that there will be in any case, and while nothing is timed.
-        """
+        """Launchers of the next start."""
         if not self._launched:
-            slots = self.settings.slots(self.cells[0].cell.threads)
-            for _ in range(max(1, min(len(slots), self._least_starts - self._n_starts))):
+            self._launch(self._n_starts)
+        return self._launched.pop(0)
+
+    def _launch(self, n_before: int) -> None:
+        """Have launchers of the starts after so many begin to import side by side, as many as there are cores for.
+
+        Only of starts that there will be in any case, until those are over: more then follow more often than not.
+        """
+        n_certain = self._least_starts - n_before
+        if n_certain > 0 or self.settings.rounds is None:
+            n_beside = len(self.settings.slots(self.cells[0].cell.threads))
+            for _ in range(min(n_beside, n_certain) if n_certain > 0 else n_beside):
                 self._launched.append(Launchers())
                 for measured in self._alive():
                     measured.launch(self._launched[-1])
-        return self._launched.pop(0)
 
     def start(self, group: Sequence[Measured], launchers: Launchers | None, rounds: int, share_s: float) -> int:
         """One start of a subgroup.
@@ -170,7 +176,12 @@ class Interleaving:
         return len(turns[0])
 
     def _warm_up(self, group: Sequence[Measured]) -> None:
-        """Warm all workers up side by side, on all cores, and wait until nothing but them is at work."""
+        """Warm all workers up side by side, on all cores, and wait until nothing but them is at work.
+
+        What the next start needs is imported meanwhile.
+        """
+        if not self._launched and self._n_starts + 1 != self._least_starts:
+            self._launch(self._n_starts + 1)
         for measured in group:
             with measured.failures():
                 measured.send("prepare", {"first_step": self.first_step, "inputs": measured.inputs})

@@ -29,8 +29,8 @@ TURN_S = 0.05
 
 MAX_STEPS_PER_TURN = 200
 
-WARM_UP = range(2, 11)
-"""How many steps warm up: the first executions of a compiled program are slow, of a long step none but the first."""
+WARM_UP = range(1, 11)
+"""How many steps warm up after the first: of a compiled program the first few are slow, of a long step none but one."""
 
 SPLITS = range(3, 21)
 """How often forward and backward pass are timed apart: as often as there is time for."""
