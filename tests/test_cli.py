@@ -51,7 +51,7 @@ def test_json_is_one_array_on_stdout(tmp_path):
 
 def test_a_failed_cell_exits_with_1(tmp_path):
     """One cell that is not ok makes the exit code 1, and its reason is in the table."""
-    done = script(*COUNTS, "-b", f"{BACKEND}[behaviour=raise]", "--store", str(tmp_path / "r.db"))
+    done = nodebench(*COUNTS, "-b", f"{BACKEND}[behaviour=raise]", "--store", str(tmp_path / "r.db"))
     assert done.returncode == 1
     assert "the fake raises as told" in done.stdout
 
@@ -218,7 +218,7 @@ def test_newer_store_is_left_alone(tmp_path):
     path = tmp_path / "r.db"
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
-    done = script(*FAKE, "--store", str(path))
+    done = nodebench(*FAKE, "--store", str(path))
     assert done.returncode == 2
     assert "schema 99" in done.stderr
 

@@ -23,6 +23,7 @@ import pytest
 ray = pytest.importorskip("ray")
 
 from clusters import add, at_once, clocked, cluster_of  # noqa: E402
+from commands import nodebench  # noqa: E402
 from fake_ray import FakeRay  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
@@ -32,7 +33,7 @@ from nodebench.bench.runner import Runner  # noqa: E402
 from nodebench.bench.settings import Settings  # noqa: E402
 from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
 from nodebench.cli import app  # noqa: E402
-from nodebench.cluster import board, errand, executor, inspection, nodes, watch  # noqa: E402
+from nodebench.cluster import board, errand, executor, inspection, nodes, rehearsal, watch  # noqa: E402
 from nodebench.cluster import session as session_module  # noqa: E402
 from nodebench.cluster.choices import Choices  # noqa: E402
 from nodebench.cluster.connection import connected  # noqa: E402
@@ -41,7 +42,7 @@ from nodebench.cluster.errand import Errand, unfitness  # noqa: E402
 from nodebench.cluster.executor import needs  # noqa: E402
 from nodebench.cluster.inspection import Inspection, Question  # noqa: E402
 from nodebench.cluster.nodes import alive_nodes, inspect, software  # noqa: E402
-from nodebench.cluster.rehearsal import rehearse  # noqa: E402
+from nodebench.cluster.rehearsal import AUTH_MODE, rehearse  # noqa: E402
 from nodebench.cluster.session import session  # noqa: E402
 from nodebench.cluster.simulation import pretend  # noqa: E402
 from nodebench.errors import UserError  # noqa: E402
@@ -49,7 +50,20 @@ from nodebench.results.store import Store  # noqa: E402
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
 QUICK = Settings(rounds=1, timeout_s=60)
-COMMAND = [sys.executable, "-m", "nodebench.cli", "run", "--preset", "smoke", "--rounds", "1", "--executor", "ray"]
+COMMAND = ["run", "--preset", "smoke", "--rounds", "1", "--executor", "ray"]
+
+JOINED = """
+import sys
+from nodebench.cluster import rehearsal
+rehearsal.rehearse = lambda address: None
+from nodebench.cli import main
+sys.argv[0] = "nodebench"
+main()
+"""
+"""The command line of a process that need not find out whether it can join a cluster: these tests have joined it."""
+
+# Ray would have processes ready for the first work; here there is often none for them.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 pytestmark = [
     # Ray leaves sockets and files of its own to the garbage collector.
@@ -81,16 +95,21 @@ def before(*folders):
 def one(plugin):
     """A cluster of a node with two CPUs, and a head that takes no work; three as soon as a test has asked for three."""
     with cluster_of() as (cluster, _):
-        add(cluster, "a", env_vars=before(plugin))
-        rehearse(cluster.address)
+        join(cluster, "a", env_vars=before(plugin))
+        os.environ[AUTH_MODE] = "disabled"  # as a rehearsal would find
         yield cluster
+
+
+def join(cluster, name, **options):
+    """One more node, of whose processes nobody reads what they print."""
+    return add(cluster, name, include_log_monitor=False, **options)
 
 
 @pytest.fixture(scope="module")
 def three(one, plugin):
     """That cluster with three such nodes."""
     for name in ("b", "c"):
-        add(one, name, env_vars=before(plugin))
+        join(one, name, env_vars=before(plugin))
     return one
 
 
@@ -105,7 +124,7 @@ def wait_until(condition, *, timeout_s=60):
 @contextmanager
 def more(cluster, **nodes):
     """Nodes that a cluster has for a while, with their options; those that are still there in the end leave it."""
-    added = {name: add(cluster, name, **options) for name, options in nodes.items()}
+    added = {name: join(cluster, name, **options) for name, options in nodes.items()}
     try:
         yield added
     finally:
@@ -164,7 +183,7 @@ def measure(store, cluster, *, perform=None, notify=None, choices=None, without=
 
 def start(store, cluster, *arguments):
     return subprocess.Popen(
-        [*COMMAND, "--store", str(store), "--ray-address", cluster.address, *arguments],
+        [sys.executable, "-c", JOINED, *COMMAND, "--store", str(store), "--ray-address", cluster.address, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -172,23 +191,39 @@ def start(store, cluster, *arguments):
     )
 
 
-def test_a_killed_driver_is_resumed(tmp_path, one):
+@pytest.mark.usefixtures("one")
+def test_the_cluster_of_this_machine_is_found(monkeypatch):
+    """`auto` stands for the cluster that this machine belongs to; of several for one of them."""
+    ray.shutdown()  # the connection of other tests
+    monkeypatch.delenv(AUTH_MODE)
+    rehearse("auto")
+    assert os.environ[AUTH_MODE] == "disabled"
+    for _ in range(2):
+        with connected("auto"):
+            assert alive_nodes()
+        assert not ray.is_initialized()
+
+
+def test_a_killed_driver_is_resumed(tmp_path, one, monkeypatch):
     """What had ended is in the store; `--resume` does the rest, and nothing twice. Another driver is not disturbed."""
     path, task = tmp_path / "results.db", f"{TASK}[train_sleep_s=0.05]"
     arguments = ["-t", task, "--model", "constant", "--measure", "training", "--seed", "0,1,2"]
-    driver, beside = start(path, one, *arguments), start(path, one, "-b", BACKEND, "-t", TASK, "--seed", "3")
-    for line in driver.stdout:
-        if line.startswith("[1/3]"):
-            break
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
-    before = [record for record in Store(path).records() if record.seed < 3]
-    assert 1 <= len(before) < 3
-    resumed = start(path, one, *arguments, "--resume")
-    for process in (beside, resumed):
-        output, _ = process.communicate(timeout=200)
-        assert process.returncode == 0, output
-    assert f"{len(before)} done already" in output
+    driver = start(path, one, *arguments)
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(measure, Store(path), one, seeds=(3,))
+        for line in driver.stdout:
+            if line.startswith("[1/3]"):
+                break
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+        before = [record for record in Store(path).records() if record.seed < 3]
+        assert 1 <= len(before) < 3
+        assert [record.status for record in beside.result()] == ["ok"]
+    monkeypatch.setattr(rehearsal, "rehearse", lambda _: None)
+    command = [*COMMAND, "--store", path, "--ray-address", one.address, *arguments, "--resume"]
+    resumed = nodebench(*command)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{len(before)} done already" in resumed.stdout + resumed.stderr
     after = Store(path).records(all_attempts=True)
     assert Counter(record.seed for record in after) == Counter(range(4))
     assert {record.status for record in after} == {"ok"}
@@ -222,15 +257,45 @@ def test_an_interrupted_driver_says_how_to_go_on(tmp_path, one):
         wait_until(lambda label=label: not at_work_on(label))
 
 
-@pytest.mark.usefixtures("one")
-def test_the_cluster_of_this_machine_is_found():
-    """`auto` stands for the cluster that this machine belongs to; of several for one of them."""
-    ray.shutdown()  # the connection of other tests
-    rehearse("auto")
-    for _ in range(2):
-        with connected("auto"):
-            assert alive_nodes()
-        assert not ray.is_initialized()
+@pytest.fixture
+def other_diffrax(tmp_path):
+    """A folder that makes a process which looks there first seem to have another version of a library."""
+    fake = tmp_path / "site" / "diffrax-9.9.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: diffrax\nVersion: 9.9\n")
+    return fake.parent
+
+
+def test_nodes_that_are_not_alike(tmp_path, one, plugin, other_diffrax, monkeypatch):
+    """They are named before anything is started, by `run` and by `doctor`; with --allow-mixed those work that can."""
+    monkeypatch.syspath_prepend(str(plugin))
+    # Their devices, which nothing here depends on, would take as long as all else.
+    anew = cache(lambda nodes, question: inspect(nodes, replace(question, devices=False)))
+    monkeypatch.setattr(session_module, "inspect", anew)
+    store = Store(tmp_path / "results.db")
+    changes = {"backends": ("only_some_have_it:Mine",), "seeds": (0, 1), "measure": "gradient"}
+    with more(one, bare={}, old={"env_vars": before(other_diffrax, plugin)}):
+        lacking, version = (
+            r"node bare: backend `only_some_have_it:Mine`",
+            r"node old: libraries\.diffrax: .* here, 9\.9",
+        )
+        with pytest.raises(UserError, match=rf"not alike: {lacking}.*; {version} there\. .*--allow-mixed"):
+            measure(store, one, **changes)
+        assert store.runs() == []
+        records = measure(store, one, choices={"allow_mixed": True}, **changes)
+        command = ["doctor", "--executor", "ray", "--ray-address", one.address, "--json"]
+        done = CliRunner().invoke(app, command)
+    assert [record.status for record in records] == ["ok"] * 2
+    known = store.environments()
+    versions = {record.node: known[record.environment]["libraries"]["diffrax"] for record in records}
+    assert set(versions) == {"a", "old"}
+    assert versions["old"] == "9.9"
+    assert versions["a"] == fingerprint()["libraries"]["diffrax"]
+    assert done.exit_code == 1, done.output
+    found = json.loads(done.stdout)
+    assert [node["name"] for node in found["nodes"]] == ["a", "bare", "old"]
+    assert found["nodes"][2]["environment"]["libraries"]["diffrax"] == "9.9"
+    assert [text.partition(":")[0] for text in found["differences"]] == ["node old"]
 
 
 def test_a_matrix_over_three_nodes(tmp_path, three):
@@ -239,24 +304,27 @@ def test_a_matrix_over_three_nodes(tmp_path, three):
     A refused allocation is `oom`, with what was asked for, as it is on one machine.
     """
     store, events = Store(tmp_path / "results.db"), []
-    slow, huge = f"{BACKEND}[sleep_s=0.01]", f"{BACKEND}[behaviour=memory]"
-    everything = measure(store, three, backends=(BACKEND, slow, huge), rtols=(1e-2, 1e-3, 1e-4), notify=events.append)
+    huge = f"{BACKEND}[behaviour=memory]"
+    # Two threads: a training takes a node, as a group does, and the process that is there already.
+    everything = measure(
+        store, three, backends=(BACKEND, huge), rtols=(1e-2, 1e-3, 1e-4), threads=2, notify=events.append
+    )
     refused = [record for record in everything if record.backend == huge]
     assert [(record.status, record.requested_bytes) for record in refused] == [("oom", 2**62)] * 3
     records = [record for record in everything if record.backend != huge]
-    assert [record.status for record in records] == ["ok"] * 6
-    assert Counter(record.rtol for record in records) == {1e-2: 2, 1e-3: 2, 1e-4: 2}
+    assert [record.status for record in records] == ["ok"] * 3
+    assert Counter(record.rtol for record in everything) == {1e-2: 2, 1e-3: 2, 1e-4: 2}
     assert all(record.metric_value is not None for record in records)
     known = store.environments()
     for rtol in (1e-2, 1e-3, 1e-4):
-        assert len({record.node for record in records if record.rtol == rtol}) == 1
+        assert len({record.node for record in everything if record.rtol == rtol}) == 1
     assert {record.node for record in records} == {"a", "b", "c"}
     assert {record.train_node for record in records} <= {"a", "b", "c"}
     assert {known[record.environment]["cpu"] for record in records} == {fingerprint()["cpu"]}
     states = [event.cluster for event in events if event.kind == "cluster"]
     assert {state.name for state in states[-1].nodes} >= {"a", "b", "c"}
     assert max(sum(bool(node.running) for node in state.nodes) for state in states) == 3
-    assert sum(event.kind == "record" for event in events) == 9
+    assert sum(event.kind == "record" for event in events) == 6
 
 
 def test_timed_cells_have_the_node_to_themselves(tmp_path, three):
@@ -266,26 +334,26 @@ def test_timed_cells_have_the_node_to_themselves(tmp_path, three):
         three,
         backends=(f"{BACKEND}[sleep_s=0.2]",),
         tasks=(f"{TASK}[train_sleep_s=0.3]",),
-        seeds=tuple(range(9)),
+        seeds=tuple(range(6)),
         perform=clocked,
     )
     moments = at_once(records)
-    assert len(records) == 9
+    assert len(records) == 6
     kinds = Counter(note.split()[0] for record in records for note in record.notes)
-    assert kinds == {"GroupWork": 9, "TrainingWork": 9}
+    assert kinds == {"GroupWork": 6, "TrainingWork": 6}
     assert all(moment == ["GroupWork"] for moment in moments if "GroupWork" in moment)
     assert max(map(len, moments)) <= 2
 
 
-def test_hundreds_of_short_cells_each_exactly_once(tmp_path, three):
+def test_a_hundred_short_cells_each_exactly_once(tmp_path, three):
     """Every row is there once, whichever node it came from, and work that begins lends its CPU to no other."""
     store = Store(tmp_path / "results.db")
     records = measure(
-        store, three, backends=(f"{BACKEND}[sleep_s=0.02]",), seeds=tuple(range(200)), measure="gradient",
+        store, three, backends=(f"{BACKEND}[sleep_s=0.02]",), seeds=tuple(range(100)), measure="gradient",
         perform=clocked, choices={"group_cpus": 1},
     )  # fmt: skip
-    assert Counter(record.seed for record in store.records(all_attempts=True)) == Counter(range(200))
-    assert len(records) == 200
+    assert Counter(record.seed for record in store.records(all_attempts=True)) == Counter(range(100))
+    assert len(records) == 100
     assert {record.node for record in records} == {"a", "b", "c"}
     assert max(map(len, at_once(records))) == 2
 
@@ -330,7 +398,8 @@ def test_here_and_there_the_same(tmp_path, three):
     runner = Runner(local, QUICK, lambda _: None)
     with ThreadPoolExecutor(1) as pool:
         here = pool.submit(runner.run, plan(request_of(**changes)), "test", fingerprint())
-        measure(remote, three, choices={"checkpoint_dir": str(tmp_path / "remote" / "checkpoints")}, **changes)
+        choices = {"checkpoint_dir": str(tmp_path / "remote" / "checkpoints")}
+        measure(remote, three, choices=choices, without=("b", "c"), **changes)  # on one node: a second starts more
         here.result()
     assert local.weights == remote.weights
     [[here], [there]] = local.records(), remote.records()
@@ -377,7 +446,7 @@ def test_a_training_goes_on_elsewhere(tmp_path, three):
             if not kept and progress and progress["epoch"] == 1:
                 kept.append(progress)
                 three.remove_node(members["first"], allow_graceful=False)
-                members["second"] = add(three, "second", cpus=1)
+                members["second"] = join(three, "second", cpus=1)
 
         store, choices = Store(tmp_path / "results.db"), {"checkpoint_dir": str(folder)}
         [record] = measure(
@@ -513,15 +582,6 @@ def test_an_exception_ends_all_work_that_is_under_way(tmp_path, fake):
     assert (fake.members["first"].tasks, fake.waiting) == ([], [])
 
 
-@pytest.fixture
-def other_diffrax(tmp_path):
-    """A folder that makes a process which looks there first seem to have another version of a library."""
-    fake = tmp_path / "site" / "diffrax-9.9.dist-info"
-    fake.mkdir(parents=True)
-    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: diffrax\nVersion: 9.9\n")
-    return fake.parent
-
-
 def test_a_node_out_of_memory(tmp_path, three):
     """Work that Ray ends for want of memory is `oom` with its node, and is not tried again."""
     # The node takes itself to be full at the first thing that runs on it.
@@ -536,38 +596,6 @@ def test_a_node_out_of_memory(tmp_path, three):
     assert (record.status, record.node) == ("oom", "full")
     assert record.reason == "on node full: Ray ended its process because the node ran out of memory."
     assert not [event for event in events if event.kind == "lost"]
-
-
-def test_nodes_that_are_not_alike(tmp_path, three, plugin, other_diffrax, monkeypatch):
-    """They are named before anything is started, by `run` and by `doctor`; with --allow-mixed those work that can."""
-    monkeypatch.syspath_prepend(str(plugin))
-    # Their devices, which nothing here depends on, would take as long as all else.
-    anew = cache(lambda nodes, question: inspect(nodes, replace(question, devices=False)))
-    monkeypatch.setattr(session_module, "inspect", anew)
-    store = Store(tmp_path / "results.db")
-    changes = {"backends": ("only_some_have_it:Mine",), "seeds": (0, 1), "measure": "gradient"}
-    with more(three, bare={}, old={"env_vars": before(other_diffrax, plugin)}):
-        lacking, version = (
-            r"node bare: backend `only_some_have_it:Mine`",
-            r"node old: libraries\.diffrax: .* here, 9\.9",
-        )
-        with pytest.raises(UserError, match=rf"not alike: {lacking}.*; {version} there\. .*--allow-mixed"):
-            measure(store, three, **changes)
-        assert store.runs() == []
-        records = measure(store, three, choices={"allow_mixed": True}, without=("a", "b"), **changes)
-        command = ["doctor", "--executor", "ray", "--ray-address", three.address, "--json"]
-        done = CliRunner().invoke(app, command)
-    assert [record.status for record in records] == ["ok"] * 2
-    known = store.environments()
-    versions = {record.node: known[record.environment]["libraries"]["diffrax"] for record in records}
-    assert set(versions) == {"c", "old"}
-    assert versions["old"] == "9.9"
-    assert versions["c"] == fingerprint()["libraries"]["diffrax"]
-    assert done.exit_code == 1, done.output
-    found = json.loads(done.stdout)
-    assert [node["name"] for node in found["nodes"]] == ["a", "b", "bare", "c", "old"]
-    assert found["nodes"][4]["environment"]["libraries"]["diffrax"] == "9.9"
-    assert [text.partition(":")[0] for text in found["differences"]] == ["node old"]
 
 
 def test_a_node_says_what_it_has(capsys, monkeypatch):
@@ -650,8 +678,9 @@ def test_a_cluster_of_another_ray(three):
 
 def test_without_an_address_ray_is_our_own(tmp_path):
     """A Ray of this machine, which ends with the command; RAY_ADDRESS names another one and is not asked."""
+    arguments = [*COMMAND, "--store", str(tmp_path / "results.db"), "-b", BACKEND, "-t", TASK, "--json"]
     driver = subprocess.run(
-        [*COMMAND, "--store", str(tmp_path / "results.db"), "-b", BACKEND, "-t", TASK, "--json"],
+        [sys.executable, "-m", "nodebench.cli", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},

@@ -65,6 +65,7 @@ def job(tmp_path):
     environment |= {
         "PATH": os.pathsep.join([str(stubs), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONUNBUFFERED": "1",
+        "RAY_prestart_worker_first_driver": "0",  # processes for work that there is not
         "SLURM_CPUS_ON_NODE": "1",
         "SLURM_JOB_ID": number,
         "SLURM_JOB_NODELIST": "localhost",

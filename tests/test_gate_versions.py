@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 from zipfile import ZipFile
 
 import pytest
+from commands import nodebench as called
 from repositories import git
 
 import nodebench
@@ -52,20 +53,11 @@ class Mine(FakeBackend):
 """
 
 FAULTS = {
-    "evaluations": "1, 0.0, 0, False",
     "tensor": "0, 0.0, 2**20, False",
-    "slow": "0, 2.0, 0, False",  # far beyond the limit: a busy machine must not hide it
+    "slow": "1, 2.0, 0, False",  # far beyond the limit: a busy machine must not hide it
     "wrong": "0, 0.0, 0, True",
 }
-"""What becomes of each plugin after the revision that it is compared with."""
-
-
-def command(*arguments, cwd):
-    """Call the installed script in a folder."""
-    script = shutil.which("nodebench", path=str(Path(sys.executable).parent))
-    return subprocess.run(
-        [script, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300, check=False, env=dict(os.environ)
-    )
+"""What becomes of each plugin after the revision that it is compared with: `slow` has one more evaluation, too."""
 
 
 def record(backend):
@@ -77,10 +69,10 @@ def record(backend):
 
 @pytest.fixture
 def repository(tmp_path):
-    """A repository with a plugin for each fault, none of which is there yet."""
+    """A repository with a plugin for each fault, none of which is there yet, and one more."""
     folder = tmp_path / "repository"
     folder.mkdir()
-    for name in FAULTS:
+    for name in (*FAULTS, "evaluations"):
         (folder / f"{name}.py").write_text(PLUGIN)
     git(folder, "init")
     git(folder, "add", ".")
@@ -95,7 +87,7 @@ def test_planted_faults_are_caught_in_their_cells(repository, tmp_path):
         (repository / f"{name}.py").write_text(PLUGIN.replace("0, 0.0, 0, False", values))
     backends = ",".join(f"./{name}.py:Mine" for name in FAULTS)
     options = ("--against-ref", "HEAD", "-b", backends, "-t", TASK, "--rounds", "8", "--preset", "smoke")
-    done = command("compare", *options, "-o", str(tmp_path / "gate.xml"), cwd=repository)
+    done = called("compare", *options, "-o", str(tmp_path / "gate.xml"), cwd=repository)
     assert done.returncode == 1, done.stdout + done.stderr
     suite = ET.parse(tmp_path / "gate.xml").getroot()[0]
     failed = {}
@@ -105,10 +97,10 @@ def test_planted_faults_are_caught_in_their_cells(repository, tmp_path):
             failed.setdefault(plugin, set()).add(case.get("name"))
     assert failed.pop("wrong") >= {"status", "grad_error_params", "grad_error_y0"}
     assert failed.pop("tensor") >= {"unreleased_bytes", "peak_memory_bytes"}  # and the time that it takes to fill it
-    assert failed == {"evaluations": {"nfe_forward"}, "slow": {"time"}}
-    runs = json.loads(command("list", "runs", "--json", cwd=repository).stdout)
-    assert [run["records"] for run in runs] == ["4 of 4", "4 of 4"]
-    records = json.loads(command("show", "latest", "--json", cwd=repository).stdout)
+    assert failed == {"slow": {"nfe_forward", "time"}}
+    runs = json.loads(called("list", "runs", "--json", cwd=repository).stdout)
+    assert [run["records"] for run in runs] == ["3 of 3", "3 of 3"]
+    records = json.loads(called("show", "latest", "--json", cwd=repository).stdout)
     assert {record["control"] for record in records if record["ratio"]} == {
         f"./{name}.py:Mine of HEAD" for name in FAULTS if name != "wrong"
     }
@@ -127,7 +119,7 @@ def test_what_one_version_lacks_is_new_or_missing_and_no_improvement(repository,
     named += ["evaluations.py:Mine", "evaluations.py:Mine[more=1]"]
     backends = ",".join(f"./{name}" for name in named)
     options = ("--against-ref", "HEAD", "-b", backends, "-t", TASK, "--rounds", "1", "--preset", "smoke")
-    done = command("compare", *options, "-o", str(tmp_path / "gate.xml"), cwd=repository)
+    done = called("compare", *options, "-o", str(tmp_path / "gate.xml"), cwd=repository)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "cannot compare: 2 cells compared; 1 incomparable" in done.stdout
     assert "2 missing, 3 new" in done.stdout
@@ -206,7 +198,7 @@ def test_a_version_against_itself_is_no_alarm(tmp_path):
         "--preset",
         "smoke",
     )
-    done = command("compare", *options, "-o", "gate.json", cwd=tmp_path)
+    done = called("compare", *options, "-o", "gate.json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed: 1 cell compared" in done.stdout
     names = {entry["name"].rpartition(" ")[2] for entry in json.loads((tmp_path / "gate.json").read_text())}

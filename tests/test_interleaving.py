@@ -20,6 +20,8 @@ from nodebench.bench.settings import Settings
 from nodebench.bench.worker import Worker
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
+TWO = Settings(rounds=2, timeout_s=60)
+"""A round in each of two starts."""
 
 
 def cells(*options, settings=Settings(rounds=6, timeout_s=60)):  # noqa: B008  frozen
@@ -70,46 +72,48 @@ def test_cells_that_do_not_fit_share_the_control():
 
 def test_overlapping_subgroups_are_timed():
     """Every cell has its turns and its control's; the control has those of all subgroups."""
-    _, *others = group = cells("sleep_s=0.001", "sleep_s=0.002", "sleep_s=0.003")
+    _, *others = group = cells("sleep_s=0.001", "sleep_s=0.002", "sleep_s=0.003", settings=TWO)
     for measured in group:
         measured.resident_bytes = 100
     interleaving(group, available_bytes=10).measure()
-    assert [len(measured.starts) for measured in group] == [8, 4, 4]
+    assert [len(measured.starts) for measured in group] == [4, 2, 2]
     assert all(len(start.turns) == len(start.control) for measured in others for start in measured.starts)
 
 
 def test_a_cell_that_dies_takes_no_other_down(tmp_path):
     """It fails; the others go on without it."""
-    control, dying, other = group = cells("sleep_s=0.001", f"behaviour=while,path={tmp_path / 'flag'}", "sleep_s=0.002")
+    behaviours = ("sleep_s=0.001", f"behaviour=while,path={tmp_path / 'flag'}", "sleep_s=0.002")
+    control, dying, other = group = cells(*behaviours, settings=TWO)
     (tmp_path / "flag").touch()
 
     def notify(event: Event) -> None:
-        if event.kind == "timing" and "start 2" in event.text:
+        if event.kind == "timing" and "start 1" in event.text:
             (tmp_path / "flag").unlink(missing_ok=True)
 
     interleaving(group, notify=notify).measure()
     assert dying.failed
     assert "the fake raises" in dying.figures["reason"]
     assert [measured.ok for measured in (control, other)] == [True, True]
-    assert len(other.starts) == 4
+    assert len(other.starts) == 2
 
 
 def test_another_control_begins_anew(tmp_path):
     """What was paired with a control that failed is not mixed with what is paired with the next one."""
-    first, second, third = group = cells(f"behaviour=while,path={tmp_path / 'flag'}", "sleep_s=0.001", "sleep_s=0.002")
+    behaviours = (f"behaviour=while,path={tmp_path / 'flag'}", "sleep_s=0.001", "sleep_s=0.002")
+    first, second, third = group = cells(*behaviours, settings=TWO)
     (tmp_path / "flag").touch()
 
     def notify(event: Event) -> None:
-        if event.kind == "timing" and "start 2" in event.text:
+        if event.kind == "timing" and "start 1" in event.text:
             (tmp_path / "flag").unlink(missing_ok=True)
 
     timing = interleaving(group, notify=notify)
     timing.measure()
     assert first.failed
     assert timing.control is second
-    assert [len(measured.starts) for measured in group] == [0, 4, 4]
+    assert [len(measured.starts) for measured in group] == [0, 2, 2]
     assert all(mine.control is theirs.turns for mine, theirs in zip(third.starts, second.starts, strict=True))
-    assert third.figures["n_rounds"] == 6
+    assert third.figures["n_rounds"] == 2
 
 
 def test_without_a_cell_that_works_the_timing_ends():

@@ -109,10 +109,10 @@ def test_time_in_which_any_work_is_done_counts_once(monkeypatch):
     assert clock.busy_s == 3 + 4
 
 
-@pytest.mark.parametrize("jobs", [0, -1])
-def test_there_is_at_least_one_job(jobs):
+@pytest.mark.parametrize("jobs", [0, -1, 1001, 10**20])
+def test_there_is_at_least_one_job_and_no_absurd_number(jobs):
     """Else nothing would ever be measured."""
-    with pytest.raises(UserError, match=f"`--jobs` must be at least 1; got {jobs}"):
+    with pytest.raises(UserError, match=f"`--jobs` must be from 1 to 1000; got {jobs}"):
         Settings(jobs=jobs)
 
 

@@ -168,7 +168,7 @@ ONLY_LAUNCHER = "import sys\nif 'nodebench.bench.launcher' in sys.orig_argv:\n  
 def test_a_process_that_must_not_fork_does_not(tmp_path, monkeypatch, text, method, told):
     """Found by looking at it, not by knowing who has been imported; the record says how, and a note why."""
     site(tmp_path, monkeypatch, text)
-    record = run(tmp_path, BACKEND)[BACKEND]
+    record = run(tmp_path, BACKEND, measure="counts")[BACKEND]
     assert (record.status, record.start_method) == ("ok", method)
     notes = [note for note in record.notes if note.startswith("started as a new interpreter")]
     assert len(notes) == (told is not None)
@@ -234,7 +234,8 @@ def test_what_a_plugin_does_when_it_is_imported_concerns_its_own_cell_alone(tmp_
     for name, (text, *_) in plugins.items():
         (tmp_path / f"{name}.py").write_text(text)
     names = {name: f"{tmp_path / name}.py:Starting" for name in plugins}
-    records = run(tmp_path, BACKEND, *names.values(), settings=Settings(rounds=1, timeout_s=4, jobs=len(plugins)))
+    settings = Settings(rounds=1, timeout_s=4, jobs=len(plugins))
+    records = run(tmp_path, BACKEND, *names.values(), settings=settings, measure="counts")
     assert records[BACKEND].status == "ok"
     for name, (_, status, reason) in plugins.items():
         assert records[names[name]].status == status

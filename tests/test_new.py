@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from commands import nodebench
 
 from nodebench.conformance import backend_checks, task_checks
 from nodebench.errors import UnknownNameError, UserError
@@ -12,12 +13,6 @@ from nodebench.starting.point import class_name, write
 
 COMPILED = ("it can be loaded", "it declares itself", "its states are the solution", "nan ends cleanly")
 """Of a backend in JAX every check compiles; these show that what was written is one."""
-
-
-def _nodebench(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "nodebench.cli", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
@@ -55,11 +50,11 @@ def test_the_written_test_runs_the_checks(tmp_path):
 def test_new_says_what_to_do_next_and_run_finds_it(tmp_path):
     """The backend that was written is measured by the command that `new` ends with."""
     pytest.importorskip("torch")
-    done = _nodebench(tmp_path, "new", "backend", "my_method")
+    done = nodebench("new", "backend", "their_method", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "nodebench check backend ./my_method.py:MyMethod" in done.stdout
-    command = ("run", "-b", "./my_method.py:MyMethod", "-t", "linear", "--measure", "counts", "--json")
-    ran = _nodebench(tmp_path, *command)
+    assert "nodebench check backend ./their_method.py:TheirMethod" in done.stdout
+    command = ("run", "-b", "./their_method.py:TheirMethod", "-t", "linear", "--measure", "counts", "--json")
+    ran = nodebench(*command, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     (record,) = json.loads(ran.stdout)
     assert record["nfe_forward"] == 7 * record["n_accepted"] + 7 * record["n_rejected"]
@@ -99,7 +94,7 @@ def test_a_bad_name_is_refused(tmp_path, kind, name, framework, message):
 
 def test_an_unknown_kind_answers_with_the_near_one(tmp_path):
     """A mistyped kind exits with 2."""
-    done = _nodebench(tmp_path, "new", "backnd", "mine")
+    done = nodebench("new", "backnd", "mine", cwd=tmp_path)
     assert done.returncode == 2
     assert "did you mean 'backend'" in " ".join(done.stderr.split())
 

@@ -29,12 +29,19 @@ def test_one_start(nodebench_cell):
     assert nodebench_cell(BACKEND, TASK, rtol=1e-4, rounds=1).rtol == 1e-4
 """
 
-FAILING = """
-def test_too_few_steps(nodebench_cell):
-    nodebench_cell("direct", "linear", max_steps=1)
+DISABLED = """
+BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
 
-def test_no_such_solver_there(nodebench_cell):
-    nodebench_cell("direct", "linear", solver="lsoda")
+def test_it_raises(nodebench_cell):
+    nodebench_cell(f"{BACKEND}[behaviour=raise]", TASK)
+
+def test_it_supports_nothing(nodebench_cell):
+    nodebench_cell(f"{BACKEND}[behaviour=unsupported]", TASK)
+
+def test_a_cell(nodebench_cell):
+    record = nodebench_cell(BACKEND, TASK, solver="bosh3", max_steps=7)
+    assert (record.n_rounds, record.grad_error_params < 1e-3) == (1, True)
+    assert (record.solver, record.max_steps) == ("bosh3", 7)
 
 def test_no_such_option(nodebench_cell):
     nodebench_cell("direct", "linear", tolerance=1e-3)
@@ -103,29 +110,29 @@ def test_the_gate_reads_the_file(written):
     assert regressions(read, read_baseline_file(more)) == [(f"{BACKEND}[sleep_s=0.001]", "nfe_forward")]
 
 
-def test_what_fails_is_told(tmp_path):
+@pytest.fixture(scope="module", name="disabled")
+def disabled_fixture(tmp_path_factory):
+    """The output of tests whose benchmarks are disabled, of a pytest that keeps nothing."""
+    folder = tmp_path_factory.mktemp("disabled")
+    (folder / "pytest.ini").touch()
+    (folder / "test_cells.py").write_text(DISABLED)
+    return run_pytest(folder, "--benchmark-disable", "-p", "no:cacheprovider", "-rpsfE")
+
+
+def test_what_fails_is_told(disabled):
     """A failed cell fails the test with its reason, an unsupported one skips it; a wrong name is a sentence."""
-    (tmp_path / "pytest.ini").touch()
-    (tmp_path / "test_cells.py").write_text(FAILING)
-    output = run_pytest(tmp_path, "--benchmark-disable")
-    assert "3 failed, 1 passed, 1 skipped" in output, output
-    assert "linear/linear/direct: failed: 1 steps reached only" in output
-    assert "linear/linear/direct: unsupported: " in output
-    assert "unknown option of `nodebench_cell` 'tolerance'" in output
-    assert "unknown backend 'driect'; did you mean 'direct'" in output
-    assert "def _measure" not in output  # a sentence, not our traceback
+    assert "3 failed, 2 passed, 1 skipped" in disabled, disabled
+    label = f"nodebench.testing:FakeTask/growth/{BACKEND}"
+    assert f"{label}[behaviour=raise]: failed: ValueError: the fake raises as told" in disabled
+    assert f"{label}[behaviour=unsupported]: unsupported: " in disabled
+    assert "unknown option of `nodebench_cell` 'tolerance'" in disabled
+    assert "unknown backend 'driect'; did you mean 'direct'" in disabled
+    assert "def _measure" not in disabled  # a sentence, not our traceback
 
 
-def test_without_benchmarks_a_cell_is_measured_all_the_same(tmp_path):
-    """One round is enough for everything but the time."""
-    (tmp_path / "pytest.ini").touch()
-    (tmp_path / "test_cells.py").write_text(
-        "def test_cell(nodebench_cell):\n"
-        "    record = nodebench_cell('nodebench.testing:FakeBackend', 'nodebench.testing:FakeTask')\n"
-        "    assert (record.n_rounds, record.grad_error_params < 1e-3) == (1, True)\n"
-    )
-    output = run_pytest(tmp_path, "--benchmark-disable", "-p", "no:cacheprovider")
-    assert "1 passed" in output, output
+def test_without_benchmarks_a_cell_is_measured_all_the_same(disabled):
+    """One round is enough for everything but the time, under the options that the test gave."""
+    assert "PASSED test_cells.py::test_a_cell\n" in disabled, disabled
 
 
 def test_without_pytest_benchmark_its_fixture_is_missed(tmp_path):

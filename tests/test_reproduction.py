@@ -1,5 +1,7 @@
 """Reproductions as declared plans, and how one goes on where it stopped. All but the last need no framework."""
 
+from dataclasses import replace
+
 import pytest
 from browser import check_page
 from typer.testing import CliRunner
@@ -286,15 +288,23 @@ def test_several_reproductions_have_a_page_each(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.glob("*.md")} == {"page-table2.md", "page-figure8.md"}
 
 
-def test_a_real_reproduction_is_seen(tmp_path, browser):
-    """Flows of a few steps, measured in earnest: the page has the figures and pictures, and holds in a browser."""
+def test_a_real_reproduction_is_seen(tmp_path, monkeypatch, browser):
+    """Flows of a few steps, measured in earnest: the page has the figures and pictures, and holds in a browser.
+
+    Of the two data sets one, since the other is trained by the same code.
+    """
     pytest.importorskip("torch")
+    declared = REPRODUCTIONS["figure5"]
+    [request] = declared.parts[0].requests
+    part = replace(declared.parts[0], requests=(replace(request, tasks=request.tasks[:1]),))
+    monkeypatch.setitem(REPRODUCTIONS, "figure5", replace(declared, parts=(part,)))
     page = tmp_path / "figure5.html"
     arguments = ("--preset", "smoke", "--store", str(tmp_path / "r.db"), "-o", str(page))
     done = reproduce("figure5", *arguments)
     assert done.exit_code == 0, done.output
-    assert {record.status for record in Store(tmp_path / "r.db").records()} == {"ok"}
+    records = Store(tmp_path / "r.db").records()
+    assert [record.status for record in records] == ["ok", "ok"]
     text = page.read_text()
-    for record in Store(tmp_path / "r.db").records():
+    for record in records:
         assert number(record.metric_value, 4) in text
     check_page(browser, page)

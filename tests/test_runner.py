@@ -6,16 +6,21 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 
 import pytest
 from processes import children, ended, within, workers
 
+from nodebench.bench.accuracy import Reference, continuous_errors
+from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
+from nodebench.bench.process import WorkerProcess
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
+from nodebench.bench.worker import Worker, _failure
 from nodebench.errors import UserError
 from nodebench.results.record import PRINTED
 from nodebench.results.store import Store
@@ -118,10 +123,24 @@ def test_a_hanging_worker_is_killed(tmp_path):
 
 
 def test_memory_limit_ends_a_cell(tmp_path):
-    """A worker that asks for more than its limit is `oom`."""
+    """A worker that asks for more than its limit is `oom`, and the reason names the limit."""
     big = "nodebench.testing:FakeBackend[behaviour=memory]"
     records = measure(tmp_path, Settings(rounds=1, memory_limit_gib=0.25), backends=(big,), measure="gradient")
     assert records[big].status == "oom"
+    assert records[big].reason.endswith("; `--memory-limit-gib 0.25` allows it no more.")
+
+
+@pytest.mark.parametrize(
+    "ending", ["OSError: x.so: cannot map zero-fill pages", "libgomp: Thread creation failed: Resource unavailable"]
+)
+def test_a_limit_is_named_however_it_is_met(ending):
+    """A library that cannot be loaded and a thread that cannot be had are the limit's, where there is one."""
+    cell = plan(Request(backends=(BACKEND,), tasks=(TASK,))).cells[0]
+    for limit, status in ((2**20, "oom"), (None, "oom" if "map" in ending else "failed")):
+        worker = WorkerProcess(Assignment(cell, memory_limit_bytes=limit), Interpreter(), None)
+        failure = worker._limited(_failure(ImportError(ending)))
+        worker.stop()
+        assert (failure.status, "--memory-limit-gib" in failure.reason) == (status, limit is not None)
 
 
 def test_a_diverging_training_says_where(tmp_path):
@@ -155,14 +174,25 @@ def test_a_broken_backend_takes_no_other_down(tmp_path):
 
 
 def test_references_of_two_problems_are_two(tmp_path):
-    """Options of a task that change nothing but its loss change the reference."""
+    """Options of a task that change nothing but its loss change the reference, which each gradient agrees with."""
     pytest.importorskip("torch")
-    changes = {"backends": ("direct",), "tasks": ("linear[loss=end]", "linear[loss=path]"), "measure": "gradient"}
-    request = Request(**{**changes, "preset": "smoke"})
-    store = Store(tmp_path / "results.db")
-    Runner(store, QUICK, lambda _: None).run(plan(request), "test", {})
-    assert all(record.grad_error_params < 1e-3 for record in store.records())
-    assert len(store.records()) == 2
+    request = Request(
+        backends=("direct",), tasks=("linear[loss=end]", "linear[loss=path]"), preset="smoke", measure="gradient"
+    )
+    kept = set()
+    for at, cell in enumerate(plan(request).cells):
+        # The commands of the workers, in this process.
+        inputs, gradients = tmp_path / f"{at}-inputs.npz", tmp_path / f"{at}.npz"
+        preparing = Worker(Assignment(replace(cell, backend=None)), None)
+        first_step = preparing.begin(inputs).first_step
+        reference = preparing.reference(first_step, inputs, tmp_path / "references", 1)
+        worker = Worker(Assignment(cell), None)
+        worker.prepare(first_step, inputs)
+        worker.passes.gradients(gradients)
+        found = continuous_errors(Reference.load(gradients), Reference.load(reference.path), cell.spec)
+        assert found["grad_error_params"] < 1e-3
+        kept.add(reference.path)
+    assert len(kept) == 2
 
 
 def test_last_words_of_a_crash_are_kept(tmp_path):

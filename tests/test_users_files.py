@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import nodebench as within
 
 from nodebench import cli, importing, registry
 from nodebench.bench.matrix import Request, plan
@@ -254,12 +255,18 @@ def test_a_run_measures_what_is_not_broken(tmp_path):
 FOLDERS = ["run 10:30", "a,b", "exp[v2]", "exp[v2", "50%", "ü", "a=b", "it's", "[red]"]
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Where all of them lie: in one working directory planning has one launcher."""
+    return tmp_path_factory.mktemp("folders")
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_path_may_have_any_character(tmp_path, monkeypatch, folder, capsys):
+def test_a_path_may_have_any_character(folders, monkeypatch, folder, capsys):
     """Commas, brackets and colons within the path of a file belong to it, also in what is printed."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folders)
     monkeypatch.setenv("COLUMNS", "200")
-    write(tmp_path / folder / "task.py")
+    write(folders / folder / "task.py")
     path = f"./{folder}/task.py:T"
     assert registry.split_list(f"linear[x=1,y=2], {path},{path}[hidden=3,y=2],cnf") == [
         "linear[x=1,y=2]", path, f"{path}[hidden=3,y=2]", "cnf",
@@ -271,7 +278,7 @@ def test_a_path_may_have_any_character(tmp_path, monkeypatch, folder, capsys):
         cli.main()
     assert ended.value.code == 0
     assert f"{path}[hidden=3]" in capsys.readouterr().out
-    assert load(f"{tmp_path / folder / 'task.py'}:T[hidden=3]").hidden == 3
+    assert load(f"{folders / folder / 'task.py'}:T[hidden=3]").hidden == 3
 
 
 def test_a_file_without_a_class_is_told(tmp_path, monkeypatch):
@@ -297,15 +304,14 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("task", "measure", "most"), SIZES)
-def test_a_batch_that_the_data_cannot_fill_is_refused_in_planning(tmp_path, monkeypatch, task, measure, most):
+def test_a_batch_that_the_data_cannot_fill_is_refused_in_planning(tmp_path, task, measure, most):
     """For gradients and training alike, by the data that each takes."""
-    monkeypatch.chdir(tmp_path)
     if task == "new":
         from nodebench.starting.point import write as begin
 
         begin("task", "my_own", "torch", tmp_path)
     write(tmp_path / "field.py", text=FIELD)
-    name = {"field": "field.py:T", "new": "my_own.py:MyOwn"}.get(task, task)
+    name = {"field": f"{tmp_path / 'field.py'}:T", "new": f"{tmp_path / 'my_own.py'}:MyOwn"}.get(task, task)
     request = Request(backends=("direct" if task != TASK else BACKEND,), tasks=(name,), preset="smoke", measure=measure)
 
     def planned(size):
@@ -319,12 +325,11 @@ def test_a_batch_that_the_data_cannot_fill_is_refused_in_planning(tmp_path, monk
         planned(most + 1)
 
 
-def test_a_scaling_over_batches_is_refused_too(tmp_path, monkeypatch):
+def test_a_scaling_over_batches_is_refused_too(tmp_path):
     """Before any of its places is measured."""
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "field.py", text=FIELD)
+    task = f"{write(tmp_path / 'field.py', text=FIELD)}:T"
     with pytest.raises(UserError, match="a batch of 4096 is larger"):
-        scaling_plan(Request(backends=("direct",), tasks=("field.py:T",)), "batch", (256, 1024, 4096))
+        scaling_plan(Request(backends=("direct",), tasks=(task,)), "batch", (256, 1024, 4096))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +351,7 @@ def test_what_a_terminal_lacks_is_replaced(tmp_path, environment):
     assert done.returncode == 1
     assert b"Traceback" not in done.stdout + done.stderr
     assert b"raised ? ? ?" in done.stdout
-    (record,) = json.loads(nodebench("show", "--json", *store, cwd=tmp_path).stdout)
+    (record,) = json.loads(within("show", "--json", *store, cwd=tmp_path).stdout)
     assert "raised λ → ✓" in record["reason"]
     assert "printed λ" in record["stderr"]
     logs = nodebench("logs", record["cell_id"], *store, cwd=tmp_path, **environment)

@@ -60,7 +60,7 @@ def test_every_entry_point_loads(installed, tmp_path):
 
 def test_a_cell_is_measured(installed, tmp_path):
     """The command line measures a cell."""
-    arguments = ("run", "-b", "direct", "-t", "linear", "--preset", "smoke", "--measure", "gradient", "--json")
-    done = run(installed.parent / "nodebench", *arguments, cwd=tmp_path)
+    arguments = ("run", "-b", "direct", "-t", "linear", "--preset", "smoke", "--measure", "gradient", "--rounds", "1")
+    done = run(installed.parent / "nodebench", *arguments, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)[0]["status"] == "ok"

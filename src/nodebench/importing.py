@@ -263,7 +263,7 @@ def _home(module: ModuleType | None) -> str | None:
 
 def _home_of(package: Iterable[str], file: str | None) -> str | None:
     place = next(iter(package), file)
-    return str(Path(place).parent) if isinstance(place, str) else None
+    return os.path.dirname(place) if isinstance(place, str) else None  # noqa: PTH120  many calls
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -10,12 +10,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from nodebench.bench.events import ClusterState, Event, NodeState
 
@@ -24,6 +26,9 @@ PLAIN_S = 10.0
 
 RUN_S = 365 * 86400.0
 """Longer than any run."""
+
+BAR_WIDTH = 20
+"""Characters of a bar."""
 
 MAX_NODES = 16
 """Nodes of a cluster that are shown, those with work first."""
@@ -90,6 +95,14 @@ class PlainDisplay:
         self.console.print(escape(text), soft_wrap=True)
 
 
+class Doing(ProgressColumn):
+    """What is being done, on one line: the only column that is cut where a terminal is narrow."""
+
+    def render(self, task: Task) -> Text:
+        """The description of a bar, of which the end is cut."""
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+
 class Bars(Progress):
     """Bars, and below them what each node of a cluster does."""
 
@@ -132,14 +145,14 @@ class LiveDisplay:
         elif event.kind == "lost" and event.cell is not None:
             self.progress.console.print(escape(f"{event.cell.label}: {event.text}"))
         elif event.cell is not None:
-            self._show_phase(event, f"{event.cell.label}: ")
+            self._show_phase(event, event.cell.label)
 
     def _show_phase(self, event: Event, label: str) -> None:
         name = f"{event.kind} {label}"
         if name != self.phase_name:
             self.progress.reset(self.phase, total=event.total)
             self.phase_name = name
-        description = escape(f"{label}{event.text}")
+        description = f"{event.text}: {label}"  # of a narrow line the end is cut
         self.progress.update(self.phase, description=description, completed=event.done or 0, total=event.total)
 
 
@@ -197,11 +210,11 @@ def display(console: Console, n_cells: int) -> Iterator[PlainDisplay | LiveDispl
         yield PlainDisplay(console, n_cells)
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        Doing(),
+        BarColumn(BAR_WIDTH, table_column=Column(no_wrap=True)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
     )
     # From the beginning of the run: in the half minute that Rich looks back by default no cell may end.
     with Bars(*columns, console=console, transient=True, speed_estimate_period=RUN_S) as progress:

@@ -10,9 +10,13 @@ from nodebench.errors import NodebenchError
 from nodebench.problem import Evaluations
 
 OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|RESOURCE_EXHAUSTED|bad_alloc|OutOfMemory", re.IGNORECASE
+    r"out of memory|(?:can't|cannot) allocate memory|MemoryError|RESOURCE_EXHAUSTED|bad_alloc|OutOfMemory|cannot map",
+    re.IGNORECASE,
 )
-"""How torch and XLA say that an allocation was refused."""
+"""How torch, XLA, Python and the dynamic linker say that an allocation was refused."""
+
+LIMITED = re.compile(r"Resource temporarily unavailable|thread creation failed|can't start new thread", re.IGNORECASE)
+"""How a process that may have no more memory says that it cannot have another thread."""
 
 REQUESTED = re.compile(r"allocat(?:e|ing) (?:about )?([\d.]+) ?(bytes|[KMGTPE]i?B?)\b", re.IGNORECASE)
 """How torch, XLA and NumPy say what was asked for."""

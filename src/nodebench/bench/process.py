@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 from nodebench.bench.interpreter import Interpreter
-from nodebench.bench.messages import OUT_OF_MEMORY, Assignment, Failure
+from nodebench.bench.messages import LIMITED, OUT_OF_MEMORY, Assignment, Failure
 from nodebench.bench.starting import (
     CAN_FORK,
     AbstractProcess,
@@ -196,7 +196,7 @@ class WorkerProcess:
                 if kind == "answer":
                     return content
                 if kind == "failure":
-                    raise WorkerError(self._with_output(content))
+                    raise WorkerError(self._limited(self._with_output(content)))
                 if on_progress is not None:
                     on_progress(content)
         except (EOFError, ConnectionError) as error:
@@ -219,7 +219,7 @@ class WorkerProcess:
 
     def _death(self, command: str) -> WorkerError:
         try:
-            return WorkerError(self._ended(command, self._code()))
+            return WorkerError(self._limited(self._ended(command, self._code())))
         except LauncherError as error:
             reason = f"the worker ended during {command}: {error}."
             return LostError(Failure("failed", reason, self._last_output()))
@@ -246,6 +246,15 @@ class WorkerProcess:
         if not output:
             return failure
         return replace(failure, traceback=f"{failure.traceback.rstrip()}\n\n{PRINTED}\n{output}")
+
+    def _limited(self, failure: Failure) -> Failure:
+        """A failure that names the memory limit which it comes of, where there is one."""
+        limit = self._assignment.memory_limit_bytes
+        text = f"{failure.reason}\n{failure.traceback}"
+        if limit is None or not (failure.status == "oom" or LIMITED.search(text)):
+            return failure
+        reason = f"{failure.reason.rstrip(' :')}; `--memory-limit-gib {limit / 2**30:.3g}` allows it no more."
+        return replace(failure, status="oom", reason=reason)
 
     def printed(self) -> str:
         """All that it has printed so far, on either stream."""

@@ -19,6 +19,9 @@ BUDGETS_S: Mapping[str, float] = {"smoke": 3.0, "quick": 20.0, "standard": 60.0,
 TIMEOUTS_S: Mapping[str, float | None] = {"smoke": 300.0, "quick": 1200.0, "standard": 7200.0, "paper": None}
 """Longest pass of a cell by preset, in seconds; training as a whole is one pass."""
 
+MOST_JOBS = 1000
+"""More at once no machine has the memory for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -90,5 +93,5 @@ class Settings:
         for name, value in numbers.items():
             if value is not None and not (value > 0 and isfinite(value)):
                 raise UserError(f"`{name}` must be positive and finite; got {value}.")
-        if self.jobs is not None and self.jobs < 1:
-            raise UserError(f"`--jobs` must be at least 1; got {self.jobs}.")
+        if self.jobs is not None and not 1 <= self.jobs <= MOST_JOBS:
+            raise UserError(f"`--jobs` must be from 1 to {MOST_JOBS}; got {self.jobs}.")
