@@ -4,22 +4,37 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
 from nodebench import cli, importing
 
 
+@contextmanager
+def own_imports():
+    """As in a process of its own: what is loaded from temporary folders, as users' modules are, is forgotten."""
+    known = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(importing, "_folders", [])
+        patch.setattr(importing, "_aside", {})
+        yield
+    for name in sys.modules.keys() - known:
+        module = vars(sys.modules[name])
+        place = module.get("__file__") or next(iter(module.get("__path__", ())), None)
+        if place is not None and place.startswith(gettempdir()):
+            del sys.modules[name]
+
+
 def nodebench(*arguments, cwd=None, **environment):
     """Call it within this process, whose launchers have imported a framework once for all tests."""
     out, err = StringIO(), StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+    with own_imports(), pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["nodebench", *map(str, arguments)])
-        patch.setattr(sys, "path", list(sys.path))
-        patch.setattr(importing, "_folders", [])
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.chdir(cwd or Path.cwd())

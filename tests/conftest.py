@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser import chromium
+from commands import own_imports
 
 # As in a worker process, and before Equinox is imported: without diffrax's checks its programs compile twice as fast.
 os.environ.setdefault("EQX_ON_ERROR", "off")
@@ -87,6 +88,13 @@ def _nothing_old_is_collected():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _users_modules_are_forgotten():
+    """No test finds the modules of another's folder."""
+    with own_imports():
+        yield
 
 
 @pytest.fixture(autouse=True)

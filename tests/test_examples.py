@@ -107,13 +107,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("title", ["Add a backend", "Add a task"])
-def test_what_contributing_says_works(folder, title, monkeypatch):
+def test_what_contributing_says_works(folder, title):
     """Its commands, one after the other in a folder that had nothing of them, all exit with 0."""
     pytest.importorskip("torch")
-    # As in a process of its own: without what other tests have loaded from their folders.
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path).is_relative_to(folder.parent)])
-    for name in [name for name in sys.modules if name.startswith(("my_", "test_my_"))]:
-        monkeypatch.delitem(sys.modules, name)
     blocks = _section(title)
     assert {language for language, _ in blocks} >= {"console"}
     _follow(folder, [block for block in blocks if block[0] in ("console", "python")])

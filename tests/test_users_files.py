@@ -45,19 +45,6 @@ class T(AbstractFieldTask):
 '''
 
 
-@pytest.fixture(autouse=True)
-def import_path_as_it_was(monkeypatch):
-    """No test finds the modules of another's folder."""
-    modules = set(sys.modules)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(importing, "_folders", [])
-    monkeypatch.setattr(importing, "_aside", {})
-    yield
-    for name in set(sys.modules) - modules:
-        if not name.startswith(("nodebench.", "torch", "numpy", "sklearn", "scipy")):
-            del sys.modules[name]
-
-
 def write(file, top="", body="", text=FAKE):
     """A file of a user's, its folder made."""
     file.parent.mkdir(parents=True, exist_ok=True)
