@@ -1,5 +1,6 @@
 """The JAX backends against the closed form of the linear task, their counts against formulas, their failures."""
 
+from dataclasses import replace
 from functools import cache
 
 import diffrax
@@ -23,8 +24,8 @@ from nodebench.tasks.linear.jax_models import end_loss
 OWN = [name for name in registry.names("backend") if registry.describe("backend", name).framework == "jax"]
 DIFFRAX = [name for name in OWN if name.startswith("diffrax")]
 CASES = [
-    *[(text, "integral") for text in (*OWN, "diffrax[scan=bounded]")],
-    ("diffrax[checkpoints=2]", "pi"),
+    *[(text, "integral") for text in OWN],
+    ("diffrax[checkpoints=2,scan=bounded]", "pi"),
     ("diffrax-backsolve[norm=seminorm]", "pi"),
 ]
 """Backends and their options, each with one of the two controllers."""
@@ -46,13 +47,25 @@ def _spec(**changes):
     return SolverSpec(**{"first_step": 0.05, "max_steps": 256, "dtype": "float64", **changes})
 
 
-def _error(text, times, spec):
+TIGHT = _spec(rtol=1e-9, atol=1e-9)
+"""One for several tests, so that they share their programs."""
+
+
+TIMES = (0.0, 0.7, 2.0)
+
+
+def _gradients(text, spec, times=TIMES, matrix=MATRIX):
+    """Those of a backend, by the times as well where it has them; matrices share one program."""
     framework, backend = Jax("cpu", "float64", 1), _load(text)
-    problem = linear(times, timed="backsolve" not in text)
+    problem = linear(times, matrix=matrix, timed="backsolve" not in text)
     assert backend.unsupported(problem, spec) is None
     found = framework.to_numpy(backend.grad(problem, spec, framework))
     assert (found.times is not None) == problem.differentiate_times
-    return max(_errors(found, gradients(MATRIX, STATES, np.array(times), "path")))
+    return found
+
+
+def _error(text, times, spec):
+    return max(_errors(_gradients(text, spec, times), gradients(MATRIX, STATES, np.array(times), "path")))
 
 
 def test_all_three_diffrax_backends_are_installed():
@@ -60,48 +73,46 @@ def test_all_three_diffrax_backends_are_installed():
     assert {"diffrax", "diffrax-direct", "diffrax-backsolve"} <= set(OWN)
 
 
-@pytest.mark.parametrize("times", [(0.0, 0.7, 2.0), (1.0, 0.4, -0.5)], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("times", [TIMES, (1.0, 0.4, -0.5)], ids=["forwards", "backwards"])
 @pytest.mark.parametrize(("text", "controller"), CASES)
 def test_gradients_are_the_closed_form(text, controller, times):
     """State, parameters and (where supported) times agree with the matrix exponential, in both directions of time."""
-    assert _error(text, times, _spec(controller=controller, rtol=1e-9, atol=1e-9)) < 1e-6
+    assert _error(text, times, replace(TIGHT, controller=controller)) < 1e-6
 
 
 def test_the_error_of_the_backward_solve_falls_with_the_tolerance():
     """Over four decades of tolerance the gradient error falls by at least three."""
-    times, tolerances = (0.0, 0.7, 2.0), (1e-5, 1e-9)
-    loose, tight = (_error("diffrax-backsolve", times, _spec(rtol=tol, atol=tol)) for tol in tolerances)
+    loose, tight = (_error("diffrax-backsolve", TIMES, spec) for spec in (_spec(rtol=1e-5, atol=1e-5), TIGHT))
     assert loose < 1e-3
     assert tight < 1e-3 * loose
 
 
 @pytest.mark.parametrize(
-    ("text", "recomputed"),
-    [("diffrax", 2), ("diffrax[scan=bounded]", 1), ("diffrax-direct", 1), ("diffrax-backsolve", 0)],
+    ("text", "recomputed", "solver", "known", "stages"),
+    [
+        ("diffrax", 2, "dopri5", 1, 6),
+        ("diffrax[scan=bounded]", 1, "heun", 0, 2),
+        ("diffrax-direct", 1, "dopri8", 1, 13),
+        ("diffrax-backsolve", 0, "dopri5", 1, 6),
+    ],
 )
-def test_evaluations_follow_the_closed_forms(text, recomputed):
-    """With n = 1 + 6 x steps evaluations forward, an exact method has n VJPs and a whole multiple of n backward."""
-    framework, backend, spec = Jax("cpu", "float64", 1), _load(text), _spec(rtol=1e-5, atol=1e-5, max_steps=32)
-    problem = linear((0.0, 2.0))
+def test_evaluations_follow_the_closed_forms(text, recomputed, solver, known, stages):
+    """An exact method has as many VJPs as evaluations forward, n, and a whole multiple of n evaluations backward.
+
+    With dopri5 n = 1 + 6 x steps; Heun's method evaluates both of its stages in every step; dopri8's first is the last
+    of the step before.
+    """
+    framework, backend, problem = Jax("cpu", "float64", 1), _load(text), linear((0.0, 2.0))
+    spec = _spec(solver=solver, first_step=0.05 if solver == "dopri5" else 1.0, rtol=1e-4, atol=1e-4, max_steps=64)
     grid = backend.grid(problem.field, problem.y0, problem.times, spec)
-    n = 1 + 6 * (grid.n_accepted + grid.n_rejected)
+    n = known + stages * (grid.n_accepted + grid.n_rejected)
     counted = backend.gradient_step(problem, spec, framework).evaluations()
     assert counted.nfe_forward == n
     if recomputed:
         assert (counted.nfe_backward, counted.n_vjps) == (recomputed * n, n)
     else:
         assert counted.nfe_backward == counted.n_vjps
-        assert counted.n_vjps % 6 == 1
-
-
-@pytest.mark.parametrize(("solver", "known", "stages"), [("heun", 0, 2), ("dopri8", 1, 13)])
-def test_evaluations_follow_the_stages(solver, known, stages):
-    """Heun's method evaluates both of its stages in every step; dopri8's first is the last of the step before."""
-    framework, backend = Jax("cpu", "float64", 1), _load("diffrax")
-    problem, spec = linear((0.0, 2.0)), _spec(solver=solver, first_step=1.0, rtol=1e-4, atol=1e-4)
-    grid = backend.grid(problem.field, problem.y0, problem.times, spec)
-    counted = backend.gradient_step(problem, spec, framework).forward_evaluations()
-    assert counted == known + stages * (grid.n_accepted + grid.n_rejected)
+        assert counted.n_vjps % stages == known
 
 
 def test_a_fixed_method_takes_the_steps_it_is_told():
@@ -124,8 +135,7 @@ def test_rejected_steps_are_counted():
 @pytest.mark.parametrize("text", ["diffrax", "diffrax-backsolve"])
 def test_a_solve_beyond_its_limit_gives_no_figures(text):
     """Loss and gradients are NaN, not those of the part of the interval that was reached."""
-    framework, backend, spec = Jax("cpu", "float64", 1), _load(text), _spec(max_steps=12)
-    found = framework.to_numpy(backend.grad(linear((0.0, 1.0), matrix=40 * MATRIX), spec, framework))
+    found = _gradients(text, TIGHT, matrix=40 * MATRIX)
     assert np.isnan(found.loss)
     assert np.isnan(found.y0).all()
     assert np.isnan(found.params["A"]).all()
@@ -156,9 +166,7 @@ class _Draining(eqx.Module):
 
 def test_a_backward_solve_beyond_its_limit_gives_no_gradient():
     """Where the forward ODE contracts, its backward solve takes more steps; out of steps, its gradient is NaN."""
-    framework, backend = Jax("cpu", "float64", 1), _load("diffrax-backsolve")
-    problem = linear((0.0, 1.0), matrix=-20 * np.eye(3))
-    found = framework.to_numpy(backend.grad(problem, _spec(max_steps=12), framework))
+    found = _gradients("diffrax-backsolve", TIGHT, matrix=-20 * np.eye(3))
     assert np.isfinite(found.loss)
     assert np.isnan(found.y0).all()
     assert np.isnan(found.params["A"]).all()
