@@ -13,6 +13,9 @@ import pytest
 
 from nodebench import cli, importing
 
+OURS = (sys.prefix, str(Path(__file__).parent.parent))
+"""Where this project and its packages lie, which may be a temporary folder too."""
+
 
 @contextmanager
 def own_imports():
@@ -26,7 +29,7 @@ def own_imports():
     for name in sys.modules.keys() - known:
         module = vars(sys.modules[name])
         place = module.get("__file__") or next(iter(module.get("__path__", ())), None)
-        if place is not None and place.startswith(gettempdir()):
+        if place is not None and place.startswith(gettempdir()) and not place.startswith(OURS):
             del sys.modules[name]
 
 

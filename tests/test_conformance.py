@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import nodebench
 
 from nodebench import registry
 from nodebench.conformance import backend_checks, task_checks
@@ -126,7 +127,7 @@ def test_check_prints_outcomes_and_exits_with_0():
 
 def test_check_exits_with_1_where_something_failed():
     """The table names the check and what the task does."""
-    done = _check("task", f"{FAULTY}:Leaking")
+    done = nodebench("check", "task", f"{FAULTY}:Leaking")
     assert done.returncode == 1
     assert "40 examples in common" in " ".join(done.stdout.split())
 
@@ -142,7 +143,7 @@ def test_check_exits_with_1_where_something_failed():
 )
 def test_check_of_what_there_is_not_exits_with_2(arguments, message):
     """A mistyped name answers with the near ones."""
-    done = _check(*arguments)
+    done = nodebench("check", *arguments)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
 
@@ -151,7 +152,7 @@ def test_a_plugin_that_cannot_be_loaded_is_told_once(tmp_path):
     """A missing library is the one outcome, with the command that mends it."""
     file = tmp_path / "mine.py"
     file.write_text('import nosuchlibrary\n\nclass Mine:\n    """Mine."""\n    framework = "torch"\n')
-    done = _check("backend", f"{file}:Mine", "--json")
+    done = nodebench("check", "backend", f"{file}:Mine", "--json")
     assert done.returncode == 1
     (outcome,) = json.loads(done.stdout)
     assert (outcome["state"], outcome["check"]) == ("skipped", "it can be loaded")

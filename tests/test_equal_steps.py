@@ -56,14 +56,20 @@ def _spec(solver, h, **changes):
     return SolverSpec(**{"solver": solver, "first_step": h, "rtol": 1e-2, "atol": 1e-2, "dtype": "float64", **changes})
 
 
-def _found(text, times, spec, *, timed=False):
-    """The boundaries of the steps, and the gradient as one vector; None where it is unsupported."""
-    backend, (problem, framework) = _load(text), _problem(text, times, timed=timed)
+def _grid(text, times, spec):
+    """The boundaries of the steps; None where the problem is unsupported."""
+    backend, (problem, _) = _load(text), _problem(text, times)
     if backend.unsupported(problem, spec) is not None:
         return None
-    found = framework.to_numpy(backend.grad(problem, spec, framework))
+    return backend.grid(problem.field, problem.y0, problem.times, spec).times
+
+
+def _gradient(text, times, spec, *, timed=False):
+    """The gradient as one vector."""
+    problem, framework = _problem(text, times, timed=timed)
+    found = framework.to_numpy(_load(text).grad(problem, spec, framework))
     parts = [found.y0.ravel(), found.params["A"].ravel(), *([] if found.times is None else [found.times])]
-    return backend.grid(problem.field, problem.y0, problem.times, spec).times, np.concatenate(parts)
+    return np.concatenate(parts)
 
 
 @pytest.mark.parametrize(
@@ -74,22 +80,27 @@ def test_all_libraries_take_one_grid(solver, h, times):
     """Steps and gradients agree to rounding, those of the backward solves as well."""
     spec = _spec(solver, h)
     for first, *others in (("direct", *EXACT), CONTINUOUS):
-        grid, gradient = _found(first, times, spec)
+        grid, gradient = _grid(first, times, spec), _gradient(first, times, spec)
         assert np.abs(np.diff(grid)).max() <= h + 1e-12
         assert set(times) <= set(grid)
         for text in others:
-            found = _found(text, times, spec)
+            found = _grid(text, times, spec)
             if found is not None:
-                np.testing.assert_allclose(found[0], grid, rtol=0, atol=1e-12, err_msg=text)
-                np.testing.assert_allclose(found[1], gradient, rtol=1e-11, atol=1e-11, err_msg=text)
+                np.testing.assert_allclose(found, grid, rtol=0, atol=1e-12, err_msg=text)
+                if solver == "euler" and _load(text).framework == "jax":
+                    continue  # one more gradient to compile; the next test has that of Euler's method
+                found = _gradient(text, times, spec)
+                np.testing.assert_allclose(found, gradient, rtol=1e-11, atol=1e-11, err_msg=text)
 
 
-def test_times_that_are_differentiated_change_no_step():
+@pytest.mark.parametrize(
+    ("text", "solver"), [("torchdiffeq", "midpoint"), ("torchdiffeq", "euler"), ("diffrax", "euler")]
+)
+def test_times_that_are_differentiated_change_no_step(text, solver):
     """A compiled program that does not know its times takes the same steps, and has their exact derivative."""
-    spec = _spec("midpoint", 0.07)
-    _, gradient = _found("direct", FALLING, spec, timed=True)
-    for text in ("torchdiffeq", "diffrax"):
-        np.testing.assert_allclose(_found(text, FALLING, spec, timed=True)[1], gradient, rtol=1e-11)
+    spec = _spec(solver, 0.07)
+    exact = _gradient("direct", FALLING, spec, timed=True)
+    np.testing.assert_allclose(_gradient(text, FALLING, spec, timed=True), exact, rtol=1e-11)
 
 
 def test_rounding_adds_no_step():
@@ -100,8 +111,11 @@ def test_rounding_adds_no_step():
 @pytest.mark.parametrize("text", ["direct", "adjoint", "torchdiffeq", "torchdiffeq-adjoint", "diffrax"])
 def test_equal_steps_have_a_limit(text):
     """Twenty steps are more than nineteen, in all intervals together, and not more than twenty."""
-    problem, _ = _problem(text, (0.0, 0.5, 1.0))
-    assert _found(text, (0.0, 0.5, 1.0), _spec("euler", 0.05, max_steps=20))[0][-1] == 1.0
+    times, enough = (0.0, 0.5, 1.0), _spec("euler", 0.05, max_steps=20)
+    problem, _ = _problem(text, times)
+    assert _grid(text, times, enough)[-1] == 1.0
+    if text != "diffrax":  # of which `grid` alone can raise
+        assert np.isfinite(_gradient(text, times, enough)).all()
     with pytest.raises(StepLimitError, match="19"):
         _load(text).grid(problem.field, problem.y0, problem.times, _spec("euler", 0.05, max_steps=19))
 
@@ -127,11 +141,13 @@ def test_libraries_of_equal_steps_are_not_said_to_interpolate():
 def test_the_longest_step_holds(name, solver):
     """No step is longer, first step and equal steps included; the gradient is the exact one of these steps."""
     spec, times = _spec(solver, 0.5), (0.0, 0.5, 2.0)
-    free, bound = (_found(text, times, spec) for text in (name, f"{name}[max_step=0.01]"))
-    assert np.diff(free[0]).max() > 0.1
-    assert np.diff(bound[0]).max() <= 0.01 + 1e-12
-    exact = _found("direct", times, _spec("dopri5", 0.1, rtol=1e-12, atol=1e-12))[1]
-    assert np.abs(bound[1] - exact).max() < 1e-3 * np.abs(free[1] - exact).max()
+    names = (name, f"{name}[max_step=0.01]")
+    free, bound = (np.diff(_grid(text, times, spec)) for text in names)
+    assert free.max() > 0.1
+    assert bound.max() <= 0.01 + 1e-12
+    free, bound = (_gradient(text, times, spec) for text in names)
+    exact = _gradient("direct", times, _spec("dopri5", 0.1, rtol=1e-12, atol=1e-12))
+    assert np.abs(bound - exact).max() < 1e-3 * np.abs(free - exact).max()
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "diffrax"])

@@ -36,8 +36,13 @@ def _load(text):
     return registry.load("backend", text, AbstractBackend)
 
 
+TOLERANCES = {"heun": 1e-3, "bosh3": 1e-4}
+"""Of methods of low order, which would take hundreds of steps at 1e-5."""
+
+
 def _spec(**changes):
-    return SolverSpec(**{"rtol": 1e-5, "atol": 1e-5, "first_step": 0.1, "dtype": "float64", **changes})
+    tolerance = TOLERANCES.get(changes.get("solver"), 1e-5)
+    return SolverSpec(**{"rtol": tolerance, "atol": tolerance, "first_step": 0.1, "dtype": "float64", **changes})
 
 
 def _gradient(text, problem, spec, framework):
