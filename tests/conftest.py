@@ -10,6 +10,11 @@ import pytest
 from browser import chromium
 from commands import own_imports
 
+# Tests of two processes share the cores: threads of NumPy's and torch's, neither of which has been imported by now,
+# would spin in each other's way.
+for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(threads, "1")
+
 # As in a worker process, and before Equinox is imported: without diffrax's checks its programs compile twice as fast.
 os.environ.setdefault("EQX_ON_ERROR", "off")
 

@@ -15,8 +15,8 @@ from nodebench.tasks.linear.task import Linear
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="memray does not run on Windows")
 
 
-N_STEPS = (10, 20, 40, 80)
-BATCH = 10_000
+N_STEPS = (20, 40, 80)
+BATCH = 5_000
 
 
 def measured_peaks(text, numbers):
@@ -30,13 +30,12 @@ def measured_peaks(text, numbers):
     model = framework.build(target, task.model_options("linear"), inputs.weights, lambda *_: None)
     problem = framework.problem(model, inputs.batch)
     span = float(problem.times[-1] - problem.times[0])
-    peaks = []
+    steps = []
     for n in numbers:
         spec = SolverSpec(solver="rk4", first_step=span / n, dtype="float64")
-        step = backend.gradient_step(problem, spec, framework)
-        step.step()
-        peaks.append(traced_bytes(step.step)[0])
-    return np.array(peaks)
+        steps.append(backend.gradient_step(problem, spec, framework))
+    steps[0].step()  # what is made once is there before anything is counted
+    return np.array([traced_bytes(step.step)[0] for step in steps])
 
 
 def exponent(steps, figures):
@@ -54,11 +53,12 @@ def test_an_allocation_is_counted_once_and_only_during_the_call():
 def test_memory_of_direct_is_proportional_to_the_steps():
     """Each step that backpropagation keeps costs the same: so many more steps, so much more memory, exponent 1."""
     # From twenty steps on; with fewer the peak lies in the backward pass, whose buffers do not depend on the steps.
-    peaks = measured_peaks("direct", N_STEPS[1:])
-    assert exponent(np.diff(N_STEPS[1:]), np.diff(peaks)) == pytest.approx(1.0, abs=0.02)
+    peaks = measured_peaks("direct", N_STEPS)
+    assert exponent(np.diff(N_STEPS), np.diff(peaks)) == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.parametrize("text", ["adjoint", "checkpoint[checkpoints=2]"])
 def test_memory_does_not_grow_with_the_steps(text):
     """Neither the adjoint nor a fixed number of checkpoints needs more memory for more steps: exponent below 0.1."""
-    assert abs(exponent(N_STEPS[:3], measured_peaks(text, N_STEPS[:3]))) < 0.1
+    numbers = (10, 40)
+    assert abs(exponent(numbers, measured_peaks(text, numbers))) < 0.1

@@ -338,12 +338,15 @@ def test_of_several_processes_one_finds_that_nothing_can_be_downloaded(tmp_path,
     assert asked == asked_next == {NAMES[0]: 1}
 
 
-@pytest.mark.worker
-def test_a_cache_that_cannot_be_written_is_no_crash(tmp_path, contents, published):
+@pytest.mark.usefixtures("published")
+def test_a_cache_that_cannot_be_written_is_no_crash(monkeypatch, cache, contents):
     """Where a file stands in the place of the cache, nothing can be kept, and the stand-in is used."""
-    (tmp_path / "cache").touch()
+    cache.parent.touch()
+    monkeypatch.delenv(data.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with mirror(contents) as (address, asked):
-        assert load_at_once(str(tmp_path / "cache"), [address], published, n=1) == ["digits-upsampled"]
+        monkeypatch.setattr(data, "MIRRORS", [address])
+        assert data.load("auto", "train").name == "digits-upsampled"
     assert asked == {}
 
 

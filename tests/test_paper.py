@@ -11,7 +11,7 @@ from nodebench.errors import PluginError
 from nodebench.pictures import Clouds, Curves, Heatmaps, Panel, Plot, Series
 from nodebench.reports import html, latex, markdown
 from nodebench.reports.colours import BACKENDS, style
-from nodebench.reports.document import Bullets, Chart, Drawing, Missing, Table
+from nodebench.reports.document import Bullets, Chart, Document, Drawing, Missing, Section, Table
 from nodebench.reports.paper.pages import PAGES, page_of
 from nodebench.reports.paper.source import UNLIKE, Place, Sample, Source
 from nodebench.reports.paper.verdicts import below, exponent
@@ -234,10 +234,15 @@ def test_planar_flows_that_match_better_are_named():
     assert "it is not seen with one seed in 1 of 9 pairs of target and size (u2 at 8)" in sentence
 
 
-@pytest.mark.parametrize("name", ["table1", "figure3", "figure4"])
-def test_pages_hold_in_a_browser(browser, name):
-    """Tables with many columns, charts with guide lines and drawings are legible at any width, by day and by night."""
-    check_page(browser, html.page(page_of(source(name, whole))))
+def test_pages_hold_in_a_browser(browser):
+    """Tables with many columns, charts with guide lines and drawings are legible at any width, by day and by night.
+
+    All of three pages is looked at as one.
+    """
+    pages = [page_of(source(name, whole)) for name in ("table1", "figure3", "figure4")]
+    parts = [part for page in pages for part in (Section(page.title, page.lead), *page.sections)]
+    facts = tuple(fact for page in pages for fact in page.facts)
+    check_page(browser, html.page(Document("Three pages", facts, (), tuple(parts))))
 
 
 def test_exponents_stand_beside_the_laws():
