@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nodebench import registry
@@ -146,6 +146,7 @@ def _linear_problems(draw):
 @EACH
 @settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 @given(problem=_linear_problems())
+@example(problem=(np.zeros((1, 1)), np.array([[0.0], [1.0]]), (1.0, 1.05)))  # a step that ends on the last output time
 def test_gradients_are_right_for_any_linear_problem(text, solver, problem):
     """Whatever the matrix, the states, the number and order of output times: each gradient within 1e-6 of its size."""
     matrix, y0, times = problem

@@ -267,6 +267,8 @@ class _Vode:
 
     def at(self, t: float) -> np.ndarray:
         """The state at a time within the last step."""
+        if t == self.t:  # there VODE may refuse to interpolate
+            return np.array(self._ode.y)
         y: np.ndarray = self._ode.integrate(t)  # behind where it is, it interpolates instead of stepping
         return y.copy()
 
