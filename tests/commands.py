@@ -27,9 +27,8 @@ def own_imports():
         patch.setattr(importing, "_aside", {})
         yield
     for name in sys.modules.keys() - known:
-        module = vars(sys.modules[name])
-        place = module.get("__file__") or next(iter(module.get("__path__", ())), None)
-        if place is not None and place.startswith(gettempdir()) and not place.startswith(OURS):
+        home = importing._home(sys.modules[name]) or ""
+        if home.startswith(gettempdir()) and not home.startswith(OURS):
             del sys.modules[name]
 
 

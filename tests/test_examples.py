@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -78,7 +77,6 @@ def _pytest(*arguments, cwd):
     """A pytest within this one."""
     printed = StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.setattr(sys, "path", list(sys.path))
         patch.chdir(cwd)
         code = pytest.main([*arguments, "-p", "no:cacheprovider"])
     return CompletedProcess(arguments, code, printed.getvalue(), "")

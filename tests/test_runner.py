@@ -127,7 +127,7 @@ def test_memory_limit_ends_a_cell(tmp_path):
     big = "nodebench.testing:FakeBackend[behaviour=memory]"
     records = measure(tmp_path, Settings(rounds=1, memory_limit_gib=0.25), backends=(big,), measure="gradient")
     assert records[big].status == "oom"
-    assert records[big].reason.endswith("; `--memory-limit-gib 0.25` allows it no more.")
+    assert records[big].reason.endswith("; `--memory-limit-gib 0.25` is in force.")
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ class Interleaving:
     def _warm_up(self, group: Sequence[Measured]) -> None:
         """Warm all workers up side by side, on all cores, and wait until nothing but them is at work.
 
-        What the next start needs is imported meanwhile.
+        What the next start needs is imported meanwhile, but after the last certain start, which may be the last.
         """
         if not self._launched and self._n_starts + 1 != self._least_starts:
             self._launch(self._n_starts + 1)

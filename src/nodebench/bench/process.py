@@ -248,12 +248,12 @@ class WorkerProcess:
         return replace(failure, traceback=f"{failure.traceback.rstrip()}\n\n{PRINTED}\n{output}")
 
     def _limited(self, failure: Failure) -> Failure:
-        """A failure that names the memory limit which it comes of, where there is one."""
+        """A failure for want of memory with the limit that there is, if any, which need not be what it comes of."""
         limit = self._assignment.memory_limit_bytes
         text = f"{failure.reason}\n{failure.traceback}"
         if limit is None or not (failure.status == "oom" or LIMITED.search(text)):
             return failure
-        reason = f"{failure.reason.rstrip(' :')}; `--memory-limit-gib {limit / 2**30:.3g}` allows it no more."
+        reason = f"{failure.reason.rstrip(' :')}; `--memory-limit-gib {limit / 2**30:.3g}` is in force."
         return replace(failure, status="oom", reason=reason)
 
     def printed(self) -> str:
