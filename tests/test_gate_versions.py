@@ -15,7 +15,6 @@ from commands import nodebench as called
 from repositories import git
 
 import nodebench
-from nodebench import cli
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
@@ -390,19 +389,15 @@ def test_a_run_in_turns_is_not_gone_on_with_as_another():
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def call(tmp_path, monkeypatch):
     """The command line within this process, in a folder of its own: gives exit code and everything it printed."""
 
-    def called(*arguments):
-        monkeypatch.setattr(sys, "argv", ["nodebench", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return ended.value.code, " ".join((printed.out + printed.err).split())
+    def told(*arguments):
+        done = called(*arguments, COLUMNS="200")
+        return done.returncode, " ".join((done.stdout + done.stderr).split())
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    return called
+    return told
 
 
 def test_a_baseline_goes_through_its_commands(call, tmp_path):
