@@ -38,7 +38,7 @@ from nodebench.bench.matrix import Request, plan
 from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import BUDGETS_S, Settings
-from nodebench.bench.work import AbstractWork, GroupWork, Outcome, Site
+from nodebench.bench.work import AbstractWork, CellResult, GroupWork, MachineContext
 from nodebench.cluster.choices import Choices
 from nodebench.cluster.errand import Errand
 from nodebench.cluster.executor import RayExecutor
@@ -278,7 +278,7 @@ class Passing:
     scale: float
     least_s: float = 0.0
 
-    def __call__(self, work: AbstractWork, site: Site) -> tuple[Outcome, ...]:
+    def __call__(self, work: AbstractWork, site: MachineContext) -> tuple[CellResult, ...]:
         """Pass the time."""
         del site
         machine.SAMPLE_S = 0.0  # logical CPUs have no cores among which idle ones were worth looking for

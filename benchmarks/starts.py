@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 
 from scipy.stats import f as snedecor
 
+from nodebench.bench.cell_run import CellRun
 from nodebench.bench.interleaving import Interleaving
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.machine import idle_cores
 from nodebench.bench.matrix import Request, plan
-from nodebench.bench.measured import Measured
 from nodebench.bench.references import preparer
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers
@@ -41,8 +41,8 @@ def main(n_starts: int, backend: str, task: str) -> None:
         worker = preparer(cell, settings, WorkClock())
         first_step = begin(worker, inputs).first_step
         worker.dismiss()
-        found: dict[str, list[Measured]] = {
-            way: [Measured(cell, settings, inputs=inputs) for _ in range(2)] for way in WAYS
+        found: dict[str, list[CellRun]] = {
+            way: [CellRun(cell, settings, inputs=inputs) for _ in range(2)] for way in WAYS
         }
         for n in range(n_starts):
             for way in WAYS if n % 2 else WAYS[::-1]:
@@ -60,7 +60,7 @@ def main(n_starts: int, backend: str, task: str) -> None:
     print(f"| intervals of four starts that hold 1 | {covered['fork']:.0f} | {covered['spawn']:.0f} | |")
 
 
-def _of_start(pair: list[Measured], at: int) -> tuple[tuple[float, float], float]:
+def _of_start(pair: list[CellRun], at: int) -> tuple[tuple[float, float], float]:
     one, other = ([turn.step_s for turn in measured.starts[at].turns] for measured in pair)
     return (median(one), median(other)), median(b / a for a, b in zip(one, other, strict=True))
 

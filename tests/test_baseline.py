@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nodebench.errors import StoreError, UserError
-from nodebench.results.baseline import Baseline, CellFigures, loads
+from nodebench.results.baseline import Baseline, BaselineCell, loads
 from nodebench.results.environment import environment_key
 from nodebench.results.gate import compare
 from nodebench.results.pytest_benchmark import read_pytest_benchmark
@@ -93,7 +93,7 @@ def test_a_cell_is_one_block_and_a_figure_one_line():
     assert "null" not in one
     assert "nfe_backward" not in one
     changed = [pair for pair in zip(one.splitlines(), other.splitlines(), strict=True) if pair[0] != pair[1]]
-    assert changed == [('      "nfe_forward": 7', '      "nfe_forward": 8')]
+    assert changed == [('      "nfe_forward": 7,', '      "nfe_forward": 8,')]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_pytest_benchmark_is_read():
 
 def test_a_cell_in_pytest_benchmark_is_the_cell_of_a_run(tmp_path):
     """Where `extra_info` has its id, the two are compared; times without a ratio are not gated."""
-    known = CellFigures.from_record(record("a", step_s=0.1)).to_dict()
+    known = BaselineCell.from_record(record("a", step_s=0.1)).to_dict()
     path = tmp_path / "p.json"
     path.write_text(json.dumps(benchmarks(**known)))
     read = read_baseline_file(path)
@@ -229,7 +229,7 @@ def test_two_benchmarks_of_one_cell_are_refused():
 
 def test_two_tests_of_one_cell_are_compared_each_with_itself():
     """One with a control and one without: the figure that became worse is named in its test."""
-    known = CellFigures.from_record(record("a")).to_dict()
+    known = BaselineCell.from_record(record("a")).to_dict()
     times = {"ratio": 2.0, "ratio_low": 1.99, "ratio_high": 2.01, "n_starts": 4, "control": "direct"}
     content = benchmarks(**known)
     content["benchmarks"] += benchmarks(**known, **times)["benchmarks"]

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from nodebench.bench import measured as measured_module
-from nodebench.bench.floor import FloorTurn, floor_figures
+from nodebench.bench import cell_run as measured_module
+from nodebench.bench.cell_run import CellRun
+from nodebench.bench.floor import FloorTurn, above_floor
 from nodebench.bench.matrix import Request, plan
-from nodebench.bench.measured import Measured
 from nodebench.bench.passes import GradientPasses
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
@@ -46,7 +46,7 @@ def test_backpropagation_has_a_floor_of_evaluations_with_a_graph():
 def test_the_share_is_paired_within_the_turn():
     """A slow spell hits a step and its floor alike: the median is that of the ratios, not the ratio of the medians."""
     turns = [FloorTurn(3.0, 1.0, 2.0), FloorTurn(30.0, 10.0, 20.0), FloorTurn(5.0, 2.0, 4.0)]
-    assert floor_figures(turns, Evaluations(1, 0, 1)) == {"floor_s": 4.0, "floor_ratio": 1.5}
+    assert above_floor(turns, Evaluations(1, 0, 1)).known == {"floor_s": 4.0, "floor_ratio": 1.5}
 
 
 def test_a_step_of_one_program_has_no_floor():
@@ -57,8 +57,8 @@ def test_a_step_of_one_program_has_no_floor():
             return None
 
     fused = Fused(fake_step().solve, fake_step().problem, SolverSpec())
-    assert GradientPasses(None, fused).floor(Evaluations(7, 5, 3), 0.1) == {}
-    assert GradientPasses(None, fake_step()).floor(Evaluations(0, 0, 0), 0.1) == {}
+    assert GradientPasses(None, fused).floor(Evaluations(7, 5, 3), 0.1).known == {}
+    assert GradientPasses(None, fake_step()).floor(Evaluations(0, 0, 0), 0.1).known == {}
 
 
 def test_the_floor_is_in_the_record(tmp_path):
@@ -80,7 +80,7 @@ def test_compiled_programs_are_kept_apart_by_cell(tmp_path, monkeypatch):
     monkeypatch.setattr(measured_module, "WorkerProcess", lambda assignment, *_: assigned.append(assignment))
     cell = plan(Request(backends=(BACKEND,), tasks=(TASK,), preset="smoke", measure="gradient")).cells[0]
     for member in (cell, cell, replace(cell, seed=1)):
-        Measured(member, Settings()).open(None, tmp_path)
+        CellRun(member, Settings()).open(None, tmp_path)
     folders = [assignment.programs for assignment in assigned]
     assert folders[0] == folders[1] != folders[2]
     assert all(folder.parent == tmp_path for folder in folders)

@@ -6,12 +6,12 @@ from math import exp, log
 import pytest
 
 from nodebench.errors import UserError
-from nodebench.results.baseline import Baseline, CellFigures
+from nodebench.results.baseline import Baseline, BaselineCell
 from nodebench.results.gate import compare
 from nodebench.results.slowdown import slowdown
 from nodebench.results.thresholds import Thresholds, read_thresholds
 
-CELL = CellFigures(
+CELL = BaselineCell(
     cell_id="a",
     task="cnf[dataset=moons]",
     model="cnf",

@@ -11,11 +11,11 @@ from rich.console import Console
 from nodebench.errors import UserError
 from nodebench.reports.gate import gate_markdown, gate_table
 from nodebench.reports.gate_files import gate_entries, write_gate
-from nodebench.results.baseline import Baseline, CellFigures
+from nodebench.results.baseline import Baseline, BaselineCell
 from nodebench.results.gate import compare
 from nodebench.results.thresholds import Thresholds
 
-OLD = CellFigures(
+OLD = BaselineCell(
     cell_id="a",
     environment="old",
     task="linear",
@@ -103,7 +103,7 @@ def test_entries_are_the_candidates_figures(tmp_path):
     """Name, unit, value, range and what the baseline says; cells that were not measured have none."""
     found = gate(WORSE, old=(OLD, replace(OLD, cell_id="c", backend="c")))
     entries = {entry["name"]: entry for entry in gate_entries(found)}
-    assert list(entries) == [f"{OLD.label}: {name}" for name in ("nfe_forward", "grad_error_params", "time")]
+    assert list(entries) == [f"{OLD.label}: {name}" for name in ("grad_error_params", "nfe_forward", "time")]
     nfe, time = entries[f"{OLD.label}: nfe_forward"], entries[f"{OLD.label}: time"]
     assert (nfe["unit"], nfe["value"]) == ("evaluations", 1101)
     assert nfe["extra"].startswith("regression; baseline 100.")

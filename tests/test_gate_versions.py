@@ -218,11 +218,11 @@ def test_another_protocol_is_refused(tmp_path):
         ask_version(Interpreter("old", paths=(tmp_path,)))
 
 
-def test_the_protocol_has_messages_and_commands():
+def test_the_protocol_has_messages_and_questions():
     """What is pickled and what is asked for."""
     found = protocol()
     assert found["Turn"] == ["step_s", "cpu_s"]
-    assert "first_step" in found["command prepare"]
+    assert "first_step" in found["question prepare"]
     assert {"Cell", "SolverSpec", "Assignment", "Preparation"} <= found.keys()
     assert "GradientPasses" not in found
 

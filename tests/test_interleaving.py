@@ -11,10 +11,10 @@ from tempfile import mkdtemp
 import pytest
 from processes import workers
 
+from nodebench.bench.cell_run import CellRun
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, step_ratio, subgroups
 from nodebench.bench.matrix import Request, plan
-from nodebench.bench.measured import Measured
 from nodebench.bench.messages import Assignment
 from nodebench.bench.settings import Settings
 from nodebench.bench.worker import Worker
@@ -28,7 +28,7 @@ def cells(*options, settings=Settings(rounds=6, timeout_s=60)):  # noqa: B008  f
     """A measured cell for each set of options of the fake backend."""
     backends = tuple(f"{BACKEND}[{text}]" for text in options)
     request = Request(backends=backends, tasks=(TASK,), preset="smoke", measure="gradient")
-    return [Measured(cell, settings, inputs=inputs(cell)) for cell in plan(request).cells]
+    return [CellRun(cell, settings, inputs=inputs(cell)) for cell in plan(request).cells]
 
 
 @cache
@@ -51,7 +51,7 @@ def test_rounds_are_spread_over_the_starts():
     interleaving(group).measure()
     assert [len(start.turns) for start in other.starts] == [2, 2, 1, 1]
     assert all(mine.control is theirs.turns for mine, theirs in zip(other.starts, control.starts, strict=True))
-    assert (other.figures["n_rounds"], other.figures["n_starts"], other.figures["stopped_by"]) == (6, 4, "rounds")
+    assert (other.found.n_rounds, other.found.n_starts, other.found.stopped_by) == (6, 4, "rounds")
     assert step_ratio(other).low > 1
 
 
@@ -92,7 +92,7 @@ def test_a_cell_that_dies_takes_no_other_down(tmp_path):
 
     interleaving(group, notify=notify).measure()
     assert dying.failed
-    assert "the fake raises" in dying.figures["reason"]
+    assert "the fake raises" in dying.found.reason
     assert [measured.ok for measured in (control, other)] == [True, True]
     assert len(other.starts) == 2
 
@@ -113,7 +113,7 @@ def test_another_control_begins_anew(tmp_path):
     assert timing.control is second
     assert [len(measured.starts) for measured in group] == [0, 2, 2]
     assert all(mine.control is theirs.turns for mine, theirs in zip(third.starts, second.starts, strict=True))
-    assert third.figures["n_rounds"] == 2
+    assert third.found.n_rounds == 2
 
 
 def test_without_a_cell_that_works_the_timing_ends():
@@ -124,7 +124,7 @@ def test_without_a_cell_that_works_the_timing_ends():
         timing.measure()
         assert timing.control is None
         assert [measured.failed for measured in group] == [True, True]
-        assert "stopped_by" not in group[0].figures
+        assert group[0].found.stopped_by is None
 
 
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="without pgrep nobody counts the workers")

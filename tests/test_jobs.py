@@ -7,11 +7,11 @@ import pytest
 
 from nodebench.bench import jobs as jobs_module
 from nodebench.bench import machine
+from nodebench.bench.cell_run import CellRun
 from nodebench.bench.gradient import UNKNOWN_BYTES, Comparison, GradientGroup
 from nodebench.bench.interleaving import MEMORY_SHARE
 from nodebench.bench.jobs import Jobs, WorkClock
 from nodebench.bench.matrix import Request, plan
-from nodebench.bench.measured import Measured
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
 from nodebench.errors import UserError
@@ -28,7 +28,7 @@ def measured(*options, **settings):
     """Cells of the fake backend, and their records' figures."""
     backends = tuple(f"{BACKEND}[{text}]" if text else BACKEND for text in options)
     planned = plan(Request(backends=backends, tasks=(TASK,), preset="smoke", measure="gradient"))
-    return [Measured(cell, Settings(**settings)) for cell in planned.cells]
+    return [CellRun(cell, Settings(**settings)) for cell in planned.cells]
 
 
 def test_what_is_timed_is_alone():

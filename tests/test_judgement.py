@@ -14,6 +14,7 @@ from nodebench.bench.judgement import (
     unlike_fields,
     wrong_gradient,
 )
+from nodebench.results.quantities import GradientPart
 
 
 def test_an_error_above_the_limit_is_wrong():
@@ -70,13 +71,13 @@ def test_what_is_no_parameter_is_compared_where_both_have_it():
 
 def test_two_fields_are_told_apart_by_what_they_give():
     """Equal up to rounding is equal; the one that is not like most of its group is another problem."""
-    usual, near, odd = ({"field_value": value, "field_derivative": 1.0} for value in (1.0, 1.0 + 1e-6, 1.1))
+    usual, near, odd = (GradientPart(field_value=value, field_derivative=1.0) for value in (1.0, 1.0 + 1e-6, 1.1))
     assert unlike_fields(near, [usual, near, odd]) is None
     assert "its field has other values (1.1 at fixed points, the others 1)" in unlike_fields(odd, [usual, near, odd])
     assert "its field has other values" in unlike_fields(odd, [usual, odd])
     assert unlike_fields(usual, [usual, odd]) is None
-    assert unlike_fields({}, [usual, {}]) is None
-    turned = {"field_value": 1.0, "field_derivative": 2.0}
+    assert unlike_fields(GradientPart(), [usual, GradientPart()]) is None
+    turned = GradientPart(field_value=1.0, field_derivative=2.0)
     assert "its field has other derivatives" in unlike_fields(turned, [usual, turned])
 
 

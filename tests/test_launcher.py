@@ -10,6 +10,7 @@ from nodebench.bench import launcher, process
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
+from nodebench.bench.messages import Questions
 from nodebench.bench.process import LostError, WorkerError, WorkerProcess
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
@@ -117,7 +118,7 @@ def test_a_worker_ends_with_its_launcher_and_is_lost(started):
     pid = worker._process.pid
     worker._process.launcher.kill()
     with pytest.raises(LostError, match="the process that imports the framework was killed by SIGKILL"):
-        worker.ask("warm_up", timeout_s=60)
+        worker.ask(Questions.warm_up)
     assert within(10, lambda: ended(pid))
     again = started()
     again.ready(60)

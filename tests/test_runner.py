@@ -190,7 +190,7 @@ def test_references_of_two_problems_are_two(tmp_path):
         worker.prepare(first_step, inputs)
         worker.passes.gradients(gradients)
         found = continuous_errors(Reference.load(gradients), Reference.load(reference.path), cell.spec)
-        assert found["grad_error_params"] < 1e-3
+        assert found.grad_error_params < 1e-3
         kept.add(reference.path)
     assert len(kept) == 2
 

@@ -17,7 +17,12 @@ NodebenchError
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Status = Literal[
+    "ok", "failed", "timeout", "oom", "diverged", "wrong_gradient", "incomparable", "unsupported", "not_installed"
+]
+"""How a cell ends."""
 
 FEW = 4
 """So few names are all listed, near or not."""
@@ -64,7 +69,7 @@ class StoreError(UserError):
 class CellError(NodebenchError):
     """A cell cannot be measured."""
 
-    status: ClassVar[str] = "failed"
+    status: ClassVar[Status] = "failed"
 
 
 class NotInstalledError(CellError):

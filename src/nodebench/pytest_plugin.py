@@ -139,9 +139,9 @@ class CellBenchmark:
             self._rounds[measured.cell.cell_id] = [turn.step_s for start in measured.starts for turn in start.turns]
 
     def _hand_over(self, record: "Record") -> None:
-        from nodebench.results.baseline import CellFigures  # noqa: PLC0415
+        from nodebench.results.baseline import BaselineCell  # noqa: PLC0415
 
-        figures = CellFigures.from_record(record)
+        figures = BaselineCell.from_record(record)
         self.benchmark.extra_info.update(figures.to_dict())
         if self.benchmark.group is None:
             self.benchmark.group = replace(figures, backend=None).label

@@ -16,9 +16,8 @@ import numpy as np
 from nodebench.bench.judgement import sought, state_refusal
 from nodebench.frameworks.base import AbstractFramework
 from nodebench.problem import Gradients, SolverSpec
-
-JUDGED = {"grad_error_params": "reference_error_params", "grad_error_y0": "reference_error_y0"}
-"""Errors against the reference, and where it states its own."""
+from nodebench.results.quantities import CATALOGUE
+from nodebench.results.record import Measurement
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error)
 """What comes of reading a file that is cut short, damaged or of another kind."""
@@ -52,14 +51,6 @@ class Reference:
     coarse_states: np.ndarray | None = None
     doubt: str = ""
     contradicted: bool = False
-
-    @property
-    def own_errors(self) -> dict[str, float | None]:
-        """Its own errors by their names in a record; None for parameters that there are not."""
-        return {
-            "reference_error_params": self.params_error if self.params else None,
-            "reference_error_y0": self.y0_error,
-        }
 
     @property
     def largest(self) -> dict[str, float]:
@@ -128,30 +119,43 @@ def reference_from(framework: AbstractFramework, gradients: Gradients, descripti
     return Reference(framework.flat_state(gradients.y0), framework.to_numpy(gradients).params, description)
 
 
-def errors(prefix: str, found: Reference, reference: Reference) -> dict[str, float | None]:
-    """Relative errors of gradients, by their names in a record; None for parameters that there are not."""
-    return {
-        f"{prefix}_error_params": relative_error(found.params, reference.params) if reference.params else None,
-        f"{prefix}_error_y0": relative_error(found.y0, reference.y0),
-    }
+def method_errors(found: Reference, exact: Reference) -> Measurement:
+    """Errors of gradients against the exact ones of the same discretisation; none of parameters that there are not."""
+    return Measurement(
+        method_error_params=relative_error(found.params, exact.params) if exact.params else None,
+        method_error_y0=relative_error(found.y0, exact.y0),
+    )
 
 
-def continuous_errors(found: Reference, reference: Reference, spec: SolverSpec) -> dict[str, Any]:
-    """Fields of the record of a cell that found these gradients: its errors, and what they are stated against."""
+def continuous_errors(found: Reference, reference: Reference, spec: SolverSpec) -> Measurement:
+    """Errors of gradients and states against the continuous problem's, and what the reference is."""
     forward = None
     if found.states is not None and reference.states is not None:
         forward = in_tolerances(found.states, reference.states, spec)
-    own = {"reference": reference.description, **reference.own_errors}
-    return {**errors("grad", found, reference), **own, "forward_error": forward}
+    return Measurement(
+        grad_error_params=relative_error(found.params, reference.params) if reference.params else None,
+        grad_error_y0=relative_error(found.y0, reference.y0),
+        forward_error=forward,
+        reference=reference.description,
+        reference_error_params=reference.params_error if reference.params else None,
+        reference_error_y0=reference.y0_error,
+    )
+
+
+def judged_errors(found: Measurement) -> dict[str, tuple[float, float]]:
+    """Errors against the reference that are known, by name, each with the reference's own."""
+    pairs = {
+        name: (getattr(found, name), getattr(found, said.own_error))
+        for name, said in CATALOGUE.items()
+        if said.own_error
+    }
+    return {name: pair for name, pair in pairs.items() if None not in pair}
 
 
 def suffices(reference: Reference, found: Reference, spec: SolverSpec, n_accepted: int | None) -> bool:
     """Whether a reference is accurate enough for all that is judged by it: both gradients and the solution."""
-    figures = continuous_errors(found, reference, spec)
-    stated = all(
-        figures[name] is None or reference.largest[name] < tiny(spec) or figures[own] <= sought(figures[name])
-        for name, own in JUDGED.items()
-    )
+    judged = judged_errors(continuous_errors(found, reference, spec))
+    stated = all(reference.largest[name] < tiny(spec) or own <= sought(error) for name, (error, own) in judged.items())
     return stated and state_refusal(reference.state_error(spec), n_accepted) is None
 
 

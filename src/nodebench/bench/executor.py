@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from nodebench.bench.work import AbstractWork, Done, Site
+from nodebench.bench.work import AbstractWork, MachineContext, WorkResult
 
-Arrival = Callable[[Done], Iterable[AbstractWork]]
+Arrival = Callable[[WorkResult], Iterable[AbstractWork]]
 """Told of each part the moment it is done; gives the work that follows from it."""
 
 
@@ -14,7 +14,7 @@ class AbstractExecutor(ABC):
     """Does the work of a run, and returns when none is left."""
 
     @abstractmethod
-    def carry_out(self, work: Iterable[AbstractWork], site: Site, arrived: Arrival) -> None:
+    def carry_out(self, work: Iterable[AbstractWork], site: MachineContext, arrived: Arrival) -> None:
         """Do work, and what follows from it.
 
         Args:
@@ -27,7 +27,7 @@ class AbstractExecutor(ABC):
 class LocalExecutor(AbstractExecutor):
     """Does one part after the other on this machine."""
 
-    def carry_out(self, work: Iterable[AbstractWork], site: Site, arrived: Arrival) -> None:
+    def carry_out(self, work: Iterable[AbstractWork], site: MachineContext, arrived: Arrival) -> None:
         """As `AbstractExecutor`; what follows from a part is done before the next begins."""
         queue = deque(work)
         while queue:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from nodebench.problem import Evaluations
+from nodebench.results.record import Measurement
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class FloorTurn:
         return n_evaluations * self.eval_s + evaluations.n_vjps * (self.eval_with_vjp_s - self.eval_s)
 
 
-def floor_figures(turns: Sequence[FloorTurn], evaluations: Evaluations) -> dict[str, float]:
-    """Fields of the record: medians over the turns of the floor, and of the step relative to the floor of its turn."""
+def above_floor(turns: Sequence[FloorTurn], evaluations: Evaluations) -> Measurement:
+    """Medians over the turns of the floor, and of the step relative to the floor of its turn."""
     floors = [turn.floor_s(evaluations) for turn in turns]
     ratios = [turn.step_s / floor for turn, floor in zip(turns, floors, strict=True)]
-    return {"floor_s": median(floors), "floor_ratio": median(ratios)}
+    return Measurement(floor_s=median(floors), floor_ratio=median(ratios))

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar
 
-from nodebench.bench.accuracy import JUDGED, UNREADABLE, Reference, continuous_errors, errors, suffices
+from nodebench.bench.accuracy import UNREADABLE, Reference, continuous_errors, judged_errors, method_errors, suffices
+from nodebench.bench.cell_run import CellRun
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import MEMORY_SHARE, Interleaving, cpu_time, step_ratio, step_time
 from nodebench.bench.jobs import Cores, Jobs
@@ -21,13 +22,16 @@ from nodebench.bench.judgement import (
     unlike_fields,
     wrong_gradient,
 )
-from nodebench.bench.measured import Measured
-from nodebench.bench.messages import Checked, Counts, DiscreteReference, Failure, Preparation
+from nodebench.bench.messages import Counts, DiscreteReference, Failure, Preparation, Questions
 from nodebench.bench.process import WorkerError
 from nodebench.bench.references import References
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers
 from nodebench.bench.timing import Interval
+from nodebench.results.record import Measurement
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FLOOR_S, FLOOR_SHARE = 1.0, 0.05
 """How long a step and the calls of its field take turns, in seconds, and the most of a cell's budget that this takes;
@@ -65,7 +69,7 @@ class GradientGroup:
     """The gradient measurement of cells that are compared with each other.
 
     Attributes:
-        cells: The cells; their figures are filled in.
+        cells: The cells; what is found is entered in them.
         comparison: What is the same for all.
         settings: How they are measured; names the control, which is the first cell unless told otherwise.
         notify: Told what happens.
@@ -74,13 +78,13 @@ class GradientGroup:
         helpers: What has solved for them.
     """
 
-    cells: list[Measured]
+    cells: list[CellRun]
     comparison: Comparison
     settings: Settings
     notify: Callable[[Event], None]
     jobs: Jobs = field(init=False)
     discrete: dict[str, DiscreteReference | Failure] = field(default_factory=dict, init=False)
-    helpers: list[Measured] = field(default_factory=list, init=False)
+    helpers: list[CellRun] = field(default_factory=list, init=False)
     _solving: threading.Lock = field(default_factory=threading.Lock, init=False)
     _telling: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -97,9 +101,9 @@ class GradientGroup:
         with TemporaryDirectory() as folder:
             self._measure(Path(folder))
 
-    def _each(self, passes: Callable[[Measured, int], object], programs: Path | None) -> None:
+    def _each(self, passes: Callable[[CellRun, int], object], programs: Path | None) -> None:
         """Passes of all cells, side by side. What ran out of memory beside others is measured again alone."""
-        before = [measured.figures for measured in self.cells]
+        before = [measured.found for measured in self.cells]
 
         def attempt(at: int, cores: Cores) -> None:
             def work(launchers: Launchers | None) -> None:
@@ -110,7 +114,7 @@ class GradientGroup:
 
         self.jobs.each([partial(attempt, at) for at in range(len(self.cells))], self._fits, self._abandon)
         for at, measured in enumerate(self.cells):
-            if measured.figures["status"] == "oom" and len(self.jobs.slots) > 1:
+            if measured.found.status == "oom" and len(self.jobs.slots) > 1:
                 measured.forget(before[at])
                 attempt(at, self.settings.cores)
 
@@ -137,60 +141,44 @@ class GradientGroup:
             timing.measure()
             self._summarise([m for m in timed if not m.failed], timing.control)
 
-    def _wanted(self, measured: Measured) -> bool:
+    def _wanted(self, measured: CellRun) -> bool:
         """Whether it is the control that was asked for."""
         return measured.cell.backend == self.settings.control
 
-    def _prepared(self, measured: Measured) -> tuple[Preparation, Counts]:
+    def _prepared(self, measured: CellRun) -> tuple[Preparation, Counts]:
         """The first gradient step of an open worker, and its evaluations."""
-        self._ask(measured, "pin")
-        arguments = {"first_step": self.comparison.first_step, "inputs": measured.inputs}
-        checked: Checked = self._ask(measured, "check", **arguments)
-        prepared: Preparation = self._time(measured, "prepare", **arguments)
+        assert measured.inputs is not None, "the preparing worker has written them"
+        first_step, inputs = self.comparison.first_step, measured.inputs
+        self._ask(measured, Questions.pin)
+        checked = self._ask(measured, Questions.check, first_step, inputs)
+        prepared = self._time(measured, Questions.prepare, first_step, inputs)
         measured.conditions, measured.compiles = prepared.conditions, prepared.compiles
         measured.files |= checked.files
-        for note in prepared.notes + checked.notes:
-            measured.note(note)
-        measured.figures |= {
-            "field_value": checked.field_value,
-            "field_derivative": checked.field_derivative,
-            "first_step_s": prepared.first_step_s,
-            "n_params": prepared.n_params,
-            "loss": prepared.loss,
-            "dataset": prepared.dataset,
-            "differences": prepared.differences,
-            "memory_exponent": prepared.memory_exponent,
-        }
-        counts: Counts = self._ask(measured, "count")
-        measured.figures |= {
-            "nfe_forward": counts.evaluations.nfe_forward,
-            "nfe_backward": counts.evaluations.nfe_backward,
-            "n_vjps": counts.evaluations.n_vjps,
-        }
+        measured.enter(prepared.found, checked.found)
+        counts = self._ask(measured, Questions.count)
+        measured.enter(counts.found)
         if counts.fixed_grid:
             measured.conditions["step grid"] = counts.fixed_grid
-        if counts.steps is not None:
-            measured.figures |= {"n_accepted": counts.steps[0], "n_rejected": counts.steps[1]}
         return prepared, counts
 
-    def _passes(self, measured: Measured, gradients: Path) -> None:
+    def _passes(self, measured: CellRun, gradients: Path) -> None:
         prepared, counts = self._prepared(measured)
         discrete = self._discrete(measured, prepared.exact_counterpart, counts)
-        self._ask(measured, "gradients", path=gradients)
+        self._ask(measured, Questions.gradients, gradients)
         self._accept(measured, gradients, discrete)
-        sizes = self._ask(measured, "memory")
-        measured.resident_bytes = sizes.pop("resident_bytes") or 0
-        measured.figures |= sizes
-        left = sizes["unreleased_bytes"] or 0
+        sizes = self._ask(measured, Questions.memory)
+        measured.resident_bytes = sizes.resident_bytes or 0
+        measured.enter(sizes.found)
+        left = sizes.found.unreleased_bytes or 0
         if left > LEFT_BEHIND:
             measured.note(f"each gradient step leaves {left / 1000:.0f} kB behind: something keeps what it has seen")
         seconds = min(FLOOR_S, FLOOR_SHARE * self.settings.budget(measured.cell))
-        measured.figures |= self._time(measured, "split", seconds=seconds / 2)
+        measured.enter(self._time(measured, Questions.split, seconds / 2))
         # Evaluations that a compiler has fused are not made of calls of the field, and may cost less than these.
         if not measured.compiles:
-            measured.figures |= self._time(measured, "floor", evaluations=counts.evaluations, seconds=seconds)
+            measured.enter(self._time(measured, Questions.floor, counts.evaluations, seconds))
 
-    def _accept(self, measured: Measured, gradients: Path, exact: Reference | None) -> None:
+    def _accept(self, measured: CellRun, gradients: Path, exact: Reference | None) -> None:
         """Keep the gradients of a cell until those of all are there, once they are seen to be of the right sizes."""
         found = Reference.load(gradients)
         for reference in (self.comparison.reference.found, exact):
@@ -199,9 +187,9 @@ class GradientGroup:
                 raise WorkerError(Failure("failed", f"compared with its reference, {misfit}.", ""))
         measured.gradients = found
         if exact is not None:
-            measured.figures |= errors("method", found, exact)
+            measured.enter(method_errors(found, exact))
 
-    def _discrete(self, measured: Measured, counterpart: str | None, counts: Counts) -> Reference | None:
+    def _discrete(self, measured: CellRun, counterpart: str | None, counts: Counts) -> Reference | None:
         """The exact gradients of the cell's own discretisation, where a backend can tell them on the same steps."""
         if counterpart is None:
             return None
@@ -212,8 +200,8 @@ class GradientGroup:
         if isinstance(found, Failure):
             measured.note(f"no method_error: {counterpart} in float64: {found.reason}")
             return None
-        if found.steps != counts.steps:
-            reason = f"it takes {counts.steps} steps (accepted, rejected), {counterpart} in float64 {found.steps}"
+        if found.steps != _steps(counts):
+            reason = f"it takes {_steps(counts)} steps (accepted, rejected), {counterpart} in float64 {found.steps}"
             measured.note(f"no method_error of {measured.cell.backend}: {reason}")
             return None
         try:
@@ -222,38 +210,37 @@ class GradientGroup:
             measured.note(f"no method_error of {measured.cell.backend}: `{found.path}` cannot be read: {error}")
             return None
 
-    def _solve_discrete(self, measured: Measured, counterpart: str) -> DiscreteReference | Failure:
+    def _solve_discrete(self, measured: CellRun, counterpart: str) -> DiscreteReference | Failure:
         self._tell(f"exact gradient of its discretisation, by {counterpart}", measured)
-        solver = Measured(replace(measured.cell, backend=counterpart), self.settings, clock=measured.clock)
+        solver = CellRun(replace(measured.cell, backend=counterpart), self.settings, clock=measured.clock)
         self.helpers.append(solver)
-        arguments = {
-            "first_step": self.comparison.first_step,
-            "inputs": measured.inputs,
-            "folder": self.comparison.folder,
-        }
-
+        assert measured.inputs is not None, "the cell has read them"
+        arguments = (self.comparison.first_step, measured.inputs, self.comparison.folder)
         try:
             with self.jobs.beside():
-                found: DiscreteReference = solver.ask_fresh("discrete", arguments)
+                return solver.anew(lambda: solver.ask(Questions.discrete, *arguments))
         except WorkerError as error:
             return error.failure
         finally:
             solver.dismiss()
-        return found
 
-    def _ask(self, measured: Measured, command: str, **arguments: object) -> Any:
+    def _ask(
+        self, measured: CellRun, question: Callable[Concatenate[Questions, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """What is not timed, side by side with others."""
-        self._tell(command, measured)
+        self._tell(question.__name__, measured)
         with self.jobs.beside():
-            return measured.ask(command, arguments)
+            return measured.ask(question, *args, **kwargs)
 
-    def _time(self, measured: Measured, command: str, **arguments: object) -> Any:
+    def _time(
+        self, measured: CellRun, question: Callable[Concatenate[Questions, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """What is timed, alone."""
-        self._tell(command, measured)
+        self._tell(question.__name__, measured)
         with self.jobs.alone():
-            return measured.ask(command, arguments)
+            return measured.ask(question, *args, **kwargs)
 
-    def _tell(self, text: str, measured: Measured) -> None:
+    def _tell(self, text: str, measured: CellRun) -> None:
         with self._telling:
             self.notify(Event("cell", text, measured.cell))
 
@@ -270,46 +257,44 @@ class GradientGroup:
             with measured.failures():
                 self._judge_one(measured, gradients)
 
-    def _judge_one(self, measured: Measured, gradients: Reference) -> None:
+    def _judge_one(self, measured: CellRun, gradients: Reference) -> None:
         reference = self.comparison.reference
         for note in reference.notes:
             measured.note(note)
-        if reference.contradicted and measured.ok:
-            measured.figures |= {"status": "wrong_gradient", "reason": reference.reason}
+        if reference.contradicted:
+            measured.condemn("wrong_gradient", reference.reason)
         if reference.found is None:
             measured.note(f"no grad_error: {reference.reason}")
             return
-        measured.figures |= continuous_errors(gradients, reference.found, measured.cell.spec)
+        measured.enter(continuous_errors(gradients, reference.found, measured.cell.spec))
         if not gradients.params:
             measured.note("no error of d/dparams: the field has no trainable parameters")
         self._judge_gradient(measured, reference.found)
         self._judge_states(measured, reference.found)
 
-    def _judge_gradient(self, measured: Measured, reference: Reference) -> None:
+    def _judge_gradient(self, measured: CellRun, reference: Reference) -> None:
         """Say whether the gradient is wrong, and refuse a reference that is no better than what it judges."""
-        figures, beside = measured.figures, max(reference.largest.values())
-        stated = {name: figures[name] for name in JUDGED if figures[name] is not None}
+        beside = max(reference.largest.values())
+        judged = judged_errors(measured.found)
         unknown = {
-            name: ignorance(figures[JUDGED[name]], reference.largest[name], beside, measured.cell.spec.dtype)
-            for name in stated
+            name: ignorance(own, reference.largest[name], beside, measured.cell.spec.dtype)
+            for name, (_, own) in judged.items()
         }
-        refusals = {name: unknown[name] or refusal(error, figures[JUDGED[name]]) for name, error in stated.items()}
+        refusals = {name: unknown[name] or refusal(error, own) for name, (error, own) in judged.items()}
         unstated = {name: reason for name, reason in refusals.items() if reason}
-        known = {name: error for name, error in stated.items() if not unknown[name]}
-        wrong = wrong_gradient(known, self.settings.max_grad_error, unstated)
-        if measured.ok and wrong:
-            figures |= {"status": "wrong_gradient", "reason": wrong}
+        known = {name: error for name, (error, _) in judged.items() if not unknown[name]}
+        measured.condemn("wrong_gradient", wrong_gradient(known, self.settings.max_grad_error, unstated))
         for name, reason in unstated.items():
             self._refuse(measured, name, reason)
 
-    def _judge_states(self, measured: Measured, reference: Reference) -> None:
+    def _judge_states(self, measured: CellRun, reference: Reference) -> None:
         """Refuse to judge a solution by one that may be as far from the truth."""
-        reason = state_refusal(reference.state_error(measured.cell.spec), measured.figures.get("n_accepted"))
+        reason = state_refusal(reference.state_error(measured.cell.spec), measured.found.n_accepted)
         if reason:
             self._refuse(measured, "forward_error", reason)
 
-    def _refuse(self, measured: Measured, name: str, reason: str) -> None:
-        measured.figures[name] = None
+    def _refuse(self, measured: CellRun, name: str, reason: str) -> None:
+        measured.found = measured.found.without(name)
         failed = self.comparison.reference.reason
         more = f"; a more accurate reference: {failed}" if failed else ""
         measured.note(f"no {name} of {measured.cell.backend}: {reason}{more}")
@@ -318,36 +303,32 @@ class GradientGroup:
         """Whether all solve the same problem under the same conditions, and their solutions agree."""
         prepared = [measured for measured in self.cells if measured.conditions]
         conditions = [measured.conditions for measured in prepared]
-        fields = [measured.figures for measured in prepared]
+        fields = [measured.found for measured in prepared]
         for measured in prepared:
-            figures = measured.figures
+            found = measured.found
             reason = (
                 unlike(measured.conditions, conditions)
-                or unlike_fields(figures, fields)
-                or disagreement(figures.get("forward_error"), figures.get("n_accepted"))
+                or unlike_fields(found, fields)
+                or disagreement(found.forward_error, found.n_accepted)
             )
-            if measured.ok and reason:
-                figures |= {"status": "incomparable", "reason": reason}
+            measured.condemn("incomparable", reason)
 
-    def _summarise(self, timed: Sequence[Measured], control: Measured | None) -> None:
+    def _summarise(self, timed: Sequence[CellRun], control: CellRun | None) -> None:
         for measured in timed:
             step, cpu = step_time(measured), cpu_time(measured)
-            measured.figures |= {
-                "step_s": step.estimate,
-                "step_s_low": step.low,
-                "step_s_high": step.high,
-                "cpu_s": cpu.estimate,
-            }
-            if measured.compiles:
-                measured.figures["compile_s"] = measured.figures["first_step_s"] - step.estimate
+            measured.enter(
+                Measurement(step_s=step.estimate, step_s_low=step.low, step_s_high=step.high, cpu_s=cpu.estimate)
+            )
+            if measured.compiles and measured.found.first_step_s is not None:
+                measured.enter(Measurement(compile_s=measured.found.first_step_s - step.estimate))
             self._note_competitor(measured, step, cpu)
             # A wrong gradient is shown with its time, but neither ranked nor a measure for others.
             if control is not None and control.ok and measured.ok and measured is not control:
-                measured.figures |= _compared(measured, control)
+                measured.enter(_compared(measured, control))
         if control is not None and self.settings.control not in (None, control.cell.backend):
             control.note(f"the control is {control.cell.backend}, since {self.settings.control} cannot be ranked")
 
-    def _note_competitor(self, measured: Measured, step: Interval, cpu: Interval) -> None:
+    def _note_competitor(self, measured: CellRun, step: Interval, cpu: Interval) -> None:
         cell = measured.cell
         if cell.threads == 1 and cell.device == "cpu" and step.estimate > BUSY * cpu.estimate:
             excess = 100 * (step.estimate / cpu.estimate - 1)
@@ -356,16 +337,21 @@ class GradientGroup:
             )
 
 
-def _compared(measured: Measured, control: Measured) -> dict[str, object]:
+def _compared(measured: CellRun, control: CellRun) -> Measurement:
     ratio = step_ratio(measured)
-    return {
-        "control": control.cell.backend,
-        "ratio": ratio.estimate,
-        "ratio_low": ratio.low,
-        "ratio_high": ratio.high,
-        "verdict": ratio.verdict,
-    }
+    return Measurement(
+        control=control.cell.backend,
+        ratio=ratio.estimate,
+        ratio_low=ratio.low,
+        ratio_high=ratio.high,
+        verdict=ratio.verdict,
+    )
 
 
-def _suffices(reference: Reference, measured: Measured, gradients: Reference) -> bool:
-    return suffices(reference, gradients, measured.cell.spec, measured.figures.get("n_accepted"))
+def _suffices(reference: Reference, measured: CellRun, gradients: Reference) -> bool:
+    return suffices(reference, gradients, measured.cell.spec, measured.found.n_accepted)
+
+
+def _steps(counts: Counts) -> tuple[int, int] | None:
+    accepted, rejected = counts.found.n_accepted, counts.found.n_rejected
+    return None if accepted is None or rejected is None else (accepted, rejected)

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from nodebench.bench.cell_run import CellRun, Start, repeated
 from nodebench.bench.events import Event
-from nodebench.bench.measured import Measured, Start, repeated
-from nodebench.bench.messages import Turn
+from nodebench.bench.messages import Questions, Turn
 from nodebench.bench.process import LostError
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers, kept_launchers
 from nodebench.bench.timing import MIN_STARTS, Interval, over_starts, paired_ratio, reason_to_stop
+from nodebench.results.record import Measurement
 
 ROUNDS_PER_START = 10
 """Rounds of a start, if its share of the budget allows: more would make its own median better, not the estimate."""
@@ -41,7 +42,7 @@ class Interleaving:
         available_bytes: Memory for live workers, or None where it is not known.
     """
 
-    cells: Sequence[Measured]
+    cells: Sequence[CellRun]
     first_step: float
     settings: Settings
     notify: Callable[[Event], None]
@@ -53,7 +54,7 @@ class Interleaving:
     _n_rounds: int = field(default=0, init=False)
 
     @property
-    def control(self) -> Measured | None:
+    def control(self) -> CellRun | None:
         """The first cell whose worker has not failed; None where all have."""
         return next(iter(self._alive()), None)
 
@@ -69,9 +70,9 @@ class Interleaving:
             for launchers in self._launched:
                 launchers.close()
         for measured in self._alive():
-            measured.figures |= {"stopped_by": stopped_by, "n_rounds": self._n_rounds, "n_starts": self._n_starts}
+            measured.enter(Measurement(stopped_by=stopped_by, n_rounds=self._n_rounds, n_starts=self._n_starts))
 
-    def _alive(self) -> list[Measured]:
+    def _alive(self) -> list[CellRun]:
         return [measured for measured in self.cells if not measured.failed]
 
     def _rounds(self) -> int:
@@ -97,7 +98,7 @@ class Interleaving:
         control, *others = self._alive()
         return [step_ratio(measured) for measured in others] or [step_time(control)]
 
-    def _series(self, control: Measured, rounds: int, share_s: float) -> None:
+    def _series(self, control: CellRun, rounds: int, share_s: float) -> None:
         """One start of every cell."""
         groups = subgroups(self._alive(), self.available_bytes)
         done = [self._start(group, rounds, share_s / len(groups)) for group in groups]
@@ -110,7 +111,7 @@ class Interleaving:
             self._n_starts += 1
             self._n_rounds += min(done)
 
-    def _start(self, group: Sequence[Measured], rounds: int, share_s: float) -> int:
+    def _start(self, group: Sequence[CellRun], rounds: int, share_s: float) -> int:
         """One start of a subgroup, the control first; returns how many rounds it had.
 
         Where a launcher ends in the midst of it, it is worth nothing, and is made again with new interpreters.
@@ -146,7 +147,7 @@ class Interleaving:
                 for measured in self._alive():
                     measured.launch(self._launched[-1])
 
-    def start(self, group: Sequence[Measured], launchers: Launchers | None, rounds: int, share_s: float) -> int:
+    def start(self, group: Sequence[CellRun], launchers: Launchers | None, rounds: int, share_s: float) -> int:
         """One start of a subgroup.
 
         Args:
@@ -175,7 +176,7 @@ class Interleaving:
                 measured.starts.append(Start(own, turns[0]))
         return len(turns[0])
 
-    def _warm_up(self, group: Sequence[Measured]) -> None:
+    def _warm_up(self, group: Sequence[CellRun]) -> None:
         """Warm all workers up side by side, on all cores, and wait until nothing but them is at work.
 
         What the next start needs is imported meanwhile, but after the last certain start, which may be the last.
@@ -183,18 +184,19 @@ class Interleaving:
         if not self._launched and self._n_starts + 1 != self._least_starts:
             self._launch(self._n_starts + 1)
         for measured in group:
+            assert measured.inputs is not None, "the preparing worker has written them"
             with measured.failures():
-                measured.send("prepare", {"first_step": self.first_step, "inputs": measured.inputs})
-                measured.send("warm_up")
+                measured.send(Questions.prepare, self.first_step, measured.inputs)
+                measured.send(Questions.warm_up)
         for measured in (one for one in group if one.alive):
             with measured.failures():
-                for command in ("prepare", "warm_up"):
-                    measured.receive(command)
-                measured.ask("pin", overhead=True)
+                measured.receive(Questions.prepare)
+                measured.receive(Questions.warm_up)
+                measured.ask_aside(Questions.pin)
         for launchers in self._launched:
             launchers.settle(self.settings.timeout(group[0].cell))
 
-    def _turns(self, group: Sequence[Measured], rounds: int, share_s: float) -> list[list[Turn]]:
+    def _turns(self, group: Sequence[CellRun], rounds: int, share_s: float) -> list[list[Turn]]:
         """The turns of each cell; those of a cell that fails on the way are incomplete."""
         turns: list[list[Turn]] = [[] for _ in group]
         until = time.monotonic() + share_s
@@ -202,7 +204,7 @@ class Interleaving:
             order = [i for i, measured in enumerate(group) if measured.alive]
             for i in self._order.sample(order, len(order)):
                 with group[i].failures():
-                    turns[i].append(group[i].ask("turn"))
+                    turns[i].append(group[i].ask(Questions.turn))
             text = f"timing {len(order)} cells in turns, start {self._n_starts + 1}"
             self.notify(Event("timing", text, group[0].cell, n, rounds))
             if self.settings.rounds is None and time.monotonic() > until:
@@ -210,14 +212,14 @@ class Interleaving:
         return turns
 
 
-def subgroups(cells: Sequence[Measured], available_bytes: int | None) -> list[list[Measured]]:
+def subgroups(cells: Sequence[CellRun], available_bytes: int | None) -> list[list[CellRun]]:
     """Groups whose workers fit in memory together, each with the control, the first of `cells`, at its head.
 
     A pair that does not fit is tried all the same: nothing smaller can be compared.
     """
     control, *others = cells
     room = float("inf") if available_bytes is None else MEMORY_SHARE * available_bytes
-    groups: list[list[Measured]] = [[control]]
+    groups: list[list[CellRun]] = [[control]]
     for measured in others:
         taken = sum(member.resident_bytes for member in groups[-1])
         if len(groups[-1]) > 1 and taken + measured.resident_bytes > room:
@@ -226,17 +228,17 @@ def subgroups(cells: Sequence[Measured], available_bytes: int | None) -> list[li
     return groups
 
 
-def step_time(measured: Measured) -> Interval:
+def step_time(measured: CellRun) -> Interval:
     """Time of a gradient step, in seconds."""
     return over_starts([[turn.step_s for turn in start.turns] for start in measured.starts])
 
 
-def cpu_time(measured: Measured) -> Interval:
+def cpu_time(measured: CellRun) -> Interval:
     """CPU time of a gradient step, all threads together, in seconds."""
     return over_starts([[turn.cpu_s for turn in start.turns] for start in measured.starts])
 
 
-def step_ratio(measured: Measured) -> Interval:
+def step_ratio(measured: CellRun) -> Interval:
     """Time of a gradient step relative to the control's in the same rounds."""
     return paired_ratio(
         [[turn.step_s for turn in start.turns] for start in measured.starts],

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from nodebench.results.quantities import GradientPart
+
 MARGIN = 100
 """How many times more accurate than what it judges a reference must be."""
 
@@ -94,16 +96,16 @@ def unlike(conditions: Mapping[str, str], group: Sequence[Mapping[str, str]]) ->
     return None
 
 
-def unlike_fields(figures: Mapping[str, float | None], group: Sequence[Mapping[str, float | None]]) -> str | None:
+def unlike_fields(found: GradientPart, group: Sequence[GradientPart]) -> str | None:
     """Why a cell's field is another than that of most of its group, itself included, or None.
 
     Args:
-        figures: `field_value` and `field_derivative` of the cell, where it has any.
+        found: What is known of the cell: `field_value` and `field_derivative`, where it has any.
         group: The same of all cells of the group.
     """
     for name, what in (("field_value", "values"), ("field_derivative", "derivatives")):
-        known = [value for each in group if (value := each.get(name)) is not None]
-        own = figures.get(name)
+        known = [value for each in group if (value := getattr(each, name)) is not None]
+        own = getattr(found, name)
         if own is None or not known:
             continue
         common = max(known, key=lambda value: sum(_near(value, other) for other in known))

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from nodebench import registry
 from nodebench.bench.interpreter import Interpreter
-from nodebench.bench.messages import Assignment, Planned
+from nodebench.bench.messages import Assignment, Planned, Questions
 from nodebench.bench.plan import Cell, Plan, unique, unwritten
 from nodebench.bench.process import WorkerError, WorkerProcess, with_launchers
 from nodebench.bench.starting import Launchers
@@ -150,12 +150,11 @@ def _planned(name: str, request: Request, backends: Sequence[tuple[str, str]], t
     def ask(launchers: Launchers | None) -> Planned:
         worker = WorkerProcess(Assignment(None, ahead=ahead), Interpreter(), launchers)
         try:
-            arguments = {"task": name, "request": request, "backends": backends}
-            found: Planned = worker.ask("plan", arguments, timeout_s=timeout_s or PLANNING_S)
+            worker.send(Questions.plan, name, request, backends)
+            return worker.receive(Questions.plan, timeout_s=timeout_s or PLANNING_S)
         finally:
             sys.stderr.write(worker.printed())  # what a user's file prints is for its user to see
             worker.stop()
-        return found
 
     try:
         found = with_launchers(ask)

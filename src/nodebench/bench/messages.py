@@ -1,13 +1,18 @@
 """What the runner and a worker say to each other; plain values that are pickled over a socket."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 from nodebench.bench.plan import Cell
-from nodebench.errors import NodebenchError
+from nodebench.errors import NodebenchError, Status
 from nodebench.problem import Evaluations
+from nodebench.results.record import Measurement
+
+if TYPE_CHECKING:
+    from nodebench.bench.matrix import Request
 
 OUT_OF_MEMORY = re.compile(
     r"out of memory|(?:can't|cannot) allocate memory|MemoryError|RESOURCE_EXHAUSTED|bad_alloc|OutOfMemory|cannot map",
@@ -62,19 +67,19 @@ class Failure:
             worker had printed before.
     """
 
-    status: str
+    status: Status
     reason: str
     traceback: str
 
-    @property
-    def figures(self) -> dict[str, Any]:
-        """Fields of the record of a cell that failed so."""
-        return {
-            "status": self.status,
-            "reason": self.reason,
-            "stderr": self.traceback,
-            "requested_bytes": self.requested_bytes,
-        }
+    def of(self, found: Measurement) -> Measurement:
+        """What is known of a cell that failed so, after what was found before."""
+        return replace(
+            found,
+            status=self.status,
+            reason=self.reason,
+            stderr=self.traceback,
+            requested_bytes=self.requested_bytes,
+        )
 
     @property
     def requested_bytes(self) -> int | None:
@@ -120,11 +125,7 @@ class Beginning:
 class Checked:
     """Answer to `check`: what was seen of a field."""
 
-    notes: list[str]
-    field_value: float | None
-    """A figure of its values at fixed points."""
-    field_derivative: float | None
-    """The same of its derivatives."""
+    found: Measurement
     files: dict[str, str]
     """Digests of the files of code, as in `Beginning`."""
 
@@ -133,31 +134,42 @@ class Checked:
 class Preparation:
     """Answer to `prepare`: what is known once a cell has made its first gradient step."""
 
-    first_step_s: float
+    found: Measurement
     compiles: bool
     """Whether that step compiled, as framework and backend declare."""
-    n_params: int
-    loss: float
-    dataset: str
-    notes: list[str]
     exact_counterpart: str | None
     conditions: dict[str, str]
     """What must be equal for all that are compared, as the worker's own objects show it."""
-    differences: list[str]
-    """What remains different by the nature of the library or method."""
-    memory_exponent: float | None
-    """p of the law memory ~ steps^p that the method states."""
 
 
 @dataclass(frozen=True)
 class Counts:
     """Answer to `count`."""
 
+    found: Measurement
     evaluations: Evaluations
-    steps: tuple[int, int] | None
-    """Accepted and rejected steps of the forward solve, where the library tells."""
     fixed_grid: str = ""
     """The steps of a method that takes them as told, in words; empty for one that chooses them."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Answer to `memory`."""
+
+    found: Measurement
+    resident_bytes: int | None
+    """Highest resident set of the worker so far."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Answer to `train`."""
+
+    found: Measurement
+    pictures: bytes
+    """What is to be seen of the trained model, packed."""
+    files: dict[str, str]
+    """Digests of the files of code, as in `Beginning`."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +194,21 @@ class DiscreteReference:
 
 
 @dataclass(frozen=True)
+class TrainingProgress:
+    """What a worker reports while it trains.
+
+    Attributes:
+        done: Training steps done.
+        total: Training steps in all.
+        loss: Loss of the last one.
+    """
+
+    done: int
+    total: int
+    loss: float
+
+
+@dataclass(frozen=True)
 class Turn:
     """Answer to `turn`: what a worker measured in its turn of the timing, per gradient step.
 
@@ -192,3 +219,74 @@ class Turn:
 
     step_s: float
     cpu_s: float
+
+
+class Questions(Protocol):
+    """What a runner may ask a worker; both ends hold to it.
+
+    A worker implements each question as a method of this name, and `nodebench.bench.process` sends a question by its
+    name, so that its arguments and its answer have the same types at both ends. A worker imports what its cell needs
+    unasked, before the first question.
+    """
+
+    def plan(self, task: str, request: "Request", backends: Sequence[tuple[str, str]]) -> Planned:
+        """The cells of a task; see `task_cells`."""
+
+    def pin(self) -> None:
+        """Keep to the assigned cores from here on."""
+
+    def begin(self, inputs: Path) -> Beginning:
+        """Make what all cells of the group are handed, once the field has been found fit for being measured.
+
+        Args:
+            inputs: Where the whole state of the model and the batch are written.
+        """
+
+    def reference(self, first_step: float, inputs: Path, folder: Path, level: int) -> ReferenceFile:
+        """Gradients of the continuous problem, found in a folder or computed; see `solve_reference`."""
+
+    def discrete(self, first_step: float, inputs: Path, folder: Path) -> DiscreteReference:
+        """Gradients, in float64, of the problem as the cell's backend discretises it; see `solve_discrete`."""
+
+    def check(self, first_step: float, inputs: Path) -> Checked:
+        """Look at the field in the dtype of the cell.
+
+        Args:
+            first_step: First step of every solve.
+            inputs: What `begin` wrote.
+        """
+
+    def prepare(self, first_step: float, inputs: Path) -> Preparation:
+        """Build everything and make the first gradient step; arguments as for `check`. It comes before those below."""
+
+    def count(self) -> Counts:
+        """Count evaluations and steps, in instrumented runs of their own."""
+
+    def gradients(self, path: Path) -> None:
+        """Write the gradients of a step, and the states at the output times, to be judged with those of other cells."""
+
+    def memory(self) -> Sizes:
+        """Peak memory of one warmed gradient step, what it leaves behind, and the bytes that it keeps."""
+
+    def split(self, seconds: float) -> Measurement:
+        """Median times of forward and backward pass, taken for about so long."""
+
+    def floor(self, evaluations: Evaluations, seconds: float) -> Measurement:
+        """What the step's own evaluations and VJPs cost, and how far above that it is; nothing where there is none.
+
+        Args:
+            evaluations: What was counted of a step.
+            seconds: About how long this may take.
+        """
+
+    def warm_up(self) -> None:
+        """The steps before the timing, which also decide how many a turn has."""
+
+    def turn(self) -> Turn:
+        """One turn of the timing."""
+
+    def train(self, first_step: float | None, checkpoint: str) -> Trained:
+        """Train by the preset's recipe, from the checkpoint where there is one, and evaluate on the held-out data.
+
+        Reports on the way how far it is, as `TrainingProgress`.
+        """

@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from nodebench.bench.accuracy import reference_from
-from nodebench.bench.floor import FloorTurn, floor_figures
+from nodebench.bench.floor import FloorTurn, above_floor
 from nodebench.bench.memory import peak_resident_bytes, traced_bytes
-from nodebench.bench.messages import Counts, Preparation, Turn
+from nodebench.bench.messages import Counts, Preparation, Sizes, Turn
 from nodebench.bench.subject import Prepared
 from nodebench.errors import DivergedError
 from nodebench.frameworks.base import AbstractGradientStep
 from nodebench.problem import Evaluations, Gradients, StepGrid
+from nodebench.results.record import Measurement
 from nodebench.solvers.methods import method
 
 TURN_S = 0.05
@@ -72,26 +72,33 @@ class GradientPasses:
         gradients = step.step()
         first_step_s = time.perf_counter() - start
         passes = cls(prepared, step)
-        preparation = Preparation(
+        backend = subject.gradient_backend()
+        found = Measurement(
             first_step_s=first_step_s,
-            compiles=subject.framework.compiles or subject.gradient_backend().compiles(),
             n_params=subject.framework.n_params(prepared.model),
             loss=passes._finite_loss(gradients),
             dataset=prepared.inputs.dataset,
             notes=list(filter(None, [prepared.inputs.note])),
-            exact_counterpart=subject.gradient_backend().exact_counterpart(),
-            conditions=wanted,
-            differences=list(subject.gradient_backend().differences(subject.spec)),
-            memory_exponent=subject.gradient_backend().memory_exponent(),
+            differences=list(backend.differences(subject.spec)),
+            memory_exponent=backend.memory_exponent(),
         )
-        return passes, preparation
+        compiles = subject.framework.compiles or backend.compiles()
+        return passes, Preparation(found, compiles, backend.exact_counterpart(), wanted)
 
     def count(self) -> Counts:
         """Count evaluations and steps, in instrumented runs of their own."""
         evaluations = self.step.evaluations()
         grid = self._grid()
         told = "" if grid is None or method(self.prepared.subject.spec.solver).adaptive else _steps(grid)
-        return Counts(evaluations, (grid.n_accepted, grid.n_rejected) if grid else None, told)
+        steps = (grid.n_accepted, grid.n_rejected) if grid else (None, None)
+        found = Measurement(
+            nfe_forward=evaluations.nfe_forward,
+            nfe_backward=evaluations.nfe_backward,
+            n_vjps=evaluations.n_vjps,
+            n_accepted=steps[0],
+            n_rejected=steps[1],
+        )
+        return Counts(found, evaluations, told)
 
     def gradients(self, path: Path) -> None:
         """Write the gradients of a step, and the states at the output times, to be judged with those of other cells."""
@@ -99,19 +106,19 @@ class GradientPasses:
         found = reference_from(framework, self.step.step(), "")
         replace(found, states=framework.flat_state(self.step.solution())).save(path)
 
-    def memory(self) -> dict[str, Any]:
-        """Peak memory of one warmed gradient step, what it leaves behind, and its exact companion."""
+    def memory(self) -> Sizes:
+        """Peak memory of one warmed gradient step, what it leaves behind, and the bytes that it keeps."""
         self.step.step()
         on_device = self.prepared.subject.framework.peak_device_bytes(self.step.step)
         peak, unreleased = traced_bytes(self.step.step)
-        return {
-            "peak_memory_bytes": peak if on_device is None else on_device,
-            "unreleased_bytes": unreleased,
-            "saved_bytes": self.step.saved_bytes(),
-            "resident_bytes": peak_resident_bytes(),
-        }
+        found = Measurement(
+            peak_memory_bytes=peak if on_device is None else on_device,
+            unreleased_bytes=unreleased,
+            saved_bytes=self.step.saved_bytes(),
+        )
+        return Sizes(found, peak_resident_bytes())
 
-    def split(self, seconds: float) -> dict[str, float]:
+    def split(self, seconds: float) -> Measurement:
         """Median times of forward and backward pass, taken for about so long.
 
         The two calls may cost more than the one that is timed.
@@ -122,9 +129,9 @@ class GradientPasses:
             while len(splits) < SPLITS.start or (len(splits) < SPLITS.stop and sum(map(sum, splits)) < seconds):
                 splits.append(_split(self.step))
         forward, backward = zip(*splits, strict=True)
-        return {"forward_s": median(forward), "backward_s": median(backward)}
+        return Measurement(forward_s=median(forward), backward_s=median(backward))
 
-    def floor(self, evaluations: Evaluations, seconds: float) -> dict[str, float]:
+    def floor(self, evaluations: Evaluations, seconds: float) -> Measurement:
         """What the step's own evaluations and VJPs cost, and how far above that it is; nothing where there is none.
 
         The step and the two calls of the field take turns, each repeated to some length, so that what slows the
@@ -136,7 +143,7 @@ class GradientPasses:
         """
         calls = self.step.field_calls()
         if calls is None or not evaluations.nfe_forward:
-            return {}
+            return Measurement()
         timed = (_repeated(self.step.step), calls.evaluation, calls.evaluation_with_vjp)
         turns: list[FloorTurn] = []
         with _without_collection():
@@ -147,7 +154,7 @@ class GradientPasses:
             while len(turns) < FLOORS.start or (len(turns) < FLOORS.stop and time.perf_counter() - began < seconds):
                 costs = [_once(call, n) for call, n in zip(timed, repetitions, strict=True)]
                 turns.append(FloorTurn(*costs))
-        return floor_figures(turns, evaluations)
+        return above_floor(turns, evaluations)
 
     def warm_up(self) -> None:
         """The steps before the timing, which also decide how many a turn has: by the fastest, since others may run."""

@@ -8,10 +8,10 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nodebench.bench.interpreter import Interpreter
-from nodebench.bench.messages import LIMITED, OUT_OF_MEMORY, Assignment, Failure
+from nodebench.bench.messages import LIMITED, OUT_OF_MEMORY, Assignment, Failure, Questions, TrainingProgress
 from nodebench.bench.starting import (
     CAN_FORK,
     AbstractProcess,
@@ -28,6 +28,7 @@ from nodebench.bench.starting import (
 )
 from nodebench.results.record import PRINTED
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 DEATH_S = 10.0
@@ -119,7 +120,7 @@ class WorkerProcess:
         began = time.monotonic()
         if isinstance(self._process, Forked):
             self._settle(self._process, timeout_s)
-        self.receive("importing", timeout_s=timeout_s, began=began)
+        self._answer("importing", timeout_s, began)
 
     def _settle(self, process: Forked, timeout_s: float | None) -> None:
         """Wait for the launcher; where it does not fork, start a new interpreter, which is told all again."""
@@ -137,61 +138,69 @@ class WorkerProcess:
 
     def ask(
         self,
-        command: str,
-        arguments: dict[str, Any] | None = None,
-        *,
-        timeout_s: float | None = None,
-        on_progress: Callable[[Any], None] | None = None,
-    ) -> Any:
-        """Send a command and wait for its answer.
+        question: Callable[Concatenate[Questions, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Send a question and wait for its answer for as long as it takes, as `send` and `receive` do."""
+        self.send(question, *args, **kwargs)
+        return self.receive(question)
+
+    def send(self, question: Callable[Concatenate[Questions, P], T], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Send a question, to be answered after those sent before; for each, `receive` waits for the answer.
 
         Args:
-            command: Name of a method in `Worker.commands`.
-            arguments: Its keyword arguments.
-            timeout_s: Seconds after which the worker is killed; None to wait for ever.
-            on_progress: Called with what the worker reports on the way.
-
-        Raises:
-            WorkerError: If the command fails, the worker dies, or the time is over.
-        """
-        self.ready(timeout_s)
-        self.send(command, arguments)
-        return self.receive(command, timeout_s=timeout_s, on_progress=on_progress)
-
-    def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
-        """Send a command, to be carried out after those sent before; for each, `receive` waits for the answer.
+            question: A method of `Questions`.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
 
         Raises:
             WorkerError: If the worker has died.
         """
-        message = (command, arguments or {})
+        message = (question.__name__, args, kwargs)
         if not self._ready:
             self._unheard.append(message)
         try:
             self._connection.send(message)
         except (EOFError, ConnectionError) as error:
             if self._ready:  # else that is told where it is waited for
-                raise self._death(command) from error
+                raise self._death(question.__name__) from error
 
     def receive(
         self,
-        command: str,
+        question: Callable[Concatenate[Questions, ...], T],
         *,
         timeout_s: float | None = None,
-        on_progress: Callable[[Any], None] | None = None,
-        began: float | None = None,
-    ) -> Any:
-        """Wait for the answer to the earliest command that has not been answered; otherwise as `ask`.
+        on_progress: Callable[[TrainingProgress], None] | None = None,
+    ) -> T:
+        """Wait for the answer to the earliest question that has not been answered, which is this one.
 
-        The time that it may take counts from when it `began`, on the clock of `time.monotonic`; by default from now.
+        Args:
+            question: The question.
+            timeout_s: Seconds from now after which the worker is killed; None to wait for ever.
+            on_progress: Called with what the worker reports on the way.
+
+        Raises:
+            WorkerError: If the worker fails, dies, or the time is over.
         """
-        deadline = None if timeout_s is None else (time.monotonic() if began is None else began) + timeout_s
+        self.ready(timeout_s)
+        answer: T = self._answer(question.__name__, timeout_s, time.monotonic(), on_progress)
+        return answer
+
+    def _answer(
+        self,
+        what: str,
+        timeout_s: float | None,
+        began: float,
+        on_progress: Callable[[TrainingProgress], None] | None = None,
+    ) -> Any:
+        deadline = None if timeout_s is None else began + timeout_s
         try:
             while True:
                 remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not self._connection.poll(remaining):
                     self.kill()
-                    raise WorkerError(self._too_long(command, timeout_s))
+                    raise WorkerError(self._too_long(what, timeout_s))
                 kind, content = self._connection.recv()
                 if kind == "answer":
                     return content
@@ -200,7 +209,7 @@ class WorkerProcess:
                 if on_progress is not None:
                     on_progress(content)
         except (EOFError, ConnectionError) as error:
-            raise self._death(command) from error
+            raise self._death(what) from error
 
     def stop(self) -> None:
         """End the worker and everything it started, at once: it holds nothing that is worth waiting for."""

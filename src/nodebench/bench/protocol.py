@@ -1,7 +1,7 @@
 """What a runner and a worker of two versions must agree on to speak with each other.
 
 Messages are pickled instances of classes that both sides have, and a pickle does not notice that a field is missing
-until somebody reads it. So the fields themselves are compared, and the commands with their parameters. This module's
+until somebody reads it. So the fields themselves are compared, and the questions with their parameters. This module's
 text is also run as a program by the other version's interpreter, and prints there what that version has.
 """
 
@@ -14,8 +14,8 @@ from nodebench.bench import messages
 from nodebench.bench.launcher import HANDED
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.plan import Cell
-from nodebench.bench.worker import Worker
 from nodebench.problem import Evaluations, SolverSpec
+from nodebench.results.record import Measurement
 
 
 def protocol() -> dict[str, list[str]]:
@@ -28,9 +28,14 @@ def protocol() -> dict[str, list[str]]:
         for cls in vars(messages).values()
         if isinstance(cls, type) and is_dataclass(cls) and cls.__module__ == messages.__name__
     ]
-    described = {cls.__name__: [f.name for f in fields(cls)] for cls in (Cell, SolverSpec, Evaluations, *spoken)}
-    commands = Worker(None, None).commands()  # type: ignore[arg-type]  # its commands are read, not carried out
-    described |= {f"command {name}": list(inspect.signature(call).parameters) for name, call in commands.items()}
+    spoken += [Cell, SolverSpec, Evaluations, Measurement]
+    described = {cls.__name__: [f.name for f in fields(cls)] for cls in spoken}
+    questions = {name: call for name, call in vars(messages.Questions).items() if inspect.isfunction(call)}
+    described |= {
+        f"question {name}": list(inspect.signature(call).parameters)[1:]
+        for name, call in questions.items()
+        if not name.startswith("_")
+    }
     described["launcher"] = list(HANDED)
     return described | {"Python": [f"{sys.version_info.major}.{sys.version_info.minor}"]}
 

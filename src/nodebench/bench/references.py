@@ -5,24 +5,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nodebench.bench.accuracy import UNREADABLE, Reference
+from nodebench.bench.cell_run import CellRun
 from nodebench.bench.events import Event
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.machine import usable_cores
-from nodebench.bench.measured import Measured
-from nodebench.bench.messages import ReferenceFile
+from nodebench.bench.messages import Questions, ReferenceFile
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import LostError, WorkerError
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import kept_launchers
 
 
-def preparer(cell: Cell, settings: Settings, clock: WorkClock) -> Measured:
+def preparer(cell: Cell, settings: Settings, clock: WorkClock) -> CellRun:
     """What prepares for the cells that are compared with this one: on all cores, since nothing is timed.
 
     It has no backend: one that is broken must not take the others down.
     """
     alone = replace(cell, backend=None, threads=usable_cores())
-    return Measured(alone, replace(settings, cores=None), clock=clock)
+    return CellRun(alone, replace(settings, cores=None), clock=clock)
 
 
 @dataclass
@@ -59,7 +59,7 @@ class References:
     contradicted: bool = field(default=False, init=False)
     notes: list[str] = field(default_factory=list, init=False)
 
-    def begin(self, worker: Measured) -> None:
+    def begin(self, worker: CellRun) -> None:
         """Have a worker of the cell find the first reference, however inaccurate."""
         self._next(worker)
 
@@ -81,22 +81,17 @@ class References:
     def _done(self, suffices: Callable[[Reference], bool]) -> bool:
         return self.finest or (self.found is not None and suffices(self.found))
 
-    def _next(self, worker: Measured) -> None:
+    def _next(self, worker: CellRun) -> None:
         """One level, with a time limit of its own; where it fails, what there is remains, and is the best there is."""
         text = f"reference gradient, refinement {self.level}" if self.level else "reference gradient"
         self.notify(Event("cell", text, worker.cell))
-        arguments = {
-            "first_step": self.first_step,
-            "inputs": self.inputs,
-            "folder": self.folder,
-            "level": self.level + 1,
-        }
+        arguments = (self.first_step, self.inputs, self.folder, self.level + 1)
         answer: ReferenceFile
         try:
             try:
-                answer = worker.ask("reference", arguments)
+                answer = worker.ask(Questions.reference, *arguments)
             except LostError:
-                answer = worker.ask_fresh("reference", arguments)
+                answer = worker.anew(lambda: worker.ask(Questions.reference, *arguments))
             found = None if answer.path is None else Reference.load(answer.path)
         except WorkerError as error:
             answer, found = ReferenceFile(None, error.failure.reason), None

@@ -16,14 +16,23 @@ from nodebench.bench.events import Event
 from nodebench.bench.executor import AbstractExecutor, LocalExecutor
 from nodebench.bench.gradient import GradientGroup
 from nodebench.bench.loaded import Files, changed
-from nodebench.bench.measured import Figures, no_figures
 from nodebench.bench.messages import Failure
 from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.recording import record_of
 from nodebench.bench.settings import Settings
-from nodebench.bench.work import AbstractWork, Done, GroupWork, Measure, Outcome, Site, TrainingWork, checkpoint
+from nodebench.bench.work import (
+    AbstractWork,
+    CellResult,
+    GroupWork,
+    MachineContext,
+    Measure,
+    TrainingWork,
+    WorkResult,
+    checkpoint,
+)
 from nodebench.errors import UserError
 from nodebench.results.environment import differences, environment_key
+from nodebench.results.record import Measurement
 from nodebench.results.store import Store
 
 Continuation = Literal["new", "resume", "rerun-failed"]
@@ -99,9 +108,9 @@ class Runner:
             _forget(lambda: remove_folder(site.checkpoints))
         return run_id
 
-    def _site(self, run_id: str, environment: Mapping[str, Any]) -> Site:
+    def _site(self, run_id: str, environment: Mapping[str, Any]) -> MachineContext:
         folder = self.store.path.parent
-        return Site(
+        return MachineContext(
             platform.node(),
             environment,
             self.settings,
@@ -157,9 +166,9 @@ class _Job:
     store: Store
     run_id: str
     measure: Measure
-    site: Site
+    site: MachineContext
     attempts: Mapping[str, int]
-    kept: Mapping[str, Figures]
+    kept: Mapping[str, Measurement]
     keys: set[str] = field(default_factory=set, init=False)
     files: dict[str, str] = field(default_factory=dict, init=False)
     lost: set[str] = field(default_factory=set, init=False)
@@ -180,27 +189,27 @@ class _Job:
             yield GroupWork(group, fresh, self.measure)
         for cell in missing:
             if cell not in fresh:
-                yield TrainingWork(Outcome(cell, self.kept.get(cell.cell_id, no_figures())))
+                yield TrainingWork(CellResult(cell, self.kept.get(cell.cell_id, Measurement())))
 
-    def arrived(self, done: Done) -> Iterator[AbstractWork]:
+    def arrived(self, done: WorkResult) -> Iterator[AbstractWork]:
         """Write the records of cells that are done, and give the trainings of those that are not."""
         for outcome in done.outcomes:
             self._keep_files(outcome.files, done.node)
-            to_train = isinstance(done.work, GroupWork) and self.measure in ("training", "both") and outcome.ok
+            to_train = isinstance(done.work, GroupWork) and self.measure in ("training", "both") and outcome.found.ok
             placed = self._placed(outcome, done)
             if not to_train:
                 self._finish(placed, done)
             elif self.measure == "training":
                 yield TrainingWork(outcome)  # of the group it has nothing but the first step
             else:
-                self.store.save_measurement(self.run_id, outcome.cell.cell_id, placed.figures)
+                self.store.save_measurement(self.run_id, outcome.cell.cell_id, placed.found)
                 yield TrainingWork(placed)
 
     def _refuse(self, cell: Cell, reason: str) -> None:
         """Write the record of a cell for which no process need be started."""
-        outcome = Outcome(cell).failed(Failure("unsupported", reason, ""))
+        outcome = CellResult(cell).failed(Failure("unsupported", reason, ""))
         work = GroupWork((cell,), (cell,), self.measure)
-        done = Done(work, (outcome,), self.site.node, self.site.environment)
+        done = WorkResult(work, (outcome,), self.site.node, self.site.environment)
         self._finish(self._placed(outcome, done), done)
 
     def _keep_files(self, files: Files, node: str) -> None:
@@ -210,15 +219,15 @@ class _Job:
             self.store.save_sources(self.run_id, fresh)
             self.files.update(fresh)
 
-    def _placed(self, outcome: Outcome, done: Done) -> Outcome:
+    def _placed(self, outcome: CellResult, done: WorkResult) -> CellResult:
         """What became of a cell, with where: its gradient may have been measured elsewhere than it was trained."""
         node, key = done.node, self._key(done.environment)
-        figures = {"node": node, "environment": key, **outcome.figures}
+        found = Measurement(node=node, environment=key).joined(outcome.found)
         if isinstance(done.work, TrainingWork):
-            figures |= {"train_node": node, "train_environment": key}
-        return replace(outcome, figures=figures)
+            found = replace(found, train_node=node, train_environment=key)
+        return replace(outcome, found=found)
 
-    def _finish(self, outcome: Outcome, done: Done) -> None:
+    def _finish(self, outcome: CellResult, done: WorkResult) -> None:
         cell = outcome.cell
         record = record_of(outcome, self.run_id, self.attempts.get(cell.cell_id, 0) + 1)
         self.store.append(record, outcome.pictures)

@@ -15,11 +15,11 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from nodebench.bench.cell_run import CellRun
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, step_ratio
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.matrix import Request, plan
-from nodebench.bench.measured import Measured
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import WorkerError
 from nodebench.bench.references import preparer
@@ -228,11 +228,11 @@ class _Bench:
         """The ratio of a cell with this slowdown to one without."""
         self._notify(Event("cell", what, self._plain))
         cells = [self._plain, self._cell(f"slowdown={slowdown}")]
-        measured = [Measured(cell, self._settings, inputs=self._inputs) for cell in cells]
+        measured = [CellRun(cell, self._settings, inputs=self._inputs) for cell in cells]
         Interleaving(measured, self._first_step, self._settings, self._notify).measure()
         for one in measured:
             if one.failed:
-                raise UserError(f"the selftest cannot go on: {one.figures['reason']}")
+                raise UserError(f"the selftest cannot go on: {one.found.reason}")
         return step_ratio(measured[1])
 
     def plant(self, slowdown: float, n: int) -> Planted:

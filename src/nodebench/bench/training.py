@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nodebench.bench.checkpoints import Checkpoint, Progress
+from nodebench.bench.messages import TrainingProgress
 from nodebench.errors import DivergedError
 from nodebench.frameworks.base import AbstractTrainer, Batch
 from nodebench.problem import Evaluations
@@ -36,7 +37,7 @@ class Training:
         checkpoint: From where it goes on, and where it is kept.
         n_params: Trainable parameters of the model.
         count: Counts the evaluations of a gradient step at the present weights; None for a model without an ODE.
-        report: Told now and then how far the training is: done steps, all steps, last loss.
+        report: Told now and then how far the training is.
     """
 
     trainer: AbstractTrainer
@@ -47,7 +48,7 @@ class Training:
     checkpoint: Checkpoint
     n_params: int
     count: Callable[[], Evaluations] | None
-    report: Callable[[int, int, float], None]
+    report: Callable[[TrainingProgress], None]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -100,7 +101,7 @@ class Training:
             progress.step += 1
             progress.loss_sum += loss
             if end - reported > PROGRESS_S:
-                self.report(done, total, loss)
+                self.report(TrainingProgress(done, total, loss))
                 reported = end
             if end - saved > CHECKPOINT_S:
                 self.checkpoint.save(self.trainer, progress)

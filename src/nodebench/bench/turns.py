@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import cast
 
 from nodebench import registry
+from nodebench.bench.cell_run import CellRun
 from nodebench.bench.events import Event
 from nodebench.bench.gradient import GradientGroup
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request
-from nodebench.bench.measured import Measured
 from nodebench.bench.plan import Plan
 from nodebench.bench.presence import ABSENT, BROKEN, Lack, lack
 from nodebench.bench.recording import record_of
@@ -21,10 +21,11 @@ from nodebench.bench.references import preparer
 from nodebench.bench.runner import Runner, new_run_id
 from nodebench.bench.settings import Settings
 from nodebench.bench.versions import Version, ask_presence
-from nodebench.bench.work import Outcome, begin
-from nodebench.results.baseline import Baseline, CellFigures
+from nodebench.bench.work import CellResult, begin
+from nodebench.results.baseline import Baseline, BaselineCell
 from nodebench.results.finding import Gate
 from nodebench.results.gate import compare
+from nodebench.results.record import Measurement
 from nodebench.results.store import Store
 from nodebench.results.thresholds import Thresholds
 
@@ -90,31 +91,31 @@ class VersionTurns:
             self._check_conditions(old, measured)
             if what == BROKEN and measured.ok:  # what fails here too is compared by its status
                 self._unloadable(measured, "cannot be compared with", why)
-            if measured.figures.get("control"):
-                measured.figures["control"] = f"{measured.cell.backend} of {self.version.interpreter.name}"
-            place = {"node": platform.node(), "environment": self.environment}
-            record = record_of(Outcome(old.cell, old.figures | place), self.run_id)
+            if measured.found.control:
+                measured.enter(Measurement(control=f"{measured.cell.backend} of {self.version.interpreter.name}"))
+            old.enter(Measurement(node=platform.node(), environment=self.environment))
+            record = record_of(CellResult(old.cell, old.found), self.run_id)
             self.store.append(replace(record, nodebench_version=self._version_number))
 
     @property
     def _version_number(self) -> str:
         return str(self.version.environment["libraries"]["nodebench"])
 
-    def _other(self, measured: Measured, group: GradientGroup, inputs: Path) -> Measured:
+    def _other(self, measured: CellRun, group: GradientGroup, inputs: Path) -> CellRun:
         """The other version's side, with a model and a batch that it has made itself; failed where it cannot."""
         settings = replace(group.settings, interpreter=self.version.interpreter)
-        old = Measured(measured.cell, settings, companion=True, inputs=inputs, clock=measured.clock)
-        old.figures["first_step"] = group.comparison.first_step
+        old = CellRun(measured.cell, settings, companion=True, inputs=inputs, clock=measured.clock)
+        old.enter(Measurement(first_step=group.comparison.first_step))
         worker = preparer(measured.cell, settings, measured.clock)
         with old.failures():
             begin(worker, inputs)
         worker.dismiss()
         return old
 
-    def _unloadable(self, measured: Measured, what: str, why: str) -> None:
+    def _unloadable(self, measured: CellRun, what: str, why: str) -> None:
         self.unloadable[measured.cell.cell_id] = f"{self.version.interpreter.name} {what}: {why}"
 
-    def _check_conditions(self, old: Measured, new: Measured) -> None:
+    def _check_conditions(self, old: CellRun, new: CellRun) -> None:
         unlike = unlike_conditions(old.conditions, new.conditions)
         if unlike:
             self.refused[new.cell.cell_id] = ", ".join(unlike)
@@ -160,7 +161,7 @@ def only_there(request: Request, version: Version) -> Baseline:
             names += [name for name in found.names[kind] if name not in registry.names(kind)]
     backends: list[str | None] = [*here["backend"], *gone["backend"]]
     cells = [
-        CellFigures(cell_id=f"{task}/{backend}", task=task, model="", backend=backend)
+        BaselineCell(cell_id=f"{task}/{backend}", task=task, model="", backend=backend)
         for task, backend in product([*here["task"], *gone["task"]], backends or [None])
         if task in gone["task"] or backend in gone["backend"]
     ]

@@ -10,24 +10,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from nodebench.bench.cell_run import CellRun
 from nodebench.bench.events import Event
 from nodebench.bench.gradient import Comparison, GradientGroup
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.loaded import Files
 from nodebench.bench.machine import available_memory
-from nodebench.bench.measured import Figures, Measured, no_figures
-from nodebench.bench.messages import Beginning, Failure, sentence_of
+from nodebench.bench.messages import Beginning, Failure, Questions, TrainingProgress, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import WorkerError
 from nodebench.bench.references import References, preparer
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers
+from nodebench.results.record import Measurement
 
 Measure = Literal["gradient", "counts", "training", "both"]
 
 
 @dataclass(frozen=True)
-class Site:
+class MachineContext:
     """A machine, and what it gives to the work that is done on it.
 
     Attributes:
@@ -50,40 +51,34 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellResult:
     """What became of a cell.
 
     Attributes:
         cell: The cell.
-        figures: Fields of its record.
+        found: What was measured, and how it ended.
         pictures: What is to be seen of its trained model, packed.
         files: Digests of the files of code that it depends on and that belong to no installed package.
         lost: Whether it failed because its machines were lost while they worked at it.
     """
 
     cell: Cell
-    figures: Figures = field(default_factory=no_figures)
+    found: Measurement = field(default_factory=Measurement)
     pictures: bytes = b""
     files: Files = field(default_factory=dict)
     lost: bool = False
 
-    @property
-    def ok(self) -> bool:
-        """Whether nothing has gone wrong with it."""
-        return bool(self.figures["status"] == "ok")
+    def failed(self, failure: Failure) -> "CellResult":
+        """The result of a cell that has failed."""
+        return replace(self, found=failure.of(self.found))
 
-    def failed(self, failure: Failure) -> "Outcome":
-        """The outcome of a cell that has failed."""
-        return replace(self, figures={**self.figures, **failure.figures})
-
-    def noted(self, note: str) -> "Outcome":
-        """The outcome with what a reader must know of its figures, told once."""
-        notes = dict.fromkeys([*self.figures["notes"], note])
-        return replace(self, figures={**self.figures, "notes": list(notes)})
+    def noted(self, note: str) -> "CellResult":
+        """The result with what a reader must know of its figures, told once."""
+        return replace(self, found=self.found.noted(note))
 
 
 @dataclass(frozen=True)
-class Done:
+class WorkResult:
     """Work that has been done.
 
     Attributes:
@@ -94,7 +89,7 @@ class Done:
     """
 
     work: "AbstractWork"
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[CellResult, ...]
     node: str
     environment: Mapping[str, Any]
 
@@ -104,14 +99,14 @@ class AbstractWork(ABC):
 
     @property
     @abstractmethod
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[CellResult, ...]:
         """Its cells, with what is known of them before it is done."""
 
     @abstractmethod
-    def _measured(self, site: Site) -> tuple[Outcome, ...]:
+    def _measured(self, site: MachineContext) -> tuple[CellResult, ...]:
         """Measure the cells on a machine."""
 
-    def measured(self, site: Site) -> tuple[Outcome, ...]:
+    def measured(self, site: MachineContext) -> tuple[CellResult, ...]:
         """Measure the cells on a machine. Whatever happens becomes of these cells: the rest of the run goes on."""
         try:
             return self._measured(site)
@@ -119,9 +114,9 @@ class AbstractWork(ABC):
             failure = Failure("failed", sentence_of(error), "".join(traceback.format_exception(error)))
             return tuple(outcome.failed(failure) for outcome in self.outcomes)
 
-    def perform(self, site: Site) -> Done:
+    def perform(self, site: MachineContext) -> WorkResult:
         """Do the work on a machine."""
-        return Done(self, self.measured(site), site.node, site.environment)
+        return WorkResult(self, self.measured(site), site.node, site.environment)
 
     @property
     def cell(self) -> Cell:
@@ -144,24 +139,24 @@ class GroupWork(AbstractWork):
     measure: Measure
 
     @property
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[CellResult, ...]:
         """The missing cells, of which nothing is known yet."""
-        return tuple(map(Outcome, self.missing))
+        return tuple(map(CellResult, self.missing))
 
     @property
     def timed(self) -> bool:
         """Whether times are taken, which nothing else may disturb."""
         return self.measure in ("gradient", "both")
 
-    def _measured(self, site: Site) -> tuple[Outcome, ...]:
+    def _measured(self, site: MachineContext) -> tuple[CellResult, ...]:
         """Choose the first step and measure what gradients are to be measured."""
         clock = WorkClock()
-        cells = [Measured(cell, site.settings, clock=clock) for cell in self.missing]
+        cells = [CellRun(cell, site.settings, clock=clock) for cell in self.missing]
         with TemporaryDirectory() as folder:
             self._solve(cells, site, Path(folder) / "inputs.npz")
-        return tuple(Outcome(measured.cell, measured.figures, files=measured.files) for measured in cells)
+        return tuple(CellResult(measured.cell, measured.found, files=measured.files) for measured in cells)
 
-    def _solve(self, cells: list[Measured], site: Site, inputs: Path) -> None:
+    def _solve(self, cells: list[CellRun], site: MachineContext, inputs: Path) -> None:
         began = time.monotonic()
         fresh = [] if self.measure == "training" else [*self._companion(cells, site), *cells]
         with _reference_worker(cells, site, inputs) as (worker, beginning):
@@ -170,8 +165,8 @@ class GroupWork(AbstractWork):
             first_step = beginning.first_step
             reference = self._references(worker, first_step, site) if fresh else None
         for measured in fresh or cells:
-            measured.figures["first_step"], measured.inputs = first_step, inputs
-            measured.figures["notes"] += beginning.notes
+            measured.inputs = inputs
+            measured.enter(Measurement(first_step=first_step, notes=beginning.notes))
             measured.files.update(beginning.files)
         if reference is not None:
             comparison = Comparison(first_step, reference, site.references, available_memory())
@@ -179,17 +174,17 @@ class GroupWork(AbstractWork):
             compared.count() if self.measure == "counts" else site.measure_group(compared)
             overhead_s = time.monotonic() - began - cells[0].clock.busy_s
             for measured in fresh:
-                measured.figures["overhead_s"] = overhead_s / len(fresh)
+                measured.enter(Measurement(overhead_s=overhead_s / len(fresh)))
 
-    def _companion(self, cells: Sequence[Measured], site: Site) -> list[Measured]:
+    def _companion(self, cells: Sequence[CellRun], site: MachineContext) -> list[CellRun]:
         """The group's control, where it is not to be measured but what is to be measured is compared with it."""
         wanted = site.settings.control
         control = next((cell for cell in self.group if cell.backend == wanted), self.group[0])
         if self.measure == "counts" or any(measured.cell == control for measured in cells):
             return []
-        return [Measured(control, site.settings, clock=cells[0].clock, companion=True)]
+        return [CellRun(control, site.settings, clock=cells[0].clock, companion=True)]
 
-    def _references(self, worker: Measured, first_step: float, site: Site) -> References:
+    def _references(self, worker: CellRun, first_step: float, site: MachineContext) -> References:
         assert worker.inputs is not None, "the worker has just written them"
         settings, inputs = site.settings, worker.inputs
         found = References(worker.cell, settings, first_step, inputs, site.references, site.notify, worker.clock)
@@ -206,44 +201,47 @@ class TrainingWork(AbstractWork):
         before: What became of the cell so far.
     """
 
-    before: Outcome
+    before: CellResult
 
     @property
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[CellResult, ...]:
         """The cell as it was before."""
         return (self.before,)
 
-    def _measured(self, site: Site) -> tuple[Outcome, ...]:
+    def _measured(self, site: MachineContext) -> tuple[CellResult, ...]:
         """Train, from the last checkpoint where there is one."""
-        cell, figures = self.before.cell, self.before.figures
-        measured = Measured(cell, site.settings, figures={**figures, "notes": list(figures["notes"])})
+        cell, before = self.before.cell, self.before.found
+        measured = CellRun(cell, site.settings, found=before)
         began = time.monotonic()
         site.notify(Event("training", "training", cell, 0, 1))
-        measured.attempt(lambda launchers: self._train(measured, site, launchers))
-        if measured.figures["status"] == "unsupported" and "nfe_forward" in figures:
+        pictures = b""
+
+        def train(launchers: Launchers | None) -> None:
+            nonlocal pictures
+            pictures = self._train(measured, site, launchers)
+
+        measured.attempt(train)
+        if measured.found.status == "unsupported" and before.nfe_forward is not None:
             # What cannot be trained has a gradient all the same.
-            measured.note(f"no training: {measured.figures['reason']}")
-            measured.figures |= {"status": figures["status"], "reason": figures.get("reason")}
-        overhead_s = time.monotonic() - began - measured.clock.busy_s
-        measured.figures["overhead_s"] = measured.figures.get("overhead_s", 0.0) + overhead_s
-        return (Outcome(cell, measured.figures, measured.pictures, measured.files),)
+            measured.note(f"no training: {measured.found.reason}")
+            measured.found = replace(measured.found, status=before.status, reason=before.reason)
+        overhead_s = time.monotonic() - began - measured.clock.busy_s + (before.overhead_s or 0.0)
+        measured.enter(Measurement(overhead_s=overhead_s))
+        return (CellResult(cell, measured.found, pictures, measured.files),)
 
-    def _train(self, measured: Measured, site: Site, launchers: Launchers | None) -> None:
-        def progress(content: tuple[int, int, float]) -> None:
-            done, total, loss = content
-            site.notify(Event("training", f"training, loss {loss:.4g}", measured.cell, done, total))
+    def _train(self, measured: CellRun, site: MachineContext, launchers: Launchers | None) -> bytes:
+        def show(progress: TrainingProgress) -> None:
+            text = f"training, loss {progress.loss:.4g}"
+            site.notify(Event("training", text, measured.cell, progress.done, progress.total))
 
-        arguments = {
-            "first_step": measured.figures.get("first_step"),
-            "checkpoint": checkpoint(site.checkpoints, measured.cell),
-        }
         measured.open(launchers)
-        measured.ask("pin", overhead=True)
-        trained = measured.ask("train", arguments, on_progress=progress)
-        measured.pictures = trained.pop("pictures")
-        measured.files |= trained.pop("files")
-        notes = dict.fromkeys(measured.figures["notes"] + trained.pop("notes"))
-        measured.figures |= {**trained, "notes": list(notes)}
+        measured.ask_aside(Questions.pin)
+        with measured.clock.running():
+            measured.send(Questions.train, measured.found.first_step, checkpoint(site.checkpoints, measured.cell))
+            trained = measured.receive(Questions.train, show)
+        measured.files |= trained.files
+        measured.enter(trained.found)
+        return trained.pictures
 
 
 def checkpoint(folder: str, cell: Cell) -> str:
@@ -253,8 +251,8 @@ def checkpoint(folder: str, cell: Cell) -> str:
 
 @contextmanager
 def _reference_worker(
-    cells: list[Measured], site: Site, inputs: Path
-) -> Iterator[tuple[Measured | None, Beginning | None]]:
+    cells: list[CellRun], site: MachineContext, inputs: Path
+) -> Iterator[tuple[CellRun | None, Beginning | None]]:
     """A worker in a framework in which the field can be measured, and what it began; the group fails where none is."""
     failure = None
     for measured in _one_per_framework(cells):
@@ -277,20 +275,19 @@ def _reference_worker(
     yield None, None
 
 
-def begin(worker: Measured, inputs: Path) -> Beginning:
+def begin(worker: CellRun, inputs: Path) -> Beginning:
     """Have a preparing worker look at the field, choose the first step, and write what all cells are handed.
 
     Raises:
         WorkerError: If the field, or anything before it, does not permit of being measured.
     """
     worker.inputs = inputs
-    beginning: Beginning = worker.ask_fresh("begin", {"inputs": inputs}, overhead=True)
-    return beginning
+    return worker.anew(lambda: worker.ask_aside(Questions.begin, inputs))
 
 
-def _one_per_framework(cells: Sequence[Measured]) -> list[Measured]:
+def _one_per_framework(cells: Sequence[CellRun]) -> list[CellRun]:
     # torch first: on a CPU its reference is the faster one.
-    chosen: dict[str, Measured] = {}
+    chosen: dict[str, CellRun] = {}
     for measured in cells:
         chosen.setdefault(measured.cell.framework, measured)
     return sorted(chosen.values(), key=lambda measured: measured.cell.framework != "torch")

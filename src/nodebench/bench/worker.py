@@ -20,9 +20,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from typing_extensions import override
 
 from nodebench.bench import memory
 from nodebench.bench.check_up import check_up, field_figures
@@ -34,11 +35,16 @@ from nodebench.bench.messages import (
     Assignment,
     Beginning,
     Checked,
+    Counts,
     DiscreteReference,
     Failure,
     Planned,
     Preparation,
+    Questions,
     ReferenceFile,
+    Sizes,
+    Trained,
+    Turn,
     sentence_of,
 )
 from nodebench.bench.passes import GradientPasses
@@ -61,6 +67,7 @@ from nodebench.errors import (
     NodebenchError,
     NotInstalledError,
     PluginError,
+    Status,
     UnsupportedError,
     UserError,
 )
@@ -68,16 +75,19 @@ from nodebench.frameworks.base import AbstractFramework, Batch
 from nodebench.importing import missing_module
 from nodebench.pictures import pack
 from nodebench.problem import Evaluations, Problem, SolverSpec
+from nodebench.results.record import Measurement
 from nodebench.solvers.first_step import StepScale, first_step
 from nodebench.solvers.methods import STARTING_ORDER, method
 from nodebench.tasks.base import Recipe, Splits
+
+T = TypeVar("T")
 
 PR_SET_PDEATHSIG = 1
 """The number of the wish to Linux, in `linux/prctl.h`: a signal when the thread that started this process ends."""
 
 
 @dataclass
-class Worker:
+class Worker(Questions):
     """One cell in its process.
 
     Attributes:
@@ -90,26 +100,6 @@ class Worker:
     connection: Connection
     passes: GradientPasses | None = field(default=None, init=False)
     _is_limited: bool = field(default=False, init=False)
-
-    def commands(self) -> Mapping[str, Callable[..., Any]]:
-        """What the runner may ask for."""
-        return {
-            "plan": self.plan,
-            "begin": self.begin,
-            "reference": self.reference,
-            "discrete": self.discrete,
-            "check": self.check,
-            "prepare": self.prepare,
-            "count": lambda: self._prepared().count(),
-            "gradients": lambda path: self._prepared().gradients(path),
-            "memory": lambda: self._prepared().memory(),
-            "pin": self.pin,
-            "split": lambda seconds: self._prepared().split(seconds),
-            "floor": lambda evaluations, seconds: self._prepared().floor(evaluations, seconds),
-            "warm_up": lambda: self._prepared().warm_up(),
-            "turn": lambda: self._prepared().turn(),
-            "train": self.train,
-        }
 
     def load(self) -> None:
         """Import all that the cell needs."""
@@ -128,29 +118,23 @@ class Worker:
         assert self.assignment.cell is not None, "what is measured is a cell"
         return self.assignment.cell
 
+    @override
     def plan(self, task: str, request: Request, backends: Sequence[tuple[str, str]]) -> Planned:
-        """The cells of a task; see `task_cells`."""
         try:
             return task_cells(task, request, backends)
         except NodebenchError as error:
             return Planned((), {}, str(error), is_plugins=isinstance(error, PluginError | NotInstalledError))
 
+    @override
     def pin(self) -> None:
-        """Keep to the assigned cores from here on.
-
-        Thread counts are hints that frameworks read differently; a core that is not there cannot be used by any.
-        """
+        # Thread counts are hints that frameworks read differently; a core that is not there cannot be used by any.
         if self.assignment.cores is not None and sys.platform == "linux":
             for thread in Path("/proc/self/task").iterdir():
                 with suppress(ProcessLookupError):  # a thread may end between the two
                     os.sched_setaffinity(int(thread.name), self.assignment.cores)
 
+    @override
     def begin(self, inputs: Path) -> Beginning:
-        """Make what all cells of the group are handed, once the field has been found fit for being measured.
-
-        Args:
-            inputs: Where the whole state of the model and the batch are written.
-        """
         cell = self.cell
         subject = make_subject(cell, "float64")
         drawn = subject.inputs()
@@ -171,38 +155,62 @@ class Worker:
             notes.append(f"{', '.join(odd)} of the model are other numbers each time it is made: not reproducible.")
         return Beginning(first_step, notes, loaded_files())
 
+    @override
     def reference(self, first_step: float, inputs: Path, folder: Path, level: int) -> ReferenceFile:
-        """Gradients of the continuous problem; see `solve_reference`."""
         return solve_reference(self.cell, first_step, inputs, folder, level)
 
+    @override
     def discrete(self, first_step: float, inputs: Path, folder: Path) -> DiscreteReference:
-        """Gradients of the discretised problem; see `solve_discrete`."""
         return solve_discrete(self.cell, first_step, inputs, folder)
 
+    @override
     def check(self, first_step: float, inputs: Path) -> Checked:
-        """Look at the field in the dtype of the cell.
-
-        Args:
-            first_step: First step of every solve.
-            inputs: What `begin` wrote.
-        """
         subject = make_subject(self.cell, self.cell.spec.dtype, first_step)
         given = load_inputs(inputs)
         self._limit_memory()
         notes = check_up(subject.framework, lambda: prepare_problem(subject, given).problem, exact=False)
         figures = field_figures(subject.framework, prepare_problem(subject, given).problem)
-        return Checked(notes, figures.value, figures.derivative, loaded_files())
+        found = Measurement(notes=notes, field_value=figures.value, field_derivative=figures.derivative)
+        return Checked(found, loaded_files())
 
+    @override
     def prepare(self, first_step: float, inputs: Path) -> Preparation:
-        """Build everything and make the first gradient step; arguments as for `check`."""
         subject = make_subject(self.cell, self.cell.spec.dtype, first_step)
         prepared = prepare_problem(subject, load_inputs(inputs))
         self._limit_memory()
         self.passes, preparation = GradientPasses.begin(prepared)
         return preparation
 
-    def train(self, first_step: float | None, checkpoint: str) -> dict[str, Any]:
-        """Train by the preset's recipe, from the checkpoint where there is one, and evaluate on the held-out data."""
+    @override
+    def count(self) -> Counts:
+        return self._prepared().count()
+
+    @override
+    def gradients(self, path: Path) -> None:
+        self._prepared().gradients(path)
+
+    @override
+    def memory(self) -> Sizes:
+        return self._prepared().memory()
+
+    @override
+    def split(self, seconds: float) -> Measurement:
+        return self._prepared().split(seconds)
+
+    @override
+    def floor(self, evaluations: Evaluations, seconds: float) -> Measurement:
+        return self._prepared().floor(evaluations, seconds)
+
+    @override
+    def warm_up(self) -> None:
+        self._prepared().warm_up()
+
+    @override
+    def turn(self) -> Turn:
+        return self._prepared().turn()
+
+    @override
+    def train(self, first_step: float | None, checkpoint: str) -> Trained:
         cell = self.cell
         subject = make_subject(cell, cell.spec.dtype, first_step)
         training = self._training(subject, Checkpoint(checkpoint))
@@ -211,30 +219,31 @@ class Worker:
         value = training.evaluate(splits.test)
         if not math.isfinite(value):
             raise DivergedError(f"the {task.metric.name} of the trained model is {value}.")
-        return {
-            "dataset": splits.name,
-            "n_params": training.n_params,
-            "metric_value": value,
-            "metric_name": task.metric.name,
-            "metric_unit": task.metric.unit,
-            "metric_direction": task.metric.direction,
-            "diagnostics": training.diagnose(splits.test, task.diagnostics),
-            "train_s": progress.train_s,
-            "train_steps": training.total_steps,
-            "train_peak_bytes": memory.peak_resident_bytes(),
-            "epochs": progress.epoch,
-            "history": progress.history,
-            "files": loaded_files(),
-            **self._looked_at(subject, training),
-        }
+        found = Measurement(
+            dataset=splits.name,
+            n_params=training.n_params,
+            metric_value=value,
+            metric_name=task.metric.name,
+            metric_unit=task.metric.unit,
+            metric_direction=task.metric.direction,
+            diagnostics=training.diagnose(splits.test, task.diagnostics),
+            train_s=progress.train_s,
+            train_steps=training.total_steps,
+            train_peak_bytes=memory.peak_resident_bytes(),
+            epochs=progress.epoch,
+            history=progress.history,
+            notes=[splits.note] if splits.note else [],
+        )
+        looked, pictures = self._looked_at(subject, training)
+        return Trained(found.joined(looked), pictures, loaded_files())
 
-    def _looked_at(self, subject: Subject, training: Training) -> dict[str, Any]:
+    def _looked_at(self, subject: Subject, training: Training) -> tuple[Measurement, bytes]:
         """What is found by looking at the trained model; what was trained must not be lost to any of it."""
         splits = training.splits
         fixed = _fixed_batch(training.recipe, splits)
-        notes = [splits.note] if splits.note else []
+        notes: list[str] = []
 
-        def attempt(what: str, call: Callable[[], Any], otherwise: Any) -> Any:
+        def attempt(what: str, call: Callable[[], T], otherwise: T) -> T:
             try:
                 return call()
             except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a model raises is told in a note
@@ -251,7 +260,7 @@ class Worker:
             b"",
         )
         peak = attempt("memory of a training step", lambda: _step_bytes(subject, training.recipe, fixed), None)
-        return {"tolerance_sweep": entries, "pictures": pictures, "train_memory_bytes": peak, "notes": notes}
+        return Measurement(tolerance_sweep=entries, train_memory_bytes=peak, notes=notes), pictures
 
     def _training(self, subject: Subject, checkpoint: Checkpoint) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework
@@ -279,7 +288,7 @@ class Worker:
             checkpoint=checkpoint,
             n_params=n_params,
             count=None if subject.backend is None else count,
-            report=lambda done, of, loss: self.connection.send(("progress", (done, of, loss))),
+            report=lambda progress: self.connection.send(("progress", progress)),
         )
 
     def _prepared(self) -> GradientPasses:
@@ -307,8 +316,8 @@ def serve(fd: int) -> None:
             if os.getpid() != own:  # a fork that a plugin has made and not ended: the runner speaks with one of us
                 os._exit(0)
             connection.send(("failure" if isinstance(answer, Failure) else "answer", answer))
-            command, arguments = connection.recv()
-            answer = _attempt(partial(worker.commands()[command], **arguments))
+            question, args, kwargs = connection.recv()
+            answer = _attempt(partial(getattr(worker, question), *args, **kwargs))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the runner is gone or done
 
@@ -343,7 +352,7 @@ def _attempt(call: Callable[[], Any]) -> Any:
 
 def _failure(error: BaseException) -> Failure:
     reason = sentence_of(error)
-    status = "failed"
+    status: Status = "failed"
     if isinstance(error, CellError):
         status = error.status
     elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(reason):

@@ -110,9 +110,9 @@ def logs(
 
 
 def _print_log(record: Any) -> None:
-    from nodebench.results.baseline import CellFigures  # noqa: PLC0415
+    from nodebench.results.baseline import BaselineCell  # noqa: PLC0415
 
-    print(f"{CellFigures.from_record(record).label}\ncell {record.cell_id}, run {record.run_id}", end="")
+    print(f"{BaselineCell.from_record(record).label}\ncell {record.cell_id}, run {record.run_id}", end="")
     where = f" on {record.node}" if record.node else ""
     print(f", attempt {record.attempt}, {record.created_at}{where}: {record.status}")
     if record.reason is not None:

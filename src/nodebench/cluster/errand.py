@@ -12,14 +12,14 @@ import ray
 
 from nodebench.bench.machine import fingerprint, idle_cores
 from nodebench.bench.settings import Settings
-from nodebench.bench.work import AbstractWork, Outcome, Site
+from nodebench.bench.work import AbstractWork, CellResult, MachineContext
 from nodebench.cluster.board import Notice, teller
 from nodebench.cluster.cores import claimed
 from nodebench.cluster.inspection import Inspection, Question, data_folder, inspect_here
 from nodebench.cluster.nodes import unlike_software
 
 
-def measured(work: AbstractWork, site: Site) -> tuple[Outcome, ...]:
+def measured(work: AbstractWork, site: MachineContext) -> tuple[CellResult, ...]:
     """Do work as it is meant to be done."""
     return work.measured(site)
 
@@ -45,7 +45,7 @@ class Errand:
     expected_data: Mapping[str, str] | None
     inspected: frozenset[str]
     checkpoints: str | None = None
-    perform: Callable[[AbstractWork, Site], tuple[Outcome, ...]] = measured
+    perform: Callable[[AbstractWork, MachineContext], tuple[CellResult, ...]] = measured
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Report:
 
     node_id: str
     environment: Mapping[str, Any]
-    outcomes: tuple[Outcome, ...] = ()
+    outcomes: tuple[CellResult, ...] = ()
     unfit: str = ""
 
 
@@ -80,7 +80,7 @@ def run_errand(work: AbstractWork, errand: Errand, ticket: int, n_cores: int, bo
     with TemporaryDirectory() as own, data_folder(errand.question.data), claimed(node_id, n_cores) as cores:
         interpreter = errand.question.interpreter()
         wanted = tuple(idle_cores(work.cell.threads)) if cores is None else cores[: work.cell.threads]
-        site = Site(
+        site = MachineContext(
             node_id,
             environment,
             replace(errand.settings, cores=wanted, interpreter=interpreter),
@@ -104,7 +104,7 @@ def unfitness(found: Inspection, errand: Errand) -> str:
     return "; ".join([*found.problems, *software, *data])
 
 
-def _with_niceness(outcome: Outcome) -> Outcome:
+def _with_niceness(outcome: CellResult) -> CellResult:
     """Say where others on the machine went before it; a process of less niceness takes its core from it."""
     niceness = os.nice(0)
     note = f"measured with niceness {niceness}, as Ray gives it; start Ray's nodes with RAY_worker_niceness=0"

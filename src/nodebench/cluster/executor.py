@@ -10,12 +10,13 @@ import ray
 
 from nodebench.bench.events import Event
 from nodebench.bench.executor import AbstractExecutor, Arrival
-from nodebench.bench.work import AbstractWork, Done, GroupWork, Outcome, Site, TrainingWork
+from nodebench.bench.messages import Failure
+from nodebench.bench.work import AbstractWork, GroupWork, MachineContext, TrainingWork, WorkResult
 from nodebench.cluster.board import board
 from nodebench.cluster.errand import Errand, Report, run_errand
 from nodebench.cluster.nodes import Node, alive_nodes, first_line
 from nodebench.cluster.watch import LOOK_S, Watch
-from nodebench.errors import UserError
+from nodebench.errors import Status, UserError
 
 # Made once: what `ray.remote` gives is to Ray a new function each time, which is sent to all nodes and asks for
 # processes of its own.
@@ -49,7 +50,7 @@ class RayExecutor(AbstractExecutor):
     shares_checkpoints: bool
     unfit: frozenset[str] = frozenset()
 
-    def carry_out(self, work: Iterable[AbstractWork], site: Site, arrived: Arrival) -> None:
+    def carry_out(self, work: Iterable[AbstractWork], site: MachineContext, arrived: Arrival) -> None:
         """As `AbstractExecutor`. An exception in the midst of it ends all work that is under way."""
         errand = replace(self.errand, checkpoints=site.checkpoints if self.shares_checkpoints else None)
         with board() as opened:
@@ -77,7 +78,7 @@ class _Dispatch:
     """Hands out the work of one run and takes the results."""
 
     executor: RayExecutor
-    site: Site
+    site: MachineContext
     arrived: Arrival
     watch: Watch
     errand: Any
@@ -157,7 +158,7 @@ class _Dispatch:
             how = "went on from its checkpoint" if goes_on else "was measured anew"
             note = f"it {how} after {' and '.join(trip.lost_on)} had been lost at work on it"
             outcomes = tuple(outcome.noted(note) for outcome in outcomes)
-        self._arrive(ticket, Done(trip.work, outcomes, name, report.environment))
+        self._arrive(ticket, WorkResult(trip.work, outcomes, name, report.environment))
 
     def _refused(self, node_id: str, told: str) -> None:
         """Give a node no work, and call back what waits and may still be placed there."""
@@ -190,21 +191,19 @@ class _Dispatch:
         self._send(work, lost_on)
 
     def _fail(
-        self, ticket: int, trip: _Trip, status: str, reason: str, error: Exception, *, lost: bool = False
+        self, ticket: int, trip: _Trip, status: Status, reason: str, error: Exception, *, lost: bool = False
     ) -> None:
         node_id = self.watch.place(ticket, error)
         name = self.watch.name(node_id)
-        told = {"status": status, "reason": f"on node {name}: {reason}.", "stderr": str(error)}
-        outcomes = tuple(
-            Outcome(outcome.cell, {**outcome.figures, **told}, lost=lost) for outcome in trip.work.outcomes
-        )
+        failure = Failure(status, f"on node {name}: {reason}.", str(error))
+        outcomes = tuple(replace(outcome.failed(failure), lost=lost) for outcome in trip.work.outcomes)
         environment = self.watch.environments.get(node_id, self.site.environment)
-        self._arrive(ticket, Done(trip.work, outcomes, name, environment))
+        self._arrive(ticket, WorkResult(trip.work, outcomes, name, environment))
 
-    def _arrive(self, ticket: int, done: Done) -> None:
+    def _arrive(self, ticket: int, done: WorkResult) -> None:
         following = list(self.arrived(done))
         self.watch.over(ticket)
-        failed = sum(not outcome.ok for outcome in done.outcomes)
+        failed = sum(not outcome.found.ok for outcome in done.outcomes)
         self.watch.count(done.node, len(done.outcomes) - len(following), failed)
         for part in following:
             self._send(part)

@@ -3,10 +3,10 @@
 import time
 
 from nodebench import registry
-from nodebench.bench.work import AbstractWork, Outcome, Site, TrainingWork
+from nodebench.bench.work import AbstractWork, CellResult, MachineContext, TrainingWork
 
 
-def pretend(work: AbstractWork, site: Site) -> tuple[Outcome, ...]:
+def pretend(work: AbstractWork, site: MachineContext) -> tuple[CellResult, ...]:
     """Take as long as work would, and measure nothing.
 
     A group takes the sum of its backends' option `sleep_s`, a training the option `train_sleep_s` of its task, in

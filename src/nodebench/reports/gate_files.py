@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 from nodebench.errors import UserError
 from nodebench.reports.gate import gate_markdown, value
-from nodebench.results.baseline import CellFigures
+from nodebench.results.baseline import BaselineCell
 from nodebench.results.finding import Finding, Gate, Verdict
 from nodebench.results.thresholds import METRICS, TIME
 
@@ -78,7 +78,7 @@ def gate_entries(gate: Gate) -> list[dict[str, Any]]:
     return entries
 
 
-def _figures(cell: CellFigures) -> dict[str, tuple[float, str]]:
+def _figures(cell: BaselineCell) -> dict[str, tuple[float, str]]:
     """What is known of a cell, with its units; the plain time only where there is no ratio."""
     times = {TIME: (cell.ratio, "ratio")} if cell.ratio is not None else {"step_s": (cell.step_s, "s")}
     exact = {name: (getattr(cell, name), metric.unit) for name, metric in METRICS.items() if name != TIME}

@@ -6,32 +6,21 @@ Schema history:
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from nodebench import __version__
 from nodebench.errors import UserError
 from nodebench.results.environment import environment_of
-from nodebench.results.record import Record, Status
+from nodebench.results.quantities import CATALOGUE, kept
+from nodebench.results.record import Measurement, Record, SettingsPart
 
 BASELINE_SCHEMA = 1
 
-DIGITS: Mapping[str, int] = {
-    "field_value": 9,
-    "field_derivative": 9,
-    "grad_error_params": 3,
-    "grad_error_y0": 3,
-    "method_error_params": 3,
-    "method_error_y0": 3,
-    "step_s": 3,
-    "ratio": 4,
-    "ratio_low": 4,
-    "ratio_high": 4,
-}
-"""Significant digits that are kept. All that is gated in bands of per cents loses nothing by it, and a line of the file
-changes only where the figure has."""
+KEPT = (*(f.name for f in fields(SettingsPart)), *kept())
+"""Fields of a record that a baseline keeps."""
 
 USUAL: Mapping[str, Any] = {
     "controller": "integral",
@@ -43,15 +32,12 @@ USUAL: Mapping[str, Any] = {
 }
 """Settings that a cell's name mentions only where they are others."""
 
-Positive = Annotated[float, Field(gt=0)]
-
 
 @dataclass(frozen=True, kw_only=True)
-class CellFigures:
-    """What is kept of a cell; the fields are those of `nodebench.results.record.Record`, which describes them.
+class BaselineCell(Measurement, SettingsPart):
+    """What is kept of a record: its settings and the quantities that the catalogue says a baseline keeps.
 
     Attributes:
-        environment: Key of the fingerprint of the machine that the newest of the figures is from.
         test: The test that measured it, where several of one file measured the same cell.
         paired: Whether `ratio` is the time of a step relative to the same cell of the version it is compared with,
             taken in turns; else it is relative to that of `control` in its own run.
@@ -60,63 +46,22 @@ class CellFigures:
     # NaN is no larger than any figure, and would pass for an improvement.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    task: str
-    model: str
-    backend: str | None = None
-    framework: str | None = None
-    solver: str | None = None
-    controller: str | None = None
-    rtol: float | None = None
-    atol: float | None = None
-    first_step: float | None = None
-    max_steps: int | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int = 1
-    batch_size: int | None = None
-    seed: int = 0
-    preset: str = ""
-    horizon: float = 1.0
-    dataset: str | None = None
-    cell_id: str
-    environment: str = ""
-    status: Status = "ok"
-    reason: str | None = None
-    n_params: int | None = None
-    field_value: float | None = None
-    field_derivative: float | None = None
-    nfe_forward: int | None = None
-    nfe_backward: int | None = None
-    n_vjps: int | None = None
-    n_accepted: int | None = None
-    n_rejected: int | None = None
-    saved_bytes: int | None = None
-    peak_memory_bytes: int | None = None
-    unreleased_bytes: int | None = None
-    grad_error_params: float | None = None
-    grad_error_y0: float | None = None
-    method_error_params: float | None = None
-    method_error_y0: float | None = None
-    step_s: float | None = None
-    ratio: Positive | None = None
-    ratio_low: Positive | None = None
-    ratio_high: Positive | None = None
-    n_starts: int | None = None
-    control: str | None = None
     test: str | None = None
     paired: bool = False
 
     @classmethod
-    def from_record(cls, record: Record, *, paired: bool = False) -> "CellFigures":
+    def from_record(cls, record: Record, *, paired: bool = False) -> "BaselineCell":
         """What is kept of a record."""
-        kept = record.to_dict()
-        figures = {f.name: rounded(f.name, kept[f.name]) for f in fields(cls) if f.name in kept}
-        return cls(**figures, paired=paired)
+        return cls(**{name: value for name, value in record.to_dict().items() if name in KEPT}, paired=paired).rounded
 
     @property
-    def ok(self) -> bool:
-        """Whether nothing has gone wrong with it."""
-        return self.status == "ok"
+    def rounded(self) -> "BaselineCell":
+        """The same with the digits that are kept.
+
+        All that is gated in bands of per cents loses nothing by it, and a line of the file changes only where the
+        figure has.
+        """
+        return replace(self, **{name: said.rounded(getattr(self, name)) for name, said in CATALOGUE.items()})
 
     @property
     def label(self) -> str:
@@ -135,7 +80,8 @@ class CellFigures:
 
     def to_dict(self) -> dict[str, Any]:
         """The cell as JSON knows it, without what was not measured."""
-        return {name: value for name, value in asdict(self).items() if value is not None and value is not False}
+        own = {name: getattr(self, name) for name in (*KEPT, "test", "paired")}
+        return {name: value for name, value in own.items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)
@@ -149,7 +95,7 @@ class Baseline:
     """
 
     name: str
-    cells: Mapping[str, CellFigures]
+    cells: Mapping[str, BaselineCell]
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -167,13 +113,13 @@ class Baseline:
             name: What a person calls it.
             records: Its records, of as many machines as one likes.
             environments: Fingerprints by key, those of the records among them.
-            paired: As `CellFigures` has it.
+            paired: As `BaselineCell` has it.
 
         Raises:
             StoreError: If the fingerprint of a record is not among them.
         """
         measured = list(records)
-        cells = {record.cell_id: CellFigures.from_record(record, paired=paired) for record in measured}
+        cells = {record.cell_id: BaselineCell.from_record(record, paired=paired) for record in measured}
         used = {str(record.environment): environment_of(record, environments) for record in measured}
         return cls(name, cells, used)
 
@@ -184,7 +130,7 @@ class Baseline:
     def dumps(self) -> str:
         """The text of the file."""
         cells = sorted(self.cells.values(), key=lambda cell: cell.order)
-        used = {cell.environment for cell in cells}
+        used = {cell.environment or "" for cell in cells}
         content = {
             "schema": BASELINE_SCHEMA,
             "nodebench_version": __version__,
@@ -212,7 +158,7 @@ def loads(name: str, content: Any) -> Baseline:
             "write it anew with `nodebench baseline save`."
         )
     try:
-        cells = TypeAdapter(list[CellFigures]).validate_python(content["cells"])
+        cells = TypeAdapter(list[BaselineCell]).validate_python(content["cells"])
         environments = TypeAdapter(dict[str, dict[str, Any]]).validate_python(content.get("environments", {}))
     except ValidationError as error:
         first = error.errors()[0]
@@ -221,19 +167,14 @@ def loads(name: str, content: Any) -> Baseline:
     return Baseline(name, by_id(name, cells), environments)
 
 
-def by_id(name: str, cells: Iterable[CellFigures]) -> dict[str, CellFigures]:
+def by_id(name: str, cells: Iterable[BaselineCell]) -> dict[str, BaselineCell]:
     """Cells of a file by their ids.
 
     Raises:
         UserError: If two have the same: what became of one of them would not be seen.
     """
-    found: dict[str, CellFigures] = {}
+    found: dict[str, BaselineCell] = {}
     for cell in cells:
         if found.setdefault(cell.cell_id, cell) is not cell:
             raise UserError(f"`{name}` has the cell {cell.cell_id}, {cell.label}, more than once.")
     return found
-
-
-def rounded(name: str, value: Any) -> Any:
-    """A figure to the digits that are kept."""
-    return float(f"{value:.{DIGITS[name]}g}") if name in DIGITS and value is not None else value

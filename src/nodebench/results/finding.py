@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nodebench.results.baseline import CellFigures
+from nodebench.results.baseline import BaselineCell
 
 Verdict = Literal["regression", "incomparable", "missing", "undecided", "improvement", "changed", "new", "same"]
 """`incomparable`: a figure on both sides that cannot be compared. `missing`: one that only the baseline has. `changed`:
@@ -29,7 +29,7 @@ class Finding:
         measured: Whether the candidate has the cell.
     """
 
-    cell: CellFigures
+    cell: BaselineCell
     metric: str
     verdict: Verdict
     reason: str = ""

@@ -9,9 +9,10 @@ from dataclasses import fields
 from math import isclose
 from types import MappingProxyType
 
-from nodebench.results.baseline import Baseline, CellFigures
+from nodebench.results.baseline import Baseline, BaselineCell
 from nodebench.results.environment import differences
 from nodebench.results.finding import NO_FIGURE, Finding, Gate, Verdict, change
+from nodebench.results.record import SettingsPart
 from nodebench.results.thresholds import METRICS, TIME, Thresholds
 from nodebench.results.time_gate import time_finding
 
@@ -69,26 +70,25 @@ def compare(
     return Gate(old.name, new.name, tuple(findings), tuple(_unlike(old, new, shared)), len(shared), problem)
 
 
-def _missing(cell: CellFigures, thresholds: Thresholds) -> Finding:
+def _missing(cell: BaselineCell, thresholds: Thresholds) -> Finding:
     verdict: Verdict = "regression" if thresholds.missing_fails else "missing"
     reason = "it is in the baseline and was not measured."
     return Finding(cell=cell, metric="cell", verdict=verdict, reason=reason, measured=False)
 
 
-def _new_cell(cell: CellFigures, unloadable: Mapping[str, str]) -> str:
+def _new_cell(cell: BaselineCell, unloadable: Mapping[str, str]) -> str:
     state = "" if cell.ok else f"; it is `{cell.status}`: {cell.reason}"
     return f"{unloadable.get(cell.cell_id, 'it is not in the baseline')}{state}"
 
 
-def _nothing_shared(absent: list[CellFigures], added: list[CellFigures]) -> str:
+def _nothing_shared(absent: list[BaselineCell], added: list[BaselineCell]) -> str:
     """Why no cell is in both, with the settings that differ where the names are the same."""
     if not absent or not added:
         return f"the {'baseline' if not absent else 'candidate'} has no cells."
     for old in absent:
         for new in added:
             if (old.task, old.model, old.backend) == (new.task, new.model, new.backend):
-                names = [f.name for f in fields(CellFigures)]
-                settings = names[names.index("solver") : names.index("horizon") + 1]
+                settings = [f.name for f in fields(SettingsPart) if f.name != "cell_id"]
                 unlike = [n for n in settings if getattr(old, n) != getattr(new, n)]
                 told = ", ".join(f"{n} {getattr(old, n)} against {getattr(new, n)}" for n in unlike)
                 return f"no cell is in both; {new.label} was measured with other settings: {told}."
@@ -96,7 +96,7 @@ def _nothing_shared(absent: list[CellFigures], added: list[CellFigures]) -> str:
 
 
 def _unlike(old: Baseline, new: Baseline, shared: list[str]) -> list[str]:
-    pairs = {(old.cells[cell_id].environment, new.cells[cell_id].environment) for cell_id in shared}
+    pairs = {(old.cells[cell_id].environment or "", new.cells[cell_id].environment or "") for cell_id in shared}
     lines = [
         line
         for before, after in sorted(pairs)
@@ -107,7 +107,7 @@ def _unlike(old: Baseline, new: Baseline, shared: list[str]) -> list[str]:
 
 
 def _cell_findings(
-    old: CellFigures, new: CellFigures, thresholds: Thresholds, refused: str | None
+    old: BaselineCell, new: BaselineCell, thresholds: Thresholds, refused: str | None
 ) -> Iterator[Finding]:
     unlike = [refused] if refused else _unlike_premises(old, new)
     if unlike:
@@ -127,7 +127,7 @@ def _cell_findings(
             yield finding
 
 
-def _status(old: CellFigures, new: CellFigures) -> Finding:
+def _status(old: BaselineCell, new: BaselineCell) -> Finding:
     worse = RANKS.get(new.status, 2) - RANKS.get(old.status, 2)
     verdict: Verdict = "same"
     if old.status != new.status:
@@ -136,12 +136,12 @@ def _status(old: CellFigures, new: CellFigures) -> Finding:
     return Finding(cell=new, metric="status", verdict=verdict, reason=told or "", old=old.status, new=new.status)
 
 
-def _figure(metric: str, old: CellFigures, new: CellFigures, thresholds: Thresholds) -> Finding | None:
+def _figure(metric: str, old: BaselineCell, new: BaselineCell, thresholds: Thresholds) -> Finding | None:
     before, after = getattr(old, metric), getattr(new, metric)
-    unit = METRICS[metric].unit
+    said = METRICS[metric]
 
     def found(verdict: Verdict, reason: str = "") -> Finding:
-        return Finding(cell=new, metric=metric, verdict=verdict, reason=reason, old=before, new=after, unit=unit)
+        return Finding(cell=new, metric=metric, verdict=verdict, reason=reason, old=before, new=after, unit=said.unit)
 
     if before is None and after is None:
         return None
@@ -153,10 +153,11 @@ def _figure(metric: str, old: CellFigures, new: CellFigures, thresholds: Thresho
     if abs(after - before) <= allowed:
         return found("same")
     band = f", beyond the band of {allowed:.3g}" if allowed else ""
-    return found("regression" if after > before else "improvement", f"{change(before, after)}{band}.")
+    worse = after < before if said.better == "higher" else after > before
+    return found("regression" if worse else "improvement", f"{change(before, after)}{band}.")
 
 
-def _unlike_premises(old: CellFigures, new: CellFigures) -> list[str]:
+def _unlike_premises(old: BaselineCell, new: BaselineCell) -> list[str]:
     pairs = {name: (getattr(old, name), getattr(new, name)) for name in (*PREMISES, *FIELD)}
     known = {name: pair for name, pair in pairs.items() if None not in pair}
     unlike = [

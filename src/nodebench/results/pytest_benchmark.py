@@ -6,13 +6,13 @@ was timed in turns with anything else.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from nodebench.errors import UserError
-from nodebench.results.baseline import Baseline, CellFigures, by_id, rounded
+from nodebench.results.baseline import KEPT, Baseline, BaselineCell, by_id
 from nodebench.results.environment import environment_key
 
 MACHINE = ("node", "processor", "machine", "python_version", "system", "release", "cpu")
@@ -20,7 +20,7 @@ MACHINE = ("node", "processor", "machine", "python_version", "system", "release"
 
 CPU = ("brand_raw", "count")
 
-_NAMES = frozenset(f.name for f in fields(CellFigures)) - {"environment", "test", "paired"}
+_NAMES = frozenset(KEPT) - {"environment"}
 
 
 def is_pytest_benchmark(content: Any) -> bool:
@@ -47,7 +47,7 @@ def read_pytest_benchmark(name: str, content: Mapping[str, Any]) -> Baseline:
     return Baseline(name, by_id(name, _told_apart(found)), {key: environment})
 
 
-def _told_apart(cells: Sequence[CellFigures]) -> list[CellFigures]:
+def _told_apart(cells: Sequence[BaselineCell]) -> list[BaselineCell]:
     """The cells, of which only those that several tests measured keep the name of their test."""
     tests: dict[str, set[str | None]] = {}
     for cell in cells:
@@ -60,20 +60,20 @@ def _told_apart(cells: Sequence[CellFigures]) -> list[CellFigures]:
     ]
 
 
-def _cell(name: str, benchmark: Mapping[str, Any], key: str) -> CellFigures:
+def _cell(name: str, benchmark: Mapping[str, Any], key: str) -> BaselineCell:
     full = benchmark.get("fullname", "?")
     known = {field: value for field, value in benchmark.get("extra_info", {}).items() if field in _NAMES}
     median = benchmark.get("stats", {}).get("median")
     figures = {"task": full, "model": "", "cell_id": full, "step_s": median, **known, "environment": key, "test": full}
     try:
-        cell = TypeAdapter(CellFigures).validate_python(figures)
+        cell: BaselineCell = TypeAdapter(BaselineCell).validate_python(figures)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(
             f"`{name}`: `extra_info.{where}` of `{full}`: {first['msg']}; got {first['input']!r}."
         ) from error
-    return CellFigures(**{f.name: rounded(f.name, getattr(cell, f.name)) for f in fields(cell)})
+    return cell.rounded
 
 
 def _environment(machine: Mapping[str, Any]) -> dict[str, Any]:

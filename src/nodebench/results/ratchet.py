@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from nodebench.results.baseline import Baseline, CellFigures
+from nodebench.results.baseline import Baseline, BaselineCell
 from nodebench.results.finding import Finding, Gate, Verdict
 from nodebench.results.thresholds import TIME
 
@@ -46,7 +46,7 @@ def update(old: Baseline, new: Baseline, gate: Gate, *, accept_regressions: bool
     worsened = gate.of(*worse)
     along = [f for f in worsened if f.measured and (accept_regressions or f.cell.cell_id in whole)]
     taken += along
-    cells: dict[str, CellFigures] = dict(old.cells)
+    cells: dict[str, BaselineCell] = dict(old.cells)
     for finding in taken:
         cell_id = finding.cell.cell_id
         cells[cell_id] = _merged(cells.get(cell_id), new.cells[cell_id], finding.metric)
@@ -55,7 +55,7 @@ def update(old: Baseline, new: Baseline, gate: Gate, *, accept_regressions: bool
     return Update(Baseline(old.name, cells, environments), tuple(taken), left)
 
 
-def _merged(old: CellFigures | None, new: CellFigures, metric: str) -> CellFigures:
+def _merged(old: BaselineCell | None, new: BaselineCell, metric: str) -> BaselineCell:
     if old is None or metric in ("cell", "status"):
         return new
     names = TIME_FIGURES if metric == TIME else (metric,)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil, exp, hypot, log
 from typing import Literal
 
-from nodebench.results.baseline import CellFigures
+from nodebench.results.baseline import BaselineCell
 from nodebench.stats import quantile
 
 CONFIDENCE = 0.95
@@ -83,7 +83,7 @@ class Slowdown:
         return max(1, needed - self.new.n_starts) if needed <= MANY_STARTS else None
 
 
-def slowdown(old: CellFigures, new: CellFigures) -> Slowdown | None:
+def slowdown(old: BaselineCell, new: BaselineCell) -> Slowdown | None:
     """What the ratios of a cell say; None where one of them has no interval.
 
     Two runs are compared through the ratio to the control in each, whose errors are independent of each other (Welch's
@@ -108,7 +108,7 @@ def _between(centre: float, error: float, degrees: float, new: Estimate, old_err
     return Slowdown(exp(centre), exp(centre - half), exp(centre + half), new, old_error)
 
 
-def _estimate(cell: CellFigures) -> Estimate | None:
+def _estimate(cell: BaselineCell) -> Estimate | None:
     if cell.ratio is None or cell.ratio_low is None or cell.ratio_high is None or (cell.n_starts or 0) < 2:
         return None
     n_starts = int(cell.n_starts or 0)

@@ -13,7 +13,7 @@ from typing import Any
 from nodebench.errors import StoreError, UnknownNameError
 from nodebench.pictures import Picture, unpack
 from nodebench.results.environment import environment_key
-from nodebench.results.record import SCHEMA_VERSION, Record, columns
+from nodebench.results.record import SCHEMA_VERSION, Measurement, Record, columns
 
 BUSY_TIMEOUT_S = 60.0
 """How long a writer waits for another one."""
@@ -162,19 +162,19 @@ class Store:
             ).fetchone()
         return () if row is None else unpack(row["packed"])
 
-    def save_measurement(self, run_id: str, cell_id: str, payload: Mapping[str, Any]) -> None:
+    def save_measurement(self, run_id: str, cell_id: str, found: Measurement) -> None:
         """Keep a gradient measurement whose cell still has to train, for a resumption."""
         with self._connection() as db:
             db.execute(
                 "INSERT OR REPLACE INTO measurements (run_id, cell_id, payload) VALUES (?, ?, ?)",
-                (run_id, cell_id, json.dumps(payload)),
+                (run_id, cell_id, json.dumps(found.known)),
             )
 
-    def measurements(self, run_id: str) -> dict[str, dict[str, Any]]:
+    def measurements(self, run_id: str) -> dict[str, Measurement]:
         """The kept gradient measurements of a run by cell."""
         with self._connection() as db:
             rows = db.execute("SELECT cell_id, payload FROM measurements WHERE run_id = ?", (run_id,)).fetchall()
-        return {row["cell_id"]: json.loads(row["payload"]) for row in rows}
+        return {row["cell_id"]: Measurement(**json.loads(row["payload"])) for row in rows}
 
     def records(self, run_ids: Sequence[str] | None = None, *, all_attempts: bool = False) -> list[Record]:
         """Records of the named runs, or of all, in the order in which their cells were first measured.
@@ -302,6 +302,11 @@ class Store:
         tables, version = _tables(db), _version(db)
         if tables and not {"runs", "records"} <= tables:
             raise StoreError(f"`{self.path}` is no store of nodebench; it has the tables {', '.join(sorted(tables))}.")
+        if version == SCHEMA_VERSION and (unknown := _columns_of(db, "records") - columns().keys()):
+            raise StoreError(
+                f"the store `{self.path}` is of a newer nodebench: it has {', '.join(sorted(unknown))}, which this one "
+                "does not know; install the newer one, or name another with --store."
+            )
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"the store `{self.path}` is of a newer nodebench: it has schema {version}, this one knows "
@@ -366,7 +371,7 @@ def _create(db: sqlite3.Connection) -> None:
 
 def _bring_up_to_date(db: sqlite3.Connection) -> None:
     """Give a store of an older schema what it lacks: each table is made anew, with the rows it had."""
-    if _version(db) == SCHEMA_VERSION:
+    if _version(db) == SCHEMA_VERSION and _columns_of(db, "records") == columns().keys():
         return
     old = _tables(db) & _schema().keys()
     for name in old:

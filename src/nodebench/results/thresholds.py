@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,73 +10,23 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from nodebench.errors import UnknownNameError, UserError
+from nodebench.results.quantities import CATALOGUE, Band, Quantity, gated
 
 CONFIG_NAME = "nodebench.toml"
-
-EPSILONS: Mapping[str, float] = {"float32": 2.0**-23, "float64": 2.0**-52}
-"""Spacing of the numbers just above 1."""
 
 TIME = "time"
 """Name of the gated ratio of times."""
 
 
-@dataclass(frozen=True)
-class Band:
-    """How much worse a figure may be before that is a regression; the widest of the three holds.
-
-    Attributes:
-        relative: Part of the baseline's figure.
-        absolute: In the unit of the figure.
-        epsilons: In units of the floating-point type's epsilon, for relative errors.
-        ignored: Whether the figure is not gated at all.
-    """
-
-    relative: float = 0.0
-    absolute: float = 0.0
-    epsilons: float = 0.0
-    ignored: bool = False
-
-    def allowed(self, old: float, dtype: str) -> float:
-        """By how much a figure may differ from the baseline's."""
-        return max(self.relative * abs(old), self.absolute, self.epsilons * EPSILONS.get(dtype, 0.0))
+METRICS: Mapping[str, Quantity] = {metric: CATALOGUE[name] for metric, name in gated().items()}
+"""What is gated, beside the status, by what the gate calls it."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A figure that is gated; of each, less is better.
-
-    Attributes:
-        unit: Its unit.
-        band: How much worse it may be, unless told otherwise.
-    """
-
-    unit: str
-    band: Band = field(default_factory=Band)
-
-
-METRICS: Mapping[str, Metric] = {
-    "nfe_forward": Metric("evaluations"),
-    "nfe_backward": Metric("evaluations"),
-    "n_vjps": Metric("VJPs"),
-    "n_accepted": Metric("steps"),
-    "n_rejected": Metric("steps"),
-    "saved_bytes": Metric("bytes"),
-    # memray repeats its count of large buffers to the byte; what moves are the interpreter's own small objects, some
-    # kilobytes of them, and between versions of a library up to 0.3 % was seen.
-    "peak_memory_bytes": Metric("bytes", Band(relative=0.01, absolute=2**16)),
-    # Caches of the interpreter that grow by themselves; a tensor that is kept is larger, or is kept again each step.
-    "unreleased_bytes": Metric("bytes", Band(absolute=2**16)),
-    # Either reference may be wrong by a hundredth of what it judges, and sums in another order move the error of a
-    # method in float32 by some roundings; a step more or less is seen in the counters.
-    "grad_error_params": Metric("relative", Band(relative=0.1, epsilons=16)),
-    "grad_error_y0": Metric("relative", Band(relative=0.1, epsilons=16)),
-    # Made of rounding alone where a method is exact: its size is known, not its digits.
-    "method_error_params": Metric("relative", Band(relative=1.0, epsilons=16)),
-    "method_error_y0": Metric("relative", Band(relative=1.0, epsilons=16)),
-    # Two processes of one cell differ by one to three per cent from start to start; a tenth is far from that.
-    TIME: Metric("ratio", Band(relative=0.1)),
-}
-"""What is gated, beside the status. Counters have no band: they are whole numbers that repeat."""
+def default_band(metric: str) -> Band:
+    """The band of a metric, unless told otherwise."""
+    band = METRICS[metric].band
+    assert band is not None, "what is gated has a band"
+    return band
 
 
 @dataclass(frozen=True)
@@ -115,7 +65,7 @@ class Thresholds:
     def band(self, metric: str, task: str, backend: str | None) -> Band:
         """The band of a figure of a cell."""
         found = [rule.band for rule in self.rules if rule.holds(metric, task, backend)]
-        return found[-1] if found else METRICS[metric].band
+        return found[-1] if found else default_band(metric)
 
 
 def read_thresholds(path: Path | None = None, max_slowdown: str | None = None) -> Thresholds:
@@ -176,7 +126,7 @@ class _Band(_Strict):
     def to_band(self, metric: str) -> Band:
         """The band; what is not said is as in the metric's own."""
         if self.band is None and not self.absolute:
-            own = METRICS[metric].band if metric in METRICS else Band()
+            own = default_band(metric) if metric in METRICS else Band()
             return Band(own.relative, own.absolute, own.epsilons, self.ignore)
         return Band(self.band or 0.0, self.absolute, ignored=self.ignore)
 

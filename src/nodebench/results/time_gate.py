@@ -1,6 +1,6 @@
 """The gate's verdict on time, which only a ratio of two sides that took turns can give."""
 
-from nodebench.results.baseline import CellFigures
+from nodebench.results.baseline import BaselineCell
 from nodebench.results.finding import NO_FIGURE, Finding, Verdict, change
 from nodebench.results.slowdown import Slowdown, SlowdownVerdict, slowdown
 from nodebench.results.thresholds import TIME
@@ -13,7 +13,7 @@ VERDICTS: dict[SlowdownVerdict, Verdict] = {
 }
 
 
-def time_finding(old: CellFigures, new: CellFigures, limit: float) -> Finding | None:
+def time_finding(old: BaselineCell, new: BaselineCell, limit: float) -> Finding | None:
     """What is to be said of the time of a cell; None where there is nothing.
 
     Args:
@@ -37,7 +37,7 @@ def time_finding(old: CellFigures, new: CellFigures, limit: float) -> Finding | 
 
 
 def _finding(
-    old: CellFigures, new: CellFigures, verdict: Verdict, reason: str, found: Slowdown | None = None
+    old: BaselineCell, new: BaselineCell, verdict: Verdict, reason: str, found: Slowdown | None = None
 ) -> Finding:
     return Finding(
         cell=new,
@@ -52,7 +52,7 @@ def _finding(
     )
 
 
-def _explain(found: Slowdown, said: SlowdownVerdict, limit: float, new: CellFigures) -> str:
+def _explain(found: Slowdown, said: SlowdownVerdict, limit: float, new: BaselineCell) -> str:
     if said == "alike":
         return ""
     text = f"{found.ratio:.3g} times what it was, {found.low:.3g} to {found.high:.3g}"
@@ -71,7 +71,7 @@ def _advice(found: Slowdown, limit: float) -> str:
     return "No reasonable number of starts would decide: it is at the limit."
 
 
-def _no_common_control(old: CellFigures, new: CellFigures) -> Finding | None:
+def _no_common_control(old: BaselineCell, new: BaselineCell) -> Finding | None:
     """Why two ratios cannot be compared; None where they can, or there are none."""
     if old.step_s is None:
         return None if new.ratio is None else _finding(old, new, "new", NO_FIGURE)
@@ -87,7 +87,7 @@ def _no_common_control(old: CellFigures, new: CellFigures) -> Finding | None:
     return _finding(old, new, "incomparable", reason)
 
 
-def _unpaired(old: CellFigures, new: CellFigures) -> Finding | None:
+def _unpaired(old: BaselineCell, new: BaselineCell) -> Finding | None:
     """Of a cell with times but no ratio: what they are, and that they say nothing."""
     if old.step_s is None or new.step_s is None:
         return None

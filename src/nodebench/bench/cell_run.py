@@ -1,32 +1,29 @@
-"""A cell while it is being measured: its worker, and what is known of it so far."""
+"""A cell while it is being measured."""
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar
 
 from nodebench.bench.accuracy import Reference
 from nodebench.bench.jobs import Cores, WorkClock
-from nodebench.bench.messages import Failure, Turn, sentence_of
+from nodebench.bench.messages import Failure, Questions, TrainingProgress, Turn, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import LostError, WorkerError, WorkerProcess, launch, with_launchers
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers
+from nodebench.errors import Status
+from nodebench.results.record import Measurement
 
-Figures = dict[str, Any]
-"""Fields of a record by name."""
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def repeated(lost: LostError) -> str:
     """The note on what was lost with its launcher and has been done again."""
     return f"measured again in a new interpreter: {lost.failure.reason}"
-
-
-def no_figures() -> Figures:
-    """What is known of a cell before it is measured."""
-    return {"status": "ok", "notes": []}
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,13 @@ class Start:
 
 
 @dataclass
-class Measured:
-    """What is known of a cell so far.
+class CellRun:
+    """A cell while it is being measured: its worker, and what is known of it so far.
 
     Attributes:
         cell: The cell.
         settings: How it is measured.
-        figures: Fields of its record.
+        found: What was measured so far.
         inputs: The state of its model and its batch, as all cells that are compared have them; None before they are
             there.
         files: Digests of the files of code that its workers have loaded and that belong to no installed package.
@@ -66,7 +63,7 @@ class Measured:
 
     cell: Cell
     settings: Settings
-    figures: Figures = field(default_factory=no_figures)
+    found: Measurement = field(default_factory=Measurement)
     inputs: Path | None = None
     files: dict[str, str] = field(default_factory=dict)
     conditions: dict[str, str] = field(default_factory=dict)
@@ -83,7 +80,7 @@ class Measured:
     @property
     def ok(self) -> bool:
         """Whether nothing has gone wrong with it."""
-        return bool(self.figures["status"] == "ok")
+        return self.found.ok
 
     @property
     def alive(self) -> bool:
@@ -92,8 +89,17 @@ class Measured:
 
     def note(self, text: str) -> None:
         """Add to what a reader must know of the figures, once."""
-        if text not in self.figures["notes"]:
-            self.figures["notes"].append(text)
+        self.found = self.found.noted(text)
+
+    def enter(self, *found: Measurement) -> None:
+        """Add what was found to what is known."""
+        for each in found:
+            self.found = self.found.joined(each)
+
+    def condemn(self, status: Status, reason: str | None) -> None:
+        """Judge it, where there is a reason and nothing else has gone wrong with it."""
+        if reason and self.ok:
+            self.found = replace(self.found, status=status, reason=reason)
 
     def launch(self, launchers: Launchers) -> None:
         """Have launchers begin to import what a worker of it needs."""
@@ -113,57 +119,57 @@ class Measured:
         assignment = self.settings.assignment(self.cell, own, cores)
         self._worker = WorkerProcess(assignment, interpreter, launchers)
 
-    def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
-        """Send its worker a command whose answer `receive` waits for; raises `WorkerError` if it has died."""
+    def send(self, question: Callable[Concatenate[Questions, P], T], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Send its worker a question whose answer `receive` waits for; raises `WorkerError` if it has died."""
         assert self._worker is not None, "a cell without a worker is sent nothing"
-        self._worker.send(command, arguments)
+        self._worker.send(question, *args, **kwargs)
 
-    def receive(self, command: str) -> Any:
-        """Wait for the answer to a command that was sent, which is no measured work; raises as `ask`."""
-        worker = self._ready()
-        return worker.receive(command, timeout_s=self.settings.timeout(self.cell))
-
-    def ask(
+    def receive(
         self,
-        command: str,
-        arguments: dict[str, Any] | None = None,
-        *,
-        overhead: bool = False,
-        on_progress: Callable[[Any], None] | None = None,
-    ) -> Any:
-        """Send its worker a command and wait for the answer.
+        question: Callable[Concatenate[Questions, ...], T],
+        on_progress: Callable[[TrainingProgress], None] | None = None,
+    ) -> T:
+        """Wait for the answer to a question that was sent, which is no measured work; raises as `ask`."""
+        return self._ready().receive(question, timeout_s=self.settings.timeout(self.cell), on_progress=on_progress)
+
+    def ask(self, question: Callable[Concatenate[Questions, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Ask its worker a question whose answer is measured work, and wait for the answer.
 
         Args:
-            command: Name of the command.
-            arguments: Its keyword arguments.
-            overhead: Whether it serves the harness alone and is no measured work.
-            on_progress: Called with what the worker reports on the way.
+            question: A method of `Questions`.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
 
         Raises:
-            WorkerError: If the command fails, the worker dies, or the time is over.
+            WorkerError: If the worker fails, dies, or the time is over.
         """
-        worker = self._ready()
-        with nullcontext() if overhead else self.clock.running():
-            timeout_s = self.settings.timeout(self.cell)
-            return worker.ask(command, arguments, timeout_s=timeout_s, on_progress=on_progress)
+        self._ready()
+        with self.clock.running():
+            return self.ask_aside(question, *args, **kwargs)
 
-    def ask_fresh(self, command: str, arguments: dict[str, Any], *, overhead: bool = False) -> Any:
-        """Start a fresh worker and ask it; where its launcher ends meanwhile, a new interpreter. Otherwise as `ask`."""
+    def ask_aside(self, question: Callable[Concatenate[Questions, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Ask a question that serves the harness alone and is no measured work; otherwise as `ask`."""
+        self._ready()
+        self.send(question, *args, **kwargs)
+        return self.receive(question)
 
-        def ask(launchers: Launchers | None) -> Any:
+    def anew(self, ask: Callable[[], T]) -> T:
+        """Start a fresh worker and ask it something; where its launcher ends meanwhile, a new interpreter."""
+
+        def attempt(launchers: Launchers | None) -> T:
             self.dismiss()
             self.open(launchers)
-            return self.ask(command, arguments, overhead=overhead)
+            return ask()
 
-        return with_launchers(ask)
+        return with_launchers(attempt)
 
     def _ready(self) -> WorkerProcess:
         """Its worker, once it has imported what it needs."""
         assert self._worker is not None, "a cell without a worker is asked nothing"
         worker = self._worker
         worker.ready(self.settings.timeout(self.cell))
-        forked = worker.start_method == "fork" and self.figures.get("start_method", "fork") == "fork"
-        self.figures["start_method"] = "fork" if forked else "spawn"
+        forked = worker.start_method == "fork" and self.found.start_method in (None, "fork")
+        self.found = replace(self.found, start_method="fork" if forked else "spawn")
         if worker.unforked:
             self.note(f"started as a new interpreter: {worker.unforked}")
         return worker
@@ -173,7 +179,7 @@ class Measured:
 
         Where a launcher has ended, it is done again with a new interpreter, as if nothing had been.
         """
-        before = self.figures
+        before = self.found
 
         def again(lost: LostError) -> None:
             self.forget(before)
@@ -184,11 +190,11 @@ class Measured:
             with_launchers(work, again)
         self.dismiss()
 
-    def forget(self, figures: Figures) -> None:
+    def forget(self, before: Measurement) -> None:
         """Go back to what was known before: whatever has been done since is done again."""
         self.dismiss()
         self.failed = False
-        self.figures = {**figures, "notes": list(figures["notes"])}
+        self.found = before
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -209,7 +215,7 @@ class Measured:
     def fail(self, failure: Failure) -> None:
         """Enter how it failed, and let its worker go."""
         self.failed = True
-        self.figures |= failure.figures
+        self.found = failure.of(self.found)
         self.dismiss()
 
     def kill(self) -> None:
