@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check coverage setup lint bench gallery gallery-runs gpu-wheels gpu-check clean
+.PHONY: run test check coverage setup lint bench readme gallery gallery-runs gpu-wheels gpu-check clean
 
 run: setup  ## train with the adjoint method on MNIST and measure its gradient step
 	$(BIN)/nodebench run --backend adjoint --task mnist
@@ -55,6 +55,9 @@ DEVICE ?= cuda
 
 gpu-check:  ## tests and a run on a GPU, by PYTHON as it is, in one command without a network; DEVICE=cpu tries it
 	$(PYTHON) benchmarks/gpu_check.py --device $(DEVICE)
+
+readme: setup  ## the README's tables, from the catalogue of quantities
+	$(BIN)/python docs/readme_tables.py
 
 GALLERY := docs/gallery
 

@@ -9,8 +9,7 @@ from processes import children, ended, within
 from nodebench.bench import launcher, process
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.matrix import Request, plan
-from nodebench.bench.messages import Assignment
-from nodebench.bench.messages import Questions
+from nodebench.bench.messages import Assignment, Questions
 from nodebench.bench.process import LostError, WorkerError, WorkerProcess
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings

@@ -5,7 +5,8 @@ from io import StringIO
 from rich.console import Console
 
 from nodebench.reports.formatting import ABSENT, interval, number
-from nodebench.reports.tables import failure_table, gradient_tables, sweep_table, training_tables
+from nodebench.reports.tables import failures_table, for_terminal, gradient_tables, sweep_table, training_tables
+from nodebench.reports.writers.terminal import print_table
 from nodebench.results.record import Record
 
 COMMON = {
@@ -27,8 +28,8 @@ def record(backend, **fields):
 
 
 def text(table):
-    console = Console(file=StringIO(), width=80)
-    console.print(table)
+    console = Console(file=StringIO(), width=80, force_terminal=True, color_system=None)
+    print_table(table, console)
     return console.file.getvalue()
 
 
@@ -59,8 +60,8 @@ def test_cells_that_were_not_compared_stand_apart():
 def test_a_controller_stands_in_the_title_where_it_is_not_the_default():
     """Cells of another controller are another pair of tables, and say so."""
     default, _, other, _ = gradient_tables([record("a", controller="integral"), record("a", controller="pi")])
-    assert "controller" not in str(default.title)
-    assert "pi controller" in str(other.title)
+    assert "controller" not in default.caption
+    assert "pi controller" in other.caption
 
 
 def test_a_failed_cell_is_in_both_tables_with_its_reason():
@@ -69,9 +70,9 @@ def test_a_failed_cell_is_in_both_tables_with_its_reason():
     exactness = text(gradient_tables([failed, record("b")])[0])
     assert "oom" in exactness
     assert ABSENT in exactness
-    assert "no memory" in text(failure_table([failed]))
-    assert failed.cell_id in text(failure_table([failed]))
-    assert failure_table([record("b")]) is None
+    assert "no memory" in text(failures_table([failed]))
+    assert failed.cell_id in text(failures_table([failed]))
+    assert "not ok" not in [table.caption for table in for_terminal([record("b")])]
 
 
 def test_a_cell_that_failed_early_is_in_the_tables_of_its_setting():
@@ -79,7 +80,7 @@ def test_a_cell_that_failed_early_is_in_the_tables_of_its_setting():
     failed = record("a", status="unsupported", reason="it cannot", first_step_s=None)
     exactness, _ = gradient_tables([failed, record("b", first_step=0.1, dataset="moons")])
     assert "unsupported" in text(exactness)
-    assert "first step 0.1" in str(exactness.title)
+    assert "first step 0.1" in exactness.caption
 
 
 def test_options_in_brackets_are_shown():
@@ -119,7 +120,12 @@ def test_a_node_has_a_column_where_there_are_several():
     def shown(nodes):
         records = [record(name, node=node, **figures) for name, node in zip("ab", nodes, strict=True)]
         failed = [record(name, node=node, status="oom", reason="r") for name, node in zip("ab", nodes, strict=True)]
-        tables = [gradient_tables(records)[1], training_tables(records)[1], sweep_table(records), failure_table(failed)]
+        tables = [
+            gradient_tables(records)[1],
+            training_tables(records)[1],
+            sweep_table("sweep", records),
+            failures_table(failed),
+        ]
         return [[node in text(table) for node in nodes] for table in tables]
 
     assert shown(["first", "second"]) == [[True, True]] * 4

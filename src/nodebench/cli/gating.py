@@ -27,7 +27,7 @@ from nodebench.cli.options import (
     seeds,
     split,
 )
-from nodebench.cli.printing import escape_markup, new_console, print_broken, print_table
+from nodebench.cli.printing import escape_markup, new_console, print_broken
 from nodebench.errors import UserError
 
 ConfigOption = Annotated[
@@ -161,11 +161,12 @@ def save(
 def show_baseline(output: FileOption = Path("baseline.json")) -> None:
     """Show a baseline file as a table, and the machines that it is from."""
     from nodebench.reports.gate import baseline_table  # noqa: PLC0415
+    from nodebench.reports.writers import terminal  # noqa: PLC0415
 
     found = _read(output)
     for environment in found.environments.values():
         new_console().print(escape_markup(f"{environment.get('cpu')}, {environment.get('system')}"))
-    print_table(baseline_table(found))
+    terminal.print_table(baseline_table(found))
 
 
 @baseline_app.command("update")
@@ -248,13 +249,14 @@ def _measure_against(
 
 def _print_gate(gate: Any) -> None:
     from nodebench.reports.gate import UPDATE, gate_table  # noqa: PLC0415
+    from nodebench.reports.writers import terminal  # noqa: PLC0415
 
     console = new_console()
     for line in gate.unlike:
         console.print(f"[red]not alike:[/red] {escape_markup(line)}")
     table = gate_table(gate)
     if table is not None:
-        print_table(table)
+        terminal.print_table(table)
     if gate.of("improvement"):
         console.print(UPDATE)
     console.print(escape_markup(gate.summary))

@@ -206,7 +206,8 @@ def scale(
     from nodebench.bench.matrix import Request  # noqa: PLC0415
     from nodebench.bench.scaling import scaling_plan  # noqa: PLC0415
     from nodebench.bench.settings import Settings  # noqa: PLC0415
-    from nodebench.reports.tables import scaling_table  # noqa: PLC0415
+    from nodebench.reports.exponents import exponents_table  # noqa: PLC0415
+    from nodebench.reports.writers import terminal  # noqa: PLC0415
     from nodebench.results.scaling import Axis, scalings  # noqa: PLC0415
     from nodebench.tasks.base import Preset  # noqa: PLC0415
 
@@ -233,7 +234,7 @@ def scale(
         print(json.dumps([asdict(law) for law in laws], indent=2, allow_nan=False))
     else:
         print_records(records, as_json=False)
-        print_table(scaling_table(laws))
+        terminal.print_table(exponents_table("exponents", over, [(law.task, law) for law in laws]))
         if elsewhere := {cell_id for law in laws for cell_id in law.left_out}:
             new_console().print(
                 f"exponents of time are of one machine each: those of {len(elsewhere)} cells are left out"

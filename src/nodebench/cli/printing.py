@@ -1,10 +1,9 @@
 """What commands share in printing."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import measure_renderables
 from rich.table import Table
@@ -69,16 +68,15 @@ def _print_rows(console: Console, table: Table) -> None:
 
 def print_records(records: list[Any], *, as_json: bool) -> None:
     """Print records as tables, or as one JSON array."""
-    from nodebench.reports.tables import failure_table, gradient_tables, sweep_table, training_tables  # noqa: PLC0415
+    from nodebench.reports.tables import for_terminal  # noqa: PLC0415
+    from nodebench.reports.writers import terminal  # noqa: PLC0415
 
     if as_json:
         print(json.dumps([record.to_dict() for record in records], indent=2, allow_nan=False))
         return
     console = new_console()
-    measured = [*gradient_tables(records), *training_tables(records)]
-    for table in [*measured, sweep_table(records), failure_table(records)]:
-        if table is not None:
-            print_table(table)
+    for table in for_terminal(records):
+        terminal.print_table(table)
     if any(record.status != "ok" for record in records):
         console.print("what a cell left behind: nodebench logs CELL")
     for note in sorted({note for record in records for note in record.notes}):
@@ -113,48 +111,3 @@ def hardware(environment: Mapping[str, Any]) -> str:
     memory = environment["memory_bytes"]
     size = "" if memory is None else f", {memory / 2**30:.3g} GiB"
     return f"{environment['cpu']}, {environment['cores']} cores{size}; GPU: {environment['gpu'] or 'none'}"
-
-
-def print_page(page: Any) -> None:
-    """Print what a page opens with and its tables, what is folded away included; charts and drawings are for files."""
-    from nodebench.reports.document import Paragraph  # noqa: PLC0415
-
-    console = new_console()
-    console.print(f"[bold]{escape_markup(page.title)}[/bold]")
-    _print_blocks(console, page.lead)
-    for section in page.sections:
-        _print_blocks(console, (Paragraph(section.title), *section.blocks))
-
-
-def _print_blocks(console: Console, blocks: Sequence[Any]) -> None:
-    from nodebench.reports import document  # noqa: PLC0415
-
-    for block in blocks:
-        match block:
-            case document.Paragraph():
-                console.print(escape_markup(block.text), soft_wrap=True)
-            case document.Bullets():
-                for item in block.items:
-                    console.print(f"- {escape_markup(item)}", soft_wrap=True)
-            case document.Missing():
-                console.print(f"missing: {escape_markup(f'{block.what}: {block.reason}')}", soft_wrap=True)
-            case document.Table():
-                _print_page_table(console, block)
-            case document.Details():
-                console.print(escape_markup(block.title), soft_wrap=True)
-                _print_blocks(console, block.blocks)
-
-
-def _print_page_table(console: Console, block: Any) -> None:
-    from nodebench.reports.notation import reasons  # noqa: PLC0415
-
-    numbers = reasons(block)
-    table = Table(title=escape_markup(block.caption), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in block.columns:
-        table.add_column(escape_markup(column.title), justify="right" if column.numeric else "left")
-    for row in block.rows:
-        texts = (f"{entry.text} ({numbers[entry.reason]})" if entry.reason else entry.text for entry in row)
-        table.add_row(*map(escape_markup, texts))
-    print_table(table)
-    for reason, number in numbers.items():
-        console.print(f"({number}) {escape_markup(reason)}", soft_wrap=True)

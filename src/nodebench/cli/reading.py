@@ -123,6 +123,7 @@ def _print_log(record: Any) -> None:
 
 def _print_repetition(runs: list[Any], records: list[list[Any]], environments: Mapping[str, Any]) -> None:
     from nodebench.reports.tables import repetition_table  # noqa: PLC0415
+    from nodebench.reports.writers import terminal  # noqa: PLC0415
     from nodebench.results.environment import differences, environment_of  # noqa: PLC0415
 
     first = {record.cell_id: environment_of(record, environments) for record in records[0]}
@@ -135,7 +136,7 @@ def _print_repetition(runs: list[Any], records: list[list[Any]], environments: M
     if table is None:
         new_console().print("no cell has a ratio in all of these runs")
     else:
-        print_table(table)
+        terminal.print_table(table)
 
 
 def _listing(title: str, rows: list[dict[str, str]]) -> Table:

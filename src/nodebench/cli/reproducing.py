@@ -21,7 +21,7 @@ from nodebench.cli.options import (
     open_store,
     seeds,
 )
-from nodebench.cli.printing import escape_markup, new_console, print_broken, print_page, print_table
+from nodebench.cli.printing import escape_markup, new_console, print_broken, print_table
 from nodebench.cli.reporting import PAGES, check_outputs, write_pages
 from nodebench.errors import UserError
 
@@ -69,6 +69,7 @@ def reproduce(
     """
     from nodebench.bench.machine import fingerprint  # noqa: PLC0415
     from nodebench.bench.reproduction import Conditions, named  # noqa: PLC0415
+    from nodebench.reports.writers import terminal  # noqa: PLC0415
     from nodebench.tasks.base import Preset  # noqa: PLC0415
 
     if no_run and dry_run:
@@ -99,7 +100,7 @@ def reproduce(
             _measure(planned, pages)
     for name, parts in plans.items():
         page = pages.page(name, parts)
-        print_page(page)
+        terminal.print_page(page)
         write_pages(page, outputs[name], cast(Any, charts))  # checked above
     print_broken(broken)
     whole = no_run or all(pages.measured(planned) for planned in _once(plans))

@@ -6,10 +6,10 @@ from typing import Any
 
 from nodebench.reports.comparison import newest
 from nodebench.reports.document import Block, Bullets, Column, Details, Entry, Missing, Paragraph, Section, Table
-from nodebench.reports.figures import FAILED, SETTINGS, records_table, settings_table, with_node
 from nodebench.reports.formatting import ABSENT
 from nodebench.reports.machines import Machine, Machines, several_nodes
-from nodebench.reports.methods import FIGURES
+from nodebench.reports.tables import SETTINGS, failed_table, settings_table
+from nodebench.results.quantities import how_taken
 from nodebench.results.record import Record
 from nodebench.results.store import Run
 
@@ -44,7 +44,7 @@ def appendix(records: Sequence[Record], runs: Sequence[Run], machines: Machines)
 
 
 def _failures(failed: Sequence[Record]) -> Iterator[Block]:
-    yield records_table("not-ok", "Cells that did not end well.", with_node(FAILED, failed), failed)
+    yield failed_table("not-ok", failed)
     told = [record for record in failed if record.stderr]
     for record in told[:MAX_OUTPUTS]:
         lines = record.traceback.splitlines()[-MAX_LINES:]
@@ -122,8 +122,8 @@ def _commit(environment: Mapping[str, Any]) -> str | None:
 
 
 def _methods() -> Table:
-    columns = (Column("figure", numeric=False), Column("how it is taken", numeric=False))
-    return Table("methods", "How each figure is taken.", columns, tuple(tuple(map(_text, row)) for row in FIGURES))
+    columns = tuple(Column(title, numeric=False) for title in ("figure", "in a record", "how it is taken"))
+    return Table("methods", "How each figure is taken.", columns, tuple(tuple(map(_text, row)) for row in how_taken()))
 
 
 def _start_methods(records: Sequence[Record]) -> Iterator[Block]:

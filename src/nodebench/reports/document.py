@@ -6,9 +6,11 @@ Text is plain but for names in `backticks`, which each format sets as code; a wr
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from nodebench.pictures import Picture
+
+Tone = Literal["", "bad", "doubtful", "good", "new"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,13 @@ class Column:
         title: Its heading, unit included, for example `peak MiB`.
         meaning: What it holds and how it is taken, in one sentence; empty where the heading says all.
         numeric: Whether it holds numbers, which stand to the right.
+        wraps: Whether a terminal may set its texts in several lines.
     """
 
     title: str
     meaning: str = ""
     numeric: bool = True
+    wraps: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class Entry:
         value: What it is sorted by; None where it has no value, which sorts last either way.
         reason: Why there is no value, where there is none and the reason is known.
         best: Whether it is among the best of its column.
+        tone: What a terminal tells by its colour: that something is `bad`, `doubtful`, `good` or `new`.
     """
 
     text: str
     value: float | str | None = None
     reason: str | None = None
     best: bool = False
+    tone: Tone = ""
 
 
 @dataclass(frozen=True)

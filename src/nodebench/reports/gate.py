@@ -1,25 +1,24 @@
-"""A comparison for people: a table for the terminal, and Markdown for a pull request."""
+"""A comparison for people: a table, and Markdown for a pull request."""
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
-
+from nodebench.reports.columns import printed_beside
+from nodebench.reports.document import Column, Entry, Table, Tone
 from nodebench.reports.markdown import inline
-from nodebench.results.baseline import Baseline
+from nodebench.results.baseline import Baseline, BaselineCell
 from nodebench.results.finding import Finding, Gate, Verdict
+from nodebench.results.quantities import CATALOGUE, in_table
 
-COLOURS: dict[Verdict, str] = {
-    "regression": "red",
-    "incomparable": "red",
-    "undecided": "yellow",
-    "improvement": "green",
-    "changed": "yellow",
-    "missing": "yellow",
-    "new": "cyan",
+TONES: dict[Verdict, Tone] = {
+    "regression": "bad",
+    "incomparable": "bad",
+    "undecided": "doubtful",
+    "improvement": "good",
+    "changed": "doubtful",
+    "missing": "doubtful",
+    "new": "new",
 }
-"""What is told of, in the order in which it is told, and its colour on a terminal."""
+"""The verdicts that are shown, in their order, and their tone on a terminal."""
 
 UPDATE = "Raise the baseline with `nodebench baseline update`."
 
@@ -29,17 +28,20 @@ def gate_table(gate: Gate) -> Table | None:
     told = sorted_findings(gate)
     if not told:
         return None
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("verdict", "cell", "figure"):
-        table.add_column(name, overflow="fold")
-    for name in (gate.old, gate.new):
-        table.add_column(escape(name), justify="right", overflow="fold")
-    table.add_column("why", overflow="fold")
-    for finding in told:
-        names = (finding.cell.label, finding.metric, value(finding.old), value(finding.new), finding.reason)
-        colour = COLOURS[finding.verdict]
-        table.add_row(f"[{colour}]{finding.verdict}[/{colour}]", *map(escape, names))
-    return table
+    titles = ("verdict", "cell", "figure", gate.old, gate.new, "why")
+    columns = tuple(Column(title, numeric=title in (gate.old, gate.new), wraps=True) for title in titles)
+    rows = tuple(
+        (
+            Entry(finding.verdict, tone=TONES[finding.verdict]),
+            Entry(finding.cell.label),
+            Entry(finding.metric),
+            Entry(value(finding.old)),
+            Entry(value(finding.new)),
+            Entry(finding.reason),
+        )
+        for finding in told
+    )
+    return Table("gate", "", columns, rows)
 
 
 def gate_markdown(gate: Gate) -> str:
@@ -62,29 +64,28 @@ def gate_markdown(gate: Gate) -> str:
 
 
 def baseline_table(baseline: Baseline) -> Table:
-    """The figures of a baseline, a row for each cell."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("cell", "status"):
-        table.add_column(name, overflow="fold")
-    for name in ("NFE", "VJPs", "steps", "saved bytes", "peak bytes", "err dp", "err dy0", "ratio"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("control", overflow="fold")
-    for cell in sorted(baseline.cells.values(), key=lambda cell: cell.order):
-        figures = (
-            _sum(cell.nfe_forward, cell.nfe_backward),
-            value(cell.n_vjps),
-            _sum(cell.n_accepted, cell.n_rejected),
-            *map(value, (cell.saved_bytes, cell.peak_memory_bytes, cell.grad_error_params, cell.grad_error_y0)),
-            value(cell.ratio) + (f" ({value(cell.ratio_low)}..{value(cell.ratio_high)})" if cell.ratio else ""),
-        )
-        table.add_row(*map(escape, (cell.label, cell.status, *figures, value(cell.control))))
-    return table
+    """The values of a baseline, a row for each cell."""
+    names = in_table("baseline")
+    titles = [Column(CATALOGUE[name].tables["baseline"], wraps=True) for name in names]
+    columns = (Column("cell", numeric=False, wraps=True), Column("status", numeric=False), *titles)
+    rows = tuple(
+        (Entry(cell.label), Entry(cell.status), *(_kept(cell, name) for name in names))
+        for cell in sorted(baseline.cells.values(), key=lambda cell: cell.order)
+    )
+    return Table("baseline", "", columns, rows)
+
+
+def _kept(cell: BaselineCell, name: str) -> Entry:
+    said = CATALOGUE[name]
+    text = value(getattr(cell, name)) + printed_beside(said, cell)
+    ends = [getattr(cell, end) for end in said.ends or ()]
+    return Entry(f"{text} ({'..'.join(map(value, ends))})" if ends and None not in ends else text)
 
 
 def sorted_findings(gate: Gate) -> list[Finding]:
     """All that is not the same, worst first, by cell."""
-    order = list(COLOURS)
-    told = [finding for finding in gate.findings if finding.verdict in COLOURS]
+    order = list(TONES)
+    told = [finding for finding in gate.findings if finding.verdict in TONES]
     return sorted(told, key=lambda finding: order.index(finding.verdict))
 
 
@@ -95,10 +96,6 @@ def value(figure: float | str | None) -> str:
     if isinstance(figure, int):
         return f"{figure:,}"
     return figure if isinstance(figure, str) else f"{figure:.4g}"
-
-
-def _sum(first: int | None, second: int | None) -> str:
-    return "-" if first is None else f"{value(first)}+{value(second)}"
 
 
 def _markdown_table(findings: Sequence[Finding]) -> str:

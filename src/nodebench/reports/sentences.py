@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from nodebench.reports.columns import reason
 from nodebench.reports.comparison import Comparison, grouped, has_gradient, label
 from nodebench.reports.formatting import interval, mebibytes, milliseconds, number
 from nodebench.reports.summary import Answer, Fastest, Least, Trained, Training, lacking, relative_time
@@ -125,12 +126,6 @@ def failure_sentences(records: Iterable[Record]) -> tuple[str, ...]:
 def names(records: Iterable[Record]) -> str:
     """Names of backends or models with commas between."""
     return ", ".join(_name(record) for record in records)
-
-
-def reason(record: Record) -> str:
-    """Why a cell is not ok, as a sentence."""
-    text = record.reason or "no reason was recorded"
-    return text if text.endswith(".") else f"{text}."
 
 
 def unit(record: Record) -> str:

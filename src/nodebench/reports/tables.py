@@ -1,25 +1,175 @@
-"""Tables of records for a terminal."""
+"""Tables of records: for a page all quantities side by side, for a terminal a few tables that fit its width."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
-
-from nodebench.reports.comparison import alike, grouped
-from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
+from nodebench.reports.columns import (
+    RecordColumn,
+    code,
+    marked,
+    of_quantity,
+    of_table,
+    plain,
+    reason,
+    shown,
+)
+from nodebench.reports.comparison import Comparison, alike, grouped
+from nodebench.reports.document import Column, Entry, Table
+from nodebench.reports.formatting import ABSENT, count, interval, milliseconds, number
 from nodebench.reports.machines import several_nodes
-from nodebench.results.record import Record
-from nodebench.results.scaling import Scaling
-
-WRAPPED = ("backend", "node", "reason", "also", "metric", "NFE f+b by epoch")
-"""Columns whose text may need more than a line."""
+from nodebench.reports.sentences import unit
+from nodebench.reports.summary import fastest
+from nodebench.results.quantities import in_table
+from nodebench.results.record import Record, SettingsPart
 
 LAST_EPOCHS = 6
-"""Epochs whose evaluations are shown; `--json` has them all."""
+"""Epochs whose evaluations a terminal shows; `--json` has them all."""
 
-Column = tuple[str, Callable[[Record], str]]
+SETTINGS = (
+    "run_id",
+    "created_at",
+    *(f.name for f in fields(SettingsPart)),
+    "dataset",
+    "first_step",
+    "attempt",
+    "node",
+    "nodebench_version",
+)
+"""Fields of a record that say what was measured, and where it is found."""
+
+
+def _verdict(record: Record) -> str | None:
+    control = "control" if record.control is None and record.step_s is not None else None
+    return record.verdict or control
+
+
+def _solves_none(_: Record) -> str:
+    return "it solves no ODE."
+
+
+def _which_metric(record: Record) -> str:
+    return ", ".join(filter(None, (record.metric_name, unit(record), f"{record.metric_direction} is better")))
+
+
+BACKEND = plain("backend", lambda r: r.backend, text=code)
+NAME = plain("backend", lambda r: r.backend)
+MODEL = plain("model", lambda r: r.model)
+TASK = plain("task", lambda r: r.task)
+SEED = plain("seed", lambda r: r.seed, text=count)
+STATUS = plain("status", lambda r: r.status, "How the cell ended.")
+RUN = plain("run", lambda r: r.run_id)
+NODE = plain("node", lambda r: r.node, "Machine that the cell was measured on.")
+VERDICT = plain("verdict", _verdict, "Against the control: `undecided` where the interval of the ratio holds 1.")
+
+
+def comparison_table(name: str, comparison: Comparison) -> Table:
+    """All quantities of a comparison, a row for each backend; the best among the ranked cells are marked."""
+    records = comparison.records
+    together = {record.cell_id for record in comparison.timed}
+    elsewhere = {record.cell_id for record in comparison.timed_elsewhere}
+    first = fastest(comparison.timed)
+    all_ranked = {record.cell_id for record in comparison.ranked}
+    timed = {record.cell_id for record in (first.record, *first.undistinguished)} if first else set()
+    run = [RUN] if len({record.run_id for record in records}) > 1 else []
+    columns = shown(with_node([BACKEND, STATUS, VERDICT, *of_table("comparison"), *run], records), records)
+    entries = [marked(each, records, timed if each.best == "timed" else all_ranked) for each in columns]
+    at = columns.index(VERDICT)
+    if len(together) > 1:
+        entries[at] = [
+            _entry(f"timed {comparison.where_else(record)}") if record.cell_id in elsewhere else entry
+            for record, entry in zip(records, entries[at], strict=True)
+        ]
+    rows = tuple(zip(*entries, strict=True))
+    return Table(name, f"One gradient step: {comparison.setting}.", tuple(each.column for each in columns), rows)
+
+
+def trained_table(name: str, records: Sequence[Record]) -> Table:
+    """What trained models reached and took, a row for each."""
+    which = plain("which", _which_metric, "Name and unit of the metric, and which direction is better.")
+    metric = of_quantity("metric_value", "trained")
+    columns = [
+        MODEL,
+        plain("backend", lambda r: r.backend, text=code, hole=_solves_none),
+        STATUS,
+        plain("task", lambda r: r.task, text=code),
+        plain("preset", lambda r: r.preset),
+        SEED,
+        plain("solver", lambda r: r.solver, hole=_solves_none),
+        plain("rtol", lambda r: r.rtol, text=number, hole=_solves_none),
+        *metric,
+        which,
+        *(each for name in in_table("trained") if name != "metric_value" for each in of_quantity(name, "trained")),
+    ]
+    return records_table(name, "Trained models.", with_node(columns, records), records)
+
+
+def failed_table(name: str, records: Sequence[Record]) -> Table:
+    """The cells that did not end well, a row for each, as a page shows them."""
+    columns = [
+        plain("cell", lambda r: f"{r.backend or r.model} on {r.task}/{r.model}", text=code),
+        STATUS,
+        plain("reason", reason),
+        plain("solver", lambda r: r.solver),
+        plain("rtol", lambda r: r.rtol, text=number),
+        *of_table("not ok"),
+        plain("attempts", lambda r: r.attempt, text=count),
+        RUN,
+    ]
+    return records_table(name, "Cells that did not end well.", with_node(columns, records), records)
+
+
+def sweep_table(name: str, records: Sequence[Record]) -> Table:
+    """The trained networks at other tolerances: a row for each network and tolerance."""
+    columns = (
+        Column("network", numeric=False, wraps=True),
+        Column("rtol", "Relative and absolute tolerance alike."),
+        Column("NFE forward", "Evaluations of one forward solve."),
+        Column("solution error", "Relative distance of the states from those at a far smaller tolerance."),
+        Column("solve ms", "Median time of a forward solve without gradients."),
+    )
+    where = with_node([], records)
+    rows = tuple(
+        (*_sweep_row(record, entry), *(each.entry(record) for each in where))
+        for record in records
+        for entry in record.tolerance_sweep
+    )
+    return Table(
+        name,
+        "Trained networks, solved at other tolerances.",
+        (*columns, *(each.column for each in where)),
+        rows,
+    )
+
+
+def settings_table(name: str, records: Iterable[Record], names: Sequence[str]) -> Table:
+    """Settings of every cell, out of `SETTINGS`."""
+    records = list(records)
+    texts = {field for field in names if any(isinstance(getattr(record, field), str) for record in records)}
+    columns = tuple(Column(field, numeric=field not in texts) for field in names)
+    rows = tuple(tuple(_entry(getattr(record, field)) for field in names) for record in records)
+    return Table(name, "Settings of every cell.", columns, rows)
+
+
+def records_table(name: str, caption: str, columns: Sequence[RecordColumn], records: Sequence[Record]) -> Table:
+    """A table with a row for each record."""
+    each = shown(columns, records)
+    rows = tuple(tuple(column.entry(record) for column in each) for record in records)
+    return Table(name, caption, tuple(column.column for column in each), rows)
+
+
+def with_node(columns: Sequence[RecordColumn], records: Iterable[Record]) -> list[RecordColumn]:
+    """Columns of a table of records, and that of the node where the records come from more than one."""
+    return [*columns, NODE] if several_nodes(records) else list(columns)
+
+
+def for_terminal(records: Sequence[Record]) -> list[Table]:
+    """All tables of records that a terminal shows: gradients, trainings, tolerance sweeps, and what failed."""
+    tables = [*gradient_tables(records), *training_tables(records)]
+    swept = [record.as_trained for record in records if record.tolerance_sweep]
+    if swept:
+        tables.append(sweep_table("sweep", swept))
+    failed = [record for record in records if record.status != "ok"]
+    return [*tables, failures_table(failed)] if failed else tables
 
 
 def gradient_tables(records: Iterable[Record]) -> list[Table]:
@@ -32,21 +182,12 @@ def gradient_tables(records: Iterable[Record]) -> list[Table]:
     tables = []
     for group in groups:
         measured = next((record for record in group if record.first_step is not None), group[0])
-        tables.append(_table(_gradient_title(measured), EXACTNESS_COLUMNS, group, gap=0))
+        tables.append(_terminal_table(_gradient_title(measured), [NAME, STATUS, *of_table("exactness")], group))
         started = [record for record in group if record.first_step_s is not None]
-        tables.append(_table("", _cost_columns(started), started, gap=0))
-    return [table for table in tables if table.row_count]
-
-
-def _cost_columns(group: Sequence[Record]) -> Sequence[Column]:
-    compiled = any(record.compile_s is not None for record in group)
-    columns = [*COST_COLUMNS[:2], COMPILE_COLUMN, *COST_COLUMNS[2:]] if compiled else COST_COLUMNS
-    return _with_node(columns, group, name="\nnode")
-
-
-def _with_node(columns: Sequence[Column], records: Iterable[Record], name: str = "node") -> Sequence[Column]:
-    """Columns, and one of the node where records come from more than one: their times are not to be compared."""
-    return [*columns, (name, _node)] if several_nodes(records) else columns
+        verdict = plain("verdict", lambda r: _verdict(r) if r.status == "ok" else r.verdict or r.status)
+        cost = [NAME, *of_table("cost", verdict=verdict)]
+        tables.append(_terminal_table("", with_node(cost, started), started))
+    return [table for table in tables if table.rows]
 
 
 def training_tables(records: Iterable[Record]) -> list[Table]:
@@ -54,35 +195,19 @@ def training_tables(records: Iterable[Record]) -> list[Table]:
     trained = [record.as_trained for record in records if record.metric_value is not None]
     if not trained:
         return []
+    metric = plain("metric", lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {r.metric_unit}".strip())
+    took = [MODEL, NAME, SEED, *of_table("training cost"), plain("NFE f+b by epoch", _nfe_history)]
     return [
-        _table("training", TRAINING_COLUMNS, trained),
-        _table("", _with_node(TRAINING_COST_COLUMNS, trained), trained),
+        _terminal_table("training", [TASK, MODEL, NAME, SEED, *of_table("training", metric_value=metric)], trained),
+        _terminal_table("", with_node(took, trained), trained),
     ]
 
 
-def sweep_table(records: Iterable[Record]) -> Table | None:
-    """One table of the trained networks at other tolerances, or None where there is none."""
-    swept = [record.as_trained for record in records if record.tolerance_sweep]
-    if not swept:
-        return None
-    table = Table(
-        title="trained networks at other tolerances: NFE, error, ms",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    where = _with_node([], swept)
-    table.add_column("cell", no_wrap=True)
-    for entry in swept[0].tolerance_sweep:
-        table.add_column(f"rtol {entry['rtol']:g}")
-    for name, _ in where:
-        table.add_column(name, overflow="fold")
-    for record in swept:
-        cell = "/".join([record.task, record.model, record.backend or ABSENT])
-        texts = (escape(text(record)) for _, text in where)
-        table.add_row(escape(cell), *(_sweep_text(entry) for entry in record.tolerance_sweep), *texts)
-    return table
+def failures_table(failed: Sequence[Record]) -> Table:
+    """The cells that did not end well, with the ids by which `nodebench logs` finds them."""
+    cell = plain("cell", lambda r: r.cell_id)
+    why = plain("reason", lambda r: r.reason)
+    return _terminal_table("not ok", with_node([cell, TASK, MODEL, NAME, STATUS, why], failed), failed)
 
 
 def repetition_table(runs: Sequence[Sequence[Record]]) -> Table | None:
@@ -94,14 +219,29 @@ def repetition_table(runs: Sequence[Sequence[Record]]) -> Table | None:
     common = [cell_id for cell_id in by_cell[0] if all(cell_id in records for records in by_cell[1:])]
     if not common:
         return None
-    table = Table(title="ratio of time to the control", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("cell", *(records[0].run_id for records in runs), "intervals"):
-        table.add_column(name, no_wrap=True)
+    titles = ("cell", *(records[0].run_id for records in runs), "intervals")
+    rows = []
     for cell_id in common:
         same = [records[cell_id] for records in by_cell]
         name = "/".join([same[0].task, same[0].model, same[0].backend or ABSENT])
-        table.add_row(escape(name), *(_ratio_with_interval(record) for record in same), _overlap(same))
-    return table
+        rows.append(tuple(map(Entry, (name, *map(_ratio_with_interval, same), _overlap(same)))))
+    columns = tuple(Column(title, numeric=False) for title in titles)
+    return Table("repetition", "ratio of time to the control", columns, tuple(rows))
+
+
+WRAPPED = ("backend", "node", "reason", "also", "metric", "NFE f+b by epoch")
+"""Columns whose text may need more than a line."""
+
+
+def _terminal_table(caption: str, columns: Sequence[RecordColumn], records: Sequence[Record]) -> Table:
+    """A table without reasons of holes, which notes tell; what did not end well is red."""
+    table = records_table("records", caption, columns, records)
+    rows = tuple(
+        tuple(replace(entry, reason=None, tone="" if record.status == "ok" else "bad") for entry in row)
+        for record, row in zip(records, table.rows, strict=True)
+    )
+    titled = tuple(replace(column, wraps=column.title in WRAPPED) for column in table.columns)
+    return replace(table, columns=titled, rows=rows)
 
 
 def _ratio_with_interval(record: Record) -> str:
@@ -118,138 +258,32 @@ def _overlap(records: Sequence[Record]) -> str:
     return "overlap" if max(lows) <= min(highs) else "apart"
 
 
-def scaling_table(laws: Sequence[Scaling]) -> Table:
-    """One table of measured exponents, each beside what theory says."""
-    axis = laws[0].axis
-    table = Table(
-        title=f"exponents over {axis}: measured, 95 %, and theory's",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
+def _sweep_row(record: Record, entry: dict[str, float | int | str | None]) -> tuple[Entry, ...]:
+    why = None if entry["reason"] is None else str(entry["reason"])
+    name = f"`{record.task}` {record.model}, `{record.backend}`, {record.solver}, seed {record.seed}"
+    values = [_number(entry[key]) for key in ("rtol", "nfe_forward", "solution_error", "forward_s")]
+    rtol, nfe, error, seconds = values
+    return (
+        Entry(name, name),
+        Entry(number(rtol), rtol),
+        Entry(ABSENT if nfe is None else f"{nfe:.0f}", nfe, why),
+        Entry(number(error, 2), error, why),
+        Entry(milliseconds(seconds), seconds, why),
     )
-    for name in ("task", "backend", "quantity", "exponent", "95 %", "theory", "points"):
-        table.add_column(name, no_wrap=name == "backend")
-    for scaling in laws:
-        law, stated = scaling.law, ABSENT if scaling.theory is None else f"{scaling.theory:.2f}"
-        names = (escape(scaling.task), escape(scaling.backend), scaling.quantity)
-        if law is None:
-            table.add_row(*names, escape(scaling.reason or ABSENT), "", stated, "")
-        else:
-            bounds = f"{law.low:.3f}..{law.high:.3f}"
-            table.add_row(*names, f"{law.exponent:.3f}", bounds, stated, str(law.n_points))
-    return table
 
 
-def _sweep_text(entry: dict[str, Any]) -> str:
-    if entry["nfe_forward"] is None:
-        return escape(str(entry["reason"]))
-    return f"{entry['nfe_forward']}, {number(entry['solution_error'], 2)}, {milliseconds(entry['forward_s'])}"
+def _number(value: float | str | None) -> float | None:
+    return value if isinstance(value, int | float) else None
 
 
-def failure_table(records: Iterable[Record]) -> Table | None:
-    """One table of all cells that did not end well, with ids and reasons, or None where there is none."""
-    failed = [record for record in records if record.status != "ok"]
-    return _table("not ok", _with_node(FAILURE_COLUMNS, failed), failed) if failed else None
+def _entry(value: object) -> Entry:
+    return Entry(ABSENT if value is None else str(value), value if isinstance(value, int | float | str) else None)
 
 
-def _node(record: Record) -> str:
-    return record.node or ABSENT
-
-
-def _steps(record: Record) -> str:
-    if record.n_accepted is None:
-        return ABSENT
-    return f"{record.n_accepted}+{record.n_rejected}r" if record.n_rejected else str(record.n_accepted)
-
-
-def _verdict(record: Record) -> str:
-    if record.status != "ok" or record.verdict is not None:
-        return record.verdict or record.status
-    return "control" if record.control is None and record.step_s is not None else ""
-
-
-def _nfe_history(record: Record) -> str:
+def _nfe_history(record: Record) -> str | None:
     if not record.history or record.history[0]["nfe_forward"] is None:
-        return ABSENT
+        return None
     return " ".join(f"{entry['nfe_forward']}+{entry['nfe_backward']}" for entry in record.history[-LAST_EPOCHS:])
-
-
-EXACTNESS_COLUMNS: Sequence[Column] = (
-    ("backend", lambda r: r.backend or ABSENT),
-    ("status", lambda r: r.status),
-    ("err dp", lambda r: number(r.grad_error_params, 2)),
-    ("err dy0", lambda r: number(r.grad_error_y0, 2)),
-    ("method err", lambda r: number(r.method_error_params, 2)),
-    ("NFE f+b", lambda r: ABSENT if r.nfe_forward is None else f"{r.nfe_forward}+{r.nfe_backward}"),
-    ("VJPs", lambda r: count(r.n_vjps)),
-    ("steps", _steps),
-)
-"""Errors of d/dparams and d/dy0 against the continuous problem, of d/dparams against the exact gradient of the same
-discretisation; evaluations forward and backward; accepted steps and, with an r, rejected ones."""
-
-COST_COLUMNS: Sequence[Column] = (
-    ("\nbackend", lambda r: r.backend or ABSENT),
-    ("peak\nMiB", lambda r: mebibytes(r.peak_memory_bytes)),
-    ("step\nms", lambda r: milliseconds(r.step_s)),
-    ("\n95 %", lambda r: interval(r.step_s_low, r.step_s_high, 1000)),
-    ("x\nfloor", lambda r: number(r.floor_ratio)),
-    ("\nratio", lambda r: number(r.ratio)),
-    ("\n95 %", lambda r: interval(r.ratio_low, r.ratio_high)),
-    ("\nverdict", _verdict),
-)
-"""Peak memory, the time of a step, how many times its own evaluations and VJPs that is, its ratio to the control's, and
-what that says: faster, slower, or undecided where the interval holds 1."""
-
-COMPILE_COLUMN: Column = ("compile\ns", lambda r: number(r.compile_s))
-"""What compilation costs, shown where a cell compiled."""
-
-TRAINING_COLUMNS: Sequence[Column] = (
-    ("task", lambda r: r.task),
-    ("model", lambda r: r.model),
-    ("backend", lambda r: r.backend or ABSENT),
-    ("seed", lambda r: str(r.seed)),
-    ("data", lambda r: r.dataset or ABSENT),
-    ("metric", lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {r.metric_unit}".strip()),
-    ("also", lambda r: ", ".join(f"{name} {number(value, 4)}" for name, value in r.diagnostics.items()) or ABSENT),
-)
-
-TRAINING_COST_COLUMNS: Sequence[Column] = (
-    ("model", lambda r: r.model),
-    ("backend", lambda r: r.backend or ABSENT),
-    ("seed", lambda r: str(r.seed)),
-    ("params", lambda r: count(r.n_params)),
-    ("steps", lambda r: count(r.train_steps)),
-    ("train s", lambda r: number(r.train_s)),
-    ("RSS MiB", lambda r: mebibytes(r.train_peak_bytes)),
-    ("NFE f+b by epoch", _nfe_history),
-)
-
-FAILURE_COLUMNS: Sequence[Column] = (
-    ("cell", lambda r: r.cell_id),
-    ("task", lambda r: r.task),
-    ("model", lambda r: r.model),
-    ("backend", lambda r: r.backend or ABSENT),
-    ("status", lambda r: r.status),
-    ("reason", lambda r: r.reason or ABSENT),
-)
-
-
-def _table(title: str, columns: Sequence[Column], records: Sequence[Record], gap: int = 1) -> Table:
-    """A table with `gap` spaces between columns beside the one that is always there."""
-    table = Table(
-        title=escape(title),
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, gap),
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for name, _ in columns:
-        # A long name folds rather than losing its end.
-        table.add_column(name, overflow="fold", no_wrap=name.strip() not in WRAPPED)
-    for record in records:
-        table.add_row(*(escape(text(record)) for _, text in columns), style=None if record.status == "ok" else "red")
-    return table
 
 
 def _has_gradient(record: Record) -> bool:

@@ -9,10 +9,10 @@ from nodebench.reports.charts import backward_evaluations, growth, work_precisio
 from nodebench.reports.comparison import base_task, comparisons, grouped, newest
 from nodebench.reports.document import Block, Bullets, Details, Drawing, Missing, Section, key
 from nodebench.reports.exponents import exponents
-from nodebench.reports.figures import TRAINED, comparison_table, records_table, sweep_table, with_node
 from nodebench.reports.machines import Machines
 from nodebench.reports.sentences import absence_sentences, answer_sentences, since_sentence
 from nodebench.reports.summary import Answer, answer
+from nodebench.reports.tables import comparison_table, sweep_table, trained_table
 from nodebench.reports.training_charts import courses
 from nodebench.results.record import Record
 
@@ -119,7 +119,7 @@ def _trained(task: TaskContents) -> Iterator[Block]:
     if not task.trained:
         yield Missing("table of trained models", "nothing was trained; run with `--measure training` or `both`.")
         return
-    yield records_table(f"{key(task.name)}-trained", "Trained models.", with_node(TRAINED, task.trained), task.trained)
+    yield trained_table(f"{key(task.name)}-trained", task.trained)
     if task.failed_since:
         yield Bullets(tuple(since_sentence(record, failure) for record, failure in task.failed_since))
     swept = [record for record in task.trained if record.tolerance_sweep]

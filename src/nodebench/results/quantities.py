@@ -9,7 +9,7 @@ quantity, declare it here and give it a value where it is measured.
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
 
@@ -117,7 +117,7 @@ class Quantity:
         tables: Titles of its columns, by table.
         only_if_any: Whether its columns are left out where no cell has it.
         ends: Names of the quantities that are the ends of its interval, which has a column after its own.
-        beside: Name of a quantity that is printed in the same columns of a terminal, after a plus sign.
+        beside: What is printed after it in the same column, for example `+{nfe_backward}`.
         own_error: Name of the quantity that is the reference's own error of it, which decides whether it is stated.
     """
 
@@ -260,7 +260,7 @@ class GradientPart:
     nfe_forward: int | None = _quantity(
         meaning="Field evaluations of the forward solve.",
         unit="evaluations",
-        beside="nfe_backward",
+        beside="+{nfe_backward}",
         tables={"exactness": "NFE f+b", "comparison": "NFE forward", "baseline": "NFE"},
         **_COUNTED,
     )
@@ -279,7 +279,7 @@ class GradientPart:
     n_accepted: int | None = _quantity(
         meaning="Accepted steps of the forward solve.",
         unit="steps",
-        beside="n_rejected",
+        beside="+{n_rejected}r",
         tables={"exactness": "steps", "baseline": "steps"},
         **_COUNTED,
     )
@@ -332,6 +332,24 @@ class GradientPart:
 class TimingPart:
     """What the timing found, in seconds unless a name says otherwise. What was not measured is None, never zero."""
 
+    first_step_s: float | None = _quantity(
+        meaning="Time of the first gradient step, compilation and warm-up included.",
+        unit="s",
+        format="number",
+        group="compilation",
+        better="lower",
+        tables={"comparison": "first step s"},
+    )
+    compile_s: float | None = _quantity(
+        meaning="What compilation costs: `first_step_s` less `step_s`, where the first step compiles, with no code "
+        "kept from earlier; None where nothing is compiled.",
+        unit="s",
+        format="number",
+        group="compilation",
+        better="lower",
+        only_if_any=True,
+        tables={"cost": "compile\ns", "comparison": "compile s"},
+    )
     step_s: float | None = _quantity(
         meaning="Time of a gradient step: geometric mean over the starts of the median over the rounds of a start. "
         "Marked are the fastest and those not distinguishable from it.",
@@ -369,7 +387,7 @@ class TimingPart:
         because="start to start, one and the same cell differs by one to three per cent",
         gated_as="time",
         ends=("ratio_low", "ratio_high"),
-        tables={"cost": "\nratio", "comparison": "ratio", "baseline": "ratio"},
+        tables={"cost": "ratio", "comparison": "ratio", "baseline": "ratio"},
         **_RATIO,
     )
     ratio_low: Positive | None = _quantity(meaning="Lower end of its 95 % interval.", **_RATIO)
@@ -377,28 +395,10 @@ class TimingPart:
     verdict: str | None = _quantity(
         meaning="`faster` or `slower` than the control, or `undecided` where the interval holds 1 or is missing.",
         group="time",
-        tables={"cost": "\nverdict", "comparison": "verdict"},
+        tables={"cost": "verdict"},
     )
     control: str | None = _quantity(
         meaning="`backend` of the control cell.", group="time", kept=True, tables={"baseline": "control"}
-    )
-    first_step_s: float | None = _quantity(
-        meaning="Time of the first gradient step, compilation and warm-up included.",
-        unit="s",
-        format="number",
-        group="compilation",
-        better="lower",
-        tables={"comparison": "first step s"},
-    )
-    compile_s: float | None = _quantity(
-        meaning="What compilation costs: `first_step_s` less `step_s`, where the first step compiles, with no code "
-        "kept from earlier; None where nothing is compiled.",
-        unit="s",
-        format="number",
-        group="compilation",
-        better="lower",
-        only_if_any=True,
-        tables={"cost": "compile\ns", "comparison": "compile s"},
     )
     forward_s: float | None = _quantity(meaning="Median time of the forward solve and loss.", **_TIME)
     backward_s: float | None = _quantity(meaning="Median time of the backward pass.", **_TIME)
@@ -557,11 +557,6 @@ CATALOGUE: Mapping[str, Quantity] = MappingProxyType(
 )
 """All quantities by name, in the order of a record."""
 
-TYPES: Mapping[str, Any] = MappingProxyType(
-    {name: hint for part in PARTS for name, hint in get_type_hints(part).items() if name in CATALOGUE}
-)
-"""Types of their values."""
-
 
 def gated() -> dict[str, str]:
     """Names of the quantities that the gate holds, by what the gate calls them."""
@@ -576,3 +571,20 @@ def kept() -> list[str]:
 def in_table(table: TableName) -> list[str]:
     """Names of the quantities that have a column in a table, in its order."""
     return [name for name, said in CATALOGUE.items() if table in said.tables]
+
+
+def how_taken() -> list[tuple[str, str, str]]:
+    """Each group of quantities: its name, its fields in a record, and how they are taken."""
+    return [
+        (group, ", ".join(f"`{name}`" for name, said in CATALOGUE.items() if said.group == group), how)
+        for group, how in HOW_TAKEN.items()
+    ]
+
+
+def bands() -> list[tuple[str, str, str]]:
+    """What the gate holds: names of quantities with one band, the band, and why it is as wide as it is."""
+    same: dict[tuple[str, str], list[str]] = {}
+    for name, said in CATALOGUE.items():
+        if said.band is not None:
+            same.setdefault((str(said.band), said.because), []).append(f"`{said.gated_as or name}`")
+    return [(", ".join(names), band, because) for (band, because), names in same.items()]

@@ -7,13 +7,13 @@ from typing import Any
 
 from nodebench.reports.charts import backward_evaluations
 from nodebench.reports.document import Block, Chart, Column, Document, Entry, Missing, Section, Table
-from nodebench.reports.figures import sweep_table
 from nodebench.reports.formatting import ABSENT, number
 from nodebench.reports.paper.figures import BACKWARD_SHARE
 from nodebench.reports.paper.frame import page
 from nodebench.reports.paper.source import Place, Source
 from nodebench.reports.paper.verdicts import growth_claim, seen
 from nodebench.reports.series import Axis, Row, lines
+from nodebench.reports.tables import sweep_table
 from nodebench.results.record import Record
 from nodebench.results.scaling import fit_power_law
 

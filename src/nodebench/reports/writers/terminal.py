@@ -1,0 +1,130 @@
+"""Writes tables and pages to a terminal, or to a pipe, which has no width."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import measure_renderables
+from rich.table import Table as RichTable
+
+from nodebench.reports.document import (
+    Block,
+    Bullets,
+    Details,
+    Document,
+    Entry,
+    Missing,
+    Paragraph,
+    Table,
+    Tone,
+)
+from nodebench.reports.notation import reasons
+
+NARROWEST = 8
+"""Characters in a line of a column that wraps, at the least."""
+
+UNBOUNDED = 10_000
+"""A width that no table has."""
+
+PIPED = 200
+"""Characters in a line of what is piped, at the least."""
+
+COLOURS: Mapping[Tone, str] = {"bad": "red", "doubtful": "yellow", "good": "green", "new": "cyan"}
+
+
+def new_console(*, err: bool = False) -> Console:
+    """A console on stdout, or on stderr, that does not fold what is piped."""
+    console = Console(stderr=err, highlight=False, emoji=False)
+    return console if console.is_terminal else Console(stderr=err, highlight=False, emoji=False, width=PIPED)
+
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print a table on stdout; where a terminal is too narrow for it, a line for each of its entries."""
+    console = console or new_console()
+    numbers = reasons(table)
+    found = _rich(table, numbers, gap=1)
+    if _width(console, found, wraps=False) > console.width:
+        found = _rich(table, numbers, gap=0)  # columns come closer before anything wraps
+    width = _width(console, found, wraps=True)
+    if not console.is_terminal:
+        console.print(found, width=max(width, console.width), crop=False)
+    elif width <= console.width:
+        console.print(found)
+    else:
+        _print_entries(console, table, numbers)
+    for reason, number in numbers.items():
+        console.print(f"({number}) {escape(reason)}", soft_wrap=True)
+
+
+def print_page(page: Document) -> None:
+    """Print what a page opens with and its tables, what is folded away included; charts and plots are for files."""
+    console = new_console()
+    console.print(f"[bold]{escape(page.title)}[/bold]")
+    _print_blocks(console, page.lead)
+    for section in page.sections:
+        _print_blocks(console, (Paragraph(section.title), *section.blocks))
+
+
+def _print_blocks(console: Console, blocks: Sequence[Block]) -> None:
+    for block in blocks:
+        match block:
+            case Paragraph():
+                console.print(escape(block.text), soft_wrap=True)
+            case Bullets():
+                for item in block.items:
+                    console.print(f"- {escape(item)}", soft_wrap=True)
+            case Missing():
+                console.print(f"missing: {escape(f'{block.what}: {block.reason}')}", soft_wrap=True)
+            case Table():
+                print_table(block, console)
+            case Details():
+                console.print(escape(block.title), soft_wrap=True)
+                _print_blocks(console, block.blocks)
+
+
+def _rich(table: Table, numbers: Mapping[str, int], gap: int) -> RichTable:
+    """The table with so many spaces between two columns, beside the one that is always there."""
+    found = RichTable(
+        title=escape(table.caption),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, gap),
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    lines = max((column.title.count("\n") for column in table.columns), default=0)
+    for column in table.columns:
+        title = "\n" * (lines - column.title.count("\n")) + escape(column.title)
+        justify = "right" if column.numeric else "left"
+        # What is too long goes on in the next line, and loses nothing.
+        found.add_column(title, justify=justify, overflow="fold", no_wrap=not column.wraps)  # type: ignore[arg-type]
+    for row in table.rows:
+        found.add_row(*(_coloured(entry, numbers) for entry in row))
+    return found
+
+
+def _coloured(entry: Entry, numbers: Mapping[str, int]) -> str:
+    text = escape(f"{entry.text} ({numbers[entry.reason]})" if entry.reason else entry.text)
+    return f"[{COLOURS[entry.tone]}]{text}[/]" if entry.tone and text else text
+
+
+def _width(console: Console, table: RichTable, *, wraps: bool) -> int:
+    """The width of a table: as it is where nothing wraps, else that below which some column would wrap too often."""
+    options = console.options.update(max_width=UNBOUNDED)
+    width = 0
+    for column in table.columns:
+        size = measure_renderables(console, options, [column.header, *column.cells])
+        width += min(size.minimum, NARROWEST) if wraps and not column.no_wrap else size.maximum
+    return width + sum(table.padding[index] for index in (1, 3)) * len(table.columns)
+
+
+def _print_entries(console: Console, table: Table, numbers: Mapping[str, int]) -> None:
+    if table.caption:
+        console.print(escape(table.caption), style="italic")
+    names = [" ".join(column.title.split()) for column in table.columns]
+    for row in table.rows:
+        for name, entry in zip(names, row, strict=True):
+            if entry.text:
+                console.print(f"{escape(name)}: {_coloured(entry, numbers)}" if name else _coloured(entry, numbers))
+        console.print()
