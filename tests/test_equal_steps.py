@@ -11,11 +11,11 @@ from torch import nn
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.step_size import equal_steps
 from nodebench.errors import StepLimitError, UserError
 from nodebench.frameworks.jax import Jax
 from nodebench.frameworks.torch import Torch
 from nodebench.problem import Problem, SolverSpec
-from nodebench.solvers.controller import equal_steps
 
 EXACT = ("checkpoint", "symplectic", "direct[land=true]", "torchdiffeq", "torchdiffeq[land=true]", "diffrax")
 CONTINUOUS = ("adjoint", "torchdiffeq-adjoint", "diffrax-backsolve")

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from nodebench.backends.diffrax import Diffrax
-from nodebench.backends.diffrax_direct import DiffraxDirect
+from nodebench.backends.diffrax import Diffrax, DiffraxDirect
 from nodebench.errors import PluginError, UserError
 from nodebench.frameworks import jax_step
 from nodebench.frameworks.jax import Jax

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nodebench.backends.diffrax import Diffrax
-from nodebench.backends.direct import Direct
+from nodebench.backends.runge_kutta.direct import Direct
 from nodebench.frameworks.jax import Jax
 from nodebench.frameworks.torch import Torch
 from nodebench.problem import SolverSpec

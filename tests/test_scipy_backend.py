@@ -10,11 +10,10 @@ from torch_problems import Net, Pair, flat, make_problem, sum_of_squares
 from nodebench import catalogue, registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.scipy import Scipy, _Vode
+from nodebench.backends.solvers import METHODS, MULTISTEP, TABLEAUS, method
 from nodebench.errors import CellError, DivergedError, StepLimitError, UnknownNameError, UserError
 from nodebench.frameworks.torch import Torch
 from nodebench.problem import Problem, SolverSpec
-from nodebench.solvers.methods import METHODS, MULTISTEP, method
-from nodebench.solvers.tableau import TABLEAUS
 
 BACKEND = Scipy()
 BOTH = pytest.mark.parametrize("solver", sorted(MULTISTEP))

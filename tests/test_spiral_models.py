@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from nodebench.backends.adjoint import Adjoint
 from nodebench.backends.diffrax import Diffrax
-from nodebench.backends.direct import Direct
+from nodebench.backends.runge_kutta.adjoint import Adjoint
+from nodebench.backends.runge_kutta.direct import Direct
 from nodebench.errors import UserError
 from nodebench.frameworks.jax import Jax
 from nodebench.frameworks.jax_parameters import named_parameters

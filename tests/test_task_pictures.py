@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nodebench.backends.diffrax import Diffrax
-from nodebench.backends.direct import Direct
+from nodebench.backends.runge_kutta.direct import Direct
 from nodebench.frameworks.base import Optimizer
 from nodebench.frameworks.jax import Jax
 from nodebench.frameworks.torch import Torch

@@ -11,13 +11,13 @@ from torch_problems import Net, Pair, flat, make_problem, sum_of_squares
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.runge_kutta.dense_output import interpolant
+from nodebench.backends.runge_kutta.solve import Job, solve_plain
+from nodebench.backends.solvers import TABLEAUS
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.torch_field import layout
 from nodebench.problem import Problem, SolverSpec
-from nodebench.solvers.forward import Job, solve_plain
-from nodebench.solvers.interpolant import interpolant
-from nodebench.solvers.layout import layout
-from nodebench.solvers.tableau import TABLEAUS
 
 CONTINUOUS = ("adjoint", "adjoint[norm=seminorm]", "interpolated", "interpolated[norm=seminorm]")
 EXACT = ("direct", "checkpoint", "checkpoint[checkpoints=1]", "checkpoint[checkpoints=2]", "symplectic")

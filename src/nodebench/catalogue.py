@@ -5,11 +5,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from nodebench import registry
+from nodebench.backends.solvers import MULTISTEP, TABLEAUS
 from nodebench.declarations import PluginInfo
 from nodebench.errors import NodebenchError
 from nodebench.importing import users_code
-from nodebench.solvers.methods import MULTISTEP
-from nodebench.solvers.tableau import TABLEAUS
 from nodebench.tasks.base import AbstractTask, ModelEntry
 
 Row = dict[str, str]

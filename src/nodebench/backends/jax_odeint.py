@@ -94,7 +94,7 @@ class JaxOdeint(AbstractBackend):
             DivergedError: If the derivative is not finite.
         """
         _SEEN.begin()
-        jax.block_until_ready(self.solve(_Watched(field), y0, times, _one_more(spec)))
+        jax.block_until_ready(self.solve(_WatchedField(field), y0, times, _one_more(spec)))
         marks = _marks(y0, times)
         sign = _sign(marks)
         steps = _followed(_SEEN.taken(), sign, [sign * mark for mark in marks], spec.max_steps)
@@ -102,7 +102,7 @@ class JaxOdeint(AbstractBackend):
 
     def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
         """The common gradient step, whose counting passes find out whether the solves came to their ends."""
-        watched = replace(problem, field=_Watched(problem.field))
+        watched = replace(problem, field=_WatchedField(problem.field))
         return _Checked(
             framework.gradient_step(self.solve, problem, spec),
             framework.gradient_step(self.solve, watched, _one_more(spec)),
@@ -179,7 +179,7 @@ def _is_finite(state: State) -> Array:
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
 
 
-class _Watched(eqx.Module):
+class _WatchedField(eqx.Module):
     """A field whose evaluations are reported."""
 
     field: Field

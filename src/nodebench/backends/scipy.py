@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.solvers import MULTISTEP
 from nodebench.errors import CellError, DivergedError, StepLimitError, UserError
-from nodebench.frameworks.torch_field import parameters, state_parts
+from nodebench.frameworks.torch_field import Layout, layout, output_times, parameters, state_parts
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.layout import Layout, layout, output_times
-from nodebench.solvers.methods import MULTISTEP
 
 LARGEST_JACOBIAN = 2**31
 """LSODA counts the numbers of its work array in 32 bits."""
@@ -48,7 +47,7 @@ class Scipy(AbstractBackend):
     References:
         Neural ordinary differential equations (Chen, Rubanova, Bettencourt, Duvenaud, 2018), section 3 and appendix B,
         https://arxiv.org/abs/1806.07366
-        The integrators: see `nodebench.solvers.methods`.
+        The integrators: see `nodebench.backends.solvers`.
     """
 
     framework: ClassVar[str] = "torch"
@@ -67,8 +66,8 @@ class Scipy(AbstractBackend):
         Raises:
             CellError: Besides the base class's, if the integrator gives up for another reason than its steps.
         """
-        job = _Job(field, layout(y0), spec)
-        flat: Tensor = _AdjointSolve.apply(  # type: ignore[no-untyped-call]
+        job = _ScipyJob(field, layout(y0), spec)
+        flat: Tensor = _ScipyAdjoint.apply(  # type: ignore[no-untyped-call]
             job, job.layout.flatten(y0), times, *parameters(field)
         )
         return job.layout.state(flat)
@@ -78,7 +77,7 @@ class Scipy(AbstractBackend):
 
         Without a first step VODE tries some before it starts, which count as rejected.
         """
-        job, marks, solver = _Job(field, layout(y0), spec), output_times(times), _Solver(spec)
+        job, marks, solver = _ScipyJob(field, layout(y0), spec), output_times(times), _Integration(spec)
         flat = job.layout.flatten(y0)
         for _ in solver.solve(_Forward(job, flat), _numbers(flat), marks):
             pass
@@ -124,16 +123,16 @@ def _beyond_lsoda(problem: Problem, spec: SolverSpec) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _ScipyJob:
     field: Field
     layout: Layout
     spec: SolverSpec
 
 
-class _AdjointSolve(torch.autograd.Function):
+class _ScipyAdjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, job: _Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
-        states = _Solver(job.spec).solve(_Forward(job, y0), _numbers(y0), output_times(times))
+    def forward(ctx: Any, job: _ScipyJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+        states = _Integration(job.spec).solve(_Forward(job, y0), _numbers(y0), output_times(times))
         ys = _tensor(np.stack([_numbers(y0), *states]), y0)
         ctx.job = job
         ctx.save_for_backward(ys, times, *params)
@@ -143,7 +142,7 @@ class _AdjointSolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *params = ctx.saved_tensors
-        sweep = _Sweep(_Augmented(ctx.job, params, ys[0]), _numbers(ys), _numbers(grad_ys), output_times(times))
+        sweep = _BackwardSolve(_Augmented(ctx.job, params, ys[0]), _numbers(ys), _numbers(grad_ys), output_times(times))
         by_y0, by_params = sweep.run(timed=ctx.needs_input_grad[2])
         by_times = times.new_tensor(sweep.by_times) if ctx.needs_input_grad[2] else None
         pieces = np.split(by_params, np.cumsum([p.numel() for p in params]))[:-1]
@@ -151,7 +150,7 @@ class _AdjointSolve(torch.autograd.Function):
         return None, _tensor(by_y0, ys), by_times, *shaped
 
 
-class _Sweep:
+class _BackwardSolve:
     """The backward solve through all output times, from the last to the first."""
 
     def __init__(self, augmented: "_Augmented", ys: np.ndarray, grad_ys: np.ndarray, marks: Sequence[float]) -> None:
@@ -160,7 +159,7 @@ class _Sweep:
 
     def run(self, *, timed: bool) -> tuple[np.ndarray, np.ndarray]:
         """The gradients of the initial state and of the parameters; those of the times into `by_times`."""
-        solver, n = _Solver(self._augmented.spec), self._ys.shape[1]
+        solver, n = _Integration(self._augmented.spec), self._ys.shape[1]
         adjoint, by_params = np.zeros(n), np.zeros(self._augmented.n_params)
         for i in range(len(self._marks) - 1, 0, -1):
             if timed:
@@ -186,7 +185,7 @@ class _Forward:
         like: A tensor of the dtype and on the device of the field.
     """
 
-    def __init__(self, job: _Job, like: Tensor) -> None:
+    def __init__(self, job: _ScipyJob, like: Tensor) -> None:
         self._job, self._like = job, like
 
     def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
@@ -204,7 +203,7 @@ class _Augmented:
         like: A tensor of the dtype and on the device of the field.
     """
 
-    def __init__(self, job: _Job, params: Sequence[Tensor], like: Tensor) -> None:
+    def __init__(self, job: _ScipyJob, params: Sequence[Tensor], like: Tensor) -> None:
         self._job, self._params, self._like = job, tuple(params), like
         self.spec, self.plain = job.spec, _Forward(job, like)
         self.n_params = sum(p.numel() for p in params)
@@ -301,7 +300,7 @@ def _first_step(span: tuple[float, float], spec: SolverSpec) -> float | None:
 _INTEGRATORS: Mapping[str, Callable[..., _Vode | _Lsoda]] = {"lsoda": _Lsoda, "vode-adams": _Vode}
 
 
-class _Solver:
+class _Integration:
     """Solves with one of SciPy's integrators, any number of times within one limit of steps.
 
     Args:
@@ -324,7 +323,7 @@ class _Solver:
 
     def solve(self, derivative: _Derivative, y0: np.ndarray, marks: Sequence[float]) -> Iterator[np.ndarray]:
         """The states at each of `marks` but the first, where the state is `y0`."""
-        watched = _Watched(derivative)
+        watched = _WatchedDerivative(derivative)
         # A copy: it shares its memory with a tensor of the caller's, and the integrator works in place.
         integrator = _INTEGRATORS[self._spec.solver](watched, y0.copy(), (marks[0], marks[-1]), self._spec)
         direction = np.sign(marks[-1] - marks[0])
@@ -333,7 +332,7 @@ class _Solver:
                 self._step(integrator, watched)
             yield integrator.at(mark)
 
-    def _step(self, integrator: _Vode | _Lsoda, watched: "_Watched") -> None:
+    def _step(self, integrator: _Vode | _Lsoda, watched: "_WatchedDerivative") -> None:
         start = integrator.t
         with _named_errors(self._spec.solver, start, watched):
             y = integrator.step()
@@ -348,7 +347,7 @@ class _Solver:
             )
 
 
-class _Watched:
+class _WatchedDerivative:
     """A derivative that remembers where it was asked for, whether its last value was finite, and what it raised."""
 
     def __init__(self, derivative: _Derivative) -> None:
@@ -378,7 +377,7 @@ class _Watched:
 
 
 @contextmanager
-def _named_errors(solver: str, start: float, watched: _Watched) -> Iterator[None]:
+def _named_errors(solver: str, start: float, watched: _WatchedDerivative) -> Iterator[None]:
     """Turn the warning with which SciPy says that an integrator gave up into an error of ours; the field's own pass.
 
     Raises:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nodebench.backends.solvers import method
 from nodebench.bench.accuracy import reference_from
 from nodebench.bench.floor import FloorTurn, floor_figures
 from nodebench.bench.memory import peak_resident_bytes, traced_bytes
@@ -22,7 +23,6 @@ from nodebench.bench.subject import Prepared
 from nodebench.errors import DivergedError
 from nodebench.frameworks.base import AbstractGradientStep
 from nodebench.problem import Evaluations, Gradients, StepGrid
-from nodebench.solvers.methods import method
 
 TURN_S = 0.05
 """Shortest turn: a faster step is repeated within it, so that the clock's and the messages' cost vanish."""

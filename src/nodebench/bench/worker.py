@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from nodebench.backends.solvers import STARTING_ORDER, method
+from nodebench.backends.step_size import StepScale, first_step
 from nodebench.bench import memory
 from nodebench.bench.check_up import check_up, field_figures
 from nodebench.bench.checkpoints import Checkpoint
@@ -68,8 +70,6 @@ from nodebench.frameworks.base import AbstractFramework, Batch
 from nodebench.importing import missing_module
 from nodebench.pictures import pack
 from nodebench.problem import Evaluations, Problem, SolverSpec
-from nodebench.solvers.first_step import StepScale, first_step
-from nodebench.solvers.methods import STARTING_ORDER, method
 from nodebench.tasks.base import Recipe, Splits
 
 PR_SET_PDEATHSIG = 1

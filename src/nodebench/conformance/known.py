@@ -8,10 +8,10 @@ import numpy as np
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.solvers import METHODS, method
 from nodebench.conformance.check import NotApplicableError
 from nodebench.frameworks.base import AbstractFramework, load_framework
 from nodebench.problem import Gradients, Problem, SolverSpec
-from nodebench.solvers.methods import METHODS, method
 from nodebench.tasks.linear.closed_form import gradients
 
 MODELS: Mapping[str, str] = {

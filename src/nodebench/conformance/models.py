@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from nodebench.backends.solvers import method
 from nodebench.bench.check_up import check_up
 from nodebench.bench.reference_solver import ReferenceSolver
 from nodebench.bench.subject import check_times
@@ -16,7 +17,6 @@ from nodebench.errors import UserError
 from nodebench.frameworks.base import Weights
 from nodebench.problem import Gradients, SolverSpec
 from nodebench.registry import load_class
-from nodebench.solvers.methods import method
 
 EULER: Mapping[str, str] = {
     "torch": "nodebench.conformance.torch_models:euler",

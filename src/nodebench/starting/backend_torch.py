@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.solvers import TABLEAUS, Tableau
 from nodebench.errors import DivergedError, StepLimitError
+from nodebench.frameworks.torch_field import layout, output_times
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.layout import layout, output_times
-from nodebench.solvers.tableau import TABLEAUS, Tableau
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.runge_kutta.solve import FieldRows, Job, Step, reason_unsupported, solve_through, steps_through
+from nodebench.backends.runge_kutta.steps import AbstractMethod, Scheme, Span, Stepper, check_beginning, rms_ratio
+from nodebench.backends.runge_kutta.transpose import Recorder, TimeShare, Transpose, time_gradient
+from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
+from nodebench.frameworks.torch_field import layout, output_times
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.forward import FieldRows, Job, reason_unsupported, solve_through
-from nodebench.solvers.layout import layout, output_times
-from nodebench.solvers.method import AbstractMethod, Span, check_beginning
-from nodebench.solvers.passage import Leg, passage
-from nodebench.solvers.reverse import Recorder, TimeShare, Transpose, time_gradient
-from nodebench.solvers.scheme import Scheme, rms_ratio
-from nodebench.solvers.stepping import Stepper
-from nodebench.solvers.tableau import tableau
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,8 @@ class Reversible(AbstractBackend):
         job = self._job(field, y0, spec)
         if torch.is_grad_enabled():
             return solve_through(_ReversibleSolve, job, y0, times)
-        solve = _Solve(job, job.layout.flatten(y0).detach(), output_times(times))
-        for _ in solve.legs():
+        solve = _PairSolve(job, job.layout.flatten(y0).detach(), output_times(times))
+        for _ in solve.steps():
             pass
         return job.layout.state(solve.ys)
 
@@ -91,23 +88,23 @@ class Reversible(AbstractBackend):
         marks = output_times(times)
         job = self._job(field, y0, spec)
         with torch.no_grad():
-            solve = _Solve(job, job.layout.flatten(y0), marks)
-            ends = [leg.span[1] for leg in solve.legs()]
+            solve = _PairSolve(job, job.layout.flatten(y0), marks)
+            ends = [step.span[1] for step in solve.steps()]
         return StepGrid((marks[0], *ends), solve.stepper.n_rejected)
 
-    def _job(self, field: Field, y0: State, spec: SolverSpec) -> "_Job":
-        return _Job(field=field, layout=layout(y0), spec=spec, land=True, coupling=self.coupling)
+    def _job(self, field: Field, y0: State, spec: SolverSpec) -> "_ReversibleJob":
+        return _ReversibleJob(field=field, layout=layout(y0), spec=spec, land=True, coupling=self.coupling)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job(Job):
+class _ReversibleJob(Job):
     coupling: float
 
 
-class _Method(AbstractMethod):
+class _PairMethod(AbstractMethod):
     """The step of a pair (y, z), which lies in one flat vector."""
 
-    def __init__(self, job: _Job, scheme: Scheme) -> None:
+    def __init__(self, job: _ReversibleJob, scheme: Scheme) -> None:
         self.tableau, self.rows = scheme.tableau, scheme.rows
         self._scheme, self._coupling = scheme, job.coupling
         self._field = FieldRows(job.field, job.layout, scheme.rows)
@@ -150,19 +147,19 @@ class _Method(AbstractMethod):
         self._first_known = False
 
 
-class _Solve:
+class _PairSolve:
     """A solve of the pair, without a graph."""
 
-    def __init__(self, job: _Job, y: Tensor, marks: list[float]) -> None:
+    def __init__(self, job: _ReversibleJob, y: Tensor, marks: list[float]) -> None:
         self.scheme = Scheme(tableau(job.spec.solver), y)
-        self.stepper = Stepper(_Method(job, self.scheme), job.spec, torch.cat([y, y]), (marks[0], marks[-1]))
+        self.stepper = Stepper(_PairMethod(job, self.scheme), job.spec, torch.cat([y, y]), (marks[0], marks[-1]))
         self._pairs = y.new_empty(len(marks), 2 * y.numel())
         self._marks = marks
 
-    def legs(self) -> Iterator[Leg]:
+    def steps(self) -> Iterator[Step]:
         """Each step."""
-        for leg, _ in passage(self.stepper, self._marks, self._pairs, dense=None):
-            yield leg
+        for step, _ in steps_through(self.stepper, self._marks, self._pairs, dense=None):
+            yield step
 
     @property
     def ys(self) -> Tensor:
@@ -172,9 +169,9 @@ class _Solve:
 
 class _ReversibleSolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, job: _Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
-        solve = _Solve(job, y0.detach(), output_times(times))
-        ctx.job, ctx.legs = job, list(solve.legs())
+    def forward(ctx: Any, job: _ReversibleJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+        solve = _PairSolve(job, y0.detach(), output_times(times))
+        ctx.job, ctx.steps = job, list(solve.steps())
         ctx.save_for_backward(solve.stepper.y, times, *params)
         return solve.ys
 
@@ -183,21 +180,21 @@ class _ReversibleSolve(torch.autograd.Function):
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         pair, times, *params = ctx.saved_tensors
         timed = ctx.needs_input_grad[2]
-        back = _Back(ctx.job, pair, params, timed=timed)
+        back = _PairPullback(ctx.job, pair, params, timed=timed)
         by_times = torch.zeros_like(times) if timed else None
         at = len(grad_ys)
-        for leg in reversed(ctx.legs):
-            begin, end = leg.interval
+        for step in reversed(ctx.steps):
+            begin, end = step.interval
             if end < at:
                 at = end
                 back.by_y = back.by_y + grad_ys[at]
-            share = back.pull(leg)
+            share = back.pull(step)
             if share is not None and by_times is not None:
-                time_gradient(share, leg.fractions, by_times[begin], by_times[end])
+                time_gradient(share, step.fractions, by_times[begin], by_times[end])
         return None, back.by_y + back.by_z + grad_ys[0], by_times, *back.transpose.params
 
 
-class _Back:
+class _PairPullback:
     """Reconstructs (y, z) step by step and pulls the derivative of the loss back with it.
 
     Attributes:
@@ -206,7 +203,7 @@ class _Back:
         by_z: The same for z.
     """
 
-    def __init__(self, job: _Job, pair: Tensor, params: list[Tensor], *, timed: bool) -> None:
+    def __init__(self, job: _ReversibleJob, pair: Tensor, params: list[Tensor], *, timed: bool) -> None:
         self._y, self._z = pair.chunk(2)
         self._coupling = job.coupling
         self._scheme = Scheme(tableau(job.spec.solver), self._y)
@@ -214,9 +211,9 @@ class _Back:
         self.transpose = Transpose(self._scheme.tableau, self._y, job.layout, params, timed=timed)
         self.by_y, self.by_z = torch.zeros_like(self._y), torch.zeros_like(self._z)
 
-    def pull(self, leg: Leg) -> TimeShare | None:
+    def pull(self, step: Step) -> TimeShare | None:
         """Go back through one step: through z1 = z0 - Ψ_{-h}(y1) first, then y1 = λ y0 + (1 - λ) z0 + Ψ_h(z0)."""
-        start, end = leg.span
+        start, end = step.span
         back, by_y, second = self._redo(self._y, (end, start), -self.by_z)
         by_y1 = self.by_y + by_y
         z = self._z + (back - self._y)

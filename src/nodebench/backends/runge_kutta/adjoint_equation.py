@@ -1,7 +1,7 @@
 """The adjoint equation, solved backwards; the parameters' gradient is a quadrature apart from its state.
 
 With a = dL/dy, along a solution of dy/dt = f(t, y): da/dt = -aᵀ ∂f/∂y and dL/dθ = -∫ aᵀ ∂f/∂θ dt, taken backwards in
-time. Shared by the backends that differ in where y comes from. It stands here because a backend imports no other.
+time. It is shared by the backends that differ in where y comes from.
 """
 
 from abc import ABC, abstractmethod
@@ -13,11 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nodebench.solvers.forward import Job
-from nodebench.solvers.method import AbstractMethod, RungeKutta
-from nodebench.solvers.scheme import Scheme, error_scale
-from nodebench.solvers.stepping import Stepper
-from nodebench.solvers.tableau import tableau
+from nodebench.backends.runge_kutta.solve import Job
+from nodebench.backends.runge_kutta.steps import AbstractMethod, RungeKutta, Scheme, Stepper, error_scale
+from nodebench.backends.solvers import tableau
 
 
 class Path(Protocol):
@@ -33,9 +31,11 @@ class AdjointJob(Job):
 
     Attributes:
         full: Whether the parameters' gradients count, each with a norm of its own; else state and adjoint alone.
+        compile: Whether steps are compiled, forward and backward.
     """
 
     full: bool = True
+    compile: bool = False
 
 
 class AbstractAdjointEquation(ABC):

@@ -1,10 +1,14 @@
-"""Dense output: the state inside a step as a polynomial in the fraction of the step, in plain Python."""
+"""Dense output: the state inside a step as a polynomial in the fraction of the step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from nodebench.solvers.tableau import Tableau, tableau
+import torch
+from torch import Tensor
+
+from nodebench.backends.solvers import TABLEAUS, Tableau, tableau
+from nodebench.problem import SolverSpec
 
 # Polynomials in θ are lists of the coefficients of θ, θ², ...; all of them vanish at θ = 0.
 _H01 = (0.0, 3.0, -2.0)  # Hermite's cubics: for the difference of the two ends,
@@ -102,3 +106,50 @@ def _expanded(scale: float, power: int, *factors: Sequence[float]) -> tuple[floa
                 longer[i + j] += a * b
         product = longer
     return tuple([0.0] * (power - 1) + product)
+
+
+class DenseOutput:
+    """States inside a step, from the stage derivatives that the step has left in the scheme's buffer.
+
+    Args:
+        continuous: The continuous extension.
+        like: A tensor of the dtype and on the device of the states.
+    """
+
+    def __init__(self, continuous: Interpolant, like: Tensor) -> None:
+        self._coefficients = like.new_tensor(continuous.coefficients)
+        self._degree = self._coefficients.shape[1]
+
+    def weights(self, thetas: Sequence[float]) -> Tensor:
+        """b_i(θ) of every stage, shape `(n_thetas, stages)`."""
+        return self.powers(thetas) @ self._coefficients.t()
+
+    def powers(self, thetas: Sequence[float]) -> Tensor:
+        """θ, θ², ... of each place, shape `(n_thetas, degree)`."""
+        return self._coefficients.new_tensor([[theta ** (p + 1) for p in range(self._degree)] for theta in thetas])
+
+    def polynomial(self, rows: Tensor) -> Tensor:
+        """Coefficients of θ, θ², ... in (y - y0) / h, shape `(degree, n)`, of a step with these stage derivatives."""
+        return self._coefficients.t() @ rows
+
+    def states(self, y0: Tensor, rows: Tensor, h: float, thetas: Sequence[float]) -> Tensor:
+        """The states at places inside a step of length `h` that began at `y0`, shape `(n_thetas, n)`."""
+        return torch.addmm(y0, self.weights(thetas), rows, alpha=h)
+
+
+def dense_output(method: Tableau, like: Tensor, marks: Sequence[float], *, land: bool) -> DenseOutput | None:
+    """Dense output of a method; None where every output time is to be stepped onto, or the method has none."""
+    return None if land or len(marks) == 2 else _dense_output(method.name, like.dtype, like.device)
+
+
+@cache
+def _dense_output(name: str, dtype: torch.dtype, device: torch.device) -> DenseOutput | None:
+    continuous = interpolant(name)
+    return None if continuous is None else DenseOutput(continuous, torch.empty(0, dtype=dtype, device=device))
+
+
+def differences(spec: SolverSpec, *, land: bool) -> tuple[str, ...]:
+    """What sets a solve apart from one that steps onto every output time, a sentence each."""
+    if land or spec.solver not in TABLEAUS or interpolant(spec.solver) is None:
+        return ()
+    return ("it steps onto the last output time and interpolates to those before (its `land` option changes that).",)

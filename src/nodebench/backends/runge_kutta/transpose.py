@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from nodebench.backends.runge_kutta.dense_output import DenseOutput
+from nodebench.backends.runge_kutta.solve import Step
+from nodebench.backends.solvers import Tableau, tableau
+from nodebench.frameworks.torch_field import Layout
 from nodebench.problem import Field
-from nodebench.solvers.layout import Layout
-from nodebench.solvers.passage import DenseOutput, Leg
-from nodebench.solvers.tableau import Tableau, tableau
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,20 +221,20 @@ class LossGradient:
     """What the loss feeds back into a solve at its output times.
 
     Attributes:
-        legs: The steps of the solve.
+        steps: The steps of the solve.
         ys: Derivative of the loss with respect to the states at the output times, shape `(n_times, n)`.
         dense: How the states inside steps were interpolated; None where there are none.
     """
 
-    legs: Sequence[Leg]
+    steps: Sequence[Step]
     ys: Tensor
     dense: DenseOutput | None
 
     def at_end(self, i: int) -> Tensor | None:
         """What is fed into the state at the end of step i, where that is an output time."""
-        leg = self.legs[i]
-        ends = i + 1 == len(self.legs) or self.legs[i + 1].interval != leg.interval
-        return self.ys[leg.interval[1]] if ends else None
+        step = self.steps[i]
+        ends = i + 1 == len(self.steps) or self.steps[i + 1].interval != step.interval
+        return self.ys[step.interval[1]] if ends else None
 
     def stages(self, i: int) -> Tensor | None:
         """What is fed into the stages of step i through the states inside it, shape `(stages, n)`.
@@ -249,36 +250,36 @@ class LossGradient:
 
     def inside(self, i: int) -> Tensor | None:
         """The same with its own closing stage, but without that of the step before."""
-        leg = self.legs[i]
-        if self.dense is None or not leg.thetas:
+        step = self.steps[i]
+        if self.dense is None or not step.thetas:
             return None
-        return leg.h * (self.dense.weights(leg.thetas).t() @ self.ys[leg.inside])
+        return step.h * (self.dense.weights(step.thetas).t() @ self.ys[step.inside])
 
 
 def pull_through(
-    transpose: Transpose, loss: LossGradient, steps: Iterable[tuple[int, Graphs]], by_times: Tensor | None
+    transpose: Transpose, loss: LossGradient, recorded: Iterable[tuple[int, Graphs]], by_times: Tensor | None
 ) -> Tensor:
     """Pull the derivative of a loss back through a whole solve.
 
     Args:
         transpose: Pulls through one step; its state is zero.
         loss: What the loss feeds back.
-        steps: Index and graphs of each step, last step first.
+        recorded: Index and graphs of each step, last step first.
         by_times: Where the derivative with respect to the output times is added, or None.
 
     Returns:
         The derivative with respect to the initial state, flat; those of the parameters are in `transpose`.
     """
-    for i, graphs in steps:
-        leg, at_end = loss.legs[i], loss.at_end(i)
+    for i, graphs in recorded:
+        step, at_end = loss.steps[i], loss.at_end(i)
         if at_end is not None:
             transpose.state.add_(at_end)
-        share = transpose.pull(leg.h, graphs, loss.stages(i))
-        if leg.thetas:
-            transpose.state.add_(loss.ys[leg.inside].sum(0))
+        share = transpose.pull(step.h, graphs, loss.stages(i))
+        if step.thetas:
+            transpose.state.add_(loss.ys[step.inside].sum(0))
         if by_times is not None and share is not None:
-            begin, end = leg.interval
-            time_gradient(share, leg.fractions, by_times[begin], by_times[end])
+            begin, end = step.interval
+            time_gradient(share, step.fractions, by_times[begin], by_times[end])
     return transpose.state + loss.ys[0]
 
 

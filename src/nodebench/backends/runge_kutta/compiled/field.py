@@ -9,11 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from nodebench.errors import UnsupportedError
-from nodebench.frameworks.torch_step import CountingField
-from nodebench.problem import Field, Problem, State
-from nodebench.solvers.forward import Job
-from nodebench.solvers.inductor import (
+from nodebench.backends.runge_kutta.compiled.inductor import (
     CompiledPair,
     Differentiated,
     Function,
@@ -22,6 +18,10 @@ from nodebench.solvers.inductor import (
     TapedPair,
     compiled_function,
 )
+from nodebench.backends.runge_kutta.solve import Job
+from nodebench.errors import UnsupportedError
+from nodebench.frameworks.torch_step import CountingField
+from nodebench.problem import Field, Problem, State
 
 _PROGRAMS: WeakKeyDictionary[nn.Module, dict[object, Any]] = WeakKeyDictionary()
 """Programs by field, then by all else that they were compiled for."""

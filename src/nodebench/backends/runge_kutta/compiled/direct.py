@@ -9,18 +9,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nodebench.backends.runge_kutta.compiled.field import CompiledField, reason_not_compiled
+from nodebench.backends.runge_kutta.compiled.inductor import Differentiated
+from nodebench.backends.runge_kutta.dense_output import dense_output
+from nodebench.backends.runge_kutta.solve import Job, Step, solve_through, steps_through
+from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, Stepper, check_beginning
+from nodebench.backends.runge_kutta.transpose import LossGradient, accumulate
+from nodebench.backends.solvers import Tableau, tableau
 from nodebench.errors import UnsupportedError
-from nodebench.frameworks.torch_field import parameters
+from nodebench.frameworks.torch_field import output_times, parameters
 from nodebench.problem import SolverSpec, State
-from nodebench.solvers.compiled_field import CompiledField, reason_not_compiled
-from nodebench.solvers.forward import Job, solve_through
-from nodebench.solvers.inductor import Differentiated
-from nodebench.solvers.layout import output_times
-from nodebench.solvers.method import AbstractMethod, Span, check_beginning
-from nodebench.solvers.passage import Leg, dense_output, passage
-from nodebench.solvers.reverse import LossGradient, accumulate
-from nodebench.solvers.stepping import Stepper
-from nodebench.solvers.tableau import Tableau, tableau
 
 
 def weighted(base: Tensor, h: Tensor, weights: Sequence[float], rows: Sequence[Tensor]) -> Tensor:
@@ -93,7 +91,7 @@ class StepFunctions:
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _SavedStep:
     """What an accepted step keeps: what its pair saved, and that of the evaluation before it, where there was one."""
 
     saved: Sequence[Tensor]
@@ -132,9 +130,9 @@ class CompiledMethod(AbstractMethod):
         self._before: Sequence[Tensor] = ()
         self._saved: Sequence[Tensor] = ()
 
-    def take(self) -> _Taken:
+    def take(self) -> _SavedStep:
         """Hand over what the step that was just accepted keeps."""
-        taken, self._before, self._saved = _Taken(self._saved, self._before), (), ()
+        taken, self._before, self._saved = _SavedStep(self._saved, self._before), (), ()
         return taken
 
     def derivative(self, t: float, y: Tensor) -> Tensor:
@@ -188,13 +186,13 @@ def solve_through_compiled(function: type[torch.autograd.Function], job: Job, y0
 
 def solve_compiled(job: Job, y: Tensor, times: Tensor) -> Tensor:
     """States at the output times by compiled steps, without a graph, shape `(n_times, n)`."""
-    solve = _Solve(job, y, times, parameters(job.field))
-    for _ in solve.legs():
+    solve = _CompiledSolve(job, y, times, parameters(job.field))
+    for _ in solve.steps():
         pass
     return solve.ys
 
 
-class _Solve:
+class _CompiledSolve:
     def __init__(self, job: Job, y: Tensor, times: Tensor, params: Sequence[Tensor]) -> None:
         self._marks, y = output_times(times), y.contiguous()  # a program is compiled for one layout in memory
         self.method = CompiledMethod(job, params, y)
@@ -202,9 +200,9 @@ class _Solve:
         self.dense = dense_output(self.method.tableau, y, self._marks, land=job.land)
         self.ys = y.new_empty(len(self._marks), y.numel())
 
-    def legs(self) -> Iterator[Leg]:
-        for leg, _ in passage(self._stepper, self._marks, self.ys, self.dense):
-            yield leg
+    def steps(self) -> Iterator[Step]:
+        for step, _ in steps_through(self._stepper, self._marks, self.ys, self.dense):
+            yield step
 
 
 class CompiledDirectSolve(torch.autograd.Function):
@@ -213,12 +211,12 @@ class CompiledDirectSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, job: Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         """Solve, and keep what the transposed steps need."""
-        solve = _Solve(job, y0.detach(), times, params)
-        legs, tape = [], []
-        for leg in solve.legs():
-            legs.append(leg)
+        solve = _CompiledSolve(job, y0.detach(), times, params)
+        steps, tape = [], []
+        for step in solve.steps():
+            steps.append(step)
             tape.append(solve.method.take())
-        ctx.legs, ctx.method, ctx.dense, ctx.n_params = legs, solve.method, solve.dense, len(params)
+        ctx.steps, ctx.method, ctx.dense, ctx.n_params = steps, solve.method, solve.dense, len(params)
         ctx.sizes = [(len(taken.saved), len(taken.first)) for taken in tape]
         kept = [tensor for taken in tape for tensor in (*taken.saved, *taken.first)]
         ctx.save_for_backward(*params, *kept)
@@ -230,22 +228,22 @@ class CompiledDirectSolve(torch.autograd.Function):
         """Pull the derivative back through the steps, last one first."""
         saved = list(ctx.saved_tensors)
         params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
-        back = _Back(ctx.method, params, grad_ys[0])
-        loss = LossGradient(ctx.legs, grad_ys, ctx.dense)
+        back = _CompiledPullback(ctx.method, params, grad_ys[0])
+        loss = LossGradient(ctx.steps, grad_ys, ctx.dense)
         for i, (n_saved, n_first) in reversed(list(enumerate(ctx.sizes))):
             at = len(kept) - n_first
-            taken = _Taken(kept[at - n_saved : at], kept[at:])
+            taken = _SavedStep(kept[at - n_saved : at], kept[at:])
             del kept[at - n_saved :]
             at_end = loss.at_end(i)
             if at_end is not None:
                 back.by_y = back.by_y + at_end
             back.pull(taken, loss.inside(i))
-            if ctx.legs[i].thetas:
-                back.by_y = back.by_y + grad_ys[ctx.legs[i].inside].sum(0)
+            if ctx.steps[i].thetas:
+                back.by_y = back.by_y + grad_ys[ctx.steps[i].inside].sum(0)
         return None, back.by_y + grad_ys[0], None, *back.params
 
 
-class _Back:
+class _CompiledPullback:
     """The derivative of the loss on its way back.
 
     Attributes:
@@ -260,7 +258,7 @@ class _Back:
         self._fed = like.new_zeros(method.tableau.n_stages, like.numel())
         self._by_k: Tensor | None = None  # with respect to the last derivative of the step before
 
-    def pull(self, taken: _Taken, inside: Tensor | None) -> None:
+    def pull(self, taken: _SavedStep, inside: Tensor | None) -> None:
         """Go back through one step; `inside` is fed into its stages, shape `(stages, n)`."""
         fed = self._fed.zero_() if inside is None else inside
         if self._closing and self._by_k is not None:

@@ -7,18 +7,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nodebench.backends.runge_kutta import AbstractRungeKutta
+from nodebench.backends.runge_kutta.compiled import field as compiled_field
+from nodebench.backends.runge_kutta.compiled.direct import CompiledDirectSolve, solve_through_compiled
+from nodebench.backends.runge_kutta.dense_output import dense_output
+from nodebench.backends.runge_kutta.solve import (
+    AbstractRungeKutta,
+    Job,
+    reason_unsupported,
+    solve_through,
+    steps_through,
+)
+from nodebench.backends.runge_kutta.steps import RungeKutta, Scheme, Stepper, rms_ratio
+from nodebench.backends.runge_kutta.transpose import LossGradient, Recorder, Transpose, pull_through
+from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
+from nodebench.frameworks.torch_field import layout, output_times
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
-from nodebench.solvers import compiled_field, passage
-from nodebench.solvers.compiled_direct import CompiledDirectSolve, solve_through_compiled
-from nodebench.solvers.forward import Job, reason_unsupported, solve_through
-from nodebench.solvers.layout import layout, output_times
-from nodebench.solvers.method import RungeKutta
-from nodebench.solvers.reverse import LossGradient, Recorder, Transpose, pull_through
-from nodebench.solvers.scheme import Scheme, rms_ratio
-from nodebench.solvers.stepping import Stepper
-from nodebench.solvers.tableau import tableau
 
 
 @dataclass(frozen=True)
@@ -81,20 +85,20 @@ class _DirectSolve(torch.autograd.Function):
     def forward(ctx: Any, job: Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         marks, y = output_times(times), y0.detach()
         scheme = Scheme(tableau(job.spec.solver), y)
-        dense = passage.dense_output(scheme.tableau, y, marks, land=job.land)
+        dense = dense_output(scheme.tableau, y, marks, land=job.land)
         final = marks[-1] if scheme.tableau.fsal and dense is None else None
         recorder = Recorder(job.field, job.layout, scheme.rows, timed=ctx.needs_input_grad[2], final=final)
         ys = y.new_empty(len(marks), y.numel())
-        legs, tape = [], []
+        steps, tape = [], []
         with torch.enable_grad():
             method = RungeKutta(scheme, recorder, rms_ratio(scheme, job.spec))
             stepper = Stepper(method, job.spec, y, (marks[0], marks[-1]))
-            for leg, _ in passage.passage(stepper, marks, ys, dense):
-                legs.append(leg)
+            for step, _ in steps_through(stepper, marks, ys, dense):
+                steps.append(step)
                 tape.append(recorder.take(scheme.tableau))
-        if legs[-1].thetas:
+        if steps[-1].thetas:
             tape[-1] += recorder.closing()
-        ctx.tape, ctx.legs, ctx.dense = tape, legs, dense
+        ctx.tape, ctx.steps, ctx.dense = tape, steps, dense
         ctx.job, ctx.params, ctx.times = job, params, times
         return ys
 
@@ -106,6 +110,6 @@ class _DirectSolve(torch.autograd.Function):
         method, shape = tableau(ctx.job.spec.solver), ctx.job.layout
         transpose = Transpose(method, grad_ys[0], shape, ctx.params, timed=ctx.needs_input_grad[2])
         by_times = torch.zeros_like(ctx.times) if ctx.needs_input_grad[2] else None
-        steps = ((i, ctx.tape.pop()) for i in reversed(range(len(ctx.tape))))
-        by_y0 = pull_through(transpose, LossGradient(ctx.legs, grad_ys, ctx.dense), steps, by_times)
+        recorded = ((i, ctx.tape.pop()) for i in reversed(range(len(ctx.tape))))
+        by_y0 = pull_through(transpose, LossGradient(ctx.steps, grad_ys, ctx.dense), recorded, by_times)
         return None, by_y0, by_times, *transpose.params

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nodebench.solvers.adjoint_equation import AbstractAdjointEquation, AdjointJob
-from nodebench.solvers.compiled_direct import step_scalars, weighted
-from nodebench.solvers.compiled_field import CompiledField
-from nodebench.solvers.method import AbstractMethod, Span, check_beginning
-from nodebench.solvers.tableau import Tableau, tableau
+from nodebench.backends.runge_kutta.adjoint_equation import AbstractAdjointEquation, AdjointJob
+from nodebench.backends.runge_kutta.compiled.direct import step_scalars, weighted
+from nodebench.backends.runge_kutta.compiled.field import CompiledField
+from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, check_beginning
+from nodebench.backends.solvers import Tableau, tableau
 
 
 class CompiledAdjointEquation(AbstractAdjointEquation):
@@ -25,7 +25,7 @@ class CompiledAdjointEquation(AbstractAdjointEquation):
 
     def __init__(self, job: AdjointJob, start: Tensor, params: Sequence[Tensor]) -> None:
         self._params = params
-        self._method = _Method(job, start, params)
+        self._method = _AdjointMethod(job, start, params)
 
     @property
     def method(self) -> AbstractMethod:
@@ -43,7 +43,7 @@ class CompiledAdjointEquation(AbstractAdjointEquation):
         return [piece.view(p.shape) for piece, p in zip(pieces, self._params, strict=True)]
 
 
-class _Functions:
+class _AdjointFunctions:
     """A step of the adjoint equation, and the evaluation before the first one, as functions of tensors.
 
     Their arguments are the parameters, the field's constants, and what is named; `scalars` holds the length of the
@@ -114,14 +114,14 @@ class _Functions:
         return torch.cat([f.detach(), -by_y]), shares
 
 
-class _Method(AbstractMethod):
+class _AdjointMethod(AbstractMethod):
     """Steps of the adjoint equation by compiled programs."""
 
     def __init__(self, job: AdjointJob, z: Tensor, params: Sequence[Tensor]) -> None:
         self.tableau = tableau(job.spec.solver)
         half = z.chunk(2)[0]
         field = CompiledField(job, half)
-        functions = _Functions(field, self.tableau, params, full=job.full)
+        functions = _AdjointFunctions(field, self.tableau, params, full=job.full)
         fixed = self._fixed = [p.detach() for p in params] + field.constants
         self._spec = job.spec
         self.rows = z[None]  # no state inside a step is asked for
