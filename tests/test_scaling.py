@@ -121,7 +121,7 @@ def test_backends_state_their_law_and_their_nature():
     """Each installed backend of ours has an exponent of memory; what it says of itself are sentences."""
     for name in registry.working("backend"):
         backend = registry.load("backend", name, AbstractBackend)
-        assert backend.memory_exponent() in (0.0, 0.5, 1.0)
+        assert backend.memory_exponent in (0.0, 0.5, 1.0)
         assert all(sentence.endswith(".") for sentence in backend.differences(SolverSpec(first_step=0.1)))
 
 

@@ -22,15 +22,27 @@ def violation(cls: Any, base: type) -> str | None:
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
         return f"lacks {_listed(missing)}, which `{base.__name__}` asks for."
-    return next(filter(None, (_unlike(cls, base, name) for name in _methods(base))), None)
+    wrong = [_no_constant(cls, name) for name in _properties(base)] + [_unlike(cls, base, n) for n in _methods(base)]
+    return next(filter(None, wrong), None)
 
 
 def _declarations(base: type) -> list[str]:
     return [name for name, annotation in inspect.get_annotations(base).items() if "ClassVar" in str(annotation)]
 
 
+def _properties(base: type) -> list[str]:
+    return [name for name, value in vars(base).items() if isinstance(value, property) and not name.startswith("_")]
+
+
 def _methods(base: type) -> list[str]:
     return [name for name, value in vars(base).items() if inspect.isfunction(value) and not name.startswith("_")]
+
+
+def _no_constant(cls: type, name: str) -> str | None:
+    """How what the base has as a property is neither a value nor a property in a class."""
+    if not inspect.isroutine(inspect.getattr_static(cls, name)):
+        return None
+    return f"has a method `{name}`; write a value, `{name} = ...`, or `@property` above the method."
 
 
 def _unlike(cls: type, base: type, name: str) -> str | None:

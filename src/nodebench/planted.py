@@ -75,6 +75,7 @@ class PlantedTorch(AbstractBackend):
     """`direct` with a fault that a benchmark must find; options as those of `Planted`."""
 
     framework: ClassVar[str] = "torch"
+    exact_counterpart = "direct"
     slowdown: float = 0.0
     leak_mib: int = 0
     wrong: bool = False
@@ -95,10 +96,6 @@ class PlantedTorch(AbstractBackend):
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """The steps of `direct`."""
         return self._direct.grid(field, y0, times, spec)
-
-    def exact_counterpart(self) -> str | None:
-        """`direct`."""
-        return "direct"
 
     def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
         """The step of `direct` with its fault."""

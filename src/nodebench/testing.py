@@ -67,6 +67,7 @@ class FakeBackend(AbstractBackend):
     """
 
     framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+    exact_counterpart = "nodebench.testing:FakeBackend"  # which behaves
     behaviour: Behaviour = "ok"
     sleep_s: float = 0.0
     work: int = 0
@@ -90,13 +91,10 @@ class FakeBackend(AbstractBackend):
         growth = np.exp(field.rate * (times - times[0]))[:, None]  # type: ignore[attr-defined]  # a FakeField
         return {"wrong": -1.0, "shifted": 1.2}.get(self.behaviour, 1.0) * growth * y0
 
+    @property
     def compiles(self) -> bool:
-        """As told."""
+        """As its option says."""
         return self.compiled
-
-    def exact_counterpart(self) -> str | None:
-        """A fake that behaves."""
-        return "nodebench.testing:FakeBackend"
 
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """One step per output time."""

@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.step_size import CONTROLLERS, FORGIVEN, equal_steps
@@ -172,13 +173,16 @@ class _StepTo(diffrax.AbstractStepSizeController[Any, Any]):
 
     boundaries: Array
 
+    @override
     def wrap(self, direction: Array) -> "_StepTo":
         return _StepTo(jnp.sort(self.boundaries * direction))
 
+    @override
     def init(self, terms: Any, t0: Array, *others: Any) -> tuple[Array, None]:
         del terms, others
         return self._after(t0), None
 
+    @override
     def adapt_step_size(self, t0: Array, t1: Array, *others: Any) -> Any:
         del t0, others
         return True, t1, self._after(t1), False, None, diffrax.RESULTS.successful
@@ -249,13 +253,16 @@ class _WatchedController(diffrax.AbstractStepSizeController[Any, Any]):
 
     control: Any
 
+    @override
     def wrap(self, direction: Any) -> "_WatchedController":
         return _WatchedController(self.control.wrap(direction))
 
+    @override
     def init(self, *args: Any) -> tuple[Any, Any]:
         tnext, state = self.control.init(*args)
         return tnext, (state, jnp.array(True))  # noqa: FBT003  the signature is JAX's
 
+    @override
     def adapt_step_size(self, *args: Any) -> Any:
         *others, (state, finite) = args
         keep, next_t0, next_t1, jump, state, result = self.control.adapt_step_size(*others, state)
@@ -317,21 +324,18 @@ class AbstractDiffrax(AbstractBackend):
     def _loop(self) -> Loop:
         return Loop()
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """See the base class."""
         del problem
         return reason_unsupported(spec)
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """See the base class; a failure gives NaN, since compiled code cannot raise."""
+        """A failure gives NaN, since compiled code cannot raise."""
         return solve(field, y0, times, spec, self._adjoint(spec), self._loop())
 
-    def exact_counterpart(self) -> str | None:
-        """`diffrax`, which takes the same forward steps."""
-        return "diffrax"
-
+    @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
-        """See the base class."""
         return step_grid(field, y0, times, spec, self._loop())
 
 
@@ -364,15 +368,17 @@ class Diffrax(AbstractDiffrax):
             raise UserError(f"`checkpoints` must be positive; got {self.checkpoints}.")
         self._loop()
 
+    @override
     def _adjoint(self, spec: SolverSpec) -> diffrax.AbstractAdjoint:
         del spec
         return diffrax.RecursiveCheckpointAdjoint(self.checkpoints)
 
+    @override
     def _loop(self) -> Loop:
         return Loop(self.scan, self.max_step)
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Compilation, interpolation, and the checkpoints that the step limit sets."""
         kept = self.checkpoints or default_checkpoints(spec.max_steps)
         why = "as told" if self.checkpoints else "which follows from max_steps"
         return (
@@ -381,11 +387,15 @@ class Diffrax(AbstractDiffrax):
             *(() if self.max_step is None else (f"no step of it is longer than {self.max_step:g}.",)),
         )
 
+    @property
+    @override
     def memory_exponent(self) -> float:
         """O(sqrt n), n the step limit; O(1) with a fixed number of checkpoints."""
         return 0.5 if self.checkpoints is None else 0.0
 
-    def exact_counterpart(self) -> str | None:
+    @property
+    @override
+    def exact_counterpart(self) -> str:
         """The default with these steps, whatever is kept and recomputed here."""
         return "diffrax" if self.max_step is None else f"diffrax[max_step={self.max_step!r}]"
 
@@ -400,21 +410,20 @@ class DiffraxDirect(AbstractDiffrax):
     """
 
     framework: ClassVar[str] = "jax"
+    exact_counterpart = "diffrax"
+    memory_exponent = 1.0  # in the step limit
 
+    @override
     def _adjoint(self, spec: SolverSpec) -> diffrax.AbstractAdjoint:
         del spec
         return diffrax.DirectAdjoint()
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Compilation, interpolation, and what the step limit costs."""
         return (
             *common_differences(spec),
             f"its memory and backward pass are those of max_steps = {spec.max_steps} steps, however few are taken.",
         )
-
-    def memory_exponent(self) -> float:
-        """O(n), n the step limit."""
-        return 1.0
 
 
 class _CheckedSolve(diffrax.AbstractAdjoint):
@@ -424,6 +433,7 @@ class _CheckedSolve(diffrax.AbstractAdjoint):
     give a gradient of the part of the interval that it came through.
     """
 
+    @override
     def loop(self, **kwargs: Any) -> tuple[Any, Any]:
         state, statistics = diffrax.ForwardMode().loop(**kwargs)
         ys = poisoned(state.save_state.ys, state.result)
@@ -448,14 +458,17 @@ class DiffraxBacksolve(AbstractDiffrax):
     """
 
     framework: ClassVar[str] = "jax"
+    exact_counterpart = "diffrax"
+    memory_exponent = 0.0
     norm: Literal["full", "seminorm"] = "full"
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """See the base class."""
         if problem.differentiate_times:
             return "diffrax's `BacksolveAdjoint` has no gradient with respect to times."
         return super().unsupported(problem, spec)
 
+    @override
     def _adjoint(self, spec: SolverSpec) -> diffrax.AbstractAdjoint:
         chosen: dict[str, Any] = {"adjoint": _CheckedSolve()}
         if spec.solver not in FIXED:  # the steps of the forward solve need no control
@@ -463,14 +476,10 @@ class DiffraxBacksolve(AbstractDiffrax):
             chosen["stepsize_controller"] = controller(spec, norm)
         return diffrax.BacksolveAdjoint(**chosen)
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Compilation, interpolation, and the backward solve's error norm."""
         covered = "the parameters' gradient too" if self.norm == "full" else "all but the parameters' gradient"
         return (
             *common_differences(spec),
             f"the root-mean-square norm of its backward solve covers {covered}, all entries as one vector.",
         )
-
-    def memory_exponent(self) -> float:
-        """O(1): nothing of the forward solve is kept but its output states."""
-        return 0.0

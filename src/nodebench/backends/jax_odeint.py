@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.ode import odeint
+from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import CellError, DivergedError, StepLimitError
@@ -42,9 +43,12 @@ class JaxOdeint(AbstractBackend):
     """
 
     framework: ClassVar[str] = "jax"
+    exact_counterpart = None  # it chooses its first step, so that no other backend takes its steps
+    memory_exponent = 0.0
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """See the base class: other methods, and fields whose arrays are not all parameters."""
+        """Other methods, and fields whose arrays are not all parameters."""
         if spec.solver != "dopri5":
             return f"`jax.experimental.ode.odeint` has one method, `dopri5`, and no `{spec.solver}`."
         if spec.controller != "integral":
@@ -56,8 +60,9 @@ class JaxOdeint(AbstractBackend):
             return f"the field holds arrays of {others[0].dtype}, which the gradient of `odeint` cannot be handed."
         return None
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """See the base class; a failure is silent, see the class."""
+        """A failure is silent, see the class."""
         times = jnp.asarray(times, jax.tree.leaves(y0)[0].dtype)
         parameters, rest = eqx.partition(field, eqx.is_inexact_array)
         up, down = (partial(_mirrored, rest, spec, sign) for sign in (1, -1))
@@ -65,8 +70,8 @@ class JaxOdeint(AbstractBackend):
             return jax.lax.cond(times[-1] > times[0], up, down, parameters, y0, times)
         return (up if times[-1] > times[0] else down)(parameters, y0, times)
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Compilation, first step, interpolation, limit, and the backward solve's norm and restarts."""
         del spec
         return (
             "XLA compiles it to one program, while torch runs operator by operator.",
@@ -78,14 +83,7 @@ class JaxOdeint(AbstractBackend):
             "and of the parameters, all entries as one vector.",
         )
 
-    def memory_exponent(self) -> float:
-        """O(1): nothing of the forward solve is kept but its output states."""
-        return 0.0
-
-    def exact_counterpart(self) -> str | None:
-        """None: it chooses its first step, so that no other backend takes its steps."""
-        return None
-
+    @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
         """The steps of the forward solve, as the times of its evaluations tell them; the last one reaches past the end.
 
@@ -100,6 +98,7 @@ class JaxOdeint(AbstractBackend):
         steps = _followed(_SEEN.taken(), sign, [sign * mark for mark in marks], spec.max_steps)
         return StepGrid(tuple(sign * t for t in steps.times), steps.n_rejected)
 
+    @override
     def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
         """The common gradient step, whose counting passes find out whether the solves came to their ends."""
         watched = replace(problem, field=_WatchedField(problem.field))
@@ -253,12 +252,14 @@ class _Checked(AbstractWrappedStep):
         AbstractWrappedStep.__init__(self, inner)
         self._watched, self._marks, self._limit = watched, marks, limit
 
+    @override
     def forward_evaluations(self) -> int:
         _SEEN.begin()
         counted = self._watched.forward_evaluations()
         self._check_forward(_SEEN.taken())
         return counted
 
+    @override
     def evaluations(self) -> Evaluations:
         _SEEN.begin()
         counted = self._watched.evaluations()

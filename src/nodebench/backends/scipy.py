@@ -12,6 +12,7 @@ import torch
 from scipy.integrate import LSODA, ode
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.solvers import MULTISTEP
@@ -51,17 +52,21 @@ class Scipy(AbstractBackend):
     """
 
     framework: ClassVar[str] = "torch"
+    exact_counterpart = None  # no backend differentiates a multistep method's steps
+    memory_exponent = 0.0
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """See the base class: Runge-Kutta methods, and what LSODA cannot hold."""
+        """Runge-Kutta methods, and what LSODA cannot hold."""
         if spec.solver not in MULTISTEP:
             return _no_such(spec.solver)
         if spec.controller != "integral":
             return f"{spec.solver} chooses its steps by itself; leave --controller out."
         return _beyond_lsoda(problem, spec) if spec.solver == "lsoda" else None
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """Solve, differentiably; see `AbstractBackend.solve`.
+        """Solve, differentiably.
 
         Raises:
             CellError: Besides the base class's, if the integrator gives up for another reason than its steps.
@@ -72,6 +77,7 @@ class Scipy(AbstractBackend):
         )
         return job.layout.state(flat)
 
+    @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
         """The steps of the forward solve; VODE's last one reaches past the last output time.
 
@@ -83,8 +89,8 @@ class Scipy(AbstractBackend):
             pass
         return StepGrid((marks[0], *solver.ends), solver.n_tried - len(solver.ends))
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Family of methods, norm, interpolation, and where a backward solve starts."""
         lsoda = spec.solver == "lsoda"
         norm = "the largest entry" if lsoda else "the root mean square"
         return (
@@ -94,14 +100,6 @@ class Scipy(AbstractBackend):
             "its state is float64 on the host, whatever dtype and device the field has.",
             "it interpolates to output times forward, and starts anew with the first step at each of them backward.",
         )
-
-    def memory_exponent(self) -> float:
-        """O(1): nothing of the forward solve is kept but its output states."""
-        return 0.0
-
-    def exact_counterpart(self) -> str | None:
-        """None: no backend differentiates a multistep method's steps."""
-        return None
 
 
 def _no_such(solver: str) -> str:
@@ -131,6 +129,7 @@ class _ScipyJob:
 
 class _ScipyAdjoint(torch.autograd.Function):
     @staticmethod
+    @override
     def forward(ctx: Any, job: _ScipyJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         states = _Integration(job.spec).solve(_Forward(job, y0), _numbers(y0), output_times(times))
         ys = _tensor(np.stack([_numbers(y0), *states]), y0)
@@ -140,6 +139,7 @@ class _ScipyAdjoint(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @override
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *params = ctx.saved_tensors
         sweep = _BackwardSolve(_Augmented(ctx.job, params, ys[0]), _numbers(ys), _numbers(grad_ys), output_times(times))

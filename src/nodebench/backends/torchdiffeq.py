@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torchdiffeq
 from torch import Tensor
+from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.step_size import equal_steps
@@ -176,13 +177,13 @@ class AbstractTorchdiffeq(AbstractBackend):
     framework: ClassVar[str] = "torch"
     land: bool
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """None where torchdiffeq has the solver."""
         del problem
         return reason_unsupported(spec)
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Interpolation, and the limit's meaning."""
         if spec.solver in FIXED:
             return ()
         found = (
@@ -192,12 +193,13 @@ class AbstractTorchdiffeq(AbstractBackend):
         )
         return (*found, "its step limit counts anew from each output time.")
 
+    @property
+    @override
     def exact_counterpart(self) -> str | None:
-        """`torchdiffeq`, which takes the same forward steps."""
         return f"torchdiffeq[land={str(self.land).lower()}]"
 
+    @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
-        """The steps of the forward solve, as its callbacks report them."""
         return step_grid(field, y0, times, spec, land=self.land)
 
 
@@ -215,20 +217,17 @@ class Torchdiffeq(AbstractTorchdiffeq):
     """
 
     framework: ClassVar[str] = "torch"
+    memory_exponent = 1.0  # the tape of all steps, rejected ones included
     land: bool = False
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """Solve, differentiably; see `AbstractBackend.solve`."""
         chosen = options(y0, times, spec, land=self.land)
         with named_errors():
             ys: State = torchdiffeq.odeint(
                 field, y0, times, rtol=spec.rtol, atol=spec.atol, method=METHODS[spec.solver], options=chosen
             )
         return ys
-
-    def memory_exponent(self) -> float:
-        """O(n): the tape of all steps, rejected ones included."""
-        return 1.0
 
 
 @dataclass(frozen=True)
@@ -247,11 +246,12 @@ class TorchdiffeqAdjoint(AbstractTorchdiffeq):
     """
 
     framework: ClassVar[str] = "torch"
+    memory_exponent = 0.0
     norm: Literal["full", "seminorm"] = "full"
     land: bool = False
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """Solve, differentiably; see `AbstractBackend.solve`."""
         chosen = options(y0, times, spec, land=self.land)
         adjoint_options = {name: value for name, value in chosen.items() if name != "norm"}
         # Methods of fixed steps have no error norm.
@@ -271,17 +271,14 @@ class TorchdiffeqAdjoint(AbstractTorchdiffeq):
             )
         return ys
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Interpolation, the limit's meaning, and what the backward state holds."""
         return (
             *super().differences(spec),
             "its backward solve carries the gradient of every parameter as part of the state, in every stage.",
         )
 
-    def memory_exponent(self) -> float:
-        """O(1): nothing of the forward solve is kept but its output states."""
-        return 0.0
-
+    @override
     def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
         """The common gradient step, its backward errors named: the backward pass solves outside of `solve`."""
         return _NamedErrors(framework.gradient_step(self.solve, problem, spec))
@@ -290,14 +287,17 @@ class TorchdiffeqAdjoint(AbstractTorchdiffeq):
 class _NamedErrors(AbstractWrappedStep):
     """Names the assertions of the backward solve; those of the forward solve have their names from `solve`."""
 
+    @override
     def step(self) -> Gradients:
         with named_errors(IN_BACKWARD_SOLVE):
             return self.inner.step()
 
+    @override
     def backward(self, state: Any) -> Gradients:
         with named_errors(IN_BACKWARD_SOLVE):
             return self.inner.backward(state)
 
+    @override
     def evaluations(self) -> Evaluations:
         with named_errors(IN_BACKWARD_SOLVE):
             return self.inner.evaluations()

@@ -74,15 +74,15 @@ class GradientPasses:
         passes = cls(prepared, step)
         preparation = Preparation(
             first_step_s=first_step_s,
-            compiles=subject.framework.compiles or subject.gradient_backend().compiles(),
+            compiles=subject.framework.compiles or subject.gradient_backend().compiles,
             n_params=subject.framework.n_params(prepared.model),
             loss=passes._finite_loss(gradients),
             dataset=prepared.inputs.dataset,
             notes=list(filter(None, [prepared.inputs.note])),
-            exact_counterpart=subject.gradient_backend().exact_counterpart(),
+            exact_counterpart=subject.gradient_backend().exact_counterpart,
             conditions=wanted,
             differences=list(subject.gradient_backend().differences(subject.spec)),
-            memory_exponent=subject.gradient_backend().memory_exponent(),
+            memory_exponent=subject.gradient_backend().memory_exponent,
         )
         return passes, preparation
 

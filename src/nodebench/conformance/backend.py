@@ -1,6 +1,6 @@
 """What every backend must do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,13 @@ from nodebench.problem import Gradients, SolverSpec
 from nodebench.tasks.linear.closed_form import states
 
 BACKWARDS = (1.0, 0.4, -0.5)
+
+CONSTANTS: Mapping[str, tuple[Any, str]] = {
+    "exact_counterpart": (str | None, "the name of a backend, or None"),
+    "memory_exponent": (float | int | None, "a number, or None"),
+    "compiles": (bool, "True or False"),
+}
+"""What a backend says of itself in values: their types, and these in words."""
 
 
 def backend_checks(text: str) -> list[Check]:
@@ -36,7 +43,7 @@ def it_can_be_loaded(subject: BackendSubject) -> None:
 
 
 def it_declares_itself(subject: BackendSubject) -> None:
-    """Its class names its framework as a plain string, and the first line of its docstring is a sentence."""
+    """Its framework is a plain string, its values have their types, and its docstring begins with a sentence."""
     backend, info = subject.backend, registry.describe("backend", subject.text)
     known = backend.framework in FRAMEWORKS or ":" in backend.framework
     require(known, f"its framework is {backend.framework!r}; it must be `torch`, `jax` or `module:Class`.")
@@ -45,6 +52,9 @@ def it_declares_itself(subject: BackendSubject) -> None:
         f'`{type(backend).__name__}` must say `framework: ClassVar[str] = "{backend.framework}"` in its class body, '
         "where planning reads it without importing it.",
     )
+    for name, (kind, told) in CONSTANTS.items():
+        value = getattr(backend, name)
+        require(isinstance(value, kind), f"its `{name}` is {value!r}; it must be {told}.")
     require(info.summary.endswith("."), "the first line of its docstring, which `list` shows, must be a sentence.")
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from unittest import SkipTest
 
+from typing_extensions import override
+
 from nodebench.errors import CellError, NodebenchError, NotInstalledError
 
 State = Literal["ok", "failed", "skipped"]
@@ -54,6 +56,7 @@ class Check:
         except NotInstalledError as error:
             raise NotApplicableError(str(error)) from error
 
+    @override
     def __str__(self) -> str:
         return self.name
 

@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
@@ -105,6 +106,7 @@ class Built:
     framework: AbstractFramework
     target: str
 
+    @override
     def __str__(self) -> str:
         return f"model `{self.model}` in {self.framework.name}"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State
@@ -129,36 +130,37 @@ class AbstractWrappedStep(AbstractGradientStep):
     def __init__(self, inner: AbstractGradientStep) -> None:
         self.inner = inner
 
+    @override
     def step(self) -> Gradients:
         """That of the other one, as is all below."""
         return self.inner.step()
 
+    @override
     def forward(self) -> Any:
-        """See `step`."""
         return self.inner.forward()
 
+    @override
     def backward(self, state: Any) -> Gradients:
-        """See `step`."""
         return self.inner.backward(state)
 
+    @override
     def solution(self) -> State:
-        """See `step`."""
         return self.inner.solution()
 
+    @override
     def forward_evaluations(self) -> int:
-        """See `step`."""
         return self.inner.forward_evaluations()
 
+    @override
     def evaluations(self) -> Evaluations:
-        """See `step`."""
         return self.inner.evaluations()
 
+    @override
     def saved_bytes(self) -> int | None:
-        """See `step`."""
         return self.inner.saved_bytes()
 
+    @override
     def field_calls(self) -> FieldCalls | None:
-        """See `step`."""
         return self.inner.field_calls()
 
 

@@ -24,6 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from nodebench.errors import FieldError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights, field_name
@@ -101,12 +102,14 @@ class Jax(AbstractFramework):
         self._dtype = jnp.dtype(dtype)
 
     @classmethod
+    @override
     def keep_programs(cls, folder: Path) -> None:
-        """See `AbstractFramework.keep_programs`; all of them, however small and quickly compiled."""
+        """All of them, however small and quickly compiled."""
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+    @override
     def arrays(self, batch: Batch) -> Mapping[str, Array]:
         """Move a batch to the device: floating-point arrays in the configured dtype.
 
@@ -117,44 +120,46 @@ class Jax(AbstractFramework):
     def _array(self, value: np.ndarray) -> Array:
         return jnp.asarray(value, self._dtype if np.issubdtype(value.dtype, np.floating) else None)
 
+    @override
     def build(
         self, target: str, options: Mapping[str, Any], weights: Weights, solve: Callable[..., State] | None
     ) -> Any:
-        """Make the model `module:Class(**options)` with these weights; see the base class."""
         cls = load_class(target)
         model = cls(**options) if solve is None else cls(solve=solve, **options)
         self.settle()
         return with_weights(model, weights, self._dtype)
 
+    @override
     def state(self, model: Any) -> Weights:
-        """The whole state of a model; see the base class."""
         return whole_state(model)
 
+    @override
     def with_constants(self, model: Any, constants: Weights) -> Any:
-        """See the base class."""
         trained = named_parameters(model)
         return with_arrays(model, {name: jnp.asarray(a) for name, a in constants.items() if name not in trained})
 
+    @override
     def n_params(self, model: Any) -> int:
-        """Number of trainable parameters."""
         return sum(leaf.size for leaf in named_parameters(model).values())
 
+    @override
     def problem(self, model: Any, batch: Batch) -> Problem:
-        """The model's gradient problem on a batch."""
         problem: Problem = model.problem(self.arrays(batch))
         return problem
 
+    @override
     def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
-        """The field's parameters by dotted name."""
         return {name: np.asarray(value) for name, value in named_parameters(field).items()}
 
+    @override
     def placement(self, problem: Problem) -> Mapping[str, str]:
-        """See the base class. XLA does not tell its threads: they are those that its environment allows it."""
+        """XLA does not tell its threads: they are those that its environment allows it."""
         first = jax.tree.leaves(problem.y0)[0]
         (device,) = first.devices()
         kind = {"gpu": "cuda"}.get(device.platform, device.platform)
         return {"dtype": str(first.dtype), "device": kind, "threads": str(self._threads)}
 
+    @override
     def evaluate(self, problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
         """The problem's field on flat NumPy states, in the state's own dtype and not compiled: what it draws is new."""
 
@@ -163,8 +168,9 @@ class Jax(AbstractFramework):
 
         return field
 
+    @override
     def inspect(self, problem: Problem) -> None:
-        """See the base class. The field is evaluated as it is, not compiled, so that what it draws is drawn anew."""
+        """The field is evaluated as it is, not compiled, so that what it draws is drawn anew."""
         parts = jax.tree.leaves(problem.y0)
         for part in parts:
             if not jnp.issubdtype(part.dtype, jnp.floating):
@@ -186,19 +192,20 @@ class Jax(AbstractFramework):
                     "creates like the state: `jnp.zeros_like(y)`, or `dtype=y.dtype`."
                 )
 
+    @override
     def vjp(self, problem: Problem, t: float, y: np.ndarray, covector: np.ndarray) -> tuple[np.ndarray, Weights]:
-        """See the base class."""
         state, along = _state(problem, y), _state(problem, covector)
         by_field, by_state = _vjp(problem.field, _time(problem, t), state, along)
         return self.flat_state(by_state), self.parameters(by_field)
 
     @contextmanager
+    @override
     def moved(self, problem: Problem, y0: np.ndarray, params: Weights) -> Iterator[Problem]:
-        """See the base class."""
         given = {**self.parameters(problem.field), **params}
         field = with_weights(problem.field, given, self._dtype)
         yield replace(problem, field=field, y0=_state(problem, y0))
 
+    @override
     def frozen(self, problem: Problem) -> frozenset[str]:
         """Those that the field hands to `jax.lax.stop_gradient`, as users of Equinox freeze a parameter."""
         trained, others = eqx.partition(problem.field, eqx.is_inexact_array)
@@ -213,17 +220,20 @@ class Jax(AbstractFramework):
         names = zip(named_parameters(problem.field), program.invars, strict=True)
         return frozenset(name for name, variable in names if variable in stopped)
 
+    @override
     def settle(self) -> list[str]:
-        """64 bits where they were asked for alone; see the base class."""
+        """64 bits where they were asked for alone."""
         if bool(jax.config.read("jax_enable_x64")) == self._wide:
             return []
         jax.config.update("jax_enable_x64", self._wide)
         return [f"jax.config.update('jax_enable_x64', {not self._wide})"]
 
+    @override
     def flat_state(self, state: State) -> np.ndarray:
         """A state as one flat float64 NumPy array, the leaves of a tuple one after another."""
         return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(state)])
 
+    @override
     def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> JaxGradientStep:
         """Prepare one gradient step; the first call of `step` compiles, unless an equal program has been compiled.
 
@@ -231,12 +241,12 @@ class Jax(AbstractFramework):
         """
         return JaxGradientStep(solve, problem, spec)
 
+    @override
     def trainer(self, model: Any, optimizer: Optimizer, total_steps: int) -> JaxTrainer:
-        """A trainer with Optax; see the base class."""
         return JaxTrainer(model, optimizer, total_steps, self.arrays)
 
+    @override
     def to_numpy(self, gradients: Gradients) -> Gradients:
-        """The same gradients as NumPy arrays."""
         return Gradients(
             loss=np.asarray(gradients.loss),
             y0=jax.tree.map(np.asarray, gradients.y0),
@@ -244,6 +254,7 @@ class Jax(AbstractFramework):
             times=None if gradients.times is None else np.asarray(gradients.times),
         )
 
+    @override
     def peak_device_bytes(self, call: Callable[[], object]) -> int | None:
         """Peak of the device allocator above what is held before the call; None on a CPU.
 

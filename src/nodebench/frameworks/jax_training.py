@@ -8,6 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import optax
+from typing_extensions import override
 
 from nodebench.errors import UserError
 from nodebench.frameworks.base import AbstractTrainer, Batch, Optimizer
@@ -138,25 +139,28 @@ class JaxTrainer(AbstractTrainer):
         self._rule = transformation(optimizer, total_steps)
         self._state = self._rule.init(eqx.filter(model, eqx.is_inexact_array))
 
+    @override
     def step(self, batch: Batch) -> float:
         """One optimiser step; returns the loss before it, when the device has finished."""
         self._model, self._state, loss = _update(self._model, self._state, self._arrays(batch), self._rule)
         return float(loss)
 
+    @override
     def metric(self, batch: Batch) -> np.ndarray:
-        """The model's metric for each example, shape `(n,)`."""
         return np.asarray(_metric(self._model, self._arrays(batch)), np.float64)
 
+    @override
     def view(self, method: str, batch: Batch) -> Mapping[str, np.ndarray]:
         """What a method of the model returns; compiled anew for each shape of a batch."""
         found: Mapping[str, Array] = _view(self._model, method, self._arrays(batch))
         return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
+    @override
     def problem(self, batch: Batch) -> Problem:
-        """The gradient problem at the present weights."""
         problem: Problem = self._model.problem(self._arrays(batch))
         return problem
 
+    @override
     def save(self, path: Path) -> None:
         """Write weights and optimiser state, the step count of the schedule among it; bit-exact.
 
@@ -167,7 +171,7 @@ class JaxTrainer(AbstractTrainer):
             eqx.tree_serialise_leaves(file, (self._model, self._state))
         unfinished.replace(path)
 
+    @override
     def restore(self, path: Path) -> None:
-        """Go on from what `save` wrote."""
         with path.open("rb") as file:
             self._model, self._state = eqx.tree_deserialise_leaves(file, (self._model, self._state))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.fx.experimental.symbolic_shapes  # half a second that torch's first gradient would take, in each worker
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nodebench.errors import PluginError, UserError
 from nodebench.frameworks.base import AbstractFramework, Batch, Optimizer, Solve, Weights, seed_globally
@@ -55,14 +56,15 @@ class Torch(AbstractFramework):
         self._device, self._dtype = torch.device(device), DTYPES[dtype]
 
     @classmethod
+    @override
     def keep_programs(cls, folder: Path) -> None:
-        """See `AbstractFramework.keep_programs`; Inductor reads its environment when it is imported."""
+        """Inductor reads its environment when it is imported."""
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
         os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "1"
         os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "1"
 
+    @override
     def arrays(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Move a batch to the device; see `AbstractFramework.arrays`."""
         return {name: self._array(name, np.asarray(value)) for name, value in batch.items()}
 
     def _array(self, name: str, value: np.ndarray) -> Tensor:
@@ -71,10 +73,10 @@ class Torch(AbstractFramework):
             return tensor.to(self._device)
         return tensor.to(self._device, torch.float64 if name == "times" else self._dtype)
 
+    @override
     def build(
         self, target: str, options: Mapping[str, Any], weights: Weights, solve: Callable[..., State] | None
     ) -> nn.Module:
-        """Make a model with these weights; see `AbstractFramework.build`."""
         cls = load_class(target)
         model = cls(**options) if solve is None else cls(solve=solve, **options)
         if not isinstance(model, nn.Module):
@@ -85,34 +87,37 @@ class Torch(AbstractFramework):
         self.settle()
         return model
 
+    @override
     def state(self, model: nn.Module) -> Weights:
-        """The whole state of a model; see `AbstractFramework.state`."""
         return whole_state(model)
 
+    @override
     def with_constants(self, model: nn.Module, constants: Weights) -> nn.Module:
-        """See `AbstractFramework.with_constants`; in place."""
+        """In place."""
         load_constants(model, constants)
         return model
 
+    @override
     def n_params(self, model: nn.Module) -> int:
-        """Number of trainable parameters."""
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
+    @override
     def problem(self, model: Any, batch: Batch) -> Problem:
-        """The model's gradient problem on a batch."""
         problem: Problem = model.problem(self.arrays(batch))
         return problem
 
+    @override
     def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
-        """The field's parameters by dotted name."""
         return {name: to_array(parameter) for name, parameter in named_parameters(field).items()}
 
+    @override
     def inspect(self, problem: Problem) -> None:
-        """See `AbstractFramework.inspect`; what the field depends on is read from its graph."""
+        """What the field depends on is read from its graph."""
         inspect(problem)
 
+    @override
     def vjp(self, problem: Problem, t: float, y: np.ndarray, covector: np.ndarray) -> tuple[np.ndarray, Weights]:
-        """See `AbstractFramework.vjp`; zeros for what the field does not depend on."""
+        """Zeros for what the field does not depend on."""
         parameters = named_parameters(problem.field)
         leaves = [part.requires_grad_() for part in self._parts(problem, y)]
         with torch.enable_grad():
@@ -132,8 +137,9 @@ class Torch(AbstractFramework):
         return self.flat_state(tuple(values[: len(leaves)])), by_params
 
     @contextmanager
+    @override
     def moved(self, problem: Problem, y0: np.ndarray, params: Weights) -> Iterator[Problem]:
-        """See `AbstractFramework.moved`; the parameters themselves are changed and set back."""
+        """The parameters themselves are changed and set back."""
         parameters = named_parameters(problem.field)
         before = {name: parameters[name].detach().clone() for name in params}
         with torch.no_grad():
@@ -146,16 +152,17 @@ class Torch(AbstractFramework):
                 for name, kept in before.items():
                     parameters[name].copy_(kept)
 
+    @override
     def unsteady(self, one: Problem, other: Problem) -> str:
-        """See `AbstractFramework.unsteady`."""
         return unsteady_layer(one, other)
 
+    @override
     def remembered(self, problem: Problem) -> str:
-        """See `AbstractFramework.remembered`."""
         return remembered(problem)
 
+    @override
     def settle(self) -> list[str]:
-        """Threads and default dtype as they were; see `AbstractFramework.settle`."""
+        """Threads and default dtype as they were."""
         found = []
         if torch.get_num_threads() != self._threads:
             found.append(f"torch.set_num_threads({torch.get_num_threads()})")
@@ -165,15 +172,14 @@ class Torch(AbstractFramework):
             torch.set_default_dtype(torch.float32)
         return found
 
+    @override
     def placement(self, problem: Problem) -> Mapping[str, str]:
-        """See `AbstractFramework.placement`."""
         first = state_parts(problem.y0)[0]
         dtype = str(first.dtype).removeprefix("torch.")
         return {"dtype": dtype, "device": first.device.type, "threads": str(torch.get_num_threads())}
 
+    @override
     def evaluate(self, problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
-        """The problem's field on flat NumPy states."""
-
         def field(t: float, y: np.ndarray) -> np.ndarray:
             with torch.no_grad():
                 return self.flat_state(
@@ -192,27 +198,28 @@ class Torch(AbstractFramework):
         pieces = torch.split(tensor, [part.numel() for part in example])
         return [piece.view(part.shape).clone() for piece, part in zip(pieces, example, strict=True)]
 
+    @override
     def flat_state(self, state: State) -> np.ndarray:
-        """A state as one flat float64 NumPy array."""
         flat = torch.cat([part.detach().reshape(-1) for part in state_parts(state)])
         array: np.ndarray = flat.to("cpu", torch.float64).numpy()
         return array
 
+    @override
     def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> GradientStep:
-        """Prepare one gradient step."""
         return GradientStep(solve, problem, spec)
 
+    @override
     def seed(self, seed: int) -> None:
         """Seed torch's generators, those of its devices too, and all that are global."""
         seed_globally(seed)
         torch.manual_seed(seed)
 
+    @override
     def trainer(self, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Trainer:
-        """A trainer of the model's `loss(arrays)`."""
         return Trainer(self.arrays, model, optimizer, total_steps)
 
+    @override
     def to_numpy(self, gradients: Gradients) -> Gradients:
-        """The same gradients as NumPy arrays."""
         y0 = tuple(to_array(part) for part in state_parts(gradients.y0))
         return Gradients(
             loss=to_array(gradients.loss),
@@ -221,6 +228,7 @@ class Torch(AbstractFramework):
             times=None if gradients.times is None else to_array(gradients.times),
         )
 
+    @override
     def peak_device_bytes(self, call: Callable[[], object]) -> int | None:
         """Peak of the CUDA allocator above what is held before the call; None on a CPU."""
         if self._device.type == "cpu":

@@ -35,7 +35,7 @@ def check_state(state: State) -> None:
 
 
 def inspect(problem: Problem) -> None:
-    """Evaluate the field at the start, without a graph and with one; see `AbstractFramework.inspect`."""
+    """Evaluate the field at the start, without a graph and with one."""
     check_state(problem.y0)
     kind, function = field_name(problem.field), problem.field
     y0 = tuple(part.detach().clone() for part in state_parts(problem.y0))

@@ -8,6 +8,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nodebench.errors import CellError, PluginError
 from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractGradientStep, FieldCalls, Solve, solve_checked
@@ -40,10 +41,11 @@ class GradientStep(AbstractGradientStep):
         self._y0 = tuple(part.detach().clone() for part in state_parts(problem.y0))
         self._times = problem.times.detach().clone()
 
+    @override
     def step(self) -> Gradients:
-        """Loss and all gradients."""
         return self.backward(self.forward())
 
+    @override
     def forward(self) -> Pending:
         """Solve and loss, with the graph that `backward` reads."""
         return self._forward(self._problem.field)
@@ -56,6 +58,7 @@ class GradientStep(AbstractGradientStep):
         self._synchronize()
         return pending
 
+    @override
     def backward(self, state: Pending) -> Gradients:
         """Gradients from what `forward` returned; zeros for what the loss does not depend on.
 
@@ -81,13 +84,14 @@ class GradientStep(AbstractGradientStep):
         self._synchronize()
         return gradients
 
+    @override
     def solution(self) -> State:
-        """The states at the output times, without a graph."""
         with torch.no_grad():
             ys = solve_checked(self._solve, self._problem.field, self._problem.y0, self._times, self._spec)
         self._synchronize()
         return ys
 
+    @override
     def forward_evaluations(self) -> int:
         """Count the evaluations of `solution` on entry to the field."""
         counter = CountingField(self._problem.field)
@@ -95,6 +99,7 @@ class GradientStep(AbstractGradientStep):
             solve_checked(self._solve, counter, self._problem.y0, self._times, self._spec)
         return counter.n_evaluations
 
+    @override
     def evaluations(self) -> Evaluations:
         """Count evaluations on entry to the field and VJPs on return through its outputs.
 
@@ -108,6 +113,7 @@ class GradientStep(AbstractGradientStep):
             self.backward(pending)
         return Evaluations(forward, counter.n_evaluations - forward, counter.n_vjps)
 
+    @override
     def saved_bytes(self) -> int | None:
         """Bytes that stay saved for the backward pass after the forward pass, each storage once, without parameters."""
         held: WeakSet[_Held] = WeakSet()
@@ -128,6 +134,7 @@ class GradientStep(AbstractGradientStep):
         del pending
         return total
 
+    @override
     def field_calls(self) -> FieldCalls | None:
         """The field at the initial state, with and without a graph."""
         t = self._y0[0].new_full((), float(self._times[0]))
@@ -210,8 +217,8 @@ class CountingField(nn.Module):
         self.n_evaluations = 0
         self.n_vjps = 0
 
+    @override
     def forward(self, t: Any, y: State) -> State:
-        """Evaluate the field."""
         self.n_evaluations += 1
         result = self.field(t, y)
         outputs: tuple[Tensor, ...] = _CountVjp.apply(self, *state_parts(result))  # type: ignore[no-untyped-call]
@@ -222,11 +229,13 @@ class _CountVjp(torch.autograd.Function):
     """The identity on all outputs of one evaluation; its backward pass counts."""
 
     @staticmethod
+    @override
     def forward(ctx: Any, counter: CountingField, *outputs: Tensor) -> tuple[Tensor, ...]:
         ctx.counter = counter
         return tuple(output.view_as(output) for output in outputs)
 
     @staticmethod
+    @override
     def backward(ctx: Any, *covectors: Tensor) -> Any:
         ctx.counter.n_vjps += 1
         return None, *covectors

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nodebench.errors import UserError
 from nodebench.frameworks.base import AbstractTrainer, Batch, Optimizer
@@ -35,6 +36,7 @@ class Trainer(AbstractTrainer):
         # A model may have layers that it never trains: `train()` would switch them, too.
         self._modes = {module: module.training for module in model.modules()}
 
+    @override
     def step(self, batch: Batch) -> float:
         """One optimiser step; a loss that is not finite is returned and changes nothing."""
         model: Any = self._model
@@ -52,26 +54,27 @@ class Trainer(AbstractTrainer):
         self._scheduler.step()
         return value
 
+    @override
     def metric(self, batch: Batch) -> np.ndarray:
-        """The metric of each example, without gradients."""
         model: Any = self._model
         model.eval()
         with torch.no_grad():
             return to_array(model.metric(self._arrays(batch)))
 
+    @override
     def view(self, method: str, batch: Batch) -> Mapping[str, np.ndarray]:
-        """What a method of the model returns, without gradients."""
         model: Any = self._model
         model.eval()
         with torch.no_grad():
             return {name: to_array(value) for name, value in getattr(model, method)(self._arrays(batch)).items()}
 
+    @override
     def problem(self, batch: Batch) -> Problem:
-        """The gradient problem at the present weights."""
         model: Any = self._model
         problem: Problem = model.problem(self._arrays(batch))
         return problem
 
+    @override
     def save(self, path: Path) -> None:
         """Write weights, optimiser, schedule and random state."""
         state = {
@@ -83,6 +86,7 @@ class Trainer(AbstractTrainer):
         }
         torch.save(state, path)
 
+    @override
     def restore(self, path: Path) -> None:
         """Go on from what `save` wrote, to the bit."""
         state = torch.load(path, weights_only=True)

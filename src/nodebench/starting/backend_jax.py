@@ -28,6 +28,8 @@ class Mine(AbstractBackend):
 
     # A plain string, which planning reads without importing this file.
     framework: ClassVar[str] = "jax"
+    # The backend that gives the exact gradient of these very steps; None where there is none of that name.
+    exact_counterpart = "diffrax"
     checkpoints: int | None = None
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
@@ -49,10 +51,7 @@ class Mine(AbstractBackend):
         """The steps that `solve` takes, or the error that it could not raise; None would say that nobody can tell."""
         return step_grid(field, y0, times, spec)
 
-    def exact_counterpart(self) -> str | None:
-        """The backend that gives the exact gradient of these very steps: None where there is none of that name."""
-        return "diffrax"
-
+    @property
     def memory_exponent(self) -> float | None:
-        """The p of memory ~ n^p in the number of steps n, by theory."""
+        """The p of memory ~ n^p in the number n of steps, by theory; a plain value where no option changes it."""
         return 0.5 if self.checkpoints is None else 0.0

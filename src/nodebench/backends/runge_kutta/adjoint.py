@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from nodebench.backends.runge_kutta.adjoint_equation import AdjointEquation, AdjointJob, AdjointSweep
 from nodebench.backends.runge_kutta.compiled import field as compiled_field
@@ -56,32 +57,30 @@ class Adjoint(AbstractRungeKutta):
     """
 
     framework: ClassVar[str] = "torch"
+    memory_exponent = 0.0
     norm: Literal["full", "seminorm"] = "full"
     land: bool = False
     compile: bool = False
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """A sentence for a solver that is not ours, and for what cannot be compiled."""
         reason = reason_unsupported(spec)
         if reason is None and self.compile:
             return compiled_field.reason_unsupported(problem)
         return reason
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """Solve, differentiably; see `AbstractBackend.solve`."""
         through = solve_through_compiled if self.compile else solve_through
         return through(_AdjointSolve, self.job(field, y0, spec), y0, times)
 
+    @property
+    @override
     def compiles(self) -> bool:
-        """As asked for."""
         return self.compile
 
-    def memory_exponent(self) -> float:
-        """O(1): nothing of the forward solve is kept but its output states."""
-        return 0.0
-
+    @override
     def job(self, field: Field, y0: State, spec: SolverSpec) -> AdjointJob:
-        """See the base class."""
         return AdjointJob(
             field=field,
             layout=layout(y0),
@@ -94,6 +93,7 @@ class Adjoint(AbstractRungeKutta):
 
 class _AdjointSolve(torch.autograd.Function):
     @staticmethod
+    @override
     def forward(ctx: Any, job: AdjointJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         if job.compile:
             ys = solve_compiled(job, y0.detach(), times)
@@ -105,6 +105,7 @@ class _AdjointSolve(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @override
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *params = ctx.saved_tensors
         sweep = AdjointSweep(ctx.job, ys, grad_ys)
@@ -137,27 +138,24 @@ class Interpolated(AbstractRungeKutta):
     """
 
     framework: ClassVar[str] = "torch"
+    memory_exponent = 1.0  # a polynomial for each step
     norm: Literal["full", "seminorm"] = "full"
     land: bool = False
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """A sentence for a solver that is not ours, or has no dense output."""
         del problem
         reason = reason_unsupported(spec)
         if reason is None and interpolant(spec.solver) is None:
             return _no_dense_output(spec.solver)
         return reason
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """Solve, differentiably; see `AbstractBackend.solve`."""
         return solve_through(_InterpolatedSolve, self.job(field, y0, spec), y0, times)
 
-    def memory_exponent(self) -> float:
-        """O(n), a polynomial for each step."""
-        return 1.0
-
+    @override
     def job(self, field: Field, y0: State, spec: SolverSpec) -> AdjointJob:
-        """See the base class."""
         return AdjointJob(field=field, layout=layout(y0), spec=spec, land=self.land, full=self.norm == "full")
 
 
@@ -167,6 +165,7 @@ def _no_dense_output(solver: str) -> str:
 
 class _InterpolatedSolve(torch.autograd.Function):
     @staticmethod
+    @override
     def forward(ctx: Any, job: AdjointJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         marks = output_times(times)
         solve = PlainSolve(job, y0.detach(), marks)
@@ -185,6 +184,7 @@ class _InterpolatedSolve(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @override
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *saved = ctx.saved_tensors
         params, kept = saved[: ctx.n_params], saved[ctx.n_params :]

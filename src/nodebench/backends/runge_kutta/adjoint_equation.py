@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nodebench.backends.runge_kutta.solve import Job
 from nodebench.backends.runge_kutta.steps import AbstractMethod, RungeKutta, Scheme, Stepper, error_scale
@@ -151,8 +152,8 @@ class AdjointEquation(AbstractAdjointEquation):
         return [piece.view(p.shape) for piece, p in zip(pieces, self._params, strict=True)]
 
     @property
+    @override
     def method(self) -> AbstractMethod:
-        """See the base class."""
         return self._method
 
     def _evaluate(self, stage: int, t: float, z: Tensor) -> None:
@@ -181,16 +182,16 @@ class AdjointEquation(AbstractAdjointEquation):
         self._next = self._quadrature.combine(self._total, -h)
         return self._norms.ratio(h, (z0, z1), (self._total, self._next))
 
+    @override
     def accept(self, h: float) -> None:
-        """Add an accepted step's share of the parameters' gradient."""
         if not self._params:
             return
         self._total = self._quadrature.combine(self._total, -h) if self._next is None else self._next
         if self._scheme.tableau.fsal:
             self._quadrature.rows[0].copy_(self._quadrature.rows[-1])
 
+    @override
     def gradients(self) -> list[Tensor]:
-        """The gradient with respect to each parameter."""
         return self._split(self._total)
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from nodebench.backends.runge_kutta.compiled import field as compiled_field
 from nodebench.backends.runge_kutta.compiled.direct import CompiledDirectSolve, solve_through_compiled
@@ -50,38 +51,37 @@ class Direct(AbstractRungeKutta):
     """
 
     framework: ClassVar[str] = "torch"
+    memory_exponent = 1.0
     land: bool = False
     compile: bool = False
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """A sentence for a solver that is not ours, and for what cannot be compiled."""
         reason = reason_unsupported(spec)
         if reason is None and self.compile:
             return compiled_field.reason_unsupported(problem)
         return reason
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """Solve, differentiably; see `AbstractBackend.solve`."""
         job = self.job(field, y0, spec)
         if self.compile:
             return solve_through_compiled(CompiledDirectSolve, job, y0, times)
         return solve_through(_DirectSolve, job, y0, times)
 
+    @property
+    @override
     def compiles(self) -> bool:
-        """As asked for."""
         return self.compile
 
-    def memory_exponent(self) -> float:
-        """O(n): the graphs of all stages of accepted steps are kept."""
-        return 1.0
-
+    @override
     def job(self, field: Field, y0: State, spec: SolverSpec) -> Job:
-        """See the base class."""
         return Job(field=field, layout=layout(y0), spec=spec, land=self.land)
 
 
 class _DirectSolve(torch.autograd.Function):
     @staticmethod
+    @override
     def forward(ctx: Any, job: Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         marks, y = output_times(times), y0.detach()
         scheme = Scheme(tableau(job.spec.solver), y)
@@ -104,6 +104,7 @@ class _DirectSolve(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @override
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         if not ctx.tape:
             raise UserError("`direct` frees its graphs as it reads them; solve again for a second backward pass.")

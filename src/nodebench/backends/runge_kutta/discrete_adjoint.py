@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from nodebench.backends.runge_kutta.solve import AbstractRungeKutta, FieldRows, Job, PlainSolve, Step, solve_through
 from nodebench.backends.runge_kutta.steps import Scheme
@@ -42,6 +43,7 @@ class DiscreteAdjointSolve(torch.autograd.Function):
     """A solve that keeps states instead of graphs; a function of (job, flat y0, times, *params)."""
 
     @staticmethod
+    @override
     def forward(ctx: Any, job: DiscreteJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         """Solve, and keep the steps and their states."""
         solve = PlainSolve(job, y0.detach(), output_times(times))
@@ -57,6 +59,7 @@ class DiscreteAdjointSolve(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @override
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         """Redo the steps, last one first, and pull the derivative through them."""
         times, *saved = ctx.saved_tensors
@@ -235,27 +238,31 @@ class Checkpoint(AbstractRungeKutta):
         if self.max_step is not None and not self.max_step > 0:
             raise UserError(f"`max_step` must be positive; got {self.max_step}.")
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """Solve, differentiably; see `AbstractBackend.solve`."""
         return solve_through(DiscreteAdjointSolve, self.job(field, y0, spec), y0, times)
 
+    @property
+    @override
     def memory_exponent(self) -> float:
         """O(n), a state for each step; O(1) with a fixed number of checkpoints."""
         return 1.0 if self.checkpoints == "all" else 0.0
 
+    @property
+    @override
     def exact_counterpart(self) -> str | None:
         """`direct`, which takes the same steps; itself where the longest step is limited."""
         if self.max_step is None:
-            return super().exact_counterpart()
+            return super().exact_counterpart
         return f"checkpoint[max_step={self.max_step!r},land={str(self.land).lower()}]"
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Interpolation to output times, and the longest step."""
         longest = () if self.max_step is None else (f"no step of it is longer than {self.max_step:g}.",)
         return (*super().differences(spec), *longest)
 
+    @override
     def job(self, field: Field, y0: State, spec: SolverSpec) -> DiscreteJob:
-        """See the base class."""
         n_kept = None if self.checkpoints == "all" else self.checkpoints
         return DiscreteJob(
             field=field, layout=layout(y0), spec=spec, land=self.land, max_step=self.max_step, n_kept=n_kept
@@ -284,16 +291,13 @@ class Symplectic(AbstractRungeKutta):
     """
 
     framework: ClassVar[str] = "torch"
+    memory_exponent = 1.0  # a state for each step
     land: bool = False
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """Solve, differentiably; see `AbstractBackend.solve`."""
         return solve_through(DiscreteAdjointSolve, self.job(field, y0, spec), y0, times)
 
-    def memory_exponent(self) -> float:
-        """O(n), a state for each step."""
-        return 1.0
-
+    @override
     def job(self, field: Field, y0: State, spec: SolverSpec) -> DiscreteJob:
-        """See the base class."""
         return DiscreteJob(field=field, layout=layout(y0), spec=spec, land=self.land, one_graph=True)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.runge_kutta.solve import FieldRows, Job, Step, reason_unsupported, solve_through, steps_through
@@ -47,19 +48,20 @@ class Reversible(AbstractBackend):
     """
 
     framework: ClassVar[str] = "torch"
+    memory_exponent = 0.0
     coupling: float = 0.999
 
     def __post_init__(self) -> None:
         if not 0 < self.coupling <= 1:
             raise UserError(f"`coupling` must be above 0 and at most 1; got {self.coupling!r}.")
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """None for every field; see `reason_unsupported`."""
         del problem
         return reason_unsupported(spec)
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """Solve, differentiably; see `AbstractBackend.solve`."""
         job = self._job(field, y0, spec)
         if torch.is_grad_enabled():
             return solve_through(_ReversibleSolve, job, y0, times)
@@ -68,23 +70,21 @@ class Reversible(AbstractBackend):
             pass
         return job.layout.state(solve.ys)
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Another discretisation."""
         return (
             f"its step is made of two of {spec.solver}, another discretisation with about twice the evaluations.",
             "it steps onto every output time.",
         )
 
-    def memory_exponent(self) -> float:
-        """O(1): states are reconstructed."""
-        return 0.0
-
+    @property
+    @override
     def exact_counterpart(self) -> str | None:
         """Itself: no other backend takes these steps."""
         return f"reversible[coupling={self.coupling}]"
 
+    @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
-        """The steps of the forward solve."""
         marks = output_times(times)
         job = self._job(field, y0, spec)
         with torch.no_grad():
@@ -111,13 +111,16 @@ class _PairMethod(AbstractMethod):
         self._ratio = rms_ratio(scheme, job.spec)
         self._first_known = False  # whether row 0 holds the derivative at z
 
+    @override
     def derivative(self, t: float, y: Tensor) -> Tensor:
         self._field(0, t, y.chunk(2)[1])
         return torch.cat([self._scheme.rows[0], self._scheme.rows[0]])
 
+    @override
     def step(self, y0: Tensor, span: Span) -> Tensor:
         return self._forward(y0, span)[0]
 
+    @override
     def attempt(self, y0: Tensor, span: Span) -> tuple[Tensor, float]:
         pair, end = self._forward(y0, span)
         self._first_known = True
@@ -133,6 +136,7 @@ class _PairMethod(AbstractMethod):
         end = self._scheme.stages(self._field, z, span, first_known=self._first_known)
         return torch.cat([end + self._coupling * (y - z), z]), end
 
+    @override
     def accept(self, y1: Tensor, span: Span) -> Tensor:
         """(y1, z1) from (y1, z0)."""
         y, z = y1.chunk(2)
@@ -140,9 +144,11 @@ class _PairMethod(AbstractMethod):
         self._first_known = False
         return torch.cat([y, z - (back - y)])
 
+    @override
     def carry(self) -> None:
         """Nothing: a step begins with the derivative at z, and ends with that at y."""
 
+    @override
     def forget(self) -> None:
         self._first_known = False
 
@@ -169,6 +175,7 @@ class _PairSolve:
 
 class _ReversibleSolve(torch.autograd.Function):
     @staticmethod
+    @override
     def forward(ctx: Any, job: _ReversibleJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         solve = _PairSolve(job, y0.detach(), output_times(times))
         ctx.job, ctx.steps = job, list(solve.steps())
@@ -177,6 +184,7 @@ class _ReversibleSolve(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @override
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         pair, times, *params = ctx.saved_tensors
         timed = ctx.needs_input_grad[2]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.runge_kutta.dense_output import DenseOutput, dense_output, differences
@@ -203,19 +204,20 @@ class AbstractRungeKutta(AbstractBackend):
     def job(self, field: Field, y0: State, spec: SolverSpec) -> Job:
         """What is solved, with this backend's options."""
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """None for every field; see `reason_unsupported`."""
         del problem
         return reason_unsupported(spec)
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Interpolation to output times."""
         return differences(spec, land=self.land)
 
+    @property
+    @override
     def exact_counterpart(self) -> str | None:
-        """`direct`, which takes the same steps."""
         return "direct[land=true]" if self.land else "direct"
 
+    @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
-        """The steps of the forward solve."""
         return step_grid(self.job(field, y0, spec), y0, times)

@@ -11,6 +11,7 @@ from math import inf, isfinite, sqrt, ulp
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nodebench.backends.solvers import Tableau, tableau
 from nodebench.backends.step_size import StepController, StepScale, equal_steps, first_step
@@ -163,19 +164,20 @@ class RungeKutta(AbstractMethod):
         self._scheme, self._evaluate, self._ratio = scheme, evaluate, ratio
         self._first_known = False  # whether row 0 holds the derivative at the present state
 
+    @override
     def derivative(self, t: float, y: Tensor) -> Tensor:
-        """Row 0 of the buffer; see the base class."""
+        """Row 0 of the buffer."""
         if not self._first_known:
             self._evaluate(0, t, y)
             self._first_known = self.tableau.fsal
         return self._scheme.rows[0]
 
+    @override
     def step(self, y0: Tensor, span: Span) -> Tensor:
-        """See the base class."""
         return self._scheme.stages(self._evaluate, y0, span, first_known=self._first_known)
 
+    @override
     def attempt(self, y0: Tensor, span: Span) -> tuple[Tensor, float]:
-        """See the base class."""
         # Every adaptive method here ends with the derivative at the end of the step (a test holds it).
         y1 = self.step(y0, span)
         self._first_known = True
@@ -184,13 +186,14 @@ class RungeKutta(AbstractMethod):
         check_beginning(ratio, y0, self._scheme.rows[0], span)
         return y1, ratio
 
+    @override
     def carry(self) -> None:
         """Copy the closing derivative to the first row."""
         if self.tableau.fsal:
             self._scheme.rows[0].copy_(self._scheme.rows[-1])
 
+    @override
     def forget(self) -> None:
-        """See the base class."""
         self._first_known = False
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nodebench.backends.runge_kutta.adjoint_equation import AbstractAdjointEquation, AdjointJob
 from nodebench.backends.runge_kutta.compiled.direct import step_scalars, weighted
@@ -28,17 +29,18 @@ class CompiledAdjointEquation(AbstractAdjointEquation):
         self._method = _AdjointMethod(job, start, params)
 
     @property
+    @override
     def method(self) -> AbstractMethod:
-        """See the base class."""
         return self._method
 
+    @override
     def accept(self, h: float) -> None:
         """The program has summed the step's share already; it counts from here on."""
         del h
         self._method.keep()
 
+    @override
     def gradients(self) -> list[Tensor]:
-        """See the base class."""
         pieces = torch.split(self._method.total, [p.numel() for p in self._params]) if self._params else ()
         return [piece.view(p.shape) for piece, p in zip(pieces, self._params, strict=True)]
 
@@ -140,14 +142,17 @@ class _AdjointMethod(AbstractMethod):
         """Let the gradient after the last step be the present one."""
         self.total = self._next
 
+    @override
     def derivative(self, t: float, y: Tensor) -> Tensor:
         if self._known is None:
             self._known = self._first(*self._fixed, y, self._scalars(y, (t, t)))
         return self._known[0]
 
+    @override
     def step(self, y0: Tensor, span: Span) -> Tensor:
         return self._run(y0, span)[0]
 
+    @override
     def attempt(self, y0: Tensor, span: Span) -> tuple[Tensor, float]:
         end, error = self._run(y0, span)
         ratio: float = error.item()
@@ -165,8 +170,10 @@ class _AdjointMethod(AbstractMethod):
     def _scalars(self, z: Tensor, span: Span) -> Tensor:
         return step_scalars(self.tableau, self._spec, z, span)
 
+    @override
     def carry(self) -> None:
         self._known = self._last if self.tableau.fsal else None
 
+    @override
     def forget(self) -> None:
         self._known = None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from nodebench.backends.runge_kutta.compiled.field import CompiledField, reason_not_compiled
 from nodebench.backends.runge_kutta.compiled.inductor import Differentiated
@@ -135,18 +136,18 @@ class CompiledMethod(AbstractMethod):
         taken, self._before, self._saved = _SavedStep(self._saved, self._before), (), ()
         return taken
 
+    @override
     def derivative(self, t: float, y: Tensor) -> Tensor:
-        """See the base class."""
         if self._k is None:
             (self._k,), self._before = self.first.forward(*self._fixed, y, self._scalars(y, (t, t)))
         return self._k
 
+    @override
     def step(self, y0: Tensor, span: Span) -> Tensor:
-        """See the base class."""
         return self._run(y0, span)[0]
 
+    @override
     def attempt(self, y0: Tensor, span: Span) -> tuple[Tensor, float]:
-        """See the base class."""
         end, error = self._run(y0, span)
         ratio: float = error.item()
         check_beginning(ratio, y0, self.rows[0], span)
@@ -160,12 +161,12 @@ class CompiledMethod(AbstractMethod):
     def _scalars(self, y: Tensor, span: Span) -> Tensor:
         return step_scalars(self.tableau, self._spec, y, span)
 
+    @override
     def carry(self) -> None:
-        """See the base class."""
         self._k = self.rows[-1] if self.tableau.fsal else None
 
+    @override
     def forget(self) -> None:
-        """See the base class."""
         self._k = None
 
 
@@ -209,6 +210,7 @@ class CompiledDirectSolve(torch.autograd.Function):
     """A solve by compiled steps; a function of (job, flat y0, times, *params)."""
 
     @staticmethod
+    @override
     def forward(ctx: Any, job: Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         """Solve, and keep what the transposed steps need."""
         solve = _CompiledSolve(job, y0.detach(), times, params)
@@ -224,6 +226,7 @@ class CompiledDirectSolve(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @override
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         """Pull the derivative back through the steps, last one first."""
         saved = list(ctx.saved_tensors)
