@@ -13,8 +13,8 @@ from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.step_size import equal_steps
 from nodebench.errors import StepLimitError, UserError
-from nodebench.frameworks.jax import Jax
-from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.jax.framework import Jax
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
 
 EXACT = ("checkpoint", "symplectic", "direct[land=true]", "torchdiffeq", "torchdiffeq[land=true]", "diffrax")

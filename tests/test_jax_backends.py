@@ -16,7 +16,7 @@ from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.diffrax import controller
 from nodebench.errors import DivergedError, StepLimitError, UserError
-from nodebench.frameworks.jax import Jax
+from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec
 from nodebench.tasks.linear.closed_form import gradients
 from nodebench.tasks.linear.jax_models import end_loss

@@ -12,7 +12,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.backends.scipy import Scipy, _Vode
 from nodebench.backends.solvers import METHODS, MULTISTEP, TABLEAUS, method
 from nodebench.errors import CellError, DivergedError, StepLimitError, UnknownNameError, UserError
-from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
 
 BACKEND = Scipy()

@@ -14,7 +14,7 @@ from nodebench.backends.runge_kutta.steps import Scheme
 from nodebench.backends.solvers import TABLEAUS, tableau
 from nodebench.backends.step_size import CONTROLLERS, StepController, StepScale, first_step
 from nodebench.errors import DivergedError, StepLimitError, UserError
-from nodebench.frameworks.torch_field import layout
+from nodebench.frameworks.torch.field import layout
 from nodebench.problem import SolverSpec
 
 FIXED = sorted(name for name, method in TABLEAUS.items() if not method.adaptive)

@@ -15,8 +15,8 @@ from nodebench.backends.runge_kutta.dense_output import interpolant
 from nodebench.backends.runge_kutta.solve import Job, solve_plain
 from nodebench.backends.solvers import TABLEAUS
 from nodebench.errors import DivergedError, StepLimitError, UserError
-from nodebench.frameworks.torch import Torch
-from nodebench.frameworks.torch_field import layout
+from nodebench.frameworks.torch.field import layout
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
 
 CONTINUOUS = ("adjoint", "adjoint[norm=seminorm]", "interpolated", "interpolated[norm=seminorm]")

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep
+from nodebench.frameworks.base import AbstractFramework, GradientStep
 from nodebench.problem import Array, Field, Gradients, Problem, SolverSpec, State, StepGrid
 
 
@@ -72,7 +72,7 @@ class AbstractBackend(ABC):
         del spec
         return ()
 
-    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> GradientStep:
         """Prepare the gradient step that is measured, the same way for every backend of a framework."""
         return framework.gradient_step(self.solve, problem, spec)
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import CellError, DivergedError, StepLimitError
-from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractFramework, AbstractGradientStep, AbstractWrappedStep
+from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractFramework, GradientStep
 from nodebench.problem import Array, Evaluations, Field, Problem, SolverSpec, State, StepGrid
 
 N_BEFORE = 2
@@ -99,15 +99,32 @@ class JaxOdeint(AbstractBackend):
         return StepGrid(tuple(sign * t for t in steps.times), steps.n_rejected)
 
     @override
-    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
-        """The common gradient step, whose counting passes find out whether the solves came to their ends."""
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> GradientStep:
+        """The common gradient step, whose counting passes raise what `odeint` keeps to itself.
+
+        They go through a watched field, with one more step allowed.
+        """
         watched = replace(problem, field=_WatchedField(problem.field))
-        return _Checked(
-            framework.gradient_step(self.solve, problem, spec),
-            framework.gradient_step(self.solve, watched, _one_more(spec)),
-            _marks(problem.y0, problem.times),
-            spec.max_steps,
-        )
+        counted = framework.gradient_step(self.solve, watched, _one_more(spec))
+        marks, limit = _marks(problem.y0, problem.times), spec.max_steps
+
+        def forward_evaluations() -> int:
+            _SEEN.begin()
+            found = counted.forward_evaluations()
+            _check_forward(_SEEN.taken(), marks, limit)
+            return found
+
+        def evaluations() -> Evaluations:
+            _SEEN.begin()
+            found = counted.evaluations()
+            solves = [(backward, list(group)) for backward, group in groupby(_SEEN.taken(), lambda one: one.backward)]
+            # Before each backward solve the field is evaluated once for the gradient of the time at which it starts.
+            _check_forward(solves[0][1][:-1], marks, limit)
+            _check_backward([solve for backward, solve in solves if backward], marks, limit)
+            return found
+
+        step = framework.gradient_step(self.solve, problem, spec)
+        return replace(step, forward_evaluations=forward_evaluations, evaluations=evaluations)
 
 
 def _mirrored(rest: Field, spec: SolverSpec, sign: int, parameters: Any, y0: State, times: Array) -> State:
@@ -236,48 +253,16 @@ def _followed(seen: Sequence[_Sighting], sign: int, marks: Sequence[float], limi
     return StepGrid(tuple(boundaries), used - len(boundaries) + 1)
 
 
-class _Checked(AbstractWrappedStep):
-    """A gradient step whose counting passes raise what `odeint` keeps to itself.
+def _check_forward(solve: Sequence[_Sighting], marks: Sequence[float], limit: int) -> None:
+    sign = _sign(marks)
+    _followed(solve, sign, [sign * mark for mark in marks], limit)
 
-    Args:
-        inner: The gradient step.
-        watched: The same with one more step allowed, through a watched field.
-        marks: Output times.
-        limit: Tries that are allowed from one output time to the next.
-    """
 
-    def __init__(
-        self, inner: AbstractGradientStep, watched: AbstractGradientStep, marks: Sequence[float], limit: int
-    ) -> None:
-        AbstractWrappedStep.__init__(self, inner)
-        self._watched, self._marks, self._limit = watched, marks, limit
-
-    @override
-    def forward_evaluations(self) -> int:
-        _SEEN.begin()
-        counted = self._watched.forward_evaluations()
-        self._check_forward(_SEEN.taken())
-        return counted
-
-    @override
-    def evaluations(self) -> Evaluations:
-        _SEEN.begin()
-        counted = self._watched.evaluations()
-        solves = [(backward, list(group)) for backward, group in groupby(_SEEN.taken(), lambda one: one.backward)]
-        # Before each backward solve the field is evaluated once for the gradient of the time at which it starts.
-        self._check_forward(solves[0][1][:-1])
-        self._check_backward([solve for backward, solve in solves if backward])
-        return counted
-
-    def _check_forward(self, solve: Sequence[_Sighting]) -> None:
-        sign = _sign(self._marks)
-        _followed(solve, sign, [sign * mark for mark in self._marks], self._limit)
-
-    def _check_backward(self, solves: Sequence[Sequence[_Sighting]]) -> None:
-        sign = -_sign(self._marks)
-        intervals = zip(self._marks[:0:-1], self._marks[-2::-1], strict=True)
-        try:
-            for solve, (start, end) in zip(solves, intervals, strict=True):
-                _followed(solve, sign, [sign * start, sign * end], self._limit)
-        except CellError as error:
-            raise type(error)(f"{IN_BACKWARD_SOLVE}{error}") from error
+def _check_backward(solves: Sequence[Sequence[_Sighting]], marks: Sequence[float], limit: int) -> None:
+    sign = -_sign(marks)
+    intervals = zip(marks[:0:-1], marks[-2::-1], strict=True)
+    try:
+        for solve, (start, end) in zip(solves, intervals, strict=True):
+            _followed(solve, sign, [sign * start, sign * end], limit)
+    except CellError as error:
+        raise type(error)(f"{IN_BACKWARD_SOLVE}{error}") from error

@@ -17,7 +17,7 @@ from typing_extensions import override
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.solvers import MULTISTEP
 from nodebench.errors import CellError, DivergedError, StepLimitError, UserError
-from nodebench.frameworks.torch_field import Layout, layout, output_times, parameters, state_parts
+from nodebench.frameworks.torch.field import Layout, layout, output_times, parameters, state_parts
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
 LARGEST_JACOBIAN = 2**31

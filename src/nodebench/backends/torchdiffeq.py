@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -14,9 +14,9 @@ from typing_extensions import override
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.step_size import equal_steps
 from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractFramework, AbstractGradientStep, AbstractWrappedStep
-from nodebench.frameworks.torch_field import layout, parameters
-from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
+from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractFramework, GradientStep
+from nodebench.frameworks.torch.field import layout, parameters
+from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
 METHODS: Mapping[str, str] = {
     "euler": "euler",
@@ -279,25 +279,7 @@ class TorchdiffeqAdjoint(AbstractTorchdiffeq):
         )
 
     @override
-    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> GradientStep:
         """The common gradient step, its backward errors named: the backward pass solves outside of `solve`."""
-        return _NamedErrors(framework.gradient_step(self.solve, problem, spec))
-
-
-class _NamedErrors(AbstractWrappedStep):
-    """Names the assertions of the backward solve; those of the forward solve have their names from `solve`."""
-
-    @override
-    def step(self) -> Gradients:
-        with named_errors(IN_BACKWARD_SOLVE):
-            return self.inner.step()
-
-    @override
-    def backward(self, state: Any) -> Gradients:
-        with named_errors(IN_BACKWARD_SOLVE):
-            return self.inner.backward(state)
-
-    @override
-    def evaluations(self) -> Evaluations:
-        with named_errors(IN_BACKWARD_SOLVE):
-            return self.inner.evaluations()
+        step, named = framework.gradient_step(self.solve, problem, spec), named_errors(IN_BACKWARD_SOLVE)
+        return replace(step, step=named(step.step), backward=named(step.backward), evaluations=named(step.evaluations))

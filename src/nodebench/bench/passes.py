@@ -21,7 +21,7 @@ from nodebench.bench.memory import peak_resident_bytes, traced_bytes
 from nodebench.bench.messages import Counts, Preparation, Turn
 from nodebench.bench.subject import Prepared
 from nodebench.errors import DivergedError
-from nodebench.frameworks.base import AbstractGradientStep
+from nodebench.frameworks.base import GradientStep
 from nodebench.problem import Evaluations, Gradients, StepGrid
 
 TURN_S = 0.05
@@ -54,7 +54,7 @@ class GradientPasses:
     """
 
     prepared: Prepared
-    step: AbstractGradientStep
+    step: GradientStep
     steps_per_turn: int = 1
 
     @classmethod
@@ -261,7 +261,7 @@ def _once(call: Callable[[int], None], n: int) -> float:
     return (time.perf_counter() - start) / n
 
 
-def _split(step: AbstractGradientStep) -> tuple[float, float]:
+def _split(step: GradientStep) -> tuple[float, float]:
     start = time.perf_counter()
     state = step.forward()
     middle = time.perf_counter()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nodebench.frameworks.torch_field import like_state, state_parts
+from nodebench.frameworks.torch.field import like_state, state_parts
 from nodebench.problem import Field, Problem, SolverSpec, State
 from nodebench.tasks.linear.torch_models import TorchBatch
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.solvers import TABLEAUS, Tableau
 from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.torch_field import layout, output_times
+from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
 

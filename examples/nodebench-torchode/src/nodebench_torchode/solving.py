@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchode.status_codes import REACHED_MAX_STEPS, SUCCESS
 
 from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.torch_field import Layout, layout
+from nodebench.frameworks.torch.field import Layout, layout
 from nodebench.problem import Field, Problem, SolverSpec, State
 
 METHODS: Mapping[str, Callable[..., Any]] = {"dopri5": torchode.Dopri5, "tsit5": torchode.Tsit5}

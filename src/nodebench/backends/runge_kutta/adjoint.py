@@ -24,7 +24,7 @@ from nodebench.backends.runge_kutta.solve import (
     solve_through,
 )
 from nodebench.errors import UnsupportedError
-from nodebench.frameworks.torch_field import layout, output_times
+from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
 
 

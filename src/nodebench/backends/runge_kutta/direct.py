@@ -22,7 +22,7 @@ from nodebench.backends.runge_kutta.steps import RungeKutta, Scheme, Stepper, rm
 from nodebench.backends.runge_kutta.transpose import LossGradient, Recorder, Transpose, pull_through
 from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
-from nodebench.frameworks.torch_field import layout, output_times
+from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
 
 

@@ -18,7 +18,7 @@ from nodebench.backends.runge_kutta.steps import Scheme
 from nodebench.backends.runge_kutta.transpose import Graphs, LossGradient, Recorder, StageGraph, Transpose, pull_through
 from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
-from nodebench.frameworks.torch_field import layout, output_times
+from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, SolverSpec, State
 
 Kept = TypeVar("Kept")

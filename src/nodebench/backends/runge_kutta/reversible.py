@@ -15,7 +15,7 @@ from nodebench.backends.runge_kutta.steps import AbstractMethod, Scheme, Span, S
 from nodebench.backends.runge_kutta.transpose import Recorder, TimeShare, Transpose, time_gradient
 from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
-from nodebench.frameworks.torch_field import layout, output_times
+from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
 

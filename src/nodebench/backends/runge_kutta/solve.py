@@ -12,7 +12,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.backends.runge_kutta.dense_output import DenseOutput, dense_output, differences
 from nodebench.backends.runge_kutta.steps import RungeKutta, Scheme, Stepper, rms_ratio
 from nodebench.backends.solvers import TABLEAUS, tableau
-from nodebench.frameworks.torch_field import Layout, output_times, parameters
+from nodebench.frameworks.torch.field import Layout, output_times, parameters
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
 

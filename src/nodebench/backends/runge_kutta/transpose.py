@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from nodebench.backends.runge_kutta.dense_output import DenseOutput
 from nodebench.backends.runge_kutta.solve import Step
 from nodebench.backends.solvers import Tableau, tableau
-from nodebench.frameworks.torch_field import Layout
+from nodebench.frameworks.torch.field import Layout
 from nodebench.problem import Field
 
 

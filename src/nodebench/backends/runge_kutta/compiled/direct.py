@@ -18,7 +18,7 @@ from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, Stepper, 
 from nodebench.backends.runge_kutta.transpose import LossGradient, accumulate
 from nodebench.backends.solvers import Tableau, tableau
 from nodebench.errors import UnsupportedError
-from nodebench.frameworks.torch_field import output_times, parameters
+from nodebench.frameworks.torch.field import output_times, parameters
 from nodebench.problem import SolverSpec, State
 
 

@@ -20,7 +20,7 @@ from nodebench.backends.runge_kutta.compiled.inductor import (
 )
 from nodebench.backends.runge_kutta.solve import Job
 from nodebench.errors import UnsupportedError
-from nodebench.frameworks.torch_step import CountingField
+from nodebench.frameworks.torch.step import CountingField
 from nodebench.problem import Field, Problem, State
 
 _PROGRAMS: WeakKeyDictionary[nn.Module, dict[object, Any]] = WeakKeyDictionary()

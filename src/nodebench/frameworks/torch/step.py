@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nodebench.errors import CellError, PluginError
-from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractGradientStep, FieldCalls, Solve, solve_checked
-from nodebench.frameworks.torch_field import named_parameters, state_parts
+from nodebench.frameworks.base import IN_BACKWARD_SOLVE, FieldCalls, Solve, solve_checked
+from nodebench.frameworks.torch.field import named_parameters, state_parts
 from nodebench.problem import Evaluations, Field, Gradients, Problem, SolverSpec, State
 
 
@@ -25,7 +25,7 @@ class Pending:
     times: Tensor
 
 
-class GradientStep(AbstractGradientStep):
+class TorchGradientStep:
     """One gradient step in torch: solve, loss, `torch.autograd.grad`.
 
     Args:
@@ -41,11 +41,10 @@ class GradientStep(AbstractGradientStep):
         self._y0 = tuple(part.detach().clone() for part in state_parts(problem.y0))
         self._times = problem.times.detach().clone()
 
-    @override
     def step(self) -> Gradients:
+        """Loss and all gradients."""
         return self.backward(self.forward())
 
-    @override
     def forward(self) -> Pending:
         """Solve and loss, with the graph that `backward` reads."""
         return self._forward(self._problem.field)
@@ -58,7 +57,6 @@ class GradientStep(AbstractGradientStep):
         self._synchronize()
         return pending
 
-    @override
     def backward(self, state: Pending) -> Gradients:
         """Gradients from what `forward` returned; zeros for what the loss does not depend on.
 
@@ -84,14 +82,13 @@ class GradientStep(AbstractGradientStep):
         self._synchronize()
         return gradients
 
-    @override
     def solution(self) -> State:
+        """The states at the output times, without a graph."""
         with torch.no_grad():
             ys = solve_checked(self._solve, self._problem.field, self._problem.y0, self._times, self._spec)
         self._synchronize()
         return ys
 
-    @override
     def forward_evaluations(self) -> int:
         """Count the evaluations of `solution` on entry to the field."""
         counter = CountingField(self._problem.field)
@@ -99,7 +96,6 @@ class GradientStep(AbstractGradientStep):
             solve_checked(self._solve, counter, self._problem.y0, self._times, self._spec)
         return counter.n_evaluations
 
-    @override
     def evaluations(self) -> Evaluations:
         """Count evaluations on entry to the field and VJPs on return through its outputs.
 
@@ -113,7 +109,6 @@ class GradientStep(AbstractGradientStep):
             self.backward(pending)
         return Evaluations(forward, counter.n_evaluations - forward, counter.n_vjps)
 
-    @override
     def saved_bytes(self) -> int | None:
         """Bytes that stay saved for the backward pass after the forward pass, each storage once, without parameters."""
         held: WeakSet[_Held] = WeakSet()
@@ -134,7 +129,6 @@ class GradientStep(AbstractGradientStep):
         del pending
         return total
 
-    @override
     def field_calls(self) -> FieldCalls | None:
         """The field at the initial state, with and without a graph."""
         t = self._y0[0].new_full((), float(self._times[0]))

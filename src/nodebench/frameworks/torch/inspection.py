@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from nodebench.errors import FieldError
 from nodebench.frameworks.base import field_name
-from nodebench.frameworks.torch_field import like_state, state_parts
-from nodebench.frameworks.torch_state import attributes, constants, items
+from nodebench.frameworks.torch.field import like_state, state_parts
+from nodebench.frameworks.torch.state import attributes, constants, items
 from nodebench.problem import Field, Problem, State
 
 REGISTER = "make it a parameter: nn.Parameter as an attribute, nn.ModuleList or nn.ParameterList instead of a list"

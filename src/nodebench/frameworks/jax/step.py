@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import PyTreeDef, tree_flatten, tree_unflatten
-from typing_extensions import override
 
-from nodebench.frameworks.base import AbstractGradientStep, FieldCalls, Solve, solve_checked
-from nodebench.frameworks.jax_parameters import named_parameters
+from nodebench.frameworks.base import Solve, solve_checked
+from nodebench.frameworks.jax.parameters import named_parameters
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State
 
 
@@ -138,7 +137,7 @@ def _pull_back(pullback: Any, cotangent: Array) -> _Inputs:
     return gradient[0]
 
 
-class JaxGradientStep(AbstractGradientStep):
+class JaxGradientStep:
     """One gradient step as one compiled program; compiled by the first call of each method.
 
     A non-finite loss is returned as it is. Arguments as in `AbstractFramework.gradient_step`.
@@ -154,30 +153,26 @@ class JaxGradientStep(AbstractGradientStep):
         self._inputs: _Inputs = (leaves, problem.y0, jnp.asarray(problem.times) if times is None else None)
         self._names = list(named_parameters(problem.field))
 
-    @override
     def step(self) -> Gradients:
         """Loss and all gradients, in one call of one program."""
         done = _value_and_gradient(self._program, self._inputs, self._arrays)
         return self._gradients(*jax.block_until_ready(done))
 
-    @override
     def forward(self) -> tuple[Array, Any]:
         """The loss and its pullback, whose arrays are what is kept for `backward`."""
         done: tuple[Array, Any] = _value_and_pullback(self._program, self._inputs, self._arrays)
         jax.block_until_ready(done)
         return done
 
-    @override
     def backward(self, state: tuple[Array, Any]) -> Gradients:
+        """Gradients from what `forward` returned."""
         loss, pullback = state
         return self._gradients(loss, jax.block_until_ready(_pull_back(pullback, jnp.ones_like(loss))))
 
-    @override
     def solution(self) -> State:
         """The states at the output times, in a program of its own that differentiates nothing."""
         return jax.block_until_ready(_solution(self._program, self._inputs, self._arrays))
 
-    @override
     def forward_evaluations(self) -> int:
         """Count the evaluations of `solution` in a program whose field calls back to the host."""
         jax.effects_barrier()
@@ -186,7 +181,6 @@ class JaxGradientStep(AbstractGradientStep):
         jax.effects_barrier()
         return _COUNTS.plain
 
-    @override
     def evaluations(self) -> Evaluations:
         """Count evaluations in a program of its own, whose field calls back to the host."""
         jax.effects_barrier()
@@ -200,7 +194,6 @@ class JaxGradientStep(AbstractGradientStep):
         jax.effects_barrier()
         return Evaluations(forward, _COUNTS.plain + _COUNTS.with_residuals, _COUNTS.vjps)
 
-    @override
     def saved_bytes(self) -> int | None:
         """Temporary and output buffers of the compiled step.
 
@@ -211,15 +204,6 @@ class JaxGradientStep(AbstractGradientStep):
         if analysis is None:
             return None
         return int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
-
-    @override
-    def field_calls(self) -> FieldCalls | None:
-        """None: XLA fuses solver and field into one program.
-
-        A field compiled and called alone would pay for a call from Python that the program never makes, so that such
-        a floor could well lie above the step.
-        """
-        return None
 
     def _gradients(self, loss: Array, gradient: _Inputs) -> Gradients:
         leaves, y0, times = gradient
