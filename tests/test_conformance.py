@@ -11,8 +11,8 @@ from commands import nodebench
 
 from nodebench import registry
 from nodebench.conformance import backend_checks, task_checks
-from nodebench.conformance.models import MODEL_CHECKS
 from nodebench.conformance.process import outcomes
+from nodebench.conformance.task import MODEL_CHECKS
 
 FAULTY = Path(__file__).with_name("faulty_plugins.py")
 NAMES = registry.names("backend")
