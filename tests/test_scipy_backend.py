@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch_problems import Net, Pair, flat, make_problem
 
-from nodebench import catalogue, registry
+from nodebench import installed, registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.scipy import Scipy, _Vode
 from nodebench.backends.solvers import METHODS, MULTISTEP, TABLEAUS, method
@@ -237,6 +237,6 @@ def test_all_solvers_have_one_home():
     """Ours and the multistep methods are looked up alike and listed together; their names are different ones."""
     assert set(METHODS) == set(TABLEAUS) | set(MULTISTEP)
     assert not set(TABLEAUS) & set(MULTISTEP)
-    assert [row["name"] for row in catalogue.solvers()] == list(METHODS)
+    assert [row["name"] for row in installed.solvers()] == list(METHODS)
     with pytest.raises(UnknownNameError, match="did you mean 'lsoda'"):
         method("lsode")

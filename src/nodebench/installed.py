@@ -1,4 +1,4 @@
-"""What there is to choose from, as rows of text: backends, tasks, models and solvers. Imports no framework."""
+"""What is installed, as rows of text: backends, tasks, models and solvers. Imports no framework."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 from nodebench import registry
 from nodebench.backends.solvers import MULTISTEP, TABLEAUS
-from nodebench.declarations import PluginInfo
 from nodebench.errors import NodebenchError
 from nodebench.importing import users_code
+from nodebench.registry import Kind, PluginInfo
 from nodebench.tasks.base import AbstractTask, ModelEntry
 
 Row = dict[str, str]
@@ -29,7 +29,7 @@ def backends() -> list[Row]:
     ]
 
 
-def _known(kind: registry.Kind) -> list[PluginInfo]:
+def _known(kind: Kind) -> list[PluginInfo]:
     """All plugins of a kind by name, those refused after the one that has the name."""
     probed = [registry.probe(kind, name) for name in registry.names(kind)]
     return sorted([*probed, *registry.refused(kind)], key=lambda info: info.name)
