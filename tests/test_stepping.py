@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodebench.backends.runge_kutta.discrete_adjoint import backwards
-from nodebench.backends.runge_kutta.solve import Job, reason_unsupported, solve_plain, step_grid
+from nodebench.backends.runge_kutta.solve import SolveSetup, reason_unsupported, solve_plain, step_grid
 from nodebench.backends.runge_kutta.steps import Scheme
 from nodebench.backends.solvers import TABLEAUS, tableau
 from nodebench.backends.step_size import CONTROLLERS, StepController, StepScale, first_step
@@ -30,7 +30,7 @@ def _times(*values):
 
 
 def _job(field, y0, spec, *, land=True):
-    return Job(field=field, layout=layout(y0), spec=spec, land=land)
+    return SolveSetup(field=field, layout=layout(y0), spec=spec, land=land)
 
 
 def _solve(field, y0, times, spec, *, land=True):

@@ -12,7 +12,7 @@ from torch_problems import Net, Pair, flat, make_problem
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.runge_kutta.dense_output import interpolant
-from nodebench.backends.runge_kutta.solve import Job, solve_plain
+from nodebench.backends.runge_kutta.solve import SolveSetup, solve_plain
 from nodebench.backends.solvers import TABLEAUS
 from nodebench.conformance.torch_models import path_loss
 from nodebench.errors import DivergedError, StepLimitError, UserError
@@ -355,7 +355,7 @@ def test_torchdiffeqs_adaptive_heun_is_another_method():
     tolerances = {"rtol": spec.rtol, "atol": spec.atol, "options": {"first_step": spec.first_step}}
     torchdiffeq.odeint(field("torchdiffeq"), y0, times, method="adaptive_heun", **tolerances)
     ours = field("ours")
-    solve_plain(Job(field=ours, layout=layout(y0), spec=spec), y0, times)
+    solve_plain(SolveSetup(field=ours, layout=layout(y0), spec=spec), y0, times)
     assert evaluated["ours"][:3] == [0.0, 0.03, 0.03]
     assert evaluated["torchdiffeq"][:2] == [0.0, 0.03]
     assert evaluated["torchdiffeq"][2] > 0.03

@@ -71,11 +71,11 @@ class Scipy(AbstractBackend):
         Raises:
             CellError: Besides the base class's, if the integrator gives up for another reason than its steps.
         """
-        job = _ScipyJob(field, layout(y0), spec)
+        setup = _ScipySetup(field, layout(y0), spec)
         flat: Tensor = _ScipyAdjoint.apply(  # type: ignore[no-untyped-call]
-            job, job.layout.flatten(y0), times, *parameters(field)
+            setup, setup.layout.flatten(y0), times, *parameters(field)
         )
-        return job.layout.state(flat)
+        return setup.layout.state(flat)
 
     @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
@@ -83,9 +83,9 @@ class Scipy(AbstractBackend):
 
         Without a first step VODE tries some before it starts, which count as rejected.
         """
-        job, marks, solver = _ScipyJob(field, layout(y0), spec), output_times(times), _Integration(spec)
-        flat = job.layout.flatten(y0)
-        for _ in solver.solve(_Forward(job, flat), _numbers(flat), marks):
+        setup, marks, solver = _ScipySetup(field, layout(y0), spec), output_times(times), _Integration(spec)
+        flat = setup.layout.flatten(y0)
+        for _ in solver.solve(_Forward(setup, flat), _numbers(flat), marks):
             pass
         return StepGrid((marks[0], *solver.ends), solver.n_tried - len(solver.ends))
 
@@ -121,7 +121,7 @@ def _beyond_lsoda(problem: Problem, spec: SolverSpec) -> str | None:
 
 
 @dataclass(frozen=True)
-class _ScipyJob:
+class _ScipySetup:
     field: Field
     layout: Layout
     spec: SolverSpec
@@ -130,10 +130,10 @@ class _ScipyJob:
 class _ScipyAdjoint(torch.autograd.Function):
     @staticmethod
     @override
-    def forward(ctx: Any, job: _ScipyJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
-        states = _Integration(job.spec).solve(_Forward(job, y0), _numbers(y0), output_times(times))
+    def forward(ctx: Any, setup: _ScipySetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+        states = _Integration(setup.spec).solve(_Forward(setup, y0), _numbers(y0), output_times(times))
         ys = _tensor(np.stack([_numbers(y0), *states]), y0)
-        ctx.job = job
+        ctx.setup = setup
         ctx.save_for_backward(ys, times, *params)
         return ys
 
@@ -142,7 +142,9 @@ class _ScipyAdjoint(torch.autograd.Function):
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *params = ctx.saved_tensors
-        sweep = _BackwardSolve(_Augmented(ctx.job, params, ys[0]), _numbers(ys), _numbers(grad_ys), output_times(times))
+        sweep = _BackwardSolve(
+            _Augmented(ctx.setup, params, ys[0]), _numbers(ys), _numbers(grad_ys), output_times(times)
+        )
         by_y0, by_params = sweep.run(timed=ctx.needs_input_grad[2])
         by_times = times.new_tensor(sweep.by_times) if ctx.needs_input_grad[2] else None
         pieces = np.split(by_params, np.cumsum([p.numel() for p in params]))[:-1]
@@ -181,40 +183,40 @@ class _Forward:
     """The field on flat float64 arrays, without a graph.
 
     Args:
-        job: Field and layout.
+        setup: Field and layout.
         like: A tensor of the dtype and on the device of the field.
     """
 
-    def __init__(self, job: _ScipyJob, like: Tensor) -> None:
-        self._job, self._like = job, like
+    def __init__(self, setup: _ScipySetup, like: Tensor) -> None:
+        self._setup, self._like = setup, like
 
     def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
-        shape = self._job.layout
+        shape = self._setup.layout
         with torch.no_grad():
-            return _joined(shape.evaluate(self._job.field, t, shape.parts(_tensor(y, self._like))))
+            return _joined(shape.evaluate(self._setup.field, t, shape.parts(_tensor(y, self._like))))
 
 
 class _Augmented:
     """The dynamics of `[y, a, dL/dparams]`: f, -aᵀ ∂f/∂y and -aᵀ ∂f/∂θ, equations 10 to 12 of the paper.
 
     Args:
-        job: Field, layout and spec.
+        setup: Field, layout and spec.
         params: Parameters of the field.
         like: A tensor of the dtype and on the device of the field.
     """
 
-    def __init__(self, job: _ScipyJob, params: Sequence[Tensor], like: Tensor) -> None:
-        self._job, self._params, self._like = job, tuple(params), like
-        self.spec, self.plain = job.spec, _Forward(job, like)
+    def __init__(self, setup: _ScipySetup, params: Sequence[Tensor], like: Tensor) -> None:
+        self._setup, self._params, self._like = setup, tuple(params), like
+        self.spec, self.plain = setup.spec, _Forward(setup, like)
         self.n_params = sum(p.numel() for p in params)
 
     def __call__(self, t: float, z: np.ndarray) -> np.ndarray:
         """Evaluate the field and one vector-Jacobian product of it."""
-        shape, n = self._job.layout, self._like.numel()
+        shape, n = self._setup.layout, self._like.numel()
         y, a = shape.parts(_tensor(z[:n], self._like)), shape.parts(_tensor(z[n : 2 * n], self._like))
         leaves = [part.detach().requires_grad_() for part in y]
         with torch.enable_grad():
-            parts = shape.evaluate(self._job.field, t, leaves)
+            parts = shape.evaluate(self._setup.field, t, leaves)
         inputs = (*leaves, *self._params)
         taped = [(part, covector) for part, covector in zip(parts, a, strict=True) if part.requires_grad]
         found: Sequence[Tensor | None] = [None] * len(inputs)

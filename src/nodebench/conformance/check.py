@@ -21,7 +21,7 @@ class NotApplicableError(SkipTest):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """What came of a check.
 
     Attributes:
@@ -70,15 +70,15 @@ class Check:
         """What the plugin must do, in a sentence."""
         return (self.body.__doc__ or "").partition("\n")[0]
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CheckOutcome:
         """Make the check, and give what came of it as a value."""
         try:
             self()
         except SkipTest as error:
-            return Outcome(self.name, self.meaning, "skipped", _sentence(error))
+            return CheckOutcome(self.name, self.meaning, "skipped", _sentence(error))
         except Exception as error:  # noqa: BLE001  whatever a plugin raises fails its check
-            return Outcome(self.name, self.meaning, "failed", _sentence(error))
-        return Outcome(self.name, self.meaning, "ok")
+            return CheckOutcome(self.name, self.meaning, "failed", _sentence(error))
+        return CheckOutcome(self.name, self.meaning, "ok")
 
 
 def checks_of(bodies: Sequence[Callable[[Any], None]], subject: Any) -> list[Check]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from nodebench.backends.runge_kutta.adjoint_equation import AdjointEquation, AdjointJob, AdjointSweep
+from nodebench.backends.runge_kutta.adjoint_equation import AdjointEquation, AdjointSetup, AdjointSweep
 from nodebench.backends.runge_kutta.compiled import field as compiled_field
 from nodebench.backends.runge_kutta.compiled.adjoint import CompiledAdjointEquation
 from nodebench.backends.runge_kutta.compiled.direct import solve_compiled, solve_through_compiled
@@ -72,7 +72,7 @@ class Adjoint(AbstractRungeKutta):
     @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         through = solve_through_compiled if self.compile else solve_through
-        return through(_AdjointSolve, self.job(field, y0, spec), y0, times)
+        return through(_AdjointSolve, self.setup(field, y0, spec), y0, times)
 
     @property
     @override
@@ -80,8 +80,8 @@ class Adjoint(AbstractRungeKutta):
         return self.compile
 
     @override
-    def job(self, field: Field, y0: State, spec: SolverSpec) -> AdjointJob:
-        return AdjointJob(
+    def setup(self, field: Field, y0: State, spec: SolverSpec) -> AdjointSetup:
+        return AdjointSetup(
             field=field,
             layout=layout(y0),
             spec=spec,
@@ -94,12 +94,12 @@ class Adjoint(AbstractRungeKutta):
 class _AdjointSolve(torch.autograd.Function):
     @staticmethod
     @override
-    def forward(ctx: Any, job: AdjointJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
-        if job.compile:
-            ys = solve_compiled(job, y0.detach(), times)
+    def forward(ctx: Any, setup: AdjointSetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+        if setup.compile:
+            ys = solve_compiled(setup, y0.detach(), times)
         else:
-            ys = job.layout.flatten_outputs(solve_plain(job, job.layout.state(y0), times))
-        ctx.job = job
+            ys = setup.layout.flatten_outputs(solve_plain(setup, setup.layout.state(y0), times))
+        ctx.setup = setup
         ctx.save_for_backward(ys, times, *params)
         return ys
 
@@ -108,9 +108,9 @@ class _AdjointSolve(torch.autograd.Function):
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *params = ctx.saved_tensors
-        sweep = AdjointSweep(ctx.job, ys, grad_ys)
-        make = CompiledAdjointEquation if ctx.job.compile else AdjointEquation
-        equation = make(ctx.job, sweep.start, params)
+        sweep = AdjointSweep(ctx.setup, ys, grad_ys)
+        make = CompiledAdjointEquation if ctx.setup.compile else AdjointEquation
+        equation = make(ctx.setup, sweep.start, params)
         by_y0, by_times = sweep.run(equation, output_times(times), timed=ctx.needs_input_grad[2])
         return None, by_y0, None if by_times is None else by_times.to(times), *equation.gradients()
 
@@ -152,11 +152,11 @@ class Interpolated(AbstractRungeKutta):
 
     @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        return solve_through(_InterpolatedSolve, self.job(field, y0, spec), y0, times)
+        return solve_through(_InterpolatedSolve, self.setup(field, y0, spec), y0, times)
 
     @override
-    def job(self, field: Field, y0: State, spec: SolverSpec) -> AdjointJob:
-        return AdjointJob(field=field, layout=layout(y0), spec=spec, land=self.land, full=self.norm == "full")
+    def setup(self, field: Field, y0: State, spec: SolverSpec) -> AdjointSetup:
+        return AdjointSetup(field=field, layout=layout(y0), spec=spec, land=self.land, full=self.norm == "full")
 
 
 def _no_dense_output(solver: str) -> str:
@@ -166,19 +166,19 @@ def _no_dense_output(solver: str) -> str:
 class _InterpolatedSolve(torch.autograd.Function):
     @staticmethod
     @override
-    def forward(ctx: Any, job: AdjointJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, setup: AdjointSetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         marks = output_times(times)
-        solve = PlainSolve(job, y0.detach(), marks)
-        continuous = interpolant(job.spec.solver)
+        solve = PlainSolve(setup, y0.detach(), marks)
+        continuous = interpolant(setup.spec.solver)
         if continuous is None:
-            raise UnsupportedError(_no_dense_output(job.spec.solver))
+            raise UnsupportedError(_no_dense_output(setup.spec.solver))
         ctx.dense = DenseOutput(continuous, y0)
         steps: list[Step] = []
         kept: list[Tensor] = []
         for step, y in solve.steps():
             steps.append(step)
             kept += [y, ctx.dense.polynomial(solve.scheme.rows)]
-        ctx.job, ctx.steps, ctx.n_params = job, steps, len(params)
+        ctx.setup, ctx.steps, ctx.n_params = setup, steps, len(params)
         ctx.save_for_backward(solve.ys, times, *params, *kept)
         return solve.ys
 
@@ -188,14 +188,14 @@ class _InterpolatedSolve(torch.autograd.Function):
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *saved = ctx.saved_tensors
         params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
-        path = _Path(ctx.dense, ctx.steps, kept[::2], kept[1::2])
-        sweep = AdjointSweep(ctx.job, ys, grad_ys, along=True)
-        equation = AdjointEquation(ctx.job, sweep.start, params, path)
+        path = _StepPolynomials(ctx.dense, ctx.steps, kept[::2], kept[1::2])
+        sweep = AdjointSweep(ctx.setup, ys, grad_ys, along=True)
+        equation = AdjointEquation(ctx.setup, sweep.start, params, path)
         by_y0, by_times = sweep.run(equation, output_times(times), timed=ctx.needs_input_grad[2])
         return None, by_y0, None if by_times is None else by_times.to(times), *equation.gradients()
 
 
-class _Path:
+class _StepPolynomials:
     """The state as a polynomial in each step.
 
     Args:

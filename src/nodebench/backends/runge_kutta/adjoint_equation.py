@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from nodebench.backends.runge_kutta.solve import Job
+from nodebench.backends.runge_kutta.solve import SolveSetup
 from nodebench.backends.runge_kutta.steps import AbstractMethod, RungeKutta, Scheme, Stepper, error_scale
 from nodebench.backends.solvers import tableau
 
@@ -27,7 +27,7 @@ class Path(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdjointJob(Job):
+class AdjointSetup(SolveSetup):
     """What is solved, and how the error of the backward solve is measured.
 
     Attributes:
@@ -60,7 +60,7 @@ class AdjointSweep:
     """One backward solve through all output times that the loss looks at.
 
     Args:
-        job: What is solved.
+        setup: What is solved.
         ys: States at the output times, flat, shape `(n_times, n)`.
         grad_ys: Derivative of the loss with respect to them.
         along: Whether the state follows a path and only the adjoint is solved for; else it is solved for again,
@@ -70,8 +70,8 @@ class AdjointSweep:
         start: State and adjoint, or the adjoint alone, at the last output time.
     """
 
-    def __init__(self, job: AdjointJob, ys: Tensor, grad_ys: Tensor, *, along: bool = False) -> None:
-        self._job, self._ys, self._grad_ys, self._along = job, ys, grad_ys, along
+    def __init__(self, setup: AdjointSetup, ys: Tensor, grad_ys: Tensor, *, along: bool = False) -> None:
+        self._setup, self._ys, self._grad_ys, self._along = setup, ys, grad_ys, along
         self.start = self._joined(len(ys) - 1, grad_ys[-1])
 
     def run(
@@ -88,7 +88,7 @@ class AdjointSweep:
             dL/dy0, flat, and dL/dtimes or None.
         """
         n = self._ys.shape[1]
-        stepper = Stepper(equation.method, self._job.spec, self.start, (marks[-1], marks[0]))
+        stepper = Stepper(equation.method, self._setup.spec, self.start, (marks[-1], marks[0]))
         # An output time that the loss does not look at is no place to stop. One synchronisation for all.
         seen = (self._grad_ys != 0).any(dim=1).tolist()
         for i in [i for i in reversed(range(1, len(marks) - 1)) if seen[i]]:
@@ -104,11 +104,11 @@ class AdjointSweep:
 
     def _by_times(self, marks: Sequence[float], adjoint: Tensor) -> Tensor:
         """<dL/dy_i, f(t_i, y_i)> at every output time but the first, where it is that of the adjoint, negative."""
-        shape = self._job.layout
+        shape = self._setup.layout
         covectors = torch.cat([-adjoint[None], self._grad_ys[1:]])
         with torch.no_grad():
             rates = [
-                torch.cat([part.reshape(-1) for part in shape.evaluate(self._job.field, t, shape.parts(y))])
+                torch.cat([part.reshape(-1) for part in shape.evaluate(self._setup.field, t, shape.parts(y))])
                 for t, y in zip(marks, self._ys, strict=True)
             ]
         return (covectors * torch.stack(rates)).sum(dim=1)
@@ -126,25 +126,25 @@ class AdjointEquation(AbstractAdjointEquation):
     a row of the quadrature. The quadrature is summed once per accepted step and is never part of a stage.
 
     Args:
-        job: What is solved.
+        setup: What is solved.
         start: State and adjoint, or the adjoint alone, at the last output time.
         params: Parameters of the field.
         path: Where the state comes from on the way; None where it is part of what is solved for.
     """
 
-    def __init__(self, job: AdjointJob, start: Tensor, params: Sequence[Tensor], path: Path | None = None) -> None:
-        scheme = Scheme(tableau(job.spec.solver), start)
-        self._job, self._scheme, self._params, self._path = job, scheme, tuple(params), path
+    def __init__(self, setup: AdjointSetup, start: Tensor, params: Sequence[Tensor], path: Path | None = None) -> None:
+        scheme = Scheme(tableau(setup.spec.solver), start)
+        self._setup, self._scheme, self._params, self._path = setup, scheme, tuple(params), path
         self._method = RungeKutta(scheme, self._evaluate, self._ratio)
         rows = scheme.rows
         self._n = rows.shape[1] if path is not None else rows.shape[1] // 2
-        self._f_rows = [job.layout.parts(row[: self._n]) if path is None else [] for row in rows]
-        self._a_rows = [job.layout.parts(row[-self._n :]) for row in rows]
+        self._f_rows = [setup.layout.parts(row[: self._n]) if path is None else [] for row in rows]
+        self._a_rows = [setup.layout.parts(row[-self._n :]) for row in rows]
         self._total = rows.new_zeros(sum(p.numel() for p in params))
         self._quadrature = Scheme(scheme.tableau, self._total)
         self._p_rows = [self._split(row) for row in self._quadrature.rows]
-        sizes = [self._n] * (rows.shape[1] // self._n) + [p.numel() for p in params if job.full]
-        self._norms = _Norms(job, scheme, self._quadrature, sizes)
+        sizes = [self._n] * (rows.shape[1] // self._n) + [p.numel() for p in params if setup.full]
+        self._norms = _Norms(setup, scheme, self._quadrature, sizes)
         self._next: Tensor | None = None
 
     def _split(self, flat: Tensor) -> list[Tensor]:
@@ -158,11 +158,11 @@ class AdjointEquation(AbstractAdjointEquation):
 
     def _evaluate(self, stage: int, t: float, z: Tensor) -> None:
         """Evaluate the field and one vector-Jacobian product of it."""
-        shape = self._job.layout
+        shape = self._setup.layout
         y = z[: self._n] if self._path is None else self._path(t)
         leaves = [part.detach().requires_grad_() for part in shape.parts(y)]
         with torch.enable_grad():
-            parts = shape.evaluate(self._job.field, t, leaves)
+            parts = shape.evaluate(self._setup.field, t, leaves)
         for row, part in zip(self._f_rows[stage], parts if self._path is None else (), strict=True):
             row.copy_(part.detach())
         taped = [(part, a) for part, a in zip(parts, shape.parts(z[-self._n :]), strict=True) if part.requires_grad]
@@ -177,7 +177,7 @@ class AdjointEquation(AbstractAdjointEquation):
     def _ratio(self, h: float, z0: Tensor, z1: Tensor) -> float:
         """Error of a step relative to the tolerance."""
         self._next = None
-        if not self._job.full or not self._params:
+        if not self._setup.full or not self._params:
             return self._norms.ratio(h, (z0, z1), None)
         self._next = self._quadrature.combine(self._total, -h)
         return self._norms.ratio(h, (z0, z1), (self._total, self._next))
@@ -198,10 +198,10 @@ class AdjointEquation(AbstractAdjointEquation):
 class _Norms:
     """Largest root-mean-square of the relative errors of several parts, with one synchronisation."""
 
-    def __init__(self, job: AdjointJob, state: Scheme, quadrature: Scheme, sizes: Sequence[int]) -> None:
+    def __init__(self, setup: AdjointSetup, state: Scheme, quadrature: Scheme, sizes: Sequence[int]) -> None:
         rows = state.rows
-        self._state, self._quadrature, self._rtol = state, quadrature, job.spec.rtol
-        self._atol = rows.new_tensor(job.spec.atol)
+        self._state, self._quadrature, self._rtol = state, quadrature, setup.spec.rtol
+        self._atol = rows.new_tensor(setup.spec.atol)
         self._relative = rows.new_empty(sum(sizes))
         self._parts = torch.split(self._relative, list(sizes))
         self._weights = rows.new_tensor([1 / sqrt(max(size, 1)) for size in sizes])

@@ -13,7 +13,7 @@ from nodebench.backends.runge_kutta.compiled.direct import CompiledDirectSolve, 
 from nodebench.backends.runge_kutta.dense_output import dense_output
 from nodebench.backends.runge_kutta.solve import (
     AbstractRungeKutta,
-    Job,
+    SolveSetup,
     reason_unsupported,
     solve_through,
     steps_through,
@@ -64,10 +64,10 @@ class Direct(AbstractRungeKutta):
 
     @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        job = self.job(field, y0, spec)
+        setup = self.setup(field, y0, spec)
         if self.compile:
-            return solve_through_compiled(CompiledDirectSolve, job, y0, times)
-        return solve_through(_DirectSolve, job, y0, times)
+            return solve_through_compiled(CompiledDirectSolve, setup, y0, times)
+        return solve_through(_DirectSolve, setup, y0, times)
 
     @property
     @override
@@ -75,31 +75,31 @@ class Direct(AbstractRungeKutta):
         return self.compile
 
     @override
-    def job(self, field: Field, y0: State, spec: SolverSpec) -> Job:
-        return Job(field=field, layout=layout(y0), spec=spec, land=self.land)
+    def setup(self, field: Field, y0: State, spec: SolverSpec) -> SolveSetup:
+        return SolveSetup(field=field, layout=layout(y0), spec=spec, land=self.land)
 
 
 class _DirectSolve(torch.autograd.Function):
     @staticmethod
     @override
-    def forward(ctx: Any, job: Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, setup: SolveSetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         marks, y = output_times(times), y0.detach()
-        scheme = Scheme(tableau(job.spec.solver), y)
-        dense = dense_output(scheme.tableau, y, marks, land=job.land)
+        scheme = Scheme(tableau(setup.spec.solver), y)
+        dense = dense_output(scheme.tableau, y, marks, land=setup.land)
         final = marks[-1] if scheme.tableau.fsal and dense is None else None
-        recorder = Recorder(job.field, job.layout, scheme.rows, timed=ctx.needs_input_grad[2], final=final)
+        recorder = Recorder(setup.field, setup.layout, scheme.rows, timed=ctx.needs_input_grad[2], final=final)
         ys = y.new_empty(len(marks), y.numel())
         steps, tape = [], []
         with torch.enable_grad():
-            method = RungeKutta(scheme, recorder, rms_ratio(scheme, job.spec))
-            stepper = Stepper(method, job.spec, y, (marks[0], marks[-1]))
+            method = RungeKutta(scheme, recorder, rms_ratio(scheme, setup.spec))
+            stepper = Stepper(method, setup.spec, y, (marks[0], marks[-1]))
             for step, _ in steps_through(stepper, marks, ys, dense):
                 steps.append(step)
                 tape.append(recorder.take(scheme.tableau))
         if steps[-1].thetas:
             tape[-1] += recorder.closing()
         ctx.tape, ctx.steps, ctx.dense = tape, steps, dense
-        ctx.job, ctx.params, ctx.times = job, params, times
+        ctx.setup, ctx.params, ctx.times = setup, params, times
         return ys
 
     @staticmethod
@@ -108,7 +108,7 @@ class _DirectSolve(torch.autograd.Function):
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         if not ctx.tape:
             raise UserError("`direct` frees its graphs as it reads them; solve again for a second backward pass.")
-        method, shape = tableau(ctx.job.spec.solver), ctx.job.layout
+        method, shape = tableau(ctx.setup.spec.solver), ctx.setup.layout
         transpose = Transpose(method, grad_ys[0], shape, ctx.params, timed=ctx.needs_input_grad[2])
         by_times = torch.zeros_like(ctx.times) if ctx.needs_input_grad[2] else None
         recorded = ((i, ctx.tape.pop()) for i in reversed(range(len(ctx.tape))))

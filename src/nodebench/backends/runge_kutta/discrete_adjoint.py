@@ -13,7 +13,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from nodebench.backends.runge_kutta.solve import AbstractRungeKutta, FieldRows, Job, PlainSolve, Step, solve_through
+from nodebench.backends.runge_kutta.solve import (
+    AbstractRungeKutta,
+    FieldRows,
+    PlainSolve,
+    SolveSetup,
+    Step,
+    solve_through,
+)
 from nodebench.backends.runge_kutta.steps import Scheme
 from nodebench.backends.runge_kutta.transpose import Graphs, LossGradient, Recorder, StageGraph, Transpose, pull_through
 from nodebench.backends.solvers import tableau
@@ -26,7 +33,7 @@ Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscreteJob(Job):
+class DiscreteSetup(SolveSetup):
     """What is solved, and how its steps are redone.
 
     Attributes:
@@ -40,20 +47,20 @@ class DiscreteJob(Job):
 
 
 class DiscreteAdjointSolve(torch.autograd.Function):
-    """A solve that keeps states instead of graphs; a function of (job, flat y0, times, *params)."""
+    """A solve that keeps states instead of graphs; a function of (setup, flat y0, times, *params)."""
 
     @staticmethod
     @override
-    def forward(ctx: Any, job: DiscreteJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, setup: DiscreteSetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         """Solve, and keep the steps and their states."""
-        solve = PlainSolve(job, y0.detach(), output_times(times))
+        solve = PlainSolve(setup, y0.detach(), output_times(times))
         steps: list[Step] = []
         kept = [y0]
         for step, y in solve.steps():
-            if job.n_kept is None and steps:
+            if setup.n_kept is None and steps:
                 kept.append(y)
             steps.append(step)
-        ctx.job, ctx.steps, ctx.dense, ctx.n_params = job, steps, solve.dense, len(params)
+        ctx.setup, ctx.steps, ctx.dense, ctx.n_params = setup, steps, solve.dense, len(params)
         ctx.save_for_backward(times, *params, *kept)
         return solve.ys
 
@@ -65,8 +72,8 @@ class DiscreteAdjointSolve(torch.autograd.Function):
         times, *saved = ctx.saved_tensors
         params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
         timed = ctx.needs_input_grad[2]
-        rerun = _Rerun(ctx.job, ctx.steps, kept, timed=timed)
-        transpose = Transpose(rerun.scheme.tableau, kept[0], ctx.job.layout, params, timed=timed)
+        rerun = _Rerun(ctx.setup, ctx.steps, kept, timed=timed)
+        transpose = Transpose(rerun.scheme.tableau, kept[0], ctx.setup.layout, params, timed=timed)
         by_times = torch.zeros_like(times) if timed else None
         loss = LossGradient(ctx.steps, grad_ys, ctx.dense)
         by_y0 = pull_through(transpose, loss, rerun.graphs(), by_times)
@@ -76,21 +83,21 @@ class DiscreteAdjointSolve(torch.autograd.Function):
 class _Rerun:
     """Redoes steps of a known grid, without a graph to reach a state and with graphs to differentiate a step."""
 
-    def __init__(self, job: DiscreteJob, steps: list[Step], kept: list[Tensor], *, timed: bool) -> None:
-        self.scheme = Scheme(tableau(job.spec.solver), kept[0])
-        self._job, self._steps, self._kept = job, steps, [y.detach() for y in kept]
-        self._plain = FieldRows(job.field, job.layout, self.scheme.rows)
-        self._recorder = Recorder(job.field, job.layout, self.scheme.rows, timed=timed)
+    def __init__(self, setup: DiscreteSetup, steps: list[Step], kept: list[Tensor], *, timed: bool) -> None:
+        self.scheme = Scheme(tableau(setup.spec.solver), kept[0])
+        self._setup, self._steps, self._kept = setup, steps, [y.detach() for y in kept]
+        self._plain = FieldRows(setup.field, setup.layout, self.scheme.rows)
+        self._recorder = Recorder(setup.field, setup.layout, self.scheme.rows, timed=timed)
 
     def graphs(self) -> Iterator[tuple[int, Graphs]]:
         """The graphs of each step, last step first."""
-        graphs = self._one_by_one if self._job.one_graph else self._whole_step
+        graphs = self._one_by_one if self._setup.one_graph else self._whole_step
         return ((i, graphs(i, y)) for i, y in self._states())
 
     def _states(self) -> Iterator[tuple[int, Tensor]]:
-        if self._job.n_kept is None:
+        if self._setup.n_kept is None:
             return ((i, self._kept[i]) for i in reversed(range(len(self._steps))))
-        return backwards(len(self._steps), self._job.n_kept, self._kept[0], self._advance)
+        return backwards(len(self._steps), self._setup.n_kept, self._kept[0], self._advance)
 
     def _advance(self, i: int, y: Tensor) -> Tensor:
         return self.scheme.stages(self._plain, y, self._steps[i].span, first_known=False)
@@ -240,7 +247,7 @@ class Checkpoint(AbstractRungeKutta):
 
     @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        return solve_through(DiscreteAdjointSolve, self.job(field, y0, spec), y0, times)
+        return solve_through(DiscreteAdjointSolve, self.setup(field, y0, spec), y0, times)
 
     @property
     @override
@@ -262,9 +269,9 @@ class Checkpoint(AbstractRungeKutta):
         return (*super().differences(spec), *longest)
 
     @override
-    def job(self, field: Field, y0: State, spec: SolverSpec) -> DiscreteJob:
+    def setup(self, field: Field, y0: State, spec: SolverSpec) -> DiscreteSetup:
         n_kept = None if self.checkpoints == "all" else self.checkpoints
-        return DiscreteJob(
+        return DiscreteSetup(
             field=field, layout=layout(y0), spec=spec, land=self.land, max_step=self.max_step, n_kept=n_kept
         )
 
@@ -296,8 +303,8 @@ class Symplectic(AbstractRungeKutta):
 
     @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        return solve_through(DiscreteAdjointSolve, self.job(field, y0, spec), y0, times)
+        return solve_through(DiscreteAdjointSolve, self.setup(field, y0, spec), y0, times)
 
     @override
-    def job(self, field: Field, y0: State, spec: SolverSpec) -> DiscreteJob:
-        return DiscreteJob(field=field, layout=layout(y0), spec=spec, land=self.land, one_graph=True)
+    def setup(self, field: Field, y0: State, spec: SolverSpec) -> DiscreteSetup:
+        return DiscreteSetup(field=field, layout=layout(y0), spec=spec, land=self.land, one_graph=True)

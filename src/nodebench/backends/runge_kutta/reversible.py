@@ -10,7 +10,14 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
-from nodebench.backends.runge_kutta.solve import FieldRows, Job, Step, reason_unsupported, solve_through, steps_through
+from nodebench.backends.runge_kutta.solve import (
+    FieldRows,
+    SolveSetup,
+    Step,
+    reason_unsupported,
+    solve_through,
+    steps_through,
+)
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Scheme, Span, Stepper, check_beginning, rms_ratio
 from nodebench.backends.runge_kutta.transpose import Recorder, TimeShare, Transpose, time_gradient
 from nodebench.backends.solvers import tableau
@@ -62,13 +69,13 @@ class Reversible(AbstractBackend):
 
     @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        job = self._job(field, y0, spec)
+        setup = self._setup(field, y0, spec)
         if torch.is_grad_enabled():
-            return solve_through(_ReversibleSolve, job, y0, times)
-        solve = _PairSolve(job, job.layout.flatten(y0).detach(), output_times(times))
+            return solve_through(_ReversibleSolve, setup, y0, times)
+        solve = _PairSolve(setup, setup.layout.flatten(y0).detach(), output_times(times))
         for _ in solve.steps():
             pass
-        return job.layout.state(solve.ys)
+        return setup.layout.state(solve.ys)
 
     @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
@@ -86,29 +93,29 @@ class Reversible(AbstractBackend):
     @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         marks = output_times(times)
-        job = self._job(field, y0, spec)
+        setup = self._setup(field, y0, spec)
         with torch.no_grad():
-            solve = _PairSolve(job, job.layout.flatten(y0), marks)
+            solve = _PairSolve(setup, setup.layout.flatten(y0), marks)
             ends = [step.span[1] for step in solve.steps()]
         return StepGrid((marks[0], *ends), solve.stepper.n_rejected)
 
-    def _job(self, field: Field, y0: State, spec: SolverSpec) -> "_ReversibleJob":
-        return _ReversibleJob(field=field, layout=layout(y0), spec=spec, land=True, coupling=self.coupling)
+    def _setup(self, field: Field, y0: State, spec: SolverSpec) -> "_ReversibleSetup":
+        return _ReversibleSetup(field=field, layout=layout(y0), spec=spec, land=True, coupling=self.coupling)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ReversibleJob(Job):
+class _ReversibleSetup(SolveSetup):
     coupling: float
 
 
 class _PairMethod(AbstractMethod):
     """The step of a pair (y, z), which lies in one flat vector."""
 
-    def __init__(self, job: _ReversibleJob, scheme: Scheme) -> None:
+    def __init__(self, setup: _ReversibleSetup, scheme: Scheme) -> None:
         self.tableau, self.rows = scheme.tableau, scheme.rows
-        self._scheme, self._coupling = scheme, job.coupling
-        self._field = FieldRows(job.field, job.layout, scheme.rows)
-        self._ratio = rms_ratio(scheme, job.spec)
+        self._scheme, self._coupling = scheme, setup.coupling
+        self._field = FieldRows(setup.field, setup.layout, scheme.rows)
+        self._ratio = rms_ratio(scheme, setup.spec)
         self._first_known = False  # whether row 0 holds the derivative at z
 
     @override
@@ -156,9 +163,9 @@ class _PairMethod(AbstractMethod):
 class _PairSolve:
     """A solve of the pair, without a graph."""
 
-    def __init__(self, job: _ReversibleJob, y: Tensor, marks: list[float]) -> None:
-        self.scheme = Scheme(tableau(job.spec.solver), y)
-        self.stepper = Stepper(_PairMethod(job, self.scheme), job.spec, torch.cat([y, y]), (marks[0], marks[-1]))
+    def __init__(self, setup: _ReversibleSetup, y: Tensor, marks: list[float]) -> None:
+        self.scheme = Scheme(tableau(setup.spec.solver), y)
+        self.stepper = Stepper(_PairMethod(setup, self.scheme), setup.spec, torch.cat([y, y]), (marks[0], marks[-1]))
         self._pairs = y.new_empty(len(marks), 2 * y.numel())
         self._marks = marks
 
@@ -176,9 +183,9 @@ class _PairSolve:
 class _ReversibleSolve(torch.autograd.Function):
     @staticmethod
     @override
-    def forward(ctx: Any, job: _ReversibleJob, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
-        solve = _PairSolve(job, y0.detach(), output_times(times))
-        ctx.job, ctx.steps = job, list(solve.steps())
+    def forward(ctx: Any, setup: _ReversibleSetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+        solve = _PairSolve(setup, y0.detach(), output_times(times))
+        ctx.setup, ctx.steps = setup, list(solve.steps())
         ctx.save_for_backward(solve.stepper.y, times, *params)
         return solve.ys
 
@@ -188,7 +195,7 @@ class _ReversibleSolve(torch.autograd.Function):
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         pair, times, *params = ctx.saved_tensors
         timed = ctx.needs_input_grad[2]
-        back = _PairPullback(ctx.job, pair, params, timed=timed)
+        back = _PairPullback(ctx.setup, pair, params, timed=timed)
         by_times = torch.zeros_like(times) if timed else None
         at = len(grad_ys)
         for step in reversed(ctx.steps):
@@ -211,12 +218,12 @@ class _PairPullback:
         by_z: The same for z.
     """
 
-    def __init__(self, job: _ReversibleJob, pair: Tensor, params: list[Tensor], *, timed: bool) -> None:
+    def __init__(self, setup: _ReversibleSetup, pair: Tensor, params: list[Tensor], *, timed: bool) -> None:
         self._y, self._z = pair.chunk(2)
-        self._coupling = job.coupling
-        self._scheme = Scheme(tableau(job.spec.solver), self._y)
-        self._recorder = Recorder(job.field, job.layout, self._scheme.rows, timed=timed)
-        self.transpose = Transpose(self._scheme.tableau, self._y, job.layout, params, timed=timed)
+        self._coupling = setup.coupling
+        self._scheme = Scheme(tableau(setup.spec.solver), self._y)
+        self._recorder = Recorder(setup.field, setup.layout, self._scheme.rows, timed=timed)
+        self.transpose = Transpose(self._scheme.tableau, self._y, setup.layout, params, timed=timed)
         self.by_y, self.by_z = torch.zeros_like(self._y), torch.zeros_like(self._z)
 
     def pull(self, step: Step) -> TimeShare | None:

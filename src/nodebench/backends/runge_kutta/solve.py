@@ -100,7 +100,7 @@ class FieldRows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class SolveSetup:
     """What every autograd function of ours is handed first; some add options of their own.
 
     Attributes:
@@ -123,7 +123,7 @@ class PlainSolve:
     """A solve through the field itself, without a graph.
 
     Args:
-        job: Field, layout and solver spec.
+        setup: Field, layout and solver spec.
         y: Flat initial state.
         marks: Output times.
 
@@ -134,14 +134,14 @@ class PlainSolve:
         dense: How states inside steps are interpolated, or None.
     """
 
-    def __init__(self, job: Job, y: Tensor, marks: Sequence[float]) -> None:
-        self.scheme = Scheme(tableau(job.spec.solver), y)
+    def __init__(self, setup: SolveSetup, y: Tensor, marks: Sequence[float]) -> None:
+        self.scheme = Scheme(tableau(setup.spec.solver), y)
         method = RungeKutta(
-            self.scheme, FieldRows(job.field, job.layout, self.scheme.rows), rms_ratio(self.scheme, job.spec)
+            self.scheme, FieldRows(setup.field, setup.layout, self.scheme.rows), rms_ratio(self.scheme, setup.spec)
         )
-        self.stepper = Stepper(method, job.spec, y, (marks[0], marks[-1]), job.max_step)
+        self.stepper = Stepper(method, setup.spec, y, (marks[0], marks[-1]), setup.max_step)
         self.ys = y.new_empty(len(marks), y.numel())
-        self.dense = dense_output(self.scheme.tableau, y, marks, land=job.land)
+        self.dense = dense_output(self.scheme.tableau, y, marks, land=setup.land)
         self._marks = marks
 
     def steps(self) -> Iterator[tuple[Step, Tensor]]:
@@ -149,35 +149,35 @@ class PlainSolve:
         return steps_through(self.stepper, self._marks, self.ys, self.dense)
 
 
-def solve_through(function: type[torch.autograd.Function], job: Job, y0: State, times: Tensor) -> State:
-    """Solve by an autograd function of (job, flat y0, times, *params), or plainly where no gradient is wanted.
+def solve_through(function: type[torch.autograd.Function], setup: SolveSetup, y0: State, times: Tensor) -> State:
+    """Solve by an autograd function of (setup, flat y0, times, *params), or plainly where no gradient is wanted.
 
     Where the times are differentiated, every one of them is stepped onto.
     """
     if not torch.is_grad_enabled():
-        return solve_plain(job, y0, times)
+        return solve_plain(setup, y0, times)
     if times.requires_grad:
-        job = replace(job, land=True)
+        setup = replace(setup, land=True)
     ys: Tensor = function.apply(  # type: ignore[no-untyped-call]
-        job, job.layout.flatten(y0), times, *parameters(job.field)
+        setup, setup.layout.flatten(y0), times, *parameters(setup.field)
     )
-    return job.layout.state(ys)
+    return setup.layout.state(ys)
 
 
-def solve_plain(job: Job, y0: State, times: Tensor) -> State:
+def solve_plain(setup: SolveSetup, y0: State, times: Tensor) -> State:
     """Solve without a graph."""
     with torch.no_grad():
-        solve = PlainSolve(job, job.layout.flatten(y0).detach(), output_times(times))
+        solve = PlainSolve(setup, setup.layout.flatten(y0).detach(), output_times(times))
         for _ in solve.steps():
             pass
-    return job.layout.state(solve.ys)
+    return setup.layout.state(solve.ys)
 
 
-def step_grid(job: Job, y0: State, times: Tensor) -> StepGrid:
+def step_grid(setup: SolveSetup, y0: State, times: Tensor) -> StepGrid:
     """The steps of a solve, from a solve of its own."""
     marks = output_times(times)
     with torch.no_grad():
-        solve = PlainSolve(job, job.layout.flatten(y0), marks)
+        solve = PlainSolve(setup, setup.layout.flatten(y0), marks)
         ends = [step.span[1] for step, _ in solve.steps()]
     return StepGrid((marks[0], *ends), solve.stepper.n_rejected)
 
@@ -201,7 +201,7 @@ class AbstractRungeKutta(AbstractBackend):
     land: bool
 
     @abstractmethod
-    def job(self, field: Field, y0: State, spec: SolverSpec) -> Job:
+    def setup(self, field: Field, y0: State, spec: SolverSpec) -> SolveSetup:
         """What is solved, with this backend's options."""
 
     @override
@@ -220,4 +220,4 @@ class AbstractRungeKutta(AbstractBackend):
 
     @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
-        return step_grid(self.job(field, y0, spec), y0, times)
+        return step_grid(self.setup(field, y0, spec), y0, times)

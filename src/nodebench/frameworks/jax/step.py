@@ -44,7 +44,7 @@ _Inputs = tuple[list[Array], State, Array | None]
 
 
 @dataclass
-class _Counts:
+class _CallCounts:
     """Evaluations since the last reset, as the callbacks of the compiled program report them."""
 
     plain: int = 0
@@ -65,7 +65,7 @@ class _Counts:
 
 
 # One object for the process: a compiled program keeps the callbacks that it was traced with.
-_COUNTS = _Counts()
+_COUNTS = _CallCounts()
 
 
 @jax.custom_vjp

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from nodebench.backends.runge_kutta.adjoint_equation import AbstractAdjointEquation, AdjointJob
+from nodebench.backends.runge_kutta.adjoint_equation import AbstractAdjointEquation, AdjointSetup
 from nodebench.backends.runge_kutta.compiled.direct import step_scalars, weighted
 from nodebench.backends.runge_kutta.compiled.field import CompiledField
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, check_beginning
@@ -19,14 +19,14 @@ class CompiledAdjointEquation(AbstractAdjointEquation):
     """State and adjoint [y, a], and the quadrature of the parameters' gradient beside them.
 
     Args:
-        job: What is solved.
+        setup: What is solved.
         start: [y, a] at the last output time.
         params: Parameters of the field.
     """
 
-    def __init__(self, job: AdjointJob, start: Tensor, params: Sequence[Tensor]) -> None:
+    def __init__(self, setup: AdjointSetup, start: Tensor, params: Sequence[Tensor]) -> None:
         self._params = params
-        self._method = _AdjointMethod(job, start, params)
+        self._method = _AdjointMethod(setup, start, params)
 
     @property
     @override
@@ -119,20 +119,20 @@ class _AdjointFunctions:
 class _AdjointMethod(AbstractMethod):
     """Steps of the adjoint equation by compiled programs."""
 
-    def __init__(self, job: AdjointJob, z: Tensor, params: Sequence[Tensor]) -> None:
-        self.tableau = tableau(job.spec.solver)
+    def __init__(self, setup: AdjointSetup, z: Tensor, params: Sequence[Tensor]) -> None:
+        self.tableau = tableau(setup.spec.solver)
         half = z.chunk(2)[0]
-        field = CompiledField(job, half)
-        functions = _AdjointFunctions(field, self.tableau, params, full=job.full)
+        field = CompiledField(setup, half)
+        functions = _AdjointFunctions(field, self.tableau, params, full=setup.full)
         fixed = self._fixed = [p.detach() for p in params] + field.constants
-        self._spec = job.spec
+        self._spec = setup.spec
         self.rows = z[None]  # no state inside a step is asked for
         self.total = z.new_zeros(sum(p.numel() for p in params))
         self._next = self.total
         scalars = self._scalars(z, (0.0, 1.0))
         self._first = field.function("adjoint first", lambda: (functions.first, [*fixed, z, scalars]))
         self._program = field.function(
-            f"adjoint step, {'full norm' if job.full else 'seminorm'}",
+            f"adjoint step, {'full norm' if setup.full else 'seminorm'}",
             lambda: (functions.step, [*fixed, z, z, self.total, self.total, scalars]),
         )
         self._known: Sequence[Tensor] | None = None  # both derivatives at the present place

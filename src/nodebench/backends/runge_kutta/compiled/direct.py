@@ -13,7 +13,7 @@ from typing_extensions import override
 from nodebench.backends.runge_kutta.compiled.field import CompiledField, reason_not_compiled
 from nodebench.backends.runge_kutta.compiled.inductor import Differentiated
 from nodebench.backends.runge_kutta.dense_output import dense_output
-from nodebench.backends.runge_kutta.solve import Job, Step, solve_through, steps_through
+from nodebench.backends.runge_kutta.solve import SolveSetup, Step, solve_through, steps_through
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, Stepper, check_beginning
 from nodebench.backends.runge_kutta.transpose import LossGradient, accumulate
 from nodebench.backends.solvers import Tableau, tableau
@@ -103,7 +103,7 @@ class CompiledMethod(AbstractMethod):
     """Steps by compiled programs.
 
     Args:
-        job: Field, layout and solver spec.
+        setup: Field, layout and solver spec.
         params: Parameters of the field.
         y: Flat initial state.
 
@@ -111,11 +111,11 @@ class CompiledMethod(AbstractMethod):
         rows: Stage derivatives of the last step.
     """
 
-    def __init__(self, job: Job, params: Sequence[Tensor], y: Tensor) -> None:
-        self.tableau = tableau(job.spec.solver)
-        self._spec = job.spec
+    def __init__(self, setup: SolveSetup, params: Sequence[Tensor], y: Tensor) -> None:
+        self.tableau = tableau(setup.spec.solver)
+        self._spec = setup.spec
         self.rows = y[None]  # until there has been a step
-        field = CompiledField(job, y)
+        field = CompiledField(setup, y)
         self._fixed = [p.detach() for p in params] + field.constants
 
         def first() -> tuple[Differentiated, list[Tensor]]:
@@ -170,35 +170,37 @@ class CompiledMethod(AbstractMethod):
         self._k = None
 
 
-def solve_through_compiled(function: type[torch.autograd.Function], job: Job, y0: State, times: Tensor) -> State:
-    """Solve by an autograd function of (job, flat y0, times, *params), or by compiled steps without a graph.
+def solve_through_compiled(
+    function: type[torch.autograd.Function], setup: SolveSetup, y0: State, times: Tensor
+) -> State:
+    """Solve by an autograd function of (setup, flat y0, times, *params), or by compiled steps without a graph.
 
     Raises:
         UnsupportedError: If the field cannot be compiled, or the times are to be differentiated.
     """
-    reason = reason_not_compiled(job.field, timed=times.requires_grad)
+    reason = reason_not_compiled(setup.field, timed=times.requires_grad)
     if reason is not None:
         raise UnsupportedError(reason)
     if torch.is_grad_enabled():
-        return solve_through(function, job, y0, times)
+        return solve_through(function, setup, y0, times)
     with torch.no_grad():
-        return job.layout.state(solve_compiled(job, job.layout.flatten(y0).detach(), times))
+        return setup.layout.state(solve_compiled(setup, setup.layout.flatten(y0).detach(), times))
 
 
-def solve_compiled(job: Job, y: Tensor, times: Tensor) -> Tensor:
+def solve_compiled(setup: SolveSetup, y: Tensor, times: Tensor) -> Tensor:
     """States at the output times by compiled steps, without a graph, shape `(n_times, n)`."""
-    solve = _CompiledSolve(job, y, times, parameters(job.field))
+    solve = _CompiledSolve(setup, y, times, parameters(setup.field))
     for _ in solve.steps():
         pass
     return solve.ys
 
 
 class _CompiledSolve:
-    def __init__(self, job: Job, y: Tensor, times: Tensor, params: Sequence[Tensor]) -> None:
+    def __init__(self, setup: SolveSetup, y: Tensor, times: Tensor, params: Sequence[Tensor]) -> None:
         self._marks, y = output_times(times), y.contiguous()  # a program is compiled for one layout in memory
-        self.method = CompiledMethod(job, params, y)
-        self._stepper = Stepper(self.method, job.spec, y, (self._marks[0], self._marks[-1]))
-        self.dense = dense_output(self.method.tableau, y, self._marks, land=job.land)
+        self.method = CompiledMethod(setup, params, y)
+        self._stepper = Stepper(self.method, setup.spec, y, (self._marks[0], self._marks[-1]))
+        self.dense = dense_output(self.method.tableau, y, self._marks, land=setup.land)
         self.ys = y.new_empty(len(self._marks), y.numel())
 
     def steps(self) -> Iterator[Step]:
@@ -207,13 +209,13 @@ class _CompiledSolve:
 
 
 class CompiledDirectSolve(torch.autograd.Function):
-    """A solve by compiled steps; a function of (job, flat y0, times, *params)."""
+    """A solve by compiled steps; a function of (setup, flat y0, times, *params)."""
 
     @staticmethod
     @override
-    def forward(ctx: Any, job: Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, setup: SolveSetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         """Solve, and keep what the transposed steps need."""
-        solve = _CompiledSolve(job, y0.detach(), times, params)
+        solve = _CompiledSolve(setup, y0.detach(), times, params)
         steps, tape = [], []
         for step in solve.steps():
             steps.append(step)

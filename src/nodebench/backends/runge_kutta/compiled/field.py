@@ -18,7 +18,7 @@ from nodebench.backends.runge_kutta.compiled.inductor import (
     TapedPair,
     compiled_function,
 )
-from nodebench.backends.runge_kutta.solve import Job
+from nodebench.backends.runge_kutta.solve import SolveSetup
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.step import CountingField
 from nodebench.problem import Field, Problem, State
@@ -48,7 +48,7 @@ class CompiledField:
     """A field whose parameters and buffers are arguments.
 
     Args:
-        job: Field, layout and solver spec.
+        setup: Field, layout and solver spec.
         like: A flat state.
 
     Attributes:
@@ -58,19 +58,19 @@ class CompiledField:
         UnsupportedError: If the field is not an `nn.Module`.
     """
 
-    def __init__(self, job: Job, like: Tensor) -> None:
-        reason = reason_not_compiled(job.field, timed=False)
-        if reason is not None or not isinstance(job.field, nn.Module):
+    def __init__(self, setup: SolveSetup, like: Tensor) -> None:
+        reason = reason_not_compiled(setup.field, timed=False)
+        if reason is not None or not isinstance(setup.field, nn.Module):
             raise UnsupportedError(str(reason))
-        module = self._module = job.field
-        self._layout = job.layout
+        module = self._module = setup.field
+        self._layout = setup.layout
         self._programs = _PROGRAMS.setdefault(module, {})
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         self._names = [name for name, p in tensors.items() if isinstance(p, nn.Parameter) and p.requires_grad]
         self._others = [name for name in tensors if name not in self._names]
         self.constants = [tensors[name].detach() for name in self._others]
         kinds = tuple((name, t.requires_grad, t.shape, t.stride(), t.dtype) for name, t in tensors.items())
-        self._key = (job.layout, job.spec.solver, like.dtype, like.device, kinds, module.training)
+        self._key = (setup.layout, setup.spec.solver, like.dtype, like.device, kinds, module.training)
 
     def rate(self, params: Sequence[Tensor], constants: Sequence[Tensor], t: Tensor, y: Tensor) -> Tensor:
         """The flat derivative at a flat state."""
