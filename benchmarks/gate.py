@@ -17,21 +17,22 @@ from xml.etree import ElementTree as ET
 PLUGIN = """
 from dataclasses import dataclass, replace
 from typing import ClassVar
-from nodebench.planted import PlantedStep, PlantedTorch
+from nodebench.planted import PlantedTorch, planted
 
 EXTRA, SLOWDOWN, LEAK, WRONG = 0, 0.0, 0, False
-
-class Step(PlantedStep):
-    def evaluations(self):
-        found = super().evaluations()
-        return replace(found, nfe_forward=found.nfe_forward + EXTRA)
 
 @dataclass(frozen=True)
 class Mine(PlantedTorch):
     framework: ClassVar[str] = "torch"
 
     def gradient_step(self, problem, spec, framework):
-        return Step(self._direct.gradient_step(problem, spec, framework), SLOWDOWN, LEAK, wrong=WRONG)
+        step = planted(self._direct.gradient_step(problem, spec, framework), SLOWDOWN, LEAK, wrong=WRONG)
+
+        def evaluations():
+            found = step.evaluations()
+            return replace(found, nfe_forward=found.nfe_forward + EXTRA)
+
+        return replace(step, evaluations=evaluations)
 """
 
 FAULTS = {

@@ -22,6 +22,7 @@ class Faultless(AbstractBackend):
     """What `direct` does."""
 
     framework: ClassVar[str] = "torch"
+    exact_counterpart = "direct"
 
     def unsupported(self, problem, spec):
         return direct().unsupported(problem, spec)
@@ -32,8 +33,13 @@ class Faultless(AbstractBackend):
     def grid(self, field, y0, times, spec):
         return direct().grid(field, y0, times, spec)
 
-    def exact_counterpart(self):
-        return "direct"
+
+@dataclass(frozen=True)
+class Wordy(Faultless):
+    """Its law of memory is a word."""
+
+    framework: ClassVar[str] = "torch"
+    memory_exponent = "linear"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.conformance.subjects import MATRIX, STATES
 from nodebench.frameworks.base import load_framework
 from nodebench.problem import SolverSpec
 from nodebench.tasks.linear.closed_form import gradients
@@ -39,9 +40,6 @@ ADAPTIVE = {"scipy": ("lsoda", "vode-adams")}
 CASES = [(text, solver) for text in BACKENDS for solver in ADAPTIVE.get(text, ("dopri5",))]
 EACH = pytest.mark.parametrize(("text", "solver"), CASES, ids=[f"{text}-{solver}" for text, solver in CASES])
 FIXED_ORDERS = {"euler": 1, "midpoint": 2, "rk4": 4, "rk38": 4}
-
-MATRIX = np.array([[-0.3, 1.2, 0.1], [-1.0, -0.2, 0.4], [0.2, -0.5, 0.1]])
-STATES = np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -1.1]])
 
 
 def _load(text):

@@ -12,8 +12,8 @@ from jax.tree_util import Partial
 
 from nodebench.bench.check_up import check_up, field_figures
 from nodebench.errors import DivergedError, FieldError, PluginError
-from nodebench.frameworks.jax import Jax
-from nodebench.frameworks.jax_parameters import refuse_complex
+from nodebench.frameworks.jax.framework import Jax
+from nodebench.frameworks.jax.parameters import refuse_complex
 from nodebench.problem import Problem
 
 Y0 = np.linspace(0.5, 1.0, 6).reshape(3, 2)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from nodebench.backends.adjoint import Adjoint
 from nodebench.backends.diffrax import Diffrax
-from nodebench.backends.direct import Direct
-from nodebench.frameworks.jax import Jax
-from nodebench.frameworks.torch import Torch
+from nodebench.backends.runge_kutta.adjoint import Adjoint
+from nodebench.backends.runge_kutta.direct import Direct
+from nodebench.frameworks.jax.framework import Jax
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.tasks.cnf.densities import POTENTIALS, log_base, log_normaliser, potential, wall
 from nodebench.tasks.cnf.objectives import DensityMatching

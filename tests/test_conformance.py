@@ -11,8 +11,8 @@ from commands import nodebench
 
 from nodebench import registry
 from nodebench.conformance import backend_checks, task_checks
-from nodebench.conformance.models import MODEL_CHECKS
 from nodebench.conformance.process import outcomes
+from nodebench.conformance.task import MODEL_CHECKS
 
 FAULTY = Path(__file__).with_name("faulty_plugins.py")
 NAMES = registry.names("backend")
@@ -53,6 +53,7 @@ def _found(checks, name):
 
 
 BACKEND_FAULTS = [
+    ("Wordy", "it declares itself", "its `memory_exponent` is 'linear'; it must be a number, or None."),
     ("WrongSign", "its gradients are the closed form", "gradient of y0 is wrong by 2, where 0.01 is allowed"),
     ("Coarse", "its gradients are the closed form", "at rtol 1e-08, step 0.05 its gradient of y0 is wrong"),
     ("Timeless", "its gradients are right where the field depends on time", "of a field that depends on time"),

@@ -11,11 +11,11 @@ from torch import nn
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.step_size import equal_steps
 from nodebench.errors import StepLimitError, UserError
-from nodebench.frameworks.jax import Jax
-from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.jax.framework import Jax
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
-from nodebench.solvers.controller import equal_steps
 
 EXACT = ("checkpoint", "symplectic", "direct[land=true]", "torchdiffeq", "torchdiffeq[land=true]", "diffrax")
 CONTINUOUS = ("adjoint", "torchdiffeq-adjoint", "diffrax-backsolve")
@@ -154,7 +154,7 @@ def test_the_longest_step_holds(name, solver):
 def test_the_longest_step_is_told(name):
     """Its own exact counterpart, a sentence of what differs, and no step that is not positive."""
     limited = _load(f"{name}[max_step=0.01]")
-    assert _load(limited.exact_counterpart()).max_step == 0.01
+    assert _load(limited.exact_counterpart).max_step == 0.01
     assert "no step of it is longer than 0.01." in limited.differences(_spec("dopri5", 0.1))
     for value in (0, -1.0):
         with pytest.raises(UserError, match="`max_step` must be positive"):

@@ -7,7 +7,7 @@ from torch import nn
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UnsupportedError, UserError
-from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
 
 RUNGE_KUTTA = (

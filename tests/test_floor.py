@@ -17,7 +17,7 @@ from nodebench.bench.settings import Settings
 from nodebench.frameworks.base import load_framework
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.results.store import Store
-from nodebench.testing import FakeField, FakeStep
+from nodebench.testing import FakeField, FakeFramework
 
 PROGRAMS = (
     "jax_compilation_cache_dir",
@@ -30,7 +30,7 @@ BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
 def fake_step():
     problem = Problem(FakeField(0.5), np.ones(3), np.array([0.0, 1.0]), np.sum)
     solve = lambda field, y0, times, spec: np.stack([y0, y0])  # noqa: E731, ARG005  the shortest solve there is
-    return FakeStep(solve, problem, SolverSpec())
+    return FakeFramework("cpu", "float64", 1).gradient_step(solve, problem, SolverSpec())
 
 
 def test_the_floor_is_evaluations_and_vjps_at_their_cost():
@@ -51,12 +51,7 @@ def test_the_share_is_paired_within_the_turn():
 
 def test_a_step_of_one_program_has_no_floor():
     """Where the framework offers no calls, or none were counted, nothing is measured."""
-
-    class Fused(FakeStep):
-        def field_calls(self):
-            return None
-
-    fused = Fused(fake_step().solve, fake_step().problem, SolverSpec())
+    fused = replace(fake_step(), field_calls=lambda: None)
     assert GradientPasses(None, fused).floor(Evaluations(7, 5, 3), 0.1).known == {}
     assert GradientPasses(None, fake_step()).floor(Evaluations(0, 0, 0), 0.1).known == {}
 

@@ -30,17 +30,13 @@ from nodebench.results.store import Store
 TASK = "nodebench.testing:FakeTask"
 
 PLUGIN = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 from nodebench.problem import Evaluations
-from nodebench.planted import PlantedStep
+from nodebench.planted import planted
 from nodebench.testing import FakeBackend
 
 EXTRA, SLOWDOWN, LEAK, WRONG = 0, 0.0, 0, False
-
-class Step(PlantedStep):
-    def evaluations(self):
-        return Evaluations(7 + EXTRA, 5, 3)
 
 @dataclass(frozen=True)
 class Mine(FakeBackend):
@@ -48,7 +44,8 @@ class Mine(FakeBackend):
     work: int = 200
 
     def gradient_step(self, problem, spec, framework):
-        return Step(super().gradient_step(problem, spec, framework), SLOWDOWN, LEAK, wrong=WRONG)
+        step = planted(super().gradient_step(problem, spec, framework), SLOWDOWN, LEAK, wrong=WRONG)
+        return replace(step, evaluations=lambda: Evaluations(7 + EXTRA, 5, 3))
 """
 
 FAULTS = {

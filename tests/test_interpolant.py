@@ -4,8 +4,8 @@ from math import factorial
 
 import pytest
 
-from nodebench.solvers.interpolant import interpolant
-from nodebench.solvers.tableau import TABLEAUS, tableau
+from nodebench.backends.runge_kutta.dense_output import interpolant
+from nodebench.backends.solvers import TABLEAUS, tableau
 
 NAMES = [name for name in TABLEAUS if interpolant(name) is not None]
 

@@ -14,10 +14,10 @@ from jax_problems import MATRIX, STATES, linear
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.diffrax import controller
 from nodebench.errors import DivergedError, StepLimitError, UserError
-from nodebench.frameworks.jax import Jax
+from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec
-from nodebench.solvers import diffrax_solve
 from nodebench.tasks.linear.closed_form import gradients
 from nodebench.tasks.linear.jax_models import end_loss
 
@@ -212,7 +212,7 @@ def test_checkpoints_must_be_positive():
 
 def test_a_step_size_control_is_diffrax_default():
     """Safety 0.9 and factors from 0.2 to 10 with an integral controller, the same as the other libraries' here."""
-    control = diffrax_solve.controller(_spec())
+    control = controller(_spec())
     values = (control.safety, control.factormin, control.factormax, control.pcoeff, control.icoeff, control.dcoeff)
     assert values == (0.9, 0.2, 10.0, 0, 1, 0)
 
@@ -220,7 +220,7 @@ def test_a_step_size_control_is_diffrax_default():
 @pytest.mark.parametrize("norm", [None, diffrax.adjoint_rms_seminorm])
 def test_the_pi_controller_is_that_of_gustafsson(norm):
     """Its gains are those of our own, whatever the norm."""
-    control = diffrax_solve.controller(_spec(controller="pi"), norm)
+    control = controller(_spec(controller="pi"), norm)
     assert (control.pcoeff, control.icoeff, control.dcoeff) == (0.4, 0.3, 0)
     assert (control.norm is norm) == (norm is not None)
 

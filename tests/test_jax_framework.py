@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from nodebench.backends.diffrax import Diffrax
-from nodebench.backends.diffrax_direct import DiffraxDirect
+from nodebench.backends.diffrax import Diffrax, DiffraxDirect
 from nodebench.errors import PluginError, UserError
-from nodebench.frameworks import jax_step
-from nodebench.frameworks.jax import Jax
+from nodebench.frameworks.jax import step as jax_step
+from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec
 from nodebench.tasks.linear.jax_models import LinearField, path_loss
 from nodebench.tasks.linear.task import Linear

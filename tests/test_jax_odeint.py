@@ -11,7 +11,7 @@ from jax_problems import MATRIX, STATES, linear
 
 from nodebench.backends.jax_odeint import JaxOdeint
 from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.jax import Jax
+from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec
 from nodebench.tasks.linear.closed_form import gradients
 from nodebench.tasks.linear.jax_models import LinearField, end_loss, path_loss

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nodebench.backends.diffrax import Diffrax
-from nodebench.backends.direct import Direct
-from nodebench.frameworks.jax import Jax
-from nodebench.frameworks.torch import Torch
+from nodebench.backends.runge_kutta.direct import Direct
+from nodebench.frameworks.jax.framework import Jax
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.tasks.linear.task import Linear
 from nodebench.tasks.mnist.task import Mnist

@@ -10,9 +10,8 @@ import torch
 from nodebench.backends.diffrax import Diffrax
 from nodebench.errors import UserError
 from nodebench.frameworks.base import Optimizer
-from nodebench.frameworks.jax import Jax
-from nodebench.frameworks.jax_training import JaxTrainer, schedule
-from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.jax.framework import Jax, JaxTrainer, schedule
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.tasks.linear.task import Linear
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UnknownNameError, UserError
-from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask
 from nodebench.tasks.linear.closed_form import gradients, states

@@ -140,6 +140,7 @@ class Mine(AbstractBackend):
     \"\"\"What `direct` does.\"\"\"
 
     framework: ClassVar[str] = "torch"
+    exact_counterpart = None
 
     def unsupported(self, problem, spec):
         return None
@@ -148,9 +149,6 @@ class Mine(AbstractBackend):
         return registry.load("backend", "direct", AbstractBackend).solve(field, y0, times, spec)
 
     def grid(self, field, y0, times, spec):
-        return None
-
-    def exact_counterpart(self):
         return None
 """
 
@@ -164,6 +162,12 @@ BAD = {
     "not-frozen": ("(frozen=True)", "", "must be a frozen dataclass"),
     "no-framework": ("framework: ClassVar", "library: ClassVar", "must declare `framework`"),
     "no-method": ("def grid", "def steps", "lacks `grid`"),
+    "no-constant": ("exact_counterpart = None", "pass", "lacks `exact_counterpart`"),
+    "method-for-a-constant": (
+        "exact_counterpart = None",
+        "def exact_counterpart(self):\n        return None",
+        "has a method `exact_counterpart`; write a value, `exact_counterpart = ...`, or `@property` above the method",
+    ),
     "wrong-base": ("Mine(AbstractBackend)", "Mine", "derived from `AbstractBackend`"),
     "exits": ("from dataclasses", "import os\nos._exit(0)\nfrom dataclasses", "ends the process"),
 }

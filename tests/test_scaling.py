@@ -121,14 +121,14 @@ def test_backends_state_their_law_and_their_nature():
     """Each installed backend of ours has an exponent of memory; what it says of itself are sentences."""
     for name in registry.working("backend"):
         backend = registry.load("backend", name, AbstractBackend)
-        assert backend.memory_exponent() in (0.0, 0.5, 1.0)
+        assert backend.memory_exponent in (0.0, 0.5, 1.0)
         assert all(sentence.endswith(".") for sentence in backend.differences(SolverSpec(first_step=0.1)))
 
 
 def test_the_number_of_checkpoints_is_diffraxs():
     """What is said of diffrax's checkpoints is what Equinox's loop really takes."""
     pytest.importorskip("diffrax")
-    from nodebench.solvers.diffrax_solve import default_checkpoints
+    from nodebench.backends.diffrax import default_checkpoints
 
     for limit in range(2, 300):
         least = next(k for k in range(1, 300) if 2 * limit < (k + 1) * (k + 2))

@@ -5,16 +5,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from torch_problems import Net, Pair, flat, make_problem, sum_of_squares
+from torch_problems import Net, Pair, flat, make_problem
 
-from nodebench import catalogue, registry
+from nodebench import installed, registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.scipy import Scipy, _Vode
+from nodebench.backends.solvers import METHODS, MULTISTEP, TABLEAUS, method
+from nodebench.conformance.torch_models import path_loss
 from nodebench.errors import CellError, DivergedError, StepLimitError, UnknownNameError, UserError
-from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
-from nodebench.solvers.methods import METHODS, MULTISTEP, method
-from nodebench.solvers.tableau import TABLEAUS
 
 BACKEND = Scipy()
 BOTH = pytest.mark.parametrize("solver", sorted(MULTISTEP))
@@ -142,7 +142,7 @@ def test_parameters_that_are_not_used_have_gradients_of_zero(solver, framework):
 def test_a_plain_callable_is_a_field_without_parameters(solver, framework):
     """A function solves and differentiates with respect to its state."""
     y0, times = torch.ones(2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    problem = Problem(lambda _, y: -y, y0, times, sum_of_squares)
+    problem = Problem(lambda _, y: -y, y0, times, path_loss)
     gradients = BACKEND.grad(problem, _spec(solver, rtol=1e-9, atol=1e-9), framework)
     assert gradients.params == {}
     expected = torch.full((2,), 2 * np.exp(-2.0), dtype=torch.float64)
@@ -197,7 +197,7 @@ def test_an_error_of_the_field_comes_through(solver, framework):
     """A field that returns another shape is the usual `UserError`."""
     y0, times = torch.ones(2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
     with pytest.raises(UserError, match="shapes of the state"):
-        BACKEND.grad(Problem(lambda _, y: y[:1], y0, times, sum_of_squares), _spec(solver), framework)
+        BACKEND.grad(Problem(lambda _, y: y[:1], y0, times, path_loss), _spec(solver), framework)
 
 
 @pytest.mark.parametrize("solver", sorted(TABLEAUS))
@@ -223,7 +223,7 @@ def test_other_torch_backends_lack_multistep_methods(solver):
 
 def test_lsoda_is_unsupported_where_its_jacobian_is_too_large():
     """State and adjoint are 60,000 numbers here, the Jacobian 60,000²: VODE, which has none, takes them."""
-    problem = Problem(lambda _, y: -y, torch.ones(30_000), torch.tensor([0.0, 1.0]), sum_of_squares)
+    problem = Problem(lambda _, y: -y, torch.ones(30_000), torch.tensor([0.0, 1.0]), path_loss)
     assert "dense Jacobian" in BACKEND.unsupported(problem, _spec("lsoda"))
     assert BACKEND.unsupported(problem, _spec("vode-adams")) is None
 
@@ -237,6 +237,6 @@ def test_all_solvers_have_one_home():
     """Ours and the multistep methods are looked up alike and listed together; their names are different ones."""
     assert set(METHODS) == set(TABLEAUS) | set(MULTISTEP)
     assert not set(TABLEAUS) & set(MULTISTEP)
-    assert [row["name"] for row in catalogue.solvers()] == list(METHODS)
+    assert [row["name"] for row in installed.solvers()] == list(METHODS)
     with pytest.raises(UnknownNameError, match="did you mean 'lsoda'"):
         method("lsode")

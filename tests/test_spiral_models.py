@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from nodebench.backends.adjoint import Adjoint
 from nodebench.backends.diffrax import Diffrax
-from nodebench.backends.direct import Direct
+from nodebench.backends.runge_kutta.adjoint import Adjoint
+from nodebench.backends.runge_kutta.direct import Direct
 from nodebench.errors import UserError
-from nodebench.frameworks.jax import Jax
-from nodebench.frameworks.jax_parameters import named_parameters
-from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.jax.framework import Jax
+from nodebench.frameworks.jax.parameters import named_parameters
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.tasks.spiral import jax_models, torch_models
 from nodebench.tasks.spiral.data import SPACING, draw, further_times, redraw_noise, span_times

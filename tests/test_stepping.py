@@ -8,15 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nodebench.backends.runge_kutta.discrete_adjoint import backwards
+from nodebench.backends.runge_kutta.solve import SolveSetup, reason_unsupported, solve_plain, step_grid
+from nodebench.backends.runge_kutta.steps import Scheme
+from nodebench.backends.solvers import TABLEAUS, tableau
+from nodebench.backends.step_size import CONTROLLERS, StepController, StepScale, first_step
 from nodebench.errors import DivergedError, StepLimitError, UserError
+from nodebench.frameworks.torch.field import layout
 from nodebench.problem import SolverSpec
-from nodebench.solvers.controller import CONTROLLERS, StepController
-from nodebench.solvers.first_step import StepScale, first_step
-from nodebench.solvers.forward import Job, reason_unsupported, solve_plain, step_grid
-from nodebench.solvers.layout import layout
-from nodebench.solvers.revolve import backwards
-from nodebench.solvers.scheme import Scheme
-from nodebench.solvers.tableau import TABLEAUS, tableau
 
 FIXED = sorted(name for name, method in TABLEAUS.items() if not method.adaptive)
 ADAPTIVE = sorted(name for name, method in TABLEAUS.items() if method.adaptive)
@@ -31,7 +30,7 @@ def _times(*values):
 
 
 def _job(field, y0, spec, *, land=True):
-    return Job(field=field, layout=layout(y0), spec=spec, land=land)
+    return SolveSetup(field=field, layout=layout(y0), spec=spec, land=land)
 
 
 def _solve(field, y0, times, spec, *, land=True):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from nodebench.backends.diffrax import Diffrax
-from nodebench.backends.direct import Direct
+from nodebench.backends.runge_kutta.direct import Direct
 from nodebench.frameworks.base import Optimizer
-from nodebench.frameworks.jax import Jax
-from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.jax.framework import Jax
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.pictures import pack, unpack
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import Splits

@@ -7,17 +7,18 @@ import pytest
 import torch
 import torchdiffeq
 from torch import nn
-from torch_problems import Net, Pair, flat, make_problem, sum_of_squares
+from torch_problems import Net, Pair, flat, make_problem
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.runge_kutta.dense_output import interpolant
+from nodebench.backends.runge_kutta.solve import SolveSetup, solve_plain
+from nodebench.backends.solvers import TABLEAUS
+from nodebench.conformance.torch_models import path_loss
 from nodebench.errors import DivergedError, StepLimitError, UserError
-from nodebench.frameworks.torch import Torch
+from nodebench.frameworks.torch.field import layout
+from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
-from nodebench.solvers.forward import Job, solve_plain
-from nodebench.solvers.interpolant import interpolant
-from nodebench.solvers.layout import layout
-from nodebench.solvers.tableau import TABLEAUS
 
 CONTINUOUS = ("adjoint", "adjoint[norm=seminorm]", "interpolated", "interpolated[norm=seminorm]")
 EXACT = ("direct", "checkpoint", "checkpoint[checkpoints=1]", "checkpoint[checkpoints=2]", "symplectic")
@@ -224,7 +225,7 @@ def test_a_plain_callable_is_a_field_without_parameters(text, framework):
     """A function solves and differentiates with respect to its state."""
     y0 = torch.ones(2, dtype=torch.float64)
     times = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    problem = Problem(lambda _, y: -y, y0, times, sum_of_squares)
+    problem = Problem(lambda _, y: -y, y0, times, path_loss)
     gradients = _load(text).grad(problem, _spec(rtol=1e-9, atol=1e-9), framework)
     assert gradients.params == {}
     torch.testing.assert_close(gradients.y0, torch.full((2,), 2 * np.exp(-2.0), dtype=torch.float64))
@@ -319,7 +320,7 @@ class _Stiff(nn.Module):
 def test_a_state_that_cannot_be_solved_backwards_is_named(text, solver):
     """Its backward solve ends within its steps, in an error that says which solve it was."""
     framework, y0 = Torch("cpu", "float32", 1), torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
-    problem = Problem(_Stiff(), y0, torch.tensor([0.0, 2.0], dtype=torch.float64), sum_of_squares)
+    problem = Problem(_Stiff(), y0, torch.tensor([0.0, 2.0], dtype=torch.float64), path_loss)
     first = 0.1 if solver == "rk38" else 0.01
     spec = SolverSpec(solver=solver, first_step=first)
     with pytest.raises((StepLimitError, DivergedError), match=r"^in the backward solve: "):
@@ -354,7 +355,7 @@ def test_torchdiffeqs_adaptive_heun_is_another_method():
     tolerances = {"rtol": spec.rtol, "atol": spec.atol, "options": {"first_step": spec.first_step}}
     torchdiffeq.odeint(field("torchdiffeq"), y0, times, method="adaptive_heun", **tolerances)
     ours = field("ours")
-    solve_plain(Job(field=ours, layout=layout(y0), spec=spec), y0, times)
+    solve_plain(SolveSetup(field=ours, layout=layout(y0), spec=spec), y0, times)
     assert evaluated["ours"][:3] == [0.0, 0.03, 0.03]
     assert evaluated["torchdiffeq"][:2] == [0.0, 0.03]
     assert evaluated["torchdiffeq"][2] > 0.03

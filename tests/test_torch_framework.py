@@ -11,9 +11,8 @@ from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import PluginError, UserError
 from nodebench.frameworks.base import Optimizer, load_framework
-from nodebench.frameworks.torch import Torch
-from nodebench.frameworks.torch_step import CountingField
-from nodebench.frameworks.torch_training import make_optimizer, make_schedule
+from nodebench.frameworks.torch.framework import Torch, make_optimizer, make_schedule
+from nodebench.frameworks.torch.step import CountingField
 from nodebench.problem import Problem, SolverSpec
 from nodebench.tasks.linear.task import Linear
 

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from nodebench.conformance.torch_models import path_loss
 from nodebench.problem import Problem
 
 
@@ -39,12 +40,6 @@ class Pair(nn.Module):
         return dz, -trace[:, None]
 
 
-def sum_of_squares(ys):
-    """The loss: of the states after the first."""
-    parts = ys if isinstance(ys, tuple) else (ys,)
-    return sum(part[1:].pow(2).sum() for part in parts)
-
-
 def make_problem(field=None, times=(0.0, 0.8, 2.0), *, timed=False, dtype=torch.float64):
     """Four states of two numbers, which a `Net` moves unless told otherwise."""
     field = (field or Net()).to(dtype)
@@ -52,7 +47,7 @@ def make_problem(field=None, times=(0.0, 0.8, 2.0), *, timed=False, dtype=torch.
     y0 = torch.randn(4, 2, dtype=dtype)
     if isinstance(field, Pair):
         y0 = (y0, torch.zeros(4, 1, dtype=dtype))
-    return Problem(field, y0, torch.tensor(times, dtype=torch.float64), sum_of_squares, timed)
+    return Problem(field, y0, torch.tensor(times, dtype=torch.float64), path_loss, timed)
 
 
 def flat(gradients):

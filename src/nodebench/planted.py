@@ -2,16 +2,16 @@
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep, AbstractWrappedStep
+from nodebench.frameworks.base import AbstractFramework, GradientStep
 from nodebench.problem import Array, Field, Gradients, Problem, SolverSpec, State, StepGrid
 from nodebench.testing import FakeBackend
 
 
-class PlantedStep(AbstractWrappedStep):
+def planted(inner: GradientStep, slowdown: float, leak_bytes: int, *, wrong: bool) -> GradientStep:
     """A gradient step with a fault planted into it.
 
     Args:
@@ -20,32 +20,25 @@ class PlantedStep(AbstractWrappedStep):
         leak_bytes: What each step keeps alive for ever.
         wrong: Whether its gradients have the wrong sign.
     """
+    leaked: list[bytearray] = []
 
-    def __init__(self, inner: AbstractGradientStep, slowdown: float, leak_bytes: int, *, wrong: bool) -> None:
-        super().__init__(inner)
-        self._slowdown, self._leak_bytes, self._wrong = slowdown, leak_bytes, wrong
-        self._leaked: list[bytearray] = []
-
-    def step(self) -> Gradients:
-        """The inner step, and the faults."""
+    def step() -> Gradients:
         began = time.perf_counter()
-        gradients = self.inner.step()
-        until = began + (1 + self._slowdown) * (time.perf_counter() - began)
+        gradients = inner.step()
+        until = began + (1 + slowdown) * (time.perf_counter() - began)
         while time.perf_counter() < until:
             pass
-        if self._leak_bytes:
-            self._leaked.append(bytearray(self._leak_bytes))
-        return self._turned(gradients)
+        if leak_bytes:
+            leaked.append(bytearray(leak_bytes))
+        return turned(gradients)
 
-    def backward(self, state: Any) -> Gradients:
-        """The inner one, its sign turned where it is to be wrong."""
-        return self._turned(self.inner.backward(state))
-
-    def _turned(self, gradients: Gradients) -> Gradients:
-        if not self._wrong:
+    def turned(gradients: Gradients) -> Gradients:
+        if not wrong:
             return gradients
         y0 = tuple(-part for part in gradients.y0) if isinstance(gradients.y0, tuple) else -gradients.y0
         return replace(gradients, y0=y0, params={name: -value for name, value in gradients.params.items()})
+
+    return replace(inner, step=step, backward=lambda state: turned(inner.backward(state)))
 
 
 @dataclass(frozen=True)
@@ -64,10 +57,10 @@ class Planted(FakeBackend):
     leak_mib: int = 0
     wrong: bool = False
 
-    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> GradientStep:
         """The step with its fault."""
         inner = super().gradient_step(problem, spec, framework)
-        return PlantedStep(inner, self.slowdown, self.leak_mib * 2**20, wrong=self.wrong)
+        return planted(inner, self.slowdown, self.leak_mib * 2**20, wrong=self.wrong)
 
 
 @dataclass(frozen=True)
@@ -75,6 +68,7 @@ class PlantedTorch(AbstractBackend):
     """`direct` with a fault that a benchmark must find; options as those of `Planted`."""
 
     framework: ClassVar[str] = "torch"
+    exact_counterpart = "direct"
     slowdown: float = 0.0
     leak_mib: int = 0
     wrong: bool = False
@@ -96,11 +90,7 @@ class PlantedTorch(AbstractBackend):
         """The steps of `direct`."""
         return self._direct.grid(field, y0, times, spec)
 
-    def exact_counterpart(self) -> str | None:
-        """`direct`."""
-        return "direct"
-
-    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> GradientStep:
         """The step of `direct` with its fault."""
         inner = self._direct.gradient_step(problem, spec, framework)
-        return PlantedStep(inner, self.slowdown, self.leak_mib * 2**20, wrong=self.wrong)
+        return planted(inner, self.slowdown, self.leak_mib * 2**20, wrong=self.wrong)

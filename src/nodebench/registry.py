@@ -4,22 +4,22 @@ Names, options, frameworks and summaries are read from a plugin's source without
 planning stay fast and need no framework. Only `load` imports.
 """
 
+import ast
+import inspect
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from nodebench.contract import violation
-from nodebench.declarations import PluginInfo, read
 from nodebench.errors import PluginError, UnknownNameError, UserError
-from nodebench.importing import UTF_8, module_of, split_target, users_code
+from nodebench.importing import UTF_8, module_of, source_file, split_target, users_code
 
 Kind = Literal["backend", "task"]
 
@@ -42,6 +42,27 @@ except NodebenchError as error:
     sys.exit(str(error))
 print("it works")
 """
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """What a plugin says of itself, read without importing it.
+
+    Attributes:
+        name: Name it is known by.
+        target: Where it lives, `module:Class` or `path.py:Class`.
+        framework: The framework it declares, or None.
+        summary: First line of its docstring.
+        options: Option names with the source text of their defaults.
+        error: Why it cannot be used, in one sentence, or None.
+    """
+
+    name: str
+    target: str
+    framework: str | None = None
+    summary: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +164,7 @@ def describe(kind: Kind, text: str) -> PluginInfo:
     """
     name, options = parse(text)
     target = _target(kind, name)
-    info = read(name, target)
+    info = _read(name, target)
     for option in options:
         if option not in info.options:
             raise UnknownNameError(f"option of {kind} '{name}'", option, info.options)
@@ -157,7 +178,7 @@ def probe(kind: Kind, name: str) -> PluginInfo:
     """
     target = _targets(kind)[name]
     try:
-        info = read(name, target)
+        info = _read(name, target)
     except PluginError as error:
         return PluginInfo(name, target, error=str(error))
     if target.startswith(f"{OWN_PACKAGE}."):
@@ -189,7 +210,7 @@ def load(kind: Kind, text: str, base: type) -> Any:
     """
     name, options = parse(text)
     cls = load_class(_target(kind, name))
-    wrong = violation(cls, base)
+    wrong = _violation(cls, base)
     if wrong is not None:
         raise PluginError(f"{kind} `{name}` {wrong}")
     known = {f.name for f in fields(cls)}
@@ -282,3 +303,103 @@ def _trial_error(kind: Kind, target: str) -> str | None:
     if done.stdout.endswith("it works\n"):
         return None
     return (done.stderr.strip() or f"importing `{target}` ends the process.").splitlines()[-1]
+
+
+def _read(name: str, target: str) -> PluginInfo:
+    """Read the class that `module:Class` or `path.py:Class` names.
+
+    Raises:
+        PluginError: If its source cannot be found or parsed, or does not define the class.
+    """
+    module, attribute = split_target(target)
+    try:
+        source = source_file(module)
+        tree = ast.parse(source.read_bytes(), str(source))
+    except SyntaxError as error:
+        raise PluginError(f"`{target}` cannot be parsed: {error.msg} ({source}, line {error.lineno}).") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise PluginError(f"`{target}` cannot be read: {error}.") from error
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            summary = (ast.get_docstring(node) or "").partition("\n")[0]
+            return PluginInfo(name, target, _framework(node), summary, _options(node))
+    raise PluginError(f"`{target}`: the module defines no class `{attribute}`.")
+
+
+def _framework(node: ast.ClassDef) -> str | None:
+    for statement in node.body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        value = getattr(statement, "value", None)
+        if isinstance(target, ast.Name) and target.id == "framework" and isinstance(value, ast.Constant):
+            return str(value.value)
+    return None
+
+
+def _options(node: ast.ClassDef) -> dict[str, str]:
+    return {
+        statement.target.id: ast.unparse(statement.value) if statement.value else ""
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.target, ast.Name)
+        and "ClassVar" not in ast.unparse(statement.annotation)
+    }
+
+
+def _violation(cls: Any, base: type) -> str | None:
+    """How a class breaks the contract of its abstract class, as the end of a sentence about it, or None.
+
+    Args:
+        cls: What a plugin's name stands for.
+        base: The abstract class that it must derive from.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, base) and is_dataclass(cls)):
+        return f"must be a dataclass derived from `{base.__name__}`; got {cls!r}."
+    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # every dataclass has them
+        return "must be a frozen dataclass; write `@dataclass(frozen=True)` above it."
+    undeclared = [name for name in _declarations(base) if not hasattr(cls, name)]
+    if undeclared:
+        return f"must declare {_listed(undeclared)} in its class body."
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if missing:
+        return f"lacks {_listed(missing)}, which `{base.__name__}` asks for."
+    wrong = [_no_constant(cls, name) for name in _properties(base)] + [_unlike(cls, base, n) for n in _methods(base)]
+    return next(filter(None, wrong), None)
+
+
+def _declarations(base: type) -> list[str]:
+    return [name for name, annotation in inspect.get_annotations(base).items() if "ClassVar" in str(annotation)]
+
+
+def _properties(base: type) -> list[str]:
+    return [name for name, value in vars(base).items() if isinstance(value, property) and not name.startswith("_")]
+
+
+def _methods(base: type) -> list[str]:
+    return [name for name, value in vars(base).items() if inspect.isfunction(value) and not name.startswith("_")]
+
+
+def _no_constant(cls: type, name: str) -> str | None:
+    """How what the base has as a property is neither a value nor a property in a class."""
+    if not inspect.isroutine(inspect.getattr_static(cls, name)):
+        return None
+    return f"has a method `{name}`; write a value, `{name} = ...`, or `@property` above the method."
+
+
+def _unlike(cls: type, base: type, name: str) -> str | None:
+    """How a method cannot be called as the base's is: with its parameters in their order, and by their names."""
+    wanted = list(inspect.signature(getattr(base, name)).parameters)
+    method = getattr(cls, name)
+    if not callable(method):
+        return f"must have a method `{name}`; its `{name}` is {method!r}."
+    signature = inspect.signature(method)
+    try:
+        signature.bind(*wanted)
+        signature.bind(wanted[0], **dict.fromkeys(wanted[1:]))
+    except TypeError:
+        came = ", ".join(list(signature.parameters)[1:])
+        return f"has a method `{name}` that takes ({came}); it must take ({', '.join(wanted[1:])})."
+    return None
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

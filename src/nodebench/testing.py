@@ -21,10 +21,10 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.errors import DivergedError, NotInstalledError
 from nodebench.frameworks.base import (
     AbstractFramework,
-    AbstractGradientStep,
     AbstractTrainer,
     Batch,
     FieldCalls,
+    GradientStep,
     Optimizer,
     Solve,
     Weights,
@@ -67,6 +67,7 @@ class FakeBackend(AbstractBackend):
     """
 
     framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+    exact_counterpart = "nodebench.testing:FakeBackend"  # which behaves
     behaviour: Behaviour = "ok"
     sleep_s: float = 0.0
     work: int = 0
@@ -90,13 +91,10 @@ class FakeBackend(AbstractBackend):
         growth = np.exp(field.rate * (times - times[0]))[:, None]  # type: ignore[attr-defined]  # a FakeField
         return {"wrong": -1.0, "shifted": 1.2}.get(self.behaviour, 1.0) * growth * y0
 
+    @property
     def compiles(self) -> bool:
-        """As told."""
+        """As its option says."""
         return self.compiled
-
-    def exact_counterpart(self) -> str | None:
-        """A fake that behaves."""
-        return "nodebench.testing:FakeBackend"
 
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """One step per output time."""
@@ -169,7 +167,7 @@ class FakeModel:
 
 
 @dataclass(frozen=True)
-class FakeStep(AbstractGradientStep):
+class FakeStep:
     """The gradient step of a `FakeModel`, from the solution alone."""
 
     solve: Solve
@@ -189,22 +187,6 @@ class FakeStep(AbstractGradientStep):
         times, y0 = self.problem.times, self.problem.y0
         loss = float(state[-1].sum())
         return Gradients(loss, state[-1] / y0, {"rate": np.array((times[-1] - times[0]) * loss)})
-
-    def solution(self) -> State:
-        """The solution."""
-        return self.forward()
-
-    def forward_evaluations(self) -> int:
-        """A figure that a test can expect."""
-        return 7
-
-    def evaluations(self) -> Evaluations:
-        """Figures that a test can expect."""
-        return Evaluations(7, 5, 3)
-
-    def saved_bytes(self) -> int | None:
-        """A figure that a test can expect."""
-        return 64
 
     def field_calls(self) -> FieldCalls | None:
         """The field, and the field with the derivative of its only parameter."""
@@ -321,9 +303,19 @@ class FakeFramework(AbstractFramework):
         """The state itself."""
         return np.ravel(np.asarray(state, dtype=np.float64))
 
-    def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> AbstractGradientStep:
-        """A `FakeStep`."""
-        return FakeStep(solve, problem, spec)
+    def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> GradientStep:
+        """That of a `FakeStep`."""
+        work = FakeStep(solve, problem, spec)
+        return GradientStep(
+            step=work.step,
+            forward=work.forward,
+            backward=work.backward,
+            solution=work.forward,
+            forward_evaluations=lambda: 7,
+            evaluations=lambda: Evaluations(7, 5, 3),
+            saved_bytes=lambda: 64,
+            field_calls=work.field_calls,
+        )
 
     def trainer(self, model: Any, optimizer: Optimizer, total_steps: int) -> AbstractTrainer:
         """A `FakeTrainer`."""

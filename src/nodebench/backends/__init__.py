@@ -1,1 +1,1 @@
-"""Gradient methods, one file each. A backend never imports a sibling."""
+"""Gradient methods by library: a file or a folder each, and none imports another. What several need has no library."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from nodebench.frameworks.base import AbstractFramework, AbstractGradientStep
+from nodebench.frameworks.base import AbstractFramework, GradientStep
 from nodebench.problem import Array, Field, Gradients, Problem, SolverSpec, State, StepGrid
 
 
@@ -13,6 +13,8 @@ class AbstractBackend(ABC):
     A final subclass is a frozen dataclass whose fields are its options. It holds no state: the same call gives the same
     answer. Because `solve` is differentiable in its framework, a model uses it as a layer and trains with any
     optimiser.
+
+    What is a property here is a class attribute where it is the same under every option: `memory_exponent = 1.0`.
     """
 
     framework: ClassVar[str]
@@ -46,6 +48,7 @@ class AbstractBackend(ABC):
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """The steps that the forward solve takes, from a solve of its own; None where the library does not tell."""
 
+    @property
     @abstractmethod
     def exact_counterpart(self) -> str | None:
         """The backend that takes the very same forward steps and gives the exact gradient of that discretisation.
@@ -54,20 +57,22 @@ class AbstractBackend(ABC):
         there is no such backend.
         """
 
+    @property
+    def memory_exponent(self) -> float | None:
+        """The p of memory ~ n^p in the number n of steps, as the method's theory has it; None where it is mute."""
+        return None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether, with these options, its first gradient step compiles, even where its framework does not."""
+        return False
+
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
         """What remains different from others of a comparison by the nature of library or method, a sentence each."""
         del spec
         return ()
 
-    def compiles(self) -> bool:
-        """Whether, with these options, its first gradient step compiles, even where its framework does not."""
-        return False
-
-    def memory_exponent(self) -> float | None:
-        """The p of memory ~ n^p in the number n of steps, as the method's theory has it; None where it is mute."""
-        return None
-
-    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> GradientStep:
         """Prepare the gradient step that is measured, the same way for every backend of a framework."""
         return framework.gradient_step(self.solve, problem, spec)
 

@@ -1,18 +1,346 @@
-"""Backpropagation through diffrax's steps, recomputed from checkpoints."""
+"""diffrax with its adjoints: backends that differ in the `diffrax.AbstractAdjoint` that they hand to one solve.
 
+Diffrax is run with `throw=False`, since raising from a compiled program needs a call back to the host, which would be
+part of what is timed. A solve that fails is not silent for that: its states and its gradient become NaN. `step_grid`
+finds out why.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import pairwise
+from math import floor, sqrt
+from typing import Any, ClassVar, Literal
 
 import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
-from nodebench.errors import UserError
+from nodebench.backends.step_size import CONTROLLERS, FORGIVEN, equal_steps
+from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers import diffrax_solve
+
+Scan = Literal["default", "bounded"]
+"""How diffrax loops over the stages of a step: `"bounded"` keeps them in the backward pass, `"default"` recomputes."""
 
 
 @dataclass(frozen=True)
-class Diffrax(AbstractBackend):
+class Loop:
+    """How diffrax goes through the steps of a solve.
+
+    Attributes:
+        scan: How it loops over the stages of a step.
+        max_step: Longest step; None for no limit.
+
+    Raises:
+        UserError: If `max_step` is not positive.
+    """
+
+    scan: Scan = "default"
+    max_step: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_step is not None and not self.max_step > 0:
+            raise UserError(f"`max_step` must be positive; got {self.max_step}.")
+
+
+FIXED: Mapping[str, Callable[..., Any]] = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint}
+ADAPTIVE: Mapping[str, Callable[..., Any]] = {
+    "heun": diffrax.Heun,
+    "bosh3": diffrax.Bosh3,
+    "dopri5": diffrax.Dopri5,
+    "tsit5": diffrax.Tsit5,
+    "dopri8": diffrax.Dopri8,
+}
+
+
+def reason_unsupported(spec: SolverSpec) -> str | None:
+    """One sentence why diffrax cannot solve this, or None."""
+    if spec.solver in ("rk4", "rk38"):
+        return (
+            f"diffrax has no `{spec.solver}`: its Runge-Kutta methods of order four and above all are embedded pairs."
+        )
+    if spec.solver not in FIXED and spec.solver not in ADAPTIVE:
+        return f"diffrax has no `{spec.solver}`; it has {', '.join([*FIXED, *ADAPTIVE])}."
+    if spec.first_step is None:
+        return "diffrax needs `first_step`: left to choose, version 0.7.2 starts every solve at 0.01 without looking."
+    return None
+
+
+def solve(
+    field: Field,
+    y0: State,
+    times: Array,
+    spec: SolverSpec,
+    adjoint: diffrax.AbstractAdjoint,
+    loop: Loop = Loop(),
+) -> State:
+    """Solve dy/dt = field(t, y) at `times`, with diffrax as its users run it.
+
+    The first and last states are those at the ends of the first and last step; between them diffrax interpolates, but
+    for methods of equal steps, which end one on every output time.
+
+    Args:
+        field: The vector field, a pytree, so that its parameters are seen by every adjoint.
+        y0: Initial state.
+        times: Output times, shape `(n,)`, increasing or decreasing; cast to the dtype of the state, which diffrax would
+            otherwise promote.
+        spec: Solver, tolerances, first step and limit.
+        adjoint: How diffrax differentiates the solve.
+        loop: How it goes through the steps.
+
+    Returns:
+        The states at `times`; all of them NaN if the solve failed.
+
+    Raises:
+        UserError: If `reason_unsupported` has one.
+    """
+    inner = _cast(times, y0)[1:-1]
+    saveat = diffrax.SaveAt(t0=True, t1=True, ts=inner if len(inner) else None)
+    solution = diffrax.diffeqsolve(**_arguments(field, y0, times, spec, loop), saveat=saveat, adjoint=adjoint)
+    return poisoned(solution.ys, solution.result)
+
+
+def common_differences(spec: SolverSpec) -> tuple[str, ...]:
+    """What remains different from an eager solver that ends its steps on all output times."""
+    compiled = "XLA compiles it to one program, while torch runs operator by operator."
+    if spec.solver in FIXED:
+        return (compiled,)
+    return (compiled, "it ends a step on the last output time and interpolates to those before.")
+
+
+def default_checkpoints(max_steps: int) -> int:
+    """How many checkpoints diffrax keeps where it is not told: the least k with max_steps < (k + 1)(k + 2) / 2."""
+    return 1 if max_steps == 1 else floor(-1.5 + sqrt(2 * max_steps + 0.25)) + 1
+
+
+def poisoned(ys: State, result: Any) -> State:
+    """The states, times one where the solve succeeded, times NaN where it did not; NaN then in their gradient, too.
+
+    Without it, a solve that ran into its limit would hand out the state it came to as if it were the last.
+    """
+    succeeded = result == diffrax.RESULTS.successful
+    return jax.tree.map(lambda y: y * jnp.where(succeeded, 1.0, jnp.nan).astype(y.dtype), ys)
+
+
+def controller(
+    spec: SolverSpec, norm: Callable[[Any], Any] | None = None, max_step: float | None = None
+) -> diffrax.PIDController:
+    """Diffrax's own step size control, with the gains of `spec.controller`."""
+    gains = CONTROLLERS[spec.controller]
+    chosen: dict[str, Any] = {} if norm is None else {"norm": norm}
+    return diffrax.PIDController(
+        rtol=spec.rtol, atol=spec.atol, pcoeff=gains.proportional, icoeff=gains.integral, dtmax=max_step, **chosen
+    )
+
+
+def _equal_steps(times: Array, longest: float, limit: int) -> Array:
+    """Boundaries of equal steps in every output interval, as our own solver takes; at most `limit` steps of them.
+
+    Args:
+        times: Output times, NumPy's where they are known.
+        longest: Longest step.
+        limit: How many steps are allowed. So many places there are where the times are not known; those left over
+            repeat the last time.
+    """
+    xp: Any = np if isinstance(times, np.ndarray) else jnp
+    if isinstance(times, np.ndarray):
+        counts: Array = np.array([equal_steps(end - begin, longest) for begin, end in pairwise(times.tolist())])
+        limit = min(limit, int(counts.sum()))
+    else:
+        # What two times are rounded by is no reason for another step.
+        rounded = 2 * np.finfo(times.dtype).eps * jnp.abs(times).max() / longest
+        wanted = jnp.ceil(jnp.abs(jnp.diff(times)) / longest - FORGIVEN - rounded)
+        counts = jnp.maximum(1, wanted).astype(int)
+    ends, i = xp.cumsum(counts), xp.arange(limit + 1)
+    k = xp.minimum(xp.searchsorted(ends, i), len(counts) - 1)
+    begin, end, j = times[k], times[k + 1], i - (ends - counts)[k]
+    return xp.where(j < counts[k], begin + (end - begin) * (j / counts[k]), end)
+
+
+class _StepTo(diffrax.AbstractStepSizeController[Any, Any]):
+    """Steps to given times; unlike diffrax's own it has no checks that call back to the host.
+
+    It has no state, since `BacksolveAdjoint` hands the state of one interval on to the next.
+
+    Attributes:
+        boundaries: The times.
+    """
+
+    boundaries: Array
+
+    @override
+    def wrap(self, direction: Array) -> "_StepTo":
+        return _StepTo(jnp.sort(self.boundaries * direction))
+
+    @override
+    def init(self, terms: Any, t0: Array, *others: Any) -> tuple[Array, None]:
+        del terms, others
+        return self._after(t0), None
+
+    @override
+    def adapt_step_size(self, t0: Array, t1: Array, *others: Any) -> Any:
+        del t0, others
+        return True, t1, self._after(t1), False, None, diffrax.RESULTS.successful
+
+    def _after(self, t: Array) -> Array:
+        i = jnp.searchsorted(jax.lax.stop_gradient(self.boundaries), jax.lax.stop_gradient(t), side="right")
+        return self.boundaries[jnp.minimum(i, len(self.boundaries) - 1)]
+
+
+def step_grid(
+    field: Field,
+    y0: State,
+    times: Array,
+    spec: SolverSpec,
+    loop: Loop = Loop(),
+) -> StepGrid:
+    """The steps of the forward solve, which no choice of adjoint changes.
+
+    Raises:
+        StepLimitError: If `spec.max_steps` do not suffice.
+        DivergedError: If a state left the finite numbers: that of an accepted step, or, where the steps did not
+            suffice, that which the last rejected step tried.
+    """
+    boundaries, finite, n_rejected, result = _steps(field, y0, np.asarray(times), spec, loop)
+    if result == "diverged" or not finite.all():
+        raise DivergedError(f"the state left the finite numbers after t = {boundaries[finite][-1]:.6g}.")
+    if result == "limit":
+        raise StepLimitError(f"the limit of {spec.max_steps} steps was reached at t = {boundaries[-1]:.6g}.")
+    return StepGrid(tuple(boundaries.tolist()), n_rejected)
+
+
+def _steps(
+    field: Field, y0: State, times: np.ndarray, spec: SolverSpec, loop: Loop
+) -> tuple[np.ndarray, np.ndarray, int, Literal["finished", "limit", "diverged"]]:
+    """Boundaries of accepted steps, whether the state is finite at each, number of rejected steps, how it ended."""
+    arrays, static = eqx.partition((field, y0), eqx.is_array)
+
+    def run(arrays: Any) -> tuple[Array, ...]:
+        field, y0 = eqx.combine(arrays, static)
+        arguments = _arguments(field, y0, times, spec, loop)
+        arguments["stepsize_controller"] = _WatchedController(arguments["stepsize_controller"])
+        # Of the states only that they are finite is saved: memory for all of them would be that of the step limit.
+        saveat = diffrax.SaveAt(t0=True, steps=True, controller_state=True, fn=_state_is_finite)
+        solution = diffrax.diffeqsolve(**arguments, saveat=saveat)
+        finished = solution.result == diffrax.RESULTS.successful
+        return solution.ts, solution.ys, solution.stats["num_rejected_steps"], finished, solution.controller_state[1]
+
+    ts, finite, n_rejected, finished, last_is_finite = (np.asarray(part) for part in jax.jit(run)(arrays))
+    saved = np.isfinite(ts)
+    end: Literal["limit", "diverged"] = "limit" if last_is_finite else "diverged"
+    return ts[saved].astype(np.float64), finite[saved], int(n_rejected), "finished" if finished else end
+
+
+def _state_is_finite(t: Array, y: State, args: None) -> Array:
+    del t, args
+    return _is_finite(y)
+
+
+def _is_finite(y: State | None) -> Array:
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(y)]))
+
+
+class _WatchedController(diffrax.AbstractStepSizeController[Any, Any]):
+    """A step size control that remembers whether the error estimate of the last rejected step was finite.
+
+    Diffrax takes one that is not a number for infinite, and goes on with a smaller step until its limit.
+    """
+
+    control: Any
+
+    @override
+    def wrap(self, direction: Any) -> "_WatchedController":
+        return _WatchedController(self.control.wrap(direction))
+
+    @override
+    def init(self, *args: Any) -> tuple[Any, Any]:
+        tnext, state = self.control.init(*args)
+        return tnext, (state, jnp.array(True))  # noqa: FBT003  the signature is JAX's
+
+    @override
+    def adapt_step_size(self, *args: Any) -> Any:
+        *others, (state, finite) = args
+        keep, next_t0, next_t1, jump, state, result = self.control.adapt_step_size(*others, state)
+        _, _, _, _, _, y_error, _ = others
+        finite = jnp.where(keep, finite, _is_finite(y_error))
+        return keep, next_t0, next_t1, jump, (state, finite), result
+
+
+class _VectorField(eqx.Module):
+    """The field in the form that diffrax calls."""
+
+    field: Field
+
+    def __call__(self, t: Array, y: State, args: None) -> State:
+        del args
+        return self.field(t, y)
+
+
+def _arguments(field: Field, y0: State, times: Array, spec: SolverSpec, loop: Loop) -> dict[str, Any]:
+    reason = reason_unsupported(spec)
+    if reason is not None or spec.first_step is None:
+        raise UserError(str(reason))
+    make = {**FIXED, **ADAPTIVE}[spec.solver]
+    first = spec.first_step if loop.max_step is None else min(spec.first_step, loop.max_step)
+    if spec.solver in FIXED:
+        control: Any = _StepTo(_cast(_equal_steps(times, first, spec.max_steps), y0))
+    else:
+        control = controller(spec, max_step=loop.max_step)
+    times = _cast(times, y0)
+    xp = np if isinstance(times, np.ndarray) else jnp
+    return {
+        "terms": diffrax.ODETerm(_VectorField(field)),
+        "solver": make() if loop.scan == "default" else make(scan_kind=loop.scan),
+        "t0": times[0],
+        "t1": times[-1],
+        "dt0": xp.copysign(times.dtype.type(first), times[-1] - times[0]),
+        "y0": y0,
+        "stepsize_controller": control,
+        "max_steps": spec.max_steps,
+        "throw": False,
+    }
+
+
+def _cast(times: Array, y0: State) -> Array:
+    # Known times stay NumPy arrays: constants of the compiled program.
+    dtype = jax.tree.leaves(y0)[0].dtype
+    return np.asarray(times, dtype) if isinstance(times, np.ndarray) else jnp.asarray(times, dtype)
+
+
+class AbstractDiffrax(AbstractBackend):
+    """A backend that differs from its siblings in diffrax's `adjoint` alone."""
+
+    framework: ClassVar[str] = "jax"
+
+    @abstractmethod
+    def _adjoint(self, spec: SolverSpec) -> diffrax.AbstractAdjoint:
+        """How diffrax differentiates the solve."""
+
+    def _loop(self) -> Loop:
+        return Loop()
+
+    @override
+    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
+        del problem
+        return reason_unsupported(spec)
+
+    @override
+    def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
+        """A failure gives NaN, since compiled code cannot raise."""
+        return solve(field, y0, times, spec, self._adjoint(spec), self._loop())
+
+    @override
+    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
+        return step_grid(field, y0, times, spec, self._loop())
+
+
+@dataclass(frozen=True)
+class Diffrax(AbstractDiffrax):
     """diffrax's `RecursiveCheckpointAdjoint`, its default: exact for the steps taken, recomputed from checkpoints.
 
     A failed solve gives states and gradients of NaN; `grid` says why. The number of checkpoints follows from the step
@@ -32,7 +360,7 @@ class Diffrax(AbstractBackend):
 
     framework: ClassVar[str] = "jax"
     checkpoints: int | None = None
-    scan: diffrax_solve.Scan = "default"
+    scan: Scan = "default"
     max_step: float | None = None
 
     def __post_init__(self) -> None:
@@ -40,37 +368,118 @@ class Diffrax(AbstractBackend):
             raise UserError(f"`checkpoints` must be positive; got {self.checkpoints}.")
         self._loop()
 
-    def _loop(self) -> diffrax_solve.Loop:
-        return diffrax_solve.Loop(self.scan, self.max_step)
+    @override
+    def _adjoint(self, spec: SolverSpec) -> diffrax.AbstractAdjoint:
+        del spec
+        return diffrax.RecursiveCheckpointAdjoint(self.checkpoints)
 
-    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """See the base class."""
-        del problem
-        return diffrax_solve.unsupported(spec)
+    @override
+    def _loop(self) -> Loop:
+        return Loop(self.scan, self.max_step)
 
-    def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """See the base class; a failure gives NaN, since compiled code cannot raise."""
-        adjoint = diffrax.RecursiveCheckpointAdjoint(self.checkpoints)
-        return diffrax_solve.solve(field, y0, times, spec, adjoint, self._loop())
-
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Compilation, interpolation, and the checkpoints that the step limit sets."""
-        kept = self.checkpoints or diffrax_solve.default_checkpoints(spec.max_steps)
+        kept = self.checkpoints or default_checkpoints(spec.max_steps)
         why = "as told" if self.checkpoints else "which follows from max_steps"
         return (
-            *diffrax_solve.differences(spec),
+            *common_differences(spec),
             f"it keeps {kept} checkpoints of the steps, {why}.",
             *(() if self.max_step is None else (f"no step of it is longer than {self.max_step:g}.",)),
         )
 
+    @property
+    @override
     def memory_exponent(self) -> float:
         """O(sqrt n), n the step limit; O(1) with a fixed number of checkpoints."""
         return 0.5 if self.checkpoints is None else 0.0
 
-    def exact_counterpart(self) -> str | None:
+    @property
+    @override
+    def exact_counterpart(self) -> str:
         """The default with these steps, whatever is kept and recomputed here."""
         return "diffrax" if self.max_step is None else f"diffrax[max_step={self.max_step!r}]"
 
-    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
-        """See the base class."""
-        return diffrax_solve.grid(field, y0, times, spec, self._loop())
+
+@dataclass(frozen=True)
+class DiffraxDirect(AbstractDiffrax):
+    """diffrax's `DirectAdjoint`: exact for the steps taken, through a loop bounded by the step limit.
+
+    Its memory follows from the step limit, not from the steps taken, and is the largest of all methods here: diffrax
+    itself recommends it only where forward-mode derivatives are wanted too. A failed solve gives states and gradients
+    of NaN; `grid` says why.
+    """
+
+    framework: ClassVar[str] = "jax"
+    exact_counterpart = "diffrax"
+    memory_exponent = 1.0  # in the step limit
+
+    @override
+    def _adjoint(self, spec: SolverSpec) -> diffrax.AbstractAdjoint:
+        del spec
+        return diffrax.DirectAdjoint()
+
+    @override
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        return (
+            *common_differences(spec),
+            f"its memory and backward pass are those of max_steps = {spec.max_steps} steps, however few are taken.",
+        )
+
+
+class _CheckedSolve(diffrax.AbstractAdjoint):
+    """The plain loop for the backward solve, whose result becomes NaN where it fails.
+
+    Diffrax looks at the result of its backward solve only where it may raise: one that ran into its limit would else
+    give a gradient of the part of the interval that it came through.
+    """
+
+    @override
+    def loop(self, **kwargs: Any) -> tuple[Any, Any]:
+        state, statistics = diffrax.ForwardMode().loop(**kwargs)
+        ys = poisoned(state.save_state.ys, state.result)
+        return eqx.tree_at(lambda at: at.save_state.ys, state, ys), statistics
+
+
+@dataclass(frozen=True)
+class DiffraxBacksolve(AbstractDiffrax):
+    """diffrax's `BacksolveAdjoint`: the continuous adjoint, in constant memory, exact only as tolerances go to zero.
+
+    State, adjoint and parameter gradient are solved backwards as one ODE with the forward solve's solver, tolerances,
+    first step and limit, starting with the first step again at every output time. Diffrax advises against it: where
+    the forward ODE contracts, its state is solved backwards along an unstable direction. A failed solve, forward or
+    backward, gives gradients of NaN.
+
+    "Neural Ordinary Differential Equations", Chen et al., 2018, https://arxiv.org/abs/1806.07366; the seminorm: "'Hey,
+    that's not an ODE': Faster ODE Adjoints via Seminorms", Kidger, Chen and Lyons, 2021, https://arxiv.org/abs/2009.09457
+
+    Attributes:
+        norm: What the backward solve's error norm covers: `"full"`, all of it, or `"seminorm"`, all but the parameter
+            gradient, which is a mere integral.
+    """
+
+    framework: ClassVar[str] = "jax"
+    exact_counterpart = "diffrax"
+    memory_exponent = 0.0
+    norm: Literal["full", "seminorm"] = "full"
+
+    @override
+    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
+        if problem.differentiate_times:
+            return "diffrax's `BacksolveAdjoint` has no gradient with respect to times."
+        return super().unsupported(problem, spec)
+
+    @override
+    def _adjoint(self, spec: SolverSpec) -> diffrax.AbstractAdjoint:
+        chosen: dict[str, Any] = {"adjoint": _CheckedSolve()}
+        if spec.solver not in FIXED:  # the steps of the forward solve need no control
+            norm = diffrax.adjoint_rms_seminorm if self.norm == "seminorm" else None
+            chosen["stepsize_controller"] = controller(spec, norm)
+        return diffrax.BacksolveAdjoint(**chosen)
+
+    @override
+    def differences(self, spec: SolverSpec) -> tuple[str, ...]:
+        covered = "the parameters' gradient too" if self.norm == "full" else "all but the parameters' gradient"
+        return (
+            *common_differences(spec),
+            f"the root-mean-square norm of its backward solve covers {covered}, all entries as one vector.",
+        )

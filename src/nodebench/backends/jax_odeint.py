@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.ode import odeint
+from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import CellError, DivergedError, StepLimitError
-from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractFramework, AbstractGradientStep, AbstractWrappedStep
+from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractFramework, GradientStep
 from nodebench.problem import Array, Evaluations, Field, Problem, SolverSpec, State, StepGrid
 
 N_BEFORE = 2
@@ -42,9 +43,12 @@ class JaxOdeint(AbstractBackend):
     """
 
     framework: ClassVar[str] = "jax"
+    exact_counterpart = None  # it chooses its first step, so that no other backend takes its steps
+    memory_exponent = 0.0
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """See the base class: other methods, and fields whose arrays are not all parameters."""
+        """Other methods, and fields whose arrays are not all parameters."""
         if spec.solver != "dopri5":
             return f"`jax.experimental.ode.odeint` has one method, `dopri5`, and no `{spec.solver}`."
         if spec.controller != "integral":
@@ -56,8 +60,9 @@ class JaxOdeint(AbstractBackend):
             return f"the field holds arrays of {others[0].dtype}, which the gradient of `odeint` cannot be handed."
         return None
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """See the base class; a failure is silent, see the class."""
+        """A failure is silent, see the class."""
         times = jnp.asarray(times, jax.tree.leaves(y0)[0].dtype)
         parameters, rest = eqx.partition(field, eqx.is_inexact_array)
         up, down = (partial(_mirrored, rest, spec, sign) for sign in (1, -1))
@@ -65,8 +70,8 @@ class JaxOdeint(AbstractBackend):
             return jax.lax.cond(times[-1] > times[0], up, down, parameters, y0, times)
         return (up if times[-1] > times[0] else down)(parameters, y0, times)
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Compilation, first step, interpolation, limit, and the backward solve's norm and restarts."""
         del spec
         return (
             "XLA compiles it to one program, while torch runs operator by operator.",
@@ -78,14 +83,7 @@ class JaxOdeint(AbstractBackend):
             "and of the parameters, all entries as one vector.",
         )
 
-    def memory_exponent(self) -> float:
-        """O(1): nothing of the forward solve is kept but its output states."""
-        return 0.0
-
-    def exact_counterpart(self) -> str | None:
-        """None: it chooses its first step, so that no other backend takes its steps."""
-        return None
-
+    @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
         """The steps of the forward solve, as the times of its evaluations tell them; the last one reaches past the end.
 
@@ -94,21 +92,39 @@ class JaxOdeint(AbstractBackend):
             DivergedError: If the derivative is not finite.
         """
         _SEEN.begin()
-        jax.block_until_ready(self.solve(_Watched(field), y0, times, _one_more(spec)))
+        jax.block_until_ready(self.solve(_WatchedField(field), y0, times, _one_more(spec)))
         marks = _marks(y0, times)
         sign = _sign(marks)
         steps = _followed(_SEEN.taken(), sign, [sign * mark for mark in marks], spec.max_steps)
         return StepGrid(tuple(sign * t for t in steps.times), steps.n_rejected)
 
-    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> AbstractGradientStep:
-        """The common gradient step, whose counting passes find out whether the solves came to their ends."""
-        watched = replace(problem, field=_Watched(problem.field))
-        return _Checked(
-            framework.gradient_step(self.solve, problem, spec),
-            framework.gradient_step(self.solve, watched, _one_more(spec)),
-            _marks(problem.y0, problem.times),
-            spec.max_steps,
-        )
+    @override
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> GradientStep:
+        """The common gradient step, whose counting passes raise what `odeint` keeps to itself.
+
+        They go through a watched field, with one more step allowed.
+        """
+        watched = replace(problem, field=_WatchedField(problem.field))
+        counted = framework.gradient_step(self.solve, watched, _one_more(spec))
+        marks, limit = _marks(problem.y0, problem.times), spec.max_steps
+
+        def forward_evaluations() -> int:
+            _SEEN.begin()
+            found = counted.forward_evaluations()
+            _check_forward(_SEEN.taken(), marks, limit)
+            return found
+
+        def evaluations() -> Evaluations:
+            _SEEN.begin()
+            found = counted.evaluations()
+            solves = [(backward, list(group)) for backward, group in groupby(_SEEN.taken(), lambda one: one.backward)]
+            # Before each backward solve the field is evaluated once for the gradient of the time at which it starts.
+            _check_forward(solves[0][1][:-1], marks, limit)
+            _check_backward([solve for backward, solve in solves if backward], marks, limit)
+            return found
+
+        step = framework.gradient_step(self.solve, problem, spec)
+        return replace(step, forward_evaluations=forward_evaluations, evaluations=evaluations)
 
 
 def _mirrored(rest: Field, spec: SolverSpec, sign: int, parameters: Any, y0: State, times: Array) -> State:
@@ -179,7 +195,7 @@ def _is_finite(state: State) -> Array:
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
 
 
-class _Watched(eqx.Module):
+class _WatchedField(eqx.Module):
     """A field whose evaluations are reported."""
 
     field: Field
@@ -237,46 +253,16 @@ def _followed(seen: Sequence[_Sighting], sign: int, marks: Sequence[float], limi
     return StepGrid(tuple(boundaries), used - len(boundaries) + 1)
 
 
-class _Checked(AbstractWrappedStep):
-    """A gradient step whose counting passes raise what `odeint` keeps to itself.
+def _check_forward(solve: Sequence[_Sighting], marks: Sequence[float], limit: int) -> None:
+    sign = _sign(marks)
+    _followed(solve, sign, [sign * mark for mark in marks], limit)
 
-    Args:
-        inner: The gradient step.
-        watched: The same with one more step allowed, through a watched field.
-        marks: Output times.
-        limit: Tries that are allowed from one output time to the next.
-    """
 
-    def __init__(
-        self, inner: AbstractGradientStep, watched: AbstractGradientStep, marks: Sequence[float], limit: int
-    ) -> None:
-        AbstractWrappedStep.__init__(self, inner)
-        self._watched, self._marks, self._limit = watched, marks, limit
-
-    def forward_evaluations(self) -> int:
-        _SEEN.begin()
-        counted = self._watched.forward_evaluations()
-        self._check_forward(_SEEN.taken())
-        return counted
-
-    def evaluations(self) -> Evaluations:
-        _SEEN.begin()
-        counted = self._watched.evaluations()
-        solves = [(backward, list(group)) for backward, group in groupby(_SEEN.taken(), lambda one: one.backward)]
-        # Before each backward solve the field is evaluated once for the gradient of the time at which it starts.
-        self._check_forward(solves[0][1][:-1])
-        self._check_backward([solve for backward, solve in solves if backward])
-        return counted
-
-    def _check_forward(self, solve: Sequence[_Sighting]) -> None:
-        sign = _sign(self._marks)
-        _followed(solve, sign, [sign * mark for mark in self._marks], self._limit)
-
-    def _check_backward(self, solves: Sequence[Sequence[_Sighting]]) -> None:
-        sign = -_sign(self._marks)
-        intervals = zip(self._marks[:0:-1], self._marks[-2::-1], strict=True)
-        try:
-            for solve, (start, end) in zip(solves, intervals, strict=True):
-                _followed(solve, sign, [sign * start, sign * end], self._limit)
-        except CellError as error:
-            raise type(error)(f"{IN_BACKWARD_SOLVE}{error}") from error
+def _check_backward(solves: Sequence[Sequence[_Sighting]], marks: Sequence[float], limit: int) -> None:
+    sign = -_sign(marks)
+    intervals = zip(marks[:0:-1], marks[-2::-1], strict=True)
+    try:
+        for solve, (start, end) in zip(solves, intervals, strict=True):
+            _followed(solve, sign, [sign * start, sign * end], limit)
+    except CellError as error:
+        raise type(error)(f"{IN_BACKWARD_SOLVE}{error}") from error

@@ -12,13 +12,13 @@ import torch
 from scipy.integrate import LSODA, ode
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.solvers import MULTISTEP
 from nodebench.errors import CellError, DivergedError, StepLimitError, UserError
-from nodebench.frameworks.torch_field import parameters, state_parts
+from nodebench.frameworks.torch.field import Layout, layout, output_times, parameters, state_parts
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.layout import Layout, layout, output_times
-from nodebench.solvers.methods import MULTISTEP
 
 LARGEST_JACOBIAN = 2**31
 """LSODA counts the numbers of its work array in 32 bits."""
@@ -48,44 +48,49 @@ class Scipy(AbstractBackend):
     References:
         Neural ordinary differential equations (Chen, Rubanova, Bettencourt, Duvenaud, 2018), section 3 and appendix B,
         https://arxiv.org/abs/1806.07366
-        The integrators: see `nodebench.solvers.methods`.
+        The integrators: see `nodebench.backends.solvers`.
     """
 
     framework: ClassVar[str] = "torch"
+    exact_counterpart = None  # no backend differentiates a multistep method's steps
+    memory_exponent = 0.0
 
+    @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """See the base class: Runge-Kutta methods, and what LSODA cannot hold."""
+        """Runge-Kutta methods, and what LSODA cannot hold."""
         if spec.solver not in MULTISTEP:
             return _no_such(spec.solver)
         if spec.controller != "integral":
             return f"{spec.solver} chooses its steps by itself; leave --controller out."
         return _beyond_lsoda(problem, spec) if spec.solver == "lsoda" else None
 
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
-        """Solve, differentiably; see `AbstractBackend.solve`.
+        """Solve, differentiably.
 
         Raises:
             CellError: Besides the base class's, if the integrator gives up for another reason than its steps.
         """
-        job = _Job(field, layout(y0), spec)
-        flat: Tensor = _AdjointSolve.apply(  # type: ignore[no-untyped-call]
-            job, job.layout.flatten(y0), times, *parameters(field)
+        setup = _ScipySetup(field, layout(y0), spec)
+        flat: Tensor = _ScipyAdjoint.apply(  # type: ignore[no-untyped-call]
+            setup, setup.layout.flatten(y0), times, *parameters(field)
         )
-        return job.layout.state(flat)
+        return setup.layout.state(flat)
 
+    @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
         """The steps of the forward solve; VODE's last one reaches past the last output time.
 
         Without a first step VODE tries some before it starts, which count as rejected.
         """
-        job, marks, solver = _Job(field, layout(y0), spec), output_times(times), _Solver(spec)
-        flat = job.layout.flatten(y0)
-        for _ in solver.solve(_Forward(job, flat), _numbers(flat), marks):
+        setup, marks, solver = _ScipySetup(field, layout(y0), spec), output_times(times), _Integration(spec)
+        flat = setup.layout.flatten(y0)
+        for _ in solver.solve(_Forward(setup, flat), _numbers(flat), marks):
             pass
         return StepGrid((marks[0], *solver.ends), solver.n_tried - len(solver.ends))
 
+    @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        """Family of methods, norm, interpolation, and where a backward solve starts."""
         lsoda = spec.solver == "lsoda"
         norm = "the largest entry" if lsoda else "the root mean square"
         return (
@@ -95,14 +100,6 @@ class Scipy(AbstractBackend):
             "its state is float64 on the host, whatever dtype and device the field has.",
             "it interpolates to output times forward, and starts anew with the first step at each of them backward.",
         )
-
-    def memory_exponent(self) -> float:
-        """O(1): nothing of the forward solve is kept but its output states."""
-        return 0.0
-
-    def exact_counterpart(self) -> str | None:
-        """None: no backend differentiates a multistep method's steps."""
-        return None
 
 
 def _no_such(solver: str) -> str:
@@ -124,26 +121,30 @@ def _beyond_lsoda(problem: Problem, spec: SolverSpec) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _ScipySetup:
     field: Field
     layout: Layout
     spec: SolverSpec
 
 
-class _AdjointSolve(torch.autograd.Function):
+class _ScipyAdjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, job: _Job, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
-        states = _Solver(job.spec).solve(_Forward(job, y0), _numbers(y0), output_times(times))
+    @override
+    def forward(ctx: Any, setup: _ScipySetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+        states = _Integration(setup.spec).solve(_Forward(setup, y0), _numbers(y0), output_times(times))
         ys = _tensor(np.stack([_numbers(y0), *states]), y0)
-        ctx.job = job
+        ctx.setup = setup
         ctx.save_for_backward(ys, times, *params)
         return ys
 
     @staticmethod
     @once_differentiable
+    @override
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         ys, times, *params = ctx.saved_tensors
-        sweep = _Sweep(_Augmented(ctx.job, params, ys[0]), _numbers(ys), _numbers(grad_ys), output_times(times))
+        sweep = _BackwardSolve(
+            _Augmented(ctx.setup, params, ys[0]), _numbers(ys), _numbers(grad_ys), output_times(times)
+        )
         by_y0, by_params = sweep.run(timed=ctx.needs_input_grad[2])
         by_times = times.new_tensor(sweep.by_times) if ctx.needs_input_grad[2] else None
         pieces = np.split(by_params, np.cumsum([p.numel() for p in params]))[:-1]
@@ -151,7 +152,7 @@ class _AdjointSolve(torch.autograd.Function):
         return None, _tensor(by_y0, ys), by_times, *shaped
 
 
-class _Sweep:
+class _BackwardSolve:
     """The backward solve through all output times, from the last to the first."""
 
     def __init__(self, augmented: "_Augmented", ys: np.ndarray, grad_ys: np.ndarray, marks: Sequence[float]) -> None:
@@ -160,7 +161,7 @@ class _Sweep:
 
     def run(self, *, timed: bool) -> tuple[np.ndarray, np.ndarray]:
         """The gradients of the initial state and of the parameters; those of the times into `by_times`."""
-        solver, n = _Solver(self._augmented.spec), self._ys.shape[1]
+        solver, n = _Integration(self._augmented.spec), self._ys.shape[1]
         adjoint, by_params = np.zeros(n), np.zeros(self._augmented.n_params)
         for i in range(len(self._marks) - 1, 0, -1):
             if timed:
@@ -182,40 +183,40 @@ class _Forward:
     """The field on flat float64 arrays, without a graph.
 
     Args:
-        job: Field and layout.
+        setup: Field and layout.
         like: A tensor of the dtype and on the device of the field.
     """
 
-    def __init__(self, job: _Job, like: Tensor) -> None:
-        self._job, self._like = job, like
+    def __init__(self, setup: _ScipySetup, like: Tensor) -> None:
+        self._setup, self._like = setup, like
 
     def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
-        shape = self._job.layout
+        shape = self._setup.layout
         with torch.no_grad():
-            return _joined(shape.evaluate(self._job.field, t, shape.parts(_tensor(y, self._like))))
+            return _joined(shape.evaluate(self._setup.field, t, shape.parts(_tensor(y, self._like))))
 
 
 class _Augmented:
     """The dynamics of `[y, a, dL/dparams]`: f, -aᵀ ∂f/∂y and -aᵀ ∂f/∂θ, equations 10 to 12 of the paper.
 
     Args:
-        job: Field, layout and spec.
+        setup: Field, layout and spec.
         params: Parameters of the field.
         like: A tensor of the dtype and on the device of the field.
     """
 
-    def __init__(self, job: _Job, params: Sequence[Tensor], like: Tensor) -> None:
-        self._job, self._params, self._like = job, tuple(params), like
-        self.spec, self.plain = job.spec, _Forward(job, like)
+    def __init__(self, setup: _ScipySetup, params: Sequence[Tensor], like: Tensor) -> None:
+        self._setup, self._params, self._like = setup, tuple(params), like
+        self.spec, self.plain = setup.spec, _Forward(setup, like)
         self.n_params = sum(p.numel() for p in params)
 
     def __call__(self, t: float, z: np.ndarray) -> np.ndarray:
         """Evaluate the field and one vector-Jacobian product of it."""
-        shape, n = self._job.layout, self._like.numel()
+        shape, n = self._setup.layout, self._like.numel()
         y, a = shape.parts(_tensor(z[:n], self._like)), shape.parts(_tensor(z[n : 2 * n], self._like))
         leaves = [part.detach().requires_grad_() for part in y]
         with torch.enable_grad():
-            parts = shape.evaluate(self._job.field, t, leaves)
+            parts = shape.evaluate(self._setup.field, t, leaves)
         inputs = (*leaves, *self._params)
         taped = [(part, covector) for part, covector in zip(parts, a, strict=True) if part.requires_grad]
         found: Sequence[Tensor | None] = [None] * len(inputs)
@@ -301,7 +302,7 @@ def _first_step(span: tuple[float, float], spec: SolverSpec) -> float | None:
 _INTEGRATORS: Mapping[str, Callable[..., _Vode | _Lsoda]] = {"lsoda": _Lsoda, "vode-adams": _Vode}
 
 
-class _Solver:
+class _Integration:
     """Solves with one of SciPy's integrators, any number of times within one limit of steps.
 
     Args:
@@ -324,7 +325,7 @@ class _Solver:
 
     def solve(self, derivative: _Derivative, y0: np.ndarray, marks: Sequence[float]) -> Iterator[np.ndarray]:
         """The states at each of `marks` but the first, where the state is `y0`."""
-        watched = _Watched(derivative)
+        watched = _WatchedDerivative(derivative)
         # A copy: it shares its memory with a tensor of the caller's, and the integrator works in place.
         integrator = _INTEGRATORS[self._spec.solver](watched, y0.copy(), (marks[0], marks[-1]), self._spec)
         direction = np.sign(marks[-1] - marks[0])
@@ -333,7 +334,7 @@ class _Solver:
                 self._step(integrator, watched)
             yield integrator.at(mark)
 
-    def _step(self, integrator: _Vode | _Lsoda, watched: "_Watched") -> None:
+    def _step(self, integrator: _Vode | _Lsoda, watched: "_WatchedDerivative") -> None:
         start = integrator.t
         with _named_errors(self._spec.solver, start, watched):
             y = integrator.step()
@@ -348,7 +349,7 @@ class _Solver:
             )
 
 
-class _Watched:
+class _WatchedDerivative:
     """A derivative that remembers where it was asked for, whether its last value was finite, and what it raised."""
 
     def __init__(self, derivative: _Derivative) -> None:
@@ -378,7 +379,7 @@ class _Watched:
 
 
 @contextmanager
-def _named_errors(solver: str, start: float, watched: _Watched) -> Iterator[None]:
+def _named_errors(solver: str, start: float, watched: _WatchedDerivative) -> Iterator[None]:
     """Turn the warning with which SciPy says that an integrator gave up into an error of ours; the field's own pass.
 
     Raises:

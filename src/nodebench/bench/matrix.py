@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any, get_args
 
 from nodebench import registry
+from nodebench.backends.solvers import METHODS
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.messages import Assignment, Planned, Questions
 from nodebench.bench.plan import Cell, Plan, unique, unwritten
@@ -15,7 +16,6 @@ from nodebench.bench.starting import Launchers
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
 from nodebench.importing import users_code
 from nodebench.problem import SolverSpec
-from nodebench.solvers.methods import METHODS
 from nodebench.tasks.base import AbstractTask, Preset
 
 MEASURES = ("gradient", "counts", "training", "both")

@@ -13,16 +13,16 @@ from statistics import median
 
 import numpy as np
 
+from nodebench.backends.solvers import method
 from nodebench.bench.accuracy import reference_from
 from nodebench.bench.floor import FloorTurn, above_floor
 from nodebench.bench.memory import peak_resident_bytes, traced_bytes
 from nodebench.bench.messages import Counts, Preparation, Sizes, Turn
 from nodebench.bench.subject import Prepared
 from nodebench.errors import DivergedError
-from nodebench.frameworks.base import AbstractGradientStep
+from nodebench.frameworks.base import GradientStep
 from nodebench.problem import Evaluations, Gradients, StepGrid
 from nodebench.results.record import Measurement
-from nodebench.solvers.methods import method
 
 TURN_S = 0.05
 """Shortest turn: a faster step is repeated within it, so that the clock's and the messages' cost vanish."""
@@ -54,7 +54,7 @@ class GradientPasses:
     """
 
     prepared: Prepared
-    step: AbstractGradientStep
+    step: GradientStep
     steps_per_turn: int = 1
 
     @classmethod
@@ -80,10 +80,10 @@ class GradientPasses:
             dataset=prepared.inputs.dataset,
             notes=list(filter(None, [prepared.inputs.note])),
             differences=list(backend.differences(subject.spec)),
-            memory_exponent=backend.memory_exponent(),
+            memory_exponent=backend.memory_exponent,
         )
-        compiles = subject.framework.compiles or backend.compiles()
-        return passes, Preparation(found, compiles, backend.exact_counterpart(), wanted)
+        compiles = subject.framework.compiles or backend.compiles
+        return passes, Preparation(found, compiles, backend.exact_counterpart, wanted)
 
     def count(self) -> Counts:
         """Count evaluations and steps, in instrumented runs of their own."""
@@ -268,7 +268,7 @@ def _once(call: Callable[[int], None], n: int) -> float:
     return (time.perf_counter() - start) / n
 
 
-def _split(step: AbstractGradientStep) -> tuple[float, float]:
+def _split(step: GradientStep) -> tuple[float, float]:
     start = time.perf_counter()
     state = step.forward()
     middle = time.perf_counter()

@@ -20,6 +20,7 @@ import numpy as np
 
 from nodebench import __version__, registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.solvers import tableau
 from nodebench.bench.accuracy import UNREADABLE, Reference, reference_from, relative_error
 from nodebench.bench.check_up import SLACK, Direction, Doubts, contradiction, differentiated
 from nodebench.bench.judgement import KNOWN, MARGIN
@@ -29,7 +30,6 @@ from nodebench.bench.subject import load_inputs, make_subject, prepare_problem
 from nodebench.errors import CellError, UnsupportedError
 from nodebench.frameworks.base import AbstractFramework
 from nodebench.problem import Problem, SolverSpec, State
-from nodebench.solvers.tableau import tableau
 from nodebench.tasks.base import GradientInputs
 
 CROSS_CHECK: Mapping[str, str] = {"dopri5": "tsit5", "tsit5": "dopri5"}

@@ -5,11 +5,11 @@ from dataclasses import replace
 from math import isfinite
 from typing import get_args
 
+from nodebench.backends.solvers import METHODS
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.plan import Plan, joined
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.results.scaling import MIN_POINTS, Axis
-from nodebench.solvers.methods import METHODS
 
 VALUES: dict[Axis, tuple[float, ...]] = {
     "steps": (10, 20, 40, 80, 160),

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from nodebench.backends.solvers import method
 from nodebench.bench.accuracy import relative_error
 from nodebench.bench.subject import Subject
 from nodebench.errors import CellError
 from nodebench.problem import Problem, SolverSpec
-from nodebench.solvers.methods import method
 
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Relative and absolute tolerance alike; below lies the rounding of float32."""

@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 import numpy as np
 from typing_extensions import override
 
+from nodebench.backends.solvers import STARTING_ORDER, method
+from nodebench.backends.step_size import StepScale, first_step
 from nodebench.bench import memory
 from nodebench.bench.check_up import check_up, field_figures
 from nodebench.bench.checkpoints import Checkpoint
@@ -76,8 +78,6 @@ from nodebench.importing import missing_module
 from nodebench.pictures import pack
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.results.record import Measurement
-from nodebench.solvers.first_step import StepScale, first_step
-from nodebench.solvers.methods import STARTING_ORDER, method
 from nodebench.tasks.base import Recipe, Splits
 
 T = TypeVar("T")

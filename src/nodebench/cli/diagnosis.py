@@ -37,12 +37,12 @@ def doctor(
         raise typer.Exit(1 if _cluster_differs(ray_address, as_json=as_json) else 0)
     if comparisons is not None and not selftest:
         raise UserError("`--comparisons` belongs to `--selftest`.")
-    from nodebench import catalogue  # noqa: PLC0415
+    from nodebench import installed  # noqa: PLC0415
     from nodebench.bench.machine import fingerprint, frameworks  # noqa: PLC0415
 
     environment = fingerprint()
     found = frameworks()
-    sources = {row["name"]: row["data"] for row in catalogue.tasks() if "data" in row}
+    sources = {row["name"]: row["data"] for row in installed.tasks() if "data" in row}
     if as_json:
         tested = _selftest(comparisons, as_json=True) if selftest else None
         report = {"environment": environment, "frameworks": found, "data": sources}

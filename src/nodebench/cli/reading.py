@@ -28,13 +28,13 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Show what there is to choose from, and the runs in the store."""
-    from nodebench import catalogue  # noqa: PLC0415
+    from nodebench import installed  # noqa: PLC0415
 
     listings: dict[str, Callable[[], list[dict[str, str]]]] = {
-        "backends": catalogue.backends,
-        "tasks": catalogue.tasks,
-        "models": catalogue.models,
-        "solvers": catalogue.solvers,
+        "backends": installed.backends,
+        "tasks": installed.tasks,
+        "models": installed.models,
+        "solvers": installed.solvers,
         "runs": lambda: _runs(store),
     }
     if what is not None and what not in listings:

@@ -13,7 +13,7 @@ where it does not apply, for the reason that it gives.
 """
 
 from nodebench.conformance.backend import backend_checks
-from nodebench.conformance.check import Check, CheckFailedError, Outcome
+from nodebench.conformance.check import Check, CheckFailedError, CheckOutcome
 from nodebench.conformance.task import task_checks
 
-__all__ = ["Check", "CheckFailedError", "Outcome", "backend_checks", "task_checks"]
+__all__ = ["Check", "CheckFailedError", "CheckOutcome", "backend_checks", "task_checks"]

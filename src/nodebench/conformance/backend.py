@@ -1,6 +1,7 @@
 """What every backend must do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -8,14 +9,22 @@ import numpy as np
 
 from nodebench import registry
 from nodebench.conformance.check import Check, checks_of, require
-from nodebench.conformance.known import MATRIX, MIDDLE, STATES, BackendSubject, Known, errors
-from nodebench.conformance.limits import BACKEND_LIMITS
-from nodebench.errors import UserError
+from nodebench.conformance.subjects import MATRIX, MIDDLE, STATES, BackendSubject, Known, errors
+from nodebench.errors import CellError, DivergedError, UserError
 from nodebench.frameworks.base import FRAMEWORKS, load_framework
-from nodebench.problem import Gradients, SolverSpec
+from nodebench.problem import Gradients, Problem, SolverSpec
 from nodebench.tasks.linear.closed_form import states
 
 BACKWARDS = (1.0, 0.4, -0.5)
+
+FEW_STEPS = 3
+
+CONSTANTS: Mapping[str, tuple[Any, str]] = {
+    "exact_counterpart": (str | None, "the name of a backend, or None"),
+    "memory_exponent": (float | int | None, "a number, or None"),
+    "compiles": (bool, "True or False"),
+}
+"""What a backend says of itself in values: their types, and these in words."""
 
 
 def backend_checks(text: str) -> list[Check]:
@@ -36,7 +45,7 @@ def it_can_be_loaded(subject: BackendSubject) -> None:
 
 
 def it_declares_itself(subject: BackendSubject) -> None:
-    """Its class names its framework as a plain string, and the first line of its docstring is a sentence."""
+    """Its framework is a plain string, its values have their types, and its docstring begins with a sentence."""
     backend, info = subject.backend, registry.describe("backend", subject.text)
     known = backend.framework in FRAMEWORKS or ":" in backend.framework
     require(known, f"its framework is {backend.framework!r}; it must be `torch`, `jax` or `module:Class`.")
@@ -45,6 +54,9 @@ def it_declares_itself(subject: BackendSubject) -> None:
         f'`{type(backend).__name__}` must say `framework: ClassVar[str] = "{backend.framework}"` in its class body, '
         "where planning reads it without importing it.",
     )
+    for name, (kind, told) in CONSTANTS.items():
+        value = getattr(backend, name)
+        require(isinstance(value, kind), f"its `{name}` is {value!r}; it must be {told}.")
     require(info.summary.endswith("."), "the first line of its docstring, which `list` shows, must be a sentence.")
 
 
@@ -172,6 +184,25 @@ def its_steps_are_told_in_order(subject: BackendSubject) -> None:
     require(all(a < b for a, b in pairwise(grid.times)), "the boundaries of its steps are not strictly in order.")
 
 
+def nan_ends_cleanly(subject: BackendSubject) -> None:
+    """A field of NaN is a `DivergedError`; compiled code, which cannot raise, gives NaN for loss and gradients."""
+    problem, spec = subject.problem(Known(scale=float("nan"))), subject.spec()
+    raised = _failure(subject, problem, spec)
+    clean = raised is None or isinstance(raised, DivergedError)
+    require(clean, f"a field of NaN must raise `DivergedError`; it raises {_told(raised)}.")
+
+
+def the_step_limit_is_kept(subject: BackendSubject) -> None:
+    """Out of steps it raises `StepLimitError` or gives NaN, at the latest where its evaluations are counted."""
+    spec = replace(subject.spec(2), max_steps=FEW_STEPS)
+    problem = subject.problem(Known(times=(0.0, 2.0)))
+    raised = _failure(subject, problem, spec)
+    require(
+        raised is None or isinstance(raised, CellError),
+        f"out of steps it must raise `StepLimitError`; it raises {_told(raised)}.",
+    )
+
+
 BACKEND_CHECKS = (
     it_can_be_loaded,
     it_declares_itself,
@@ -187,7 +218,8 @@ BACKEND_CHECKS = (
     it_keeps_no_state_between_calls,
     what_it_is_handed_stays_as_it_was,
     its_steps_are_told_in_order,
-    *BACKEND_LIMITS,
+    nan_ends_cleanly,
+    the_step_limit_is_kept,
 )
 """All of them, the simplest first: what fails one is likely to fail those after it."""
 
@@ -208,3 +240,31 @@ def _near(found: Gradients, known: Known, bound: float, where: str) -> None:
     for name, error in errors(found, known.exact()).items():
         # Not `error >= bound`, which NaN passes.
         require(error < bound, f"{where} its gradient of {name} is wrong by {error:.1g}, where {bound:g} is allowed.")
+
+
+def _failure(subject: BackendSubject, problem: Problem, spec: SolverSpec) -> Exception | None:
+    """What a gradient that cannot succeed raises; None for NaN in loss and gradients, where that is all it can do.
+
+    Raises:
+        CheckFailedError: If it is handed out as if it had succeeded.
+    """
+    framework = subject.framework(spec.dtype)
+    try:
+        step = subject.backend.gradient_step(problem, spec, framework)
+        found = framework.to_numpy(step.step())
+        if not _is_nan(found):
+            step.evaluations()
+    except Exception as error:  # noqa: BLE001  what it raises is what is asked for
+        return error
+    require(_is_nan(found), f"it answers with the loss {found.loss:.3g} and gradients, as if it had succeeded.")
+    require(framework.compiles, "it returns NaN for loss and gradients, where it must raise an error.")
+    return None
+
+
+def _is_nan(found: Gradients) -> bool:
+    parts = found.y0 if isinstance(found.y0, tuple) else (found.y0,)
+    return all(np.isnan(value).all() for value in (found.loss, *parts, *found.params.values()))
+
+
+def _told(error: Exception | None) -> str:
+    return f"{type(error).__name__}: {error}"

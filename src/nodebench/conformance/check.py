@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from unittest import SkipTest
 
+from typing_extensions import override
+
 from nodebench.errors import CellError, NodebenchError, NotInstalledError
 
 State = Literal["ok", "failed", "skipped"]
@@ -19,7 +21,7 @@ class NotApplicableError(SkipTest):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """What came of a check.
 
     Attributes:
@@ -54,6 +56,7 @@ class Check:
         except NotInstalledError as error:
             raise NotApplicableError(str(error)) from error
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -67,15 +70,15 @@ class Check:
         """What the plugin must do, in a sentence."""
         return (self.body.__doc__ or "").partition("\n")[0]
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CheckOutcome:
         """Make the check, and give what came of it as a value."""
         try:
             self()
         except SkipTest as error:
-            return Outcome(self.name, self.meaning, "skipped", _sentence(error))
+            return CheckOutcome(self.name, self.meaning, "skipped", _sentence(error))
         except Exception as error:  # noqa: BLE001  whatever a plugin raises fails its check
-            return Outcome(self.name, self.meaning, "failed", _sentence(error))
-        return Outcome(self.name, self.meaning, "ok")
+            return CheckOutcome(self.name, self.meaning, "failed", _sentence(error))
+        return CheckOutcome(self.name, self.meaning, "ok")
 
 
 def checks_of(bodies: Sequence[Callable[[Any], None]], subject: Any) -> list[Check]:

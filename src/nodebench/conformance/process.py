@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 from nodebench.conformance.backend import backend_checks
-from nodebench.conformance.check import Check, Outcome
+from nodebench.conformance.check import Check, CheckOutcome
 from nodebench.conformance.task import task_checks
 from nodebench.registry import Kind
 
@@ -21,7 +21,7 @@ def checks(kind: Kind, text: str) -> list[Check]:
     return backend_checks(text) if kind == "backend" else task_checks(text)
 
 
-def outcomes(kind: Kind, text: str, limit_s: float = LIMIT_S) -> Iterator[Outcome]:
+def outcomes(kind: Kind, text: str, limit_s: float = LIMIT_S) -> Iterator[CheckOutcome]:
     """Make the checks of a plugin, one after the other, in another process.
 
     Args:
@@ -41,7 +41,7 @@ def outcomes(kind: Kind, text: str, limit_s: float = LIMIT_S) -> Iterator[Outcom
                 return
 
 
-def _from(wanted: list[Check], kind: Kind, text: str, begun: int, limit_s: float) -> Iterator[Outcome]:
+def _from(wanted: list[Check], kind: Kind, text: str, begun: int, limit_s: float) -> Iterator[CheckOutcome]:
     """Outcomes in a new process, up to the first check that it does not survive."""
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -52,14 +52,14 @@ def _from(wanted: list[Check], kind: Kind, text: str, begun: int, limit_s: float
     try:
         for check in wanted[begun:]:
             if not ours.poll(limit_s):
-                yield Outcome(check.name, check.meaning, "failed", f"it does not end within {limit_s:g} s.")
+                yield CheckOutcome(check.name, check.meaning, "failed", f"it does not end within {limit_s:g} s.")
                 return
             try:
                 yield ours.recv()
             except EOFError:
                 process.join()
                 reason = f"it ends the process, with exit code {process.exitcode}."
-                yield Outcome(check.name, check.meaning, "failed", reason)
+                yield CheckOutcome(check.name, check.meaning, "failed", reason)
                 return
     finally:
         process.kill()

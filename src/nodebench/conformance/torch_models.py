@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from nodebench.frameworks.torch_field import like_state, state_parts
+from nodebench.frameworks.torch.field import like_state, state_parts
 from nodebench.problem import Field, Problem, SolverSpec, State
 from nodebench.tasks.linear.torch_models import TorchBatch
 
@@ -27,8 +28,8 @@ class KnownField(nn.Module):
         self.A = nn.Parameter(torch.zeros(dimension, dimension))
         self._split, self._waving, self._patience = split, waving, patience
 
+    @override
     def forward(self, t: Any, y: Any) -> State:
-        """The derivative."""
         self._patience -= 1
         if self._patience < 0:
             raise RuntimeError("the solver evaluates the field without end")

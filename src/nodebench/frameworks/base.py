@@ -29,8 +29,8 @@ Solve = Callable[[Field, State, Array, SolverSpec], State]
 """`AbstractBackend.solve`."""
 
 FRAMEWORKS: Mapping[str, str] = {
-    "torch": "nodebench.frameworks.torch:Torch",
-    "jax": "nodebench.frameworks.jax:Jax",
+    "torch": "nodebench.frameworks.torch.framework:Torch",
+    "jax": "nodebench.frameworks.jax.framework:Jax",
 }
 """Where each framework lives. A backend may also name one of its own as `module:Class`."""
 
@@ -79,87 +79,35 @@ class FieldCalls:
     evaluation_with_vjp: Callable[[int], None]
 
 
-class AbstractGradientStep(ABC):
-    """One gradient step of a problem, moved, built and compiled.
+@dataclass(frozen=True)
+class GradientStep:
+    """One gradient step of a problem, moved, built and compiled: the calls that a worker makes.
 
     `step` is the timed call: the work and nothing else. `forward` and `backward` are the same work in two calls, for
-    the split of the time between them; a framework that fuses the two may be slower here than in `step`.
+    the split of the time between them; a framework that fuses the two may be slower here than in `step`. A backend that
+    has something to add replaces a call, by `dataclasses.replace`.
+
+    Attributes:
+        step: Loss and all gradients; returns when the device has finished.
+        forward: Solve and loss, with all that `backward` needs; returns when the device has finished.
+        backward: Gradients from what `forward` returned; returns when the device has finished.
+        solution: The states at the output times, without gradients; returns when the device has finished.
+        forward_evaluations: Count the evaluations of `solution`, in an instrumented run of its own.
+        evaluations: Count evaluations in an instrumented run of forward and backward; never part of a timed pass.
+        saved_bytes: Bytes kept for the backward pass: torch's saved tensors, or XLA's temporary and output buffers; or
+            None.
+        field_calls: The calls that make up the floor of a step; None where a step does not consist of calls of the
+            field.
     """
 
-    @abstractmethod
-    def step(self) -> Gradients:
-        """Loss and all gradients; returns when the device has finished."""
-
-    @abstractmethod
-    def forward(self) -> Any:
-        """Solve and loss, with all that `backward` needs; returns when the device has finished."""
-
-    @abstractmethod
-    def backward(self, state: Any) -> Gradients:
-        """Gradients from what `forward` returned; returns when the device has finished."""
-
-    @abstractmethod
-    def solution(self) -> State:
-        """The states at the output times, without gradients; returns when the device has finished."""
-
-    @abstractmethod
-    def forward_evaluations(self) -> int:
-        """Count the evaluations of `solution`, in an instrumented run of its own."""
-
-    @abstractmethod
-    def evaluations(self) -> Evaluations:
-        """Count evaluations in an instrumented run of forward and backward; never part of a timed pass."""
-
-    @abstractmethod
-    def saved_bytes(self) -> int | None:
-        """Bytes kept for the backward pass: torch's saved tensors, or XLA's temporary and output buffers."""
-
-    @abstractmethod
-    def field_calls(self) -> FieldCalls | None:
-        """The calls that make up the floor of a step; None where a step does not consist of calls of the field."""
-
-
-class AbstractWrappedStep(AbstractGradientStep):
-    """A gradient step that is another one but for what a subclass says.
-
-    Args:
-        inner: The other one.
-    """
-
-    def __init__(self, inner: AbstractGradientStep) -> None:
-        self.inner = inner
-
-    def step(self) -> Gradients:
-        """That of the other one, as is all below."""
-        return self.inner.step()
-
-    def forward(self) -> Any:
-        """See `step`."""
-        return self.inner.forward()
-
-    def backward(self, state: Any) -> Gradients:
-        """See `step`."""
-        return self.inner.backward(state)
-
-    def solution(self) -> State:
-        """See `step`."""
-        return self.inner.solution()
-
-    def forward_evaluations(self) -> int:
-        """See `step`."""
-        return self.inner.forward_evaluations()
-
-    def evaluations(self) -> Evaluations:
-        """See `step`."""
-        return self.inner.evaluations()
-
-    def saved_bytes(self) -> int | None:
-        """See `step`."""
-        return self.inner.saved_bytes()
-
-    def field_calls(self) -> FieldCalls | None:
-        """See `step`."""
-        return self.inner.field_calls()
+    step: Callable[[], Gradients]
+    forward: Callable[[], Any]
+    backward: Callable[[Any], Gradients]
+    solution: Callable[[], State]
+    forward_evaluations: Callable[[], int]
+    evaluations: Callable[[], Evaluations]
+    saved_bytes: Callable[[], int | None]
+    field_calls: Callable[[], FieldCalls | None]
 
 
 class AbstractTrainer(ABC):
@@ -310,7 +258,7 @@ class AbstractFramework(ABC):
         """A state as one flat float64 NumPy array."""
 
     @abstractmethod
-    def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> AbstractGradientStep:
+    def gradient_step(self, solve: Solve, problem: Problem, spec: SolverSpec) -> GradientStep:
         """Prepare one gradient step. May compile; the first call of `step` may still do so."""
 
     @classmethod

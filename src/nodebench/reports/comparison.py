@@ -3,10 +3,10 @@
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+from nodebench.backends.solvers import method
 from nodebench.registry import parse
 from nodebench.reports.formatting import number
 from nodebench.results.record import Record
-from nodebench.solvers.methods import method
 
 NOT_COMPARED = ("wrong_gradient", "incomparable")
 """Statuses of cells that were measured and must not be ranked."""

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import get_args
 
+from nodebench.backends.solvers import method
 from nodebench.reports.charts import line_key, line_setting
 from nodebench.reports.comparison import fixed_step, grouped
 from nodebench.reports.document import Block, Column, Entry, Missing, Table
@@ -11,7 +12,6 @@ from nodebench.reports.formatting import ABSENT, number
 from nodebench.reports.machines import Machines
 from nodebench.results.record import Record
 from nodebench.results.scaling import Axis, Scaling, scalings
-from nodebench.solvers.methods import method
 
 
 def exponents(name: str, measured: Sequence[Record], machines: Machines) -> Iterator[Block]:

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from nodebench.backends.solvers import method
 from nodebench.results.record import Record
-from nodebench.solvers.methods import method
 from nodebench.stats import quantile
 
 Axis = Literal["steps", "tolerance", "batch", "horizon"]

@@ -10,8 +10,8 @@ from typing import ClassVar
 import diffrax
 
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.diffrax import reason_unsupported, solve, step_grid
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers import diffrax_solve
 
 
 @dataclass(frozen=True)
@@ -28,31 +28,30 @@ class Mine(AbstractBackend):
 
     # A plain string, which planning reads without importing this file.
     framework: ClassVar[str] = "jax"
+    # The backend that gives the exact gradient of these very steps; None where there is none of that name.
+    exact_counterpart = "diffrax"
     checkpoints: int | None = None
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         """What it cannot do, in a sentence that the record will carry, before anything is timed; None where it can."""
         del problem
-        return diffrax_solve.unsupported(spec)
+        return reason_unsupported(spec)
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """States at `times`, differentiable: the derivative is the method that is measured.
 
-        It is compiled by the harness and cannot raise: a solve that fails gives states of NaN, here by
-        `diffrax_solve.solve`. A method with a backward pass of its own is a `jax.custom_vjp` of the field's arrays,
+        It is compiled by the harness and cannot raise: a solve that fails gives states of NaN, here by the function
+        `solve`. A method with a backward pass of its own is a `jax.custom_vjp` of the field's arrays,
         `equinox.partition(field, equinox.is_inexact_array)`.
         """
         adjoint = diffrax.RecursiveCheckpointAdjoint(self.checkpoints)
-        return diffrax_solve.solve(field, y0, times, spec, adjoint)
+        return solve(field, y0, times, spec, adjoint)
 
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """The steps that `solve` takes, or the error that it could not raise; None would say that nobody can tell."""
-        return diffrax_solve.grid(field, y0, times, spec)
+        return step_grid(field, y0, times, spec)
 
-    def exact_counterpart(self) -> str | None:
-        """The backend that gives the exact gradient of these very steps: None where there is none of that name."""
-        return "diffrax"
-
+    @property
     def memory_exponent(self) -> float | None:
-        """The p of memory ~ n^p in the number of steps n, by theory."""
+        """The p of memory ~ n^p in the number n of steps, by theory; a plain value where no option changes it."""
         return 0.5 if self.checkpoints is None else 0.0

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.solvers import TABLEAUS, Tableau
 from nodebench.errors import DivergedError, StepLimitError
+from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers.layout import layout, output_times
-from nodebench.solvers.tableau import TABLEAUS, Tableau
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Mine(AbstractBackend):
 
     # A plain string, which planning reads without importing this file.
     framework: ClassVar[str] = "torch"
+    # The backend that gives the exact gradient of these very steps; None where there is none of that name.
+    exact_counterpart = None
+    # The p of memory ~ n^p in the number n of steps, by theory.
+    memory_exponent = 1.0
     safety: float = 0.9
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
@@ -57,14 +61,6 @@ class Mine(AbstractBackend):
         """The steps that `solve` takes; None would say that nobody can tell."""
         with torch.no_grad():
             return self._walk(field, y0, times, spec)[1]
-
-    def exact_counterpart(self) -> str | None:
-        """The backend that gives the exact gradient of these very steps: None where there is none of that name."""
-        return None
-
-    def memory_exponent(self) -> float | None:
-        """The p of memory ~ n^p in the number of steps n, by theory."""
-        return 1.0
 
     def _walk(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> tuple[State, StepGrid]:
         """Step onto each output time; a state of several arrays is one flat vector on the way."""

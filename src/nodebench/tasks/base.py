@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from typing_extensions import override
 
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.importing import beside
@@ -134,6 +135,7 @@ class AbstractTask(ABC):
     """How the reference gradient is solved where there is no closed form. A field that is not smooth gains nothing from
     order or tolerance, and is better served by many small steps of a simple method."""
 
+    @override
     def __init_subclass__(cls) -> None:
         # Whoever reads the targets may have another working directory than whoever wrote them.
         models = vars(cls).get("models")

@@ -22,6 +22,7 @@ class Torchode(AbstractBackend):
     """
 
     framework: ClassVar[str] = "torch"
+    memory_exponent = 1.0  # the tape of all steps
     through_control: bool = True
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
@@ -39,6 +40,7 @@ class Torchode(AbstractBackend):
         del field, y0, times, spec
         return None
 
+    @property
     def exact_counterpart(self) -> str | None:
         """Itself, as it differentiates all that it does; without its control the gradient is that of fixed steps."""
         return "torchode" if self.through_control else None
@@ -47,7 +49,3 @@ class Torchode(AbstractBackend):
         """Interpolation."""
         del spec
         return ("it reaches output times by interpolating inside a step.",)
-
-    def memory_exponent(self) -> float | None:
-        """O(n): the tape of all steps."""
-        return 1.0

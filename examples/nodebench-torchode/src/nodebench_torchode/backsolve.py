@@ -23,6 +23,8 @@ class TorchodeBacksolve(AbstractBackend):
     """
 
     framework: ClassVar[str] = "torch"
+    exact_counterpart = "torchode"  # which takes the same forward steps, on the tape
+    memory_exponent = 0.0  # nothing of the forward solve is kept but its output states
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         """See `solving`."""
@@ -45,10 +47,6 @@ class TorchodeBacksolve(AbstractBackend):
         del field, y0, times, spec
         return None
 
-    def exact_counterpart(self) -> str | None:
-        """The same on the tape, which takes the same forward steps."""
-        return "torchode"
-
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
         """Interpolation, and where the backward solve begins anew."""
         del spec
@@ -56,7 +54,3 @@ class TorchodeBacksolve(AbstractBackend):
             "it reaches output times by interpolating inside a step.",
             "its backward solve starts anew at every output time.",
         )
-
-    def memory_exponent(self) -> float | None:
-        """O(1): nothing of the forward solve is kept but its output states."""
-        return 0.0

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchode.status_codes import REACHED_MAX_STEPS, SUCCESS
 
 from nodebench.errors import DivergedError, StepLimitError
+from nodebench.frameworks.torch.field import Layout, layout
 from nodebench.problem import Field, Problem, SolverSpec, State
-from nodebench.solvers.layout import Layout, layout
 
 METHODS: Mapping[str, Callable[..., Any]] = {"dopri5": torchode.Dopri5, "tsit5": torchode.Tsit5}
 """The methods that torchode and nodebench have in common."""

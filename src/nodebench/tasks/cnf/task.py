@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from typing_extensions import override
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
@@ -114,19 +115,23 @@ class Cnf(AbstractTask):
         return self.dataset in POTENTIALS
 
     @property
+    @override
     def metric(self) -> Metric:
         """KL(q || p) to a target, negative log-likelihood of a data set."""
         return KL if self.matches_target else NLL
 
     @property
+    @override
     def diagnostics(self) -> tuple[Metric, ...]:
         """For a target, the flow's mass outside the window and the divergence as the literature has it."""
         return (MASS_OUTSIDE, KL_WITHOUT_WALL) if self.matches_target else ()
 
+    @override
     def data_source(self) -> str:
         """Where the data come from."""
         return "drawn from the seed"
 
+    @override
     def data(self, preset: Preset, seed: int) -> Splits:
         """Samples of the data set, or of the base for a target, drawn from the seed."""
         size = SMOKE if preset == "smoke" else FULL
@@ -138,6 +143,7 @@ class Cnf(AbstractTask):
             note=self._note,
         )
 
+    @override
     def recipe(self, model: str, preset: Preset) -> Recipe:
         """The recipe of a preset; base samples and trace noise are drawn afresh in every step."""
         self._check(model)
@@ -147,13 +153,14 @@ class Cnf(AbstractTask):
         redraws = self.matches_target or self.trace == "hutchinson"
         return replace(recipe, evaluation_batch=2_000, augment=self._redraw if redraws else None)
 
+    @override
     def model_options(self, model: str) -> Mapping[str, Any]:
-        """Keyword arguments of the model's class."""
         self._check(model)
         if model == "planar":
             return {"dataset": self.dataset, "layers": self._size(self.layers)}
         return {"dataset": self.dataset, "hidden": self._size(self.hidden), "trace": self.trace}
 
+    @override
     def weights(self, model: str, seed: int) -> Weights:
         """Initial weights drawn from the seed, float64."""
         self._check(model)
@@ -161,16 +168,18 @@ class Cnf(AbstractTask):
             return weights.planar(self._size(self.layers), seed)
         return weights.cnf(self._size(self.hidden), seed)
 
+    @override
     def gradient_examples(self, seed: int) -> int | None:
-        """As many as are asked for."""
         del seed
         return None
 
+    @override
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """Weights drawn from the seed and a batch of training examples."""
         batch = self._draw("train", batch_size, seed)
         return GradientInputs(self.weights(model, seed), batch, dataset=self.dataset, note=self._note)
 
+    @override
     def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
         """True and learned density, and the flow between base and data (figures 4 and 5 of the paper)."""
         del splits

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from nodebench.problem import Field, Problem
 from nodebench.tasks.cnf.objectives import Objective, objective
@@ -50,6 +51,7 @@ class GatedPlanarField(nn.Module):
         w, u, gate, b = torch.split_with_sizes(out, [2 * size, 2 * size, size, size])
         return w.view(2, size), u.view(size, 2) * torch.sigmoid(gate)[:, None], b
 
+    @override
     def forward(self, t: Tensor | float, state: Densities) -> Densities:
         """Rates of the points and of the log-density at time `t`."""
         w, u, b = self.at(t)
@@ -76,6 +78,7 @@ class HutchinsonField(nn.Module):
         self.dynamics = dynamics
         self.register_buffer("noise", noise)
 
+    @override
     def forward(self, t: Tensor | float, state: Densities) -> Densities:
         """Rates of the points and of the log-density at time `t`."""
         z = state[0]
@@ -166,6 +169,7 @@ class Planar(nn.Module):
         self.w = nn.Parameter(torch.empty(layers, 2))
         self.b = nn.Parameter(torch.empty(layers))
 
+    @override
     def forward(self, z: Tensor, log_p: Tensor) -> Densities:
         """Points, shape `(n, 2)`, and their log-density, shape `(n,)`, behind all layers."""
         states, falls = self._through(z, slice(None))

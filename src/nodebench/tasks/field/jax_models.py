@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from nodebench.frameworks.base import Weights, check_alike, seeded_globally
-from nodebench.frameworks.jax_parameters import named_parameters, refuse_complex, whole_state
+from nodebench.frameworks.jax.parameters import named_parameters, refuse_complex, whole_state
 from nodebench.problem import Problem
 from nodebench.registry import load_class
 from nodebench.tasks.field.task import parts_of

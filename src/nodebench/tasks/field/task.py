@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from nodebench.errors import PluginError, UnknownNameError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
@@ -50,6 +51,7 @@ class AbstractFieldTask(AbstractTask):
     default_model: ClassVar[str] = "field"
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-5, atol=1e-5)
 
+    @override
     def __init_subclass__(cls) -> None:
         # `models` is read from the class, like everything that is declared.
         fields = getattr(cls, "fields", {})
@@ -67,10 +69,11 @@ class AbstractFieldTask(AbstractTask):
         """Where the initial states should end, shaped like them; at zero, where a task does not say otherwise."""
         return tuple(map(np.zeros_like, y0)) if isinstance(y0, tuple) else np.zeros_like(y0)
 
+    @override
     def data_source(self) -> str:
-        """Nothing is fetched."""
         return "computed from the seed"
 
+    @override
     def data(self, preset: Preset, seed: int) -> Splits:
         """Initial states and targets.
 
@@ -87,17 +90,18 @@ class AbstractFieldTask(AbstractTask):
         train, validation, test = ({name: array[part] for name, array in arrays.items()} for part in parts)
         return Splits("initial-states", train, validation, test)
 
+    @override
     def recipe(self, model: str, preset: Preset) -> Recipe:
-        """Adam."""
         del model
         epochs = {"smoke": 2, "quick": 20}.get(preset, 100)
         return Recipe(Optimizer("adam", 1e-2, schedule="cosine"), batch_size=64, epochs=epochs)
 
+    @override
     def model_options(self, model: str) -> Mapping[str, Any]:
-        """Keyword arguments of the model's class."""
         del model
         return {"fields": dict(self.fields), "times": self.times}
 
+    @override
     def weights(self, model: str, seed: int) -> Weights:
         """Those of a field made after seeding its framework, which is imported for that."""
         del model
@@ -105,6 +109,7 @@ class AbstractFieldTask(AbstractTask):
         drawn: Weights = load_class(WEIGHTS[framework])(target, seed)
         return drawn
 
+    @override
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """Weights from the seed, and the first training examples."""
         splits = self.data("quick", seed)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
@@ -70,10 +71,11 @@ class Linear(AbstractTask):
                 f"{self.dimension}, {self.n_times} and {self.horizon}."
             )
 
+    @override
     def data_source(self) -> str:
-        """Nothing is fetched."""
         return "computed from the seed"
 
+    @override
     def data(self, preset: Preset, seed: int) -> Splits:
         """Exact trajectories of a hidden matrix, from standard normal initial states."""
         n_train, n_held_out = SIZES[preset]
@@ -85,13 +87,14 @@ class Linear(AbstractTask):
         train, validation, test = ({"y0": y0[part], "observed": observed[part]} for part in parts)
         return Splits("linear-trajectories", train, validation, test)
 
+    @override
     def recipe(self, model: str, preset: Preset) -> Recipe:
         """Adam, with a cosine schedule but for `smoke`."""
         self._check(model)
         return RECIPES[preset]
 
+    @override
     def model_options(self, model: str) -> Mapping[str, Any]:
-        """Keyword arguments of the model's class."""
         self._check(model)
         return {
             "dimension": self.dimension,
@@ -100,16 +103,18 @@ class Linear(AbstractTask):
             "differentiate_times": self.differentiate_times,
         }
 
+    @override
     def weights(self, model: str, seed: int) -> Weights:
         """A rotation with some damping, drawn from the seed."""
         self._check(model)
         return {"field.A": _rotation_with_damping(np.random.default_rng((seed, 0)), self.dimension)}
 
+    @override
     def gradient_examples(self, seed: int) -> int | None:
-        """As many as are asked for."""
         del seed
         return None
 
+    @override
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """Weights and standard normal initial states drawn from the seed, and the closed form of their gradients."""
         weights = self.weights(model, seed)

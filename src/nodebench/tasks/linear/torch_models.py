@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nodebench.problem import Problem
 from nodebench.tasks.linear.closed_form import Loss
@@ -27,6 +28,7 @@ class LinearField(nn.Module):
         super().__init__()
         self.A = nn.Parameter(torch.zeros(dimension, dimension))
 
+    @override
     def forward(self, t: Any, y: Tensor) -> Tensor:
         """The derivative, which does not depend on time."""
         del t
@@ -52,6 +54,7 @@ class LinearODE(nn.Module):
         self.field = LinearField(dimension)
         self._times, self._loss, self._differentiate_times = times, loss, differentiate_times
 
+    @override
     def forward(self, y0: Tensor) -> Tensor:
         """States, shape `(n, n_times, d)`."""
         return self.solve(self.field, y0, self._time_tensor(y0)).transpose(0, 1)

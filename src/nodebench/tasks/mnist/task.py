@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from typing_extensions import override
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
@@ -100,11 +101,13 @@ class Mnist(AbstractTask):
         "mlp": ModelEntry({"torch": f"{_TORCH}:MLP"}, uses_backend=False, summary="One hidden layer of 300 units."),
     }
 
+    @override
     def data_source(self) -> str:
         """Where the images would come from on this machine, without fetching any."""
         return where(self.dataset)
 
-    def data(self, preset: Preset, seed: int) -> Splits:  # noqa: ARG002  the same split for every seed
+    @override
+    def data(self, preset: Preset, seed: int) -> Splits:
         """Training, validation (the last images of the training data) and test images, in [0, 1].
 
         Raises:
@@ -127,20 +130,22 @@ class Mnist(AbstractTask):
             note=note,
         )
 
+    @override
     def recipe(self, model: str, preset: Preset) -> Recipe:
         """The recipe of a preset, one for all convolutional networks; `paper` is the published one."""
         self._check(model)
         recipe = MLP_RECIPES.get(preset, RECIPES[preset]) if model == "mlp" else RECIPES[preset]
         return replace(recipe, augment=random_crop) if preset == "paper" else recipe
 
+    @override
     def model_options(self, model: str) -> Mapping[str, Any]:
-        """Keyword arguments of the model's class."""
         self._check(model)
         if model == "mlp":
             return {}
         options: dict[str, Any] = {"downsampling": self.downsampling}
         return options | {"blocks": BLOCKS[model]} if model in BLOCKS else options
 
+    @override
     def weights(self, model: str, seed: int) -> Weights:
         """Initial weights with the distributions of `torch.nn`, drawn from the seed, float64."""
         self._check(model)
@@ -156,11 +161,13 @@ class Mnist(AbstractTask):
         draw.head()
         return draw.weights
 
+    @override
     def gradient_examples(self, seed: int) -> int | None:
         """All training images, whatever the preset trains on."""
         del seed
         return len(load(self.dataset, "train").labels)
 
+    @override
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """Weights drawn from the seed and the first training images.
 
@@ -176,6 +183,7 @@ class Mnist(AbstractTask):
         batch = _batch(train.images[:batch_size], train.labels[:batch_size])
         return GradientInputs(self.weights(model, seed), batch, dataset=train.name, note=train.note)
 
+    @override
     def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
         """Misread test images; none where the model makes no mistake."""
         self._check(model)

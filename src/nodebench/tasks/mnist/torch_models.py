@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from nodebench.problem import Problem, State
 
@@ -39,6 +40,7 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(CHANNELS, CHANNELS, 1, stride=stride, bias=False) if stride > 1 else None
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """Map `(n, 64, h, w)` to `(n, 64, h / stride, w / stride)`."""
         out = torch.relu_(self.norm1(x))
@@ -97,6 +99,7 @@ class ODEField(nn.Module):
         self.conv2 = nn.Conv2d(CHANNELS + 1, CHANNELS, 3, padding=1)
         self.norm3 = _norm()
 
+    @override
     def forward(self, t: Tensor | float, y: Tensor) -> Tensor:
         """dy/dt at time `t` of states `(n, 64, h, w)`."""
         out = _time_conv(self.conv1, t, torch.relu_(self.norm1(y)))
@@ -131,6 +134,7 @@ class ODENet(Classifier):
         self.field = ODEField()
         self.head = _head()
 
+    @override
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape `(n, 10)`, of images `(n, 1, 28, 28)`."""
         ys = self.solve(self.field, self.downsampling(images), _times(images))
@@ -166,6 +170,7 @@ class ResNet(Classifier):
         self.blocks = nn.Sequential(*(ResBlock() for _ in range(blocks)))
         self.head = _head()
 
+    @override
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape `(n, 10)`, of images `(n, 1, 28, 28)`."""
         logits: Tensor = self.head(self.blocks(self.downsampling(images)))
@@ -183,6 +188,7 @@ class MLP(Classifier):
         self.hidden = nn.Linear(784, 300)
         self.output = nn.Linear(300, 10)
 
+    @override
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape `(n, 10)`, of images `(n, 1, 28, 28)`."""
         logits: Tensor = self.output(torch.relu_(self.hidden(images.flatten(1))))

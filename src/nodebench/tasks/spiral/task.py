@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Optimizer, Weights
@@ -87,11 +88,12 @@ class Spiral(AbstractTask):
         if not (isfinite(self.noise) and self.noise > 0):
             raise UserError(f"`noise` must be positive and finite: it is the likelihood's too; got {self.noise}.")
 
+    @override
     def data_source(self) -> str:
-        """Made here."""
         return "spirals drawn from the seed"
 
-    def data(self, preset: Preset, seed: int) -> Splits:  # noqa: ARG002  the same data under every preset
+    @override
+    def data(self, preset: Preset, seed: int) -> Splits:
         """1000 training trajectories, 250 for validation and 500 for the test, all drawn from the seed."""
         train, validation, test = np.random.default_rng(seed).spawn(3)
         return Splits(
@@ -101,22 +103,25 @@ class Spiral(AbstractTask):
             test=draw(N_TEST, self.observations, self.noise, test),
         )
 
+    @override
     def recipe(self, model: str, preset: Preset) -> Recipe:
         """The recipe of a preset; the noise of the latent draw is new in every step."""
         self._check(model)
         return replace(RECIPES[model][preset], augment=redraw_noise)
 
+    @override
     def model_options(self, model: str) -> Mapping[str, Any]:
-        """Keyword arguments of the model's class."""
         self._check(model)
         options = {"noise_std": self.noise}
         return options | {"distinct_times": N_POINTS} if model == "latent-ode" else options
 
+    @override
     def weights(self, model: str, seed: int) -> Weights:
         """Initial weights with the distributions of `torch.nn`, drawn from the seed, float64."""
         self._check(model)
         return weights.latent_ode(seed) if model == "latent-ode" else weights.rnn(seed)
 
+    @override
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """Weights drawn from the seed and the first training trajectories.
 
@@ -131,6 +136,7 @@ class Spiral(AbstractTask):
         batch = {name: values[:batch_size] for name, values in splits.train.items()}
         return GradientInputs(self.weights(model, seed), batch, dataset=splits.name)
 
+    @override
     def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
         """Reconstructed and extrapolated test trajectories, and the latent ones of the latent ODE (figure 8)."""
         self._check(model)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from nodebench.errors import UserError
 from nodebench.problem import Array, Field, Problem, State
@@ -34,7 +35,8 @@ class Dynamics(nn.Module):
         self.hidden = nn.Linear(LATENT, UNITS)
         self.output = nn.Linear(UNITS, LATENT)
 
-    def forward(self, t: Tensor | float, z: Tensor) -> Tensor:  # noqa: ARG002  autonomous
+    @override
+    def forward(self, t: Tensor | float, z: Tensor) -> Tensor:
         """Rate of the latent states, shape `(n, 4)`."""
         rate: Tensor = self.output(functional.silu(self.hidden(z)))
         return rate
@@ -48,6 +50,7 @@ class Decoder(nn.Module):
         self.hidden = nn.Linear(LATENT, UNITS)
         self.output = nn.Linear(UNITS, 2)
 
+    @override
     def forward(self, z: Tensor) -> Tensor:
         """Points, shape `(..., 2)`, of latent states, shape `(..., 4)`."""
         point: Tensor = self.output(torch.relu(self.hidden(z)))
@@ -65,6 +68,7 @@ class Recognition(nn.Module):
         self.rnn = nn.RNN(3, HIDDEN, batch_first=True)
         self.output = nn.Linear(HIDDEN, 2 * LATENT)
 
+    @override
     def forward(self, times: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent state at time 0, each of shape `(n, 4)`."""
         gaps = torch.diff(times, dim=1, prepend=torch.zeros_like(times[:, :1])).to(observations.dtype)

@@ -1,0 +1,179 @@
+"""The adjoint equation by compiled steps: all evaluations and vector-Jacobian products of a step are one program."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from nodebench.backends.runge_kutta.adjoint_equation import AbstractAdjointEquation, AdjointSetup
+from nodebench.backends.runge_kutta.compiled.direct import step_scalars, weighted
+from nodebench.backends.runge_kutta.compiled.field import CompiledField
+from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, check_beginning
+from nodebench.backends.solvers import Tableau, tableau
+
+
+class CompiledAdjointEquation(AbstractAdjointEquation):
+    """State and adjoint [y, a], and the quadrature of the parameters' gradient beside them.
+
+    Args:
+        setup: What is solved.
+        start: [y, a] at the last output time.
+        params: Parameters of the field.
+    """
+
+    def __init__(self, setup: AdjointSetup, start: Tensor, params: Sequence[Tensor]) -> None:
+        self._params = params
+        self._method = _AdjointMethod(setup, start, params)
+
+    @property
+    @override
+    def method(self) -> AbstractMethod:
+        return self._method
+
+    @override
+    def accept(self, h: float) -> None:
+        """The program has summed the step's share already; it counts from here on."""
+        del h
+        self._method.keep()
+
+    @override
+    def gradients(self) -> list[Tensor]:
+        pieces = torch.split(self._method.total, [p.numel() for p in self._params]) if self._params else ()
+        return [piece.view(p.shape) for piece, p in zip(pieces, self._params, strict=True)]
+
+
+class _AdjointFunctions:
+    """A step of the adjoint equation, and the evaluation before the first one, as functions of tensors.
+
+    Their arguments are the parameters, the field's constants, and what is named; `scalars` holds the length of the
+    step, the two tolerances, and the times of the stages.
+    """
+
+    def __init__(self, field: CompiledField, method: Tableau, params: Sequence[Tensor], *, full: bool) -> None:
+        self._field, self._method, self._n_params = field, method, len(params)
+        self._n_fixed = len(params) + len(field.constants)
+        self._sizes = [p.numel() for p in params] if full else []
+
+    def first(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """(z, scalars) -> derivative of z, and that of the parameters' gradient."""
+        (z, scalars), rate = self._split(arguments)
+        rates: tuple[Tensor, Tensor] = rate(scalars[3], z)
+        return rates
+
+    def step(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """(z, its derivative, the gradient's, the gradient, scalars) -> z, gradient, both last derivatives, error."""
+        (z, k, g, total, scalars), rate = self._split(arguments)
+        method, h, rows, shares = self._method, scalars[0], [k], [g]
+
+        def visit(i: int, place: Tensor) -> None:
+            row, share = rate(scalars[3 + i], place)
+            rows.append(row)
+            shares.append(share)
+
+        for i in range(1, method.n_own):
+            visit(i, weighted(z, h, method.a[i], rows))
+        end = weighted(z, h, method.b, rows)
+        if method.fsal:
+            visit(method.n_own, end)
+        # The integral runs backwards in time, against the sign of h.
+        later = weighted(total, -h, method.b, shares)
+        ratio = torch.zeros_like(h)
+        if method.b_error is not None:
+            errors = [weighted(torch.zeros_like(x), h, method.b_error, r) for x, r in ((z, rows), (total, shares))]
+            ratio = self._norm(errors, (z, end), (total, later), scalars)
+        return end, later, rows[-1], shares[-1], ratio
+
+    def _norm(
+        self, errors: Sequence[Tensor], z: tuple[Tensor, Tensor], total: tuple[Tensor, Tensor], scalars: Tensor
+    ) -> Tensor:
+        """Largest root-mean-square of the relative errors of the state, the adjoint and each parameter's gradient."""
+        relative = [
+            error / (scalars[2] + scalars[1] * torch.maximum(before.abs(), after.abs()))
+            for error, (before, after) in zip(errors, (z, total), strict=True)
+        ]
+        parts = [*relative[0].chunk(2), *(torch.split(relative[1], self._sizes) if self._sizes else ())]
+        return torch.stack([part.square().mean().sqrt() for part in parts]).max()
+
+    def _split(self, arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+        params, constants = arguments[: self._n_params], arguments[self._n_params : self._n_fixed]
+        return arguments[self._n_fixed :], partial(self._rate, params, constants)
+
+    def _rate(
+        self, params: Sequence[Tensor], constants: Sequence[Tensor], t: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y, a = (half.detach() for half in z.chunk(2))
+        with torch.enable_grad():
+            leaves = [y.requires_grad_(), *(p.detach().requires_grad_() for p in params)]
+            f = self._field.rate(leaves[1:], constants, t, leaves[0])
+        found: Sequence[Tensor | None] = [None] * len(leaves)
+        if f.requires_grad:
+            found = torch.autograd.grad(f, leaves, a, allow_unused=True)
+        by_y, *by_params = (torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True))
+        shares = torch.cat([g.reshape(-1) for g in by_params]) if by_params else y.new_zeros(0)
+        return torch.cat([f.detach(), -by_y]), shares
+
+
+class _AdjointMethod(AbstractMethod):
+    """Steps of the adjoint equation by compiled programs."""
+
+    def __init__(self, setup: AdjointSetup, z: Tensor, params: Sequence[Tensor]) -> None:
+        self.tableau = tableau(setup.spec.solver)
+        half = z.chunk(2)[0]
+        field = CompiledField(setup, half)
+        functions = _AdjointFunctions(field, self.tableau, params, full=setup.full)
+        fixed = self._fixed = [p.detach() for p in params] + field.constants
+        self._spec = setup.spec
+        self.rows = z[None]  # no state inside a step is asked for
+        self.total = z.new_zeros(sum(p.numel() for p in params))
+        self._next = self.total
+        scalars = self._scalars(z, (0.0, 1.0))
+        self._first = field.function("adjoint first", lambda: (functions.first, [*fixed, z, scalars]))
+        self._program = field.function(
+            f"adjoint step, {'full norm' if setup.full else 'seminorm'}",
+            lambda: (functions.step, [*fixed, z, z, self.total, self.total, scalars]),
+        )
+        self._known: Sequence[Tensor] | None = None  # both derivatives at the present place
+        self._last: Sequence[Tensor] = ()
+
+    def keep(self) -> None:
+        """Let the gradient after the last step be the present one."""
+        self.total = self._next
+
+    @override
+    def derivative(self, t: float, y: Tensor) -> Tensor:
+        if self._known is None:
+            self._known = self._first(*self._fixed, y, self._scalars(y, (t, t)))
+        return self._known[0]
+
+    @override
+    def step(self, y0: Tensor, span: Span) -> Tensor:
+        return self._run(y0, span)[0]
+
+    @override
+    def attempt(self, y0: Tensor, span: Span) -> tuple[Tensor, float]:
+        end, error = self._run(y0, span)
+        ratio: float = error.item()
+        check_beginning(ratio, y0, self.derivative(span[0], y0), span)
+        return end, ratio
+
+    def _run(self, y0: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        if self._known is None:
+            self.derivative(span[0], y0)
+        assert self._known is not None, "`derivative` has just made it known"
+        scalars = self._scalars(y0, span)
+        end, self._next, *self._last, error = self._program(*self._fixed, y0, *self._known, self.total, scalars)
+        return end, error
+
+    def _scalars(self, z: Tensor, span: Span) -> Tensor:
+        return step_scalars(self.tableau, self._spec, z, span)
+
+    @override
+    def carry(self) -> None:
+        self._known = self._last if self.tableau.fsal else None
+
+    @override
+    def forget(self) -> None:
+        self._known = None

@@ -1,0 +1,281 @@
+"""Backpropagation through compiled steps: each step and its transposed derivative are one program."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from typing_extensions import override
+
+from nodebench.backends.runge_kutta.compiled.field import CompiledField, reason_not_compiled
+from nodebench.backends.runge_kutta.compiled.inductor import Differentiated
+from nodebench.backends.runge_kutta.dense_output import dense_output
+from nodebench.backends.runge_kutta.solve import SolveSetup, Step, solve_through, steps_through
+from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, Stepper, check_beginning
+from nodebench.backends.runge_kutta.transpose import LossGradient, accumulate
+from nodebench.backends.solvers import Tableau, tableau
+from nodebench.errors import UnsupportedError
+from nodebench.frameworks.torch.field import output_times, parameters
+from nodebench.problem import SolverSpec, State
+
+
+def weighted(base: Tensor, h: Tensor, weights: Sequence[float], rows: Sequence[Tensor]) -> Tensor:
+    """Add h Σ w_i k_i to `base`, without the terms of weight zero."""
+    terms = [w * k for w, k in zip(weights, rows, strict=False) if w]
+    return base + h * sum(terms[1:], start=terms[0]) if terms else base
+
+
+def step_scalars(method: Tableau, spec: SolverSpec, like: Tensor, span: Span) -> Tensor:
+    """Length of a step, both tolerances, and the times of the stages; the very end where c = 1."""
+    start, end = span
+    times = [end if c == 1.0 else start + c * (end - start) for c in method.c]
+    return torch.tensor([end - start, spec.rtol, spec.atol, *times], dtype=like.dtype, device=like.device)
+
+
+class StepFunctions:
+    """One step, and the evaluation before the first one, as functions of tensors.
+
+    Their arguments are the parameters, the field's constants, and what is named; `scalars` holds the length of the
+    step, the two tolerances, and the times of the stages.
+
+    Args:
+        field: The field.
+        method: The tableau.
+        n_params: How many parameters there are.
+    """
+
+    def __init__(self, field: CompiledField, method: Tableau, n_params: int) -> None:
+        self.field, self.method, self.n_params = field, method, n_params
+        self._n_fixed = n_params + len(field.constants)
+
+    def first(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """(y, scalars) -> the derivative at the beginning of a step."""
+        (y, scalars), rate = self._split(arguments)
+        return (rate(scalars[3], y),)
+
+    def step(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """(y, first derivative, scalars) -> state at the end, all stage derivatives, relative error."""
+        (y, k, scalars), rate = self._split(arguments)
+        method, h, rows = self.method, scalars[0], [k]
+        for i in range(1, method.n_own):
+            rows.append(rate(scalars[3 + i], weighted(y, h, method.a[i], rows)))
+        end = weighted(y, h, method.b, rows)
+        if method.fsal:
+            rows.append(rate(scalars[3 + method.n_own], end))
+        return end, torch.stack(rows), self._ratio(y, end, h, rows, scalars)
+
+    def _ratio(self, y: Tensor, end: Tensor, h: Tensor, rows: Sequence[Tensor], scalars: Tensor) -> Tensor:
+        if self.method.b_error is None:
+            return torch.zeros_like(h)
+        y, end, rows = y.detach(), end.detach(), [row.detach() for row in rows]
+        scale = scalars[2] + scalars[1] * torch.maximum(y.abs(), end.abs())
+        error = weighted(torch.zeros_like(y), h.detach(), self.method.b_error, rows)
+        return (error / scale).square().mean().sqrt()
+
+    def _split(self, arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+        params, constants = arguments[: self.n_params], arguments[self.n_params : self._n_fixed]
+        return arguments[self._n_fixed :], partial(self.field.rate, params, constants)
+
+    def differentiated_first(self) -> Differentiated:
+        """`first`, by the parameters and the state."""
+        return Differentiated(self.first, self._n_fixed + 2, self._variables(1), n_results=1)
+
+    def differentiated_step(self) -> Differentiated:
+        """`step`, its end and derivatives by the parameters, the state and the first derivative."""
+        return Differentiated(self.step, self._n_fixed + 3, self._variables(2), n_results=2)
+
+    def _variables(self, n_places: int) -> tuple[int, ...]:
+        return (*range(self.n_params), *range(self._n_fixed, self._n_fixed + n_places))
+
+
+@dataclass(frozen=True)
+class _SavedStep:
+    """What an accepted step keeps: what its pair saved, and that of the evaluation before it, where there was one."""
+
+    saved: Sequence[Tensor]
+    first: Sequence[Tensor] = ()
+
+
+class CompiledMethod(AbstractMethod):
+    """Steps by compiled programs.
+
+    Args:
+        setup: Field, layout and solver spec.
+        params: Parameters of the field.
+        y: Flat initial state.
+
+    Attributes:
+        rows: Stage derivatives of the last step.
+    """
+
+    def __init__(self, setup: SolveSetup, params: Sequence[Tensor], y: Tensor) -> None:
+        self.tableau = tableau(setup.spec.solver)
+        self._spec = setup.spec
+        self.rows = y[None]  # until there has been a step
+        field = CompiledField(setup, y)
+        self._fixed = [p.detach() for p in params] + field.constants
+
+        def first() -> tuple[Differentiated, list[Tensor]]:
+            functions = StepFunctions(field, self.tableau, len(params))
+            return functions.differentiated_first(), [*self._fixed, y, self._scalars(y, (0.0, 1.0))]
+
+        def step() -> tuple[Differentiated, list[Tensor]]:
+            functions = StepFunctions(field, self.tableau, len(params))
+            return functions.differentiated_step(), [*self._fixed, y, y, self._scalars(y, (0.0, 1.0))]
+
+        self.first, self.pair = field.pair("first", first), field.pair("step", step)
+        self._k: Tensor | None = None
+        self._before: Sequence[Tensor] = ()
+        self._saved: Sequence[Tensor] = ()
+
+    def take(self) -> _SavedStep:
+        """Hand over what the step that was just accepted keeps."""
+        taken, self._before, self._saved = _SavedStep(self._saved, self._before), (), ()
+        return taken
+
+    @override
+    def derivative(self, t: float, y: Tensor) -> Tensor:
+        if self._k is None:
+            (self._k,), self._before = self.first.forward(*self._fixed, y, self._scalars(y, (t, t)))
+        return self._k
+
+    @override
+    def step(self, y0: Tensor, span: Span) -> Tensor:
+        return self._run(y0, span)[0]
+
+    @override
+    def attempt(self, y0: Tensor, span: Span) -> tuple[Tensor, float]:
+        end, error = self._run(y0, span)
+        ratio: float = error.item()
+        check_beginning(ratio, y0, self.rows[0], span)
+        return end, ratio
+
+    def _run(self, y0: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        k = self.derivative(span[0], y0)
+        (end, self.rows, error), self._saved = self.pair.forward(*self._fixed, y0, k, self._scalars(y0, span))
+        return end, error
+
+    def _scalars(self, y: Tensor, span: Span) -> Tensor:
+        return step_scalars(self.tableau, self._spec, y, span)
+
+    @override
+    def carry(self) -> None:
+        self._k = self.rows[-1] if self.tableau.fsal else None
+
+    @override
+    def forget(self) -> None:
+        self._k = None
+
+
+def solve_through_compiled(
+    function: type[torch.autograd.Function], setup: SolveSetup, y0: State, times: Tensor
+) -> State:
+    """Solve by an autograd function of (setup, flat y0, times, *params), or by compiled steps without a graph.
+
+    Raises:
+        UnsupportedError: If the field cannot be compiled, or the times are to be differentiated.
+    """
+    reason = reason_not_compiled(setup.field, timed=times.requires_grad)
+    if reason is not None:
+        raise UnsupportedError(reason)
+    if torch.is_grad_enabled():
+        return solve_through(function, setup, y0, times)
+    with torch.no_grad():
+        return setup.layout.state(solve_compiled(setup, setup.layout.flatten(y0).detach(), times))
+
+
+def solve_compiled(setup: SolveSetup, y: Tensor, times: Tensor) -> Tensor:
+    """States at the output times by compiled steps, without a graph, shape `(n_times, n)`."""
+    solve = _CompiledSolve(setup, y, times, parameters(setup.field))
+    for _ in solve.steps():
+        pass
+    return solve.ys
+
+
+class _CompiledSolve:
+    def __init__(self, setup: SolveSetup, y: Tensor, times: Tensor, params: Sequence[Tensor]) -> None:
+        self._marks, y = output_times(times), y.contiguous()  # a program is compiled for one layout in memory
+        self.method = CompiledMethod(setup, params, y)
+        self._stepper = Stepper(self.method, setup.spec, y, (self._marks[0], self._marks[-1]))
+        self.dense = dense_output(self.method.tableau, y, self._marks, land=setup.land)
+        self.ys = y.new_empty(len(self._marks), y.numel())
+
+    def steps(self) -> Iterator[Step]:
+        for step, _ in steps_through(self._stepper, self._marks, self.ys, self.dense):
+            yield step
+
+
+class CompiledDirectSolve(torch.autograd.Function):
+    """A solve by compiled steps; a function of (setup, flat y0, times, *params)."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, setup: SolveSetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
+        """Solve, and keep what the transposed steps need."""
+        solve = _CompiledSolve(setup, y0.detach(), times, params)
+        steps, tape = [], []
+        for step in solve.steps():
+            steps.append(step)
+            tape.append(solve.method.take())
+        ctx.steps, ctx.method, ctx.dense, ctx.n_params = steps, solve.method, solve.dense, len(params)
+        ctx.sizes = [(len(taken.saved), len(taken.first)) for taken in tape]
+        kept = [tensor for taken in tape for tensor in (*taken.saved, *taken.first)]
+        ctx.save_for_backward(*params, *kept)
+        return solve.ys
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: Any, grad_ys: Tensor) -> Any:
+        """Pull the derivative back through the steps, last one first."""
+        saved = list(ctx.saved_tensors)
+        params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
+        back = _CompiledPullback(ctx.method, params, grad_ys[0])
+        loss = LossGradient(ctx.steps, grad_ys, ctx.dense)
+        for i, (n_saved, n_first) in reversed(list(enumerate(ctx.sizes))):
+            at = len(kept) - n_first
+            taken = _SavedStep(kept[at - n_saved : at], kept[at:])
+            del kept[at - n_saved :]
+            at_end = loss.at_end(i)
+            if at_end is not None:
+                back.by_y = back.by_y + at_end
+            back.pull(taken, loss.inside(i))
+            if ctx.steps[i].thetas:
+                back.by_y = back.by_y + grad_ys[ctx.steps[i].inside].sum(0)
+        return None, back.by_y + grad_ys[0], None, *back.params
+
+
+class _CompiledPullback:
+    """The derivative of the loss on its way back.
+
+    Attributes:
+        by_y: With respect to the present state.
+        params: With respect to the parameters, so far.
+    """
+
+    def __init__(self, method: CompiledMethod, params: Sequence[Tensor], like: Tensor) -> None:
+        self._method, self._closing = method, method.tableau.fsal
+        self.by_y = torch.zeros_like(like)
+        self.params = [torch.zeros_like(p) for p in params]
+        self._fed = like.new_zeros(method.tableau.n_stages, like.numel())
+        self._by_k: Tensor | None = None  # with respect to the last derivative of the step before
+
+    def pull(self, taken: _SavedStep, inside: Tensor | None) -> None:
+        """Go back through one step; `inside` is fed into its stages, shape `(stages, n)`."""
+        fed = self._fed.zero_() if inside is None else inside
+        if self._closing and self._by_k is not None:
+            fed[-1].add_(self._by_k)
+        self.by_y, by_k = self._added(self._method.pair.backward(taken.saved, [self.by_y, fed]))
+        self._by_k = by_k
+        if taken.first:
+            (by_y,) = self._added(self._method.first.backward(taken.first, [by_k]))
+            self.by_y = self.by_y + by_y
+
+    def _added(self, found: Sequence[Tensor | None]) -> list[Tensor]:
+        """Add the parameters' shares; returns the others, zeros where there is nothing."""
+        n = len(self.params)
+        accumulate(self.params, found[:n])
+        return [torch.zeros_like(self.by_y) if g is None else g for g in found[n:]]

@@ -1,0 +1,210 @@
+"""One gradient step in JAX: compiled, split in two, counted."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import PyTreeDef, tree_flatten, tree_unflatten
+
+from nodebench.frameworks.base import Solve, solve_checked
+from nodebench.frameworks.jax.parameters import named_parameters
+from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State
+
+
+@dataclass(frozen=True)
+class _Program:
+    """All of a gradient step that is no array; two problems with equal programs share their compiled code.
+
+    Attributes:
+        solve: A backend's `solve`.
+        spec: The solver spec.
+        parameters: Structure of the field's parameters.
+        rest: Structure of the field's other leaves and the loss, arrays left out.
+        constants: The leaves of `rest`, for example activation functions.
+        times: Output times, where they are not differentiated. As constants they spare the compiled program the checks
+            which diffrax makes on times that it does not know.
+        counted: Whether evaluations of the field are counted.
+    """
+
+    solve: Solve
+    spec: SolverSpec
+    parameters: PyTreeDef
+    rest: PyTreeDef
+    constants: tuple[Any, ...]
+    times: tuple[float, ...] | None
+    counted: bool = False
+
+
+_Inputs = tuple[list[Array], State, Array | None]
+"""What is differentiated: the field's parameters, the initial state, and the times where asked for."""
+
+
+@dataclass
+class _CallCounts:
+    """Evaluations since the last reset, as the callbacks of the compiled program report them."""
+
+    plain: int = 0
+    with_residuals: int = 0
+    vjps: int = 0
+
+    def reset(self) -> None:
+        self.plain = self.with_residuals = self.vjps = 0
+
+    def add_plain(self) -> None:
+        self.plain += 1
+
+    def add_with_residuals(self) -> None:
+        self.with_residuals += 1
+
+    def add_vjp(self) -> None:
+        self.vjps += 1
+
+
+# One object for the process: a compiled program keeps the callbacks that it was traced with.
+_COUNTS = _CallCounts()
+
+
+@jax.custom_vjp
+def _tick(y: State) -> State:
+    """The identity, which counts how often it is evaluated, evaluated for differentiation, and differentiated."""
+    jax.debug.callback(_COUNTS.add_plain)
+    return y
+
+
+def _tick_forward(y: State) -> tuple[State, None]:
+    jax.debug.callback(_COUNTS.add_with_residuals)
+    return y, None
+
+
+def _tick_backward(residuals: None, cotangent: State) -> tuple[State]:
+    del residuals
+    jax.debug.callback(_COUNTS.add_vjp)
+    return (cotangent,)
+
+
+_tick.defvjp(_tick_forward, _tick_backward)
+
+
+class _Counted(eqx.Module):
+    """A field that counts its evaluations."""
+
+    field: Field
+
+    def __call__(self, t: Array, y: State) -> State:
+        return self.field(t, _tick(y))
+
+
+def _states_and_loss(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[State, Any]:
+    leaves, y0, times = inputs
+    others, loss = eqx.combine(arrays, tree_unflatten(program.rest, program.constants))
+    field = eqx.combine(tree_unflatten(program.parameters, leaves), others)
+    if program.counted:
+        field = _Counted(field)
+    at = times if program.times is None else np.asarray(program.times)
+    return solve_checked(program.solve, field, y0, at, program.spec), loss
+
+
+def _objective(program: _Program, inputs: _Inputs, arrays: Any) -> Array:
+    ys, loss = _states_and_loss(program, inputs, arrays)
+    return loss(ys)
+
+
+# The compiled functions live at module level, so that a problem with new weights but the same program and shapes finds
+# the code of the last one.
+@partial(jax.jit, static_argnums=0)
+def _value_and_gradient(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[Array, _Inputs]:
+    done: tuple[Array, _Inputs] = jax.value_and_grad(_objective, argnums=1)(program, inputs, arrays)
+    return done
+
+
+@partial(jax.jit, static_argnums=0)
+def _solution(program: _Program, inputs: _Inputs, arrays: Any) -> State:
+    return _states_and_loss(program, inputs, arrays)[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _value_and_pullback(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[Array, Any]:
+    return jax.vjp(lambda at: _objective(program, at, arrays), inputs)
+
+
+@jax.jit
+def _pull_back(pullback: Any, cotangent: Array) -> _Inputs:
+    gradient: tuple[_Inputs] = pullback(cotangent)
+    return gradient[0]
+
+
+class JaxGradientStep:
+    """One gradient step as one compiled program; compiled by the first call of each method.
+
+    A non-finite loss is returned as it is. Arguments as in `AbstractFramework.gradient_step`.
+    """
+
+    def __init__(self, solve: Solve, problem: Problem, spec: SolverSpec) -> None:
+        parameters, others = eqx.partition(problem.field, eqx.is_inexact_array)
+        leaves, structure = tree_flatten(parameters)
+        self._arrays, static = eqx.partition((others, problem.loss), eqx.is_array)
+        constants, rest = tree_flatten(static)
+        times = None if problem.differentiate_times else tuple(np.asarray(problem.times, np.float64).tolist())
+        self._program = _Program(solve, spec, structure, rest, tuple(constants), times)
+        self._inputs: _Inputs = (leaves, problem.y0, jnp.asarray(problem.times) if times is None else None)
+        self._names = list(named_parameters(problem.field))
+
+    def step(self) -> Gradients:
+        """Loss and all gradients, in one call of one program."""
+        done = _value_and_gradient(self._program, self._inputs, self._arrays)
+        return self._gradients(*jax.block_until_ready(done))
+
+    def forward(self) -> tuple[Array, Any]:
+        """The loss and its pullback, whose arrays are what is kept for `backward`."""
+        done: tuple[Array, Any] = _value_and_pullback(self._program, self._inputs, self._arrays)
+        jax.block_until_ready(done)
+        return done
+
+    def backward(self, state: tuple[Array, Any]) -> Gradients:
+        """Gradients from what `forward` returned."""
+        loss, pullback = state
+        return self._gradients(loss, jax.block_until_ready(_pull_back(pullback, jnp.ones_like(loss))))
+
+    def solution(self) -> State:
+        """The states at the output times, in a program of its own that differentiates nothing."""
+        return jax.block_until_ready(_solution(self._program, self._inputs, self._arrays))
+
+    def forward_evaluations(self) -> int:
+        """Count the evaluations of `solution` in a program whose field calls back to the host."""
+        jax.effects_barrier()
+        _COUNTS.reset()
+        jax.block_until_ready(_solution(replace(self._program, counted=True), self._inputs, self._arrays))
+        jax.effects_barrier()
+        return _COUNTS.plain
+
+    def evaluations(self) -> Evaluations:
+        """Count evaluations in a program of its own, whose field calls back to the host."""
+        jax.effects_barrier()
+        _COUNTS.reset()
+        program = replace(self._program, counted=True)
+        loss, pullback = jax.block_until_ready(_value_and_pullback(program, self._inputs, self._arrays))
+        jax.effects_barrier()
+        forward = _COUNTS.plain + _COUNTS.with_residuals
+        _COUNTS.reset()
+        jax.block_until_ready(_pull_back(pullback, jnp.ones_like(loss)))
+        jax.effects_barrier()
+        return Evaluations(forward, _COUNTS.plain + _COUNTS.with_residuals, _COUNTS.vjps)
+
+    def saved_bytes(self) -> int | None:
+        """Temporary and output buffers of the compiled step.
+
+        XLA sets them aside before the first step, for as many steps as the limit allows, not as many as are taken.
+        """
+        compiled = _value_and_gradient.lower(self._program, self._inputs, self._arrays).compile()
+        analysis = compiled.memory_analysis()
+        if analysis is None:
+            return None
+        return int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
+
+    def _gradients(self, loss: Array, gradient: _Inputs) -> Gradients:
+        leaves, y0, times = gradient
+        return Gradients(loss, y0, dict(zip(self._names, leaves, strict=True)), times)

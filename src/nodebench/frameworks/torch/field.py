@@ -1,0 +1,190 @@
+"""A field in torch: its parameters, the flat vector of its state, how it is called, and what output times must be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nodebench.errors import UserError
+from nodebench.problem import Field, State
+
+CHANGES_IN_PLACE = (
+    "the field changes its state (or a parameter) in place; write `y = y * 0.5` for `y *= 0.5`, "
+    "and leave `inplace` out of its layers."
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a state, one tensor or a tuple of them, lies in one flat vector.
+
+    Attributes:
+        shapes: Shapes of the parts.
+        is_tuple: Whether the state is a tuple.
+        dtype: Type of the numbers of all parts.
+    """
+
+    shapes: tuple[torch.Size, ...]
+    is_tuple: bool
+    dtype: torch.dtype
+    _sizes: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_sizes", tuple(shape.numel() for shape in self.shapes))
+
+    def flatten(self, state: State) -> Tensor:
+        """The state as one vector, differentiable."""
+        if not self.is_tuple:
+            flat: Tensor = state.reshape(-1)  # type: ignore[union-attr]
+            return flat
+        return torch.cat([part.reshape(-1) for part in state])
+
+    def parts(self, flat: Tensor) -> list[Tensor]:
+        """Views of a flat tensor `(*leading, n)`, each of shape `(*leading, *shape)`."""
+        lead = flat.shape[:-1]
+        if not self.is_tuple:
+            return [flat.view(lead + self.shapes[0])]
+        pieces = torch.split_with_sizes(flat, self._sizes, dim=-1)
+        return [piece.reshape(lead + shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def state(self, flat: Tensor) -> State:
+        """The state that lies in a flat tensor."""
+        parts = self.parts(flat)
+        return tuple(parts) if self.is_tuple else parts[0]
+
+    def flatten_outputs(self, states: State) -> Tensor:
+        """States at n times, as one tensor `(n, size of the state)`; the reverse of `state`."""
+        if not self.is_tuple:
+            flat: Tensor = states.reshape(len(states), -1)  # type: ignore[union-attr]
+            return flat
+        return torch.cat([part.reshape(len(part), -1) for part in states], dim=-1)
+
+    def evaluate(self, field: Field, t: float | Tensor, parts: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Call a field the way all solvers do: with the time as a scalar tensor of the state's dtype and device.
+
+        Args:
+            field: The field.
+            t: The time; a tensor is handed on as it is, and must not be anybody else's: a field may write into it.
+            parts: The parts of the state.
+
+        Returns:
+            The parts of its derivative.
+
+        Raises:
+            UserError: If the field changes its state in place, which would corrupt the solve, or as for `derivative`.
+        """
+        time = parts[0].new_full((), t) if isinstance(t, float) else t  # filled on its device: nothing waits for it
+        # Torch's documented count of in-place changes has no public name. Without a graph the parts lie in one tensor,
+        # with one count; with a graph each is a leaf, which torch itself protects.
+        version = parts[0]._version  # noqa: SLF001
+        try:
+            result = field(time, tuple(parts) if self.is_tuple else parts[0])
+        except RuntimeError as error:
+            if "leaf Variable that requires grad is being used in an in-place" in str(error):
+                raise UserError(CHANGES_IN_PLACE) from error
+            raise
+        if parts[0]._version != version:  # noqa: SLF001
+            raise UserError(CHANGES_IN_PLACE)
+        return self.derivative(result)
+
+    def derivative(self, result: Any) -> Sequence[Tensor]:
+        """The parts of what a field returned.
+
+        Raises:
+            UserError: If its structure, shapes or dtype are not those of the state; copying would broadcast and cast
+                silently.
+        """
+        # What is right is known by little, since every evaluation comes by here.
+        alone = isinstance(result, Tensor) and not self.is_tuple
+        if alone and result.shape == self.shapes[0] and result.dtype == self.dtype:
+            return (result,)
+        parts = result if self.is_tuple else (result,)
+        if not isinstance(parts, tuple) or not all(isinstance(part, Tensor) for part in parts):
+            wanted = f"a tuple of {len(self.shapes)} tensors" if self.is_tuple else "a tensor"
+            raise UserError(f"the field must return {wanted}, as its state is; it returned {_kind(result)}.")
+        shapes = tuple(part.shape for part in parts)
+        if shapes != self.shapes:
+            found, wanted = (
+                ", ".join(str(tuple(shape)) for shape in some) or "nothing" for some in (shapes, self.shapes)
+            )
+            raise UserError(f"the field must return the shapes of the state, {wanted}; it returned {found}.")
+        for part in parts:
+            if part.dtype != self.dtype:
+                found, wanted = (str(dtype).removeprefix("torch.") for dtype in (part.dtype, self.dtype))
+                raise UserError(
+                    f"the field returned {found} for a {wanted} state; make what it creates with `torch.zeros_like(y)` "
+                    "or `dtype=y.dtype`."
+                )
+        return parts
+
+
+def layout(y0: State) -> Layout:
+    """The layout of states like `y0`.
+
+    Raises:
+        UserError: If `y0` or a part of it is empty, is no floating-point tensor, or parts differ in dtype or device.
+    """
+    parts = tuple(y0) if isinstance(y0, tuple) else (y0,)
+    if not parts or not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):
+        raise UserError("`y0` must be a floating-point tensor or a tuple of such.")
+    if not all(part.numel() for part in parts):
+        raise UserError(
+            f"`y0` must hold numbers; its shapes are {', '.join(str(tuple(part.shape)) for part in parts)}."
+        )
+    if len({(part.dtype, part.device) for part in parts}) > 1:
+        raise UserError("the parts of `y0` must have one dtype and lie on one device.")
+    return Layout(tuple(part.shape for part in parts), isinstance(y0, tuple), parts[0].dtype)
+
+
+def _kind(result: Any) -> str:
+    """What a field returned, in words."""
+    if isinstance(result, tuple):
+        return f"({', '.join(type(part).__name__ for part in result)})"
+    return type(result).__name__
+
+
+def output_times(times: Tensor) -> list[float]:
+    """Output times as Python floats.
+
+    Raises:
+        UserError: If they are not one-dimensional, at least two, finite, and strictly increasing or decreasing.
+    """
+    values = [float(t) for t in times.tolist()] if times.dim() == 1 else []
+    rising = [b > a for a, b in pairwise(values)]
+    falling = [b < a for a, b in pairwise(values)]
+    if not rising or not all(map(isfinite, values)) or not (all(rising) or all(falling)):
+        raise UserError(f"`times` must be two or more finite times, strictly increasing or decreasing; got {times}.")
+    return values
+
+
+def parameters(field: Field) -> list[nn.Parameter]:
+    """Parameters of a field that require a gradient; a plain callable has none."""
+    return list(named_parameters(field).values())
+
+
+def named_parameters(field: Field) -> dict[str, nn.Parameter]:
+    """The same by dotted name."""
+    if not isinstance(field, nn.Module):
+        return {}
+    return {name: p for name, p in field.named_parameters() if p.requires_grad}
+
+
+def state_parts(state: State) -> tuple[Tensor, ...]:
+    """The tensors of a state."""
+    return tuple(state) if isinstance(state, tuple) else (state,)
+
+
+def like_state(parts: Sequence[Tensor], state: State) -> State:
+    """Parts as a state of the same structure as another."""
+    return tuple(parts) if isinstance(state, tuple) else parts[0]
+
+
+def to_array(tensor: Tensor) -> np.ndarray:
+    """A tensor as a NumPy array."""
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array

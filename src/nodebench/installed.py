@@ -1,0 +1,108 @@
+"""What is installed, as rows of text: backends, tasks, models and solvers. Imports no framework."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+
+from nodebench import registry
+from nodebench.backends.solvers import MULTISTEP, TABLEAUS
+from nodebench.errors import NodebenchError
+from nodebench.importing import users_code
+from nodebench.registry import Kind, PluginInfo
+from nodebench.tasks.base import AbstractTask, ModelEntry
+
+Row = dict[str, str]
+"""Text by column name."""
+
+
+def backends() -> list[Row]:
+    """All installed backends."""
+    return [
+        {
+            "name": info.name,
+            "framework": info.framework or "-",
+            "state": info.error or _installed(info.framework),
+            "options": " ".join(f"{key}={value}" for key, value in info.options.items()),
+            "summary": info.summary,
+        }
+        for info in _known("backend")
+    ]
+
+
+def _known(kind: Kind) -> list[PluginInfo]:
+    """All plugins of a kind by name, those refused after the one that has the name."""
+    probed = [registry.probe(kind, name) for name in registry.names(kind)]
+    return sorted([*probed, *registry.refused(kind)], key=lambda info: info.name)
+
+
+def _installed(framework: str | None) -> str:
+    if framework not in ("torch", "jax"):
+        return "ready"
+    return "ready" if find_spec(framework) else f"not installed: pip install 'nodebench[{framework}]'"
+
+
+def _loaded_tasks() -> Iterator[tuple[PluginInfo, AbstractTask | None]]:
+    for info in _known("task"):
+        try:
+            yield info, None if info.error else registry.load("task", info.name, AbstractTask)
+        except NodebenchError as error:
+            yield replace(info, error=str(error)), None
+
+
+def tasks() -> list[Row]:
+    """All installed tasks."""
+    rows = []
+    for info, task in _loaded_tasks():
+        row = {"name": info.name, "state": info.error or "ready"}
+        if task is not None:
+            try:
+                with users_code("it cannot describe itself"):
+                    row |= _told(info, task)
+            except NodebenchError as error:  # it is the task's state, and no other's
+                row["state"] = str(error)
+        rows.append({**row, "summary": info.summary})
+    return rows
+
+
+def _told(info: PluginInfo, task: AbstractTask) -> Row:
+    return {
+        "default model": task.default_model,
+        "metric": f"{task.metric.name} [{task.metric.unit}]",
+        "options": " ".join(f"{key}={value}" for key, value in info.options.items()),
+        "data": task.data_source(),
+    }
+
+
+def models() -> list[Row]:
+    """All models of the installed tasks."""
+    return [
+        {
+            "name": model,
+            "task": info.name,
+            "frameworks": ", ".join(entry.targets),
+            "backend": "needs one" if entry.uses_backend else "takes none",
+            "summary": entry.summary,
+        }
+        for info, task in _loaded_tasks()
+        if task is not None and isinstance(task.models, Mapping)
+        for model, entry in task.models.items()
+        if isinstance(entry, ModelEntry)
+    ]
+
+
+def solvers() -> list[Row]:
+    """The Runge-Kutta methods of our own solver, and SciPy's multistep methods."""
+    runge_kutta = [
+        {
+            "name": method.name,
+            "order": str(method.order),
+            "stages": str(method.n_stages),
+            "steps": "adaptive" if method.adaptive else "fixed",
+        }
+        for method in TABLEAUS.values()
+    ]
+    multistep = [
+        {"name": method.name, "order": f"1 to {method.max_order}", "stages": "-", "steps": "adaptive"}
+        for method in MULTISTEP.values()
+    ]
+    return runge_kutta + multistep

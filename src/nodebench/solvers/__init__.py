@@ -1,1 +1,0 @@
-"""Our own explicit Runge-Kutta methods."""
