@@ -14,6 +14,7 @@ from nodebench.bench.plan import Cell
 from nodebench.bench.process import LostError, WorkerError, WorkerProcess, launch, with_launchers
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers
+from nodebench.plots import RenderedPlot
 
 Figures = dict[str, Any]
 """Fields of a record by name."""
@@ -58,7 +59,7 @@ class Measured:
         resident_bytes: Highest resident set of its worker, which the timing needs room for.
         gradients: Its gradients and states, until it is judged; None where it did not get so far.
         starts: The series of its timing.
-        pictures: What is to be seen of its trained model, packed.
+        plots: Plots of its trained model.
         clock: Measures the time of measured work, together with that of other cells that have the same clock.
         companion: Whether it is measured for others to be compared with, and leaves no record.
         failed: Whether its worker has failed; a cell that is judged wrong has not.
@@ -74,7 +75,7 @@ class Measured:
     resident_bytes: int = 0
     starts: list[Start] = field(default_factory=list)
     gradients: Reference | None = None
-    pictures: bytes = b""
+    plots: tuple[RenderedPlot, ...] = ()
     clock: WorkClock = field(default_factory=WorkClock)
     companion: bool = False
     failed: bool = False

@@ -22,6 +22,7 @@ from nodebench.bench.process import WorkerError
 from nodebench.bench.references import References, preparer
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers
+from nodebench.plots import RenderedPlot
 
 Measure = Literal["gradient", "counts", "training", "both"]
 
@@ -56,14 +57,14 @@ class Outcome:
     Attributes:
         cell: The cell.
         figures: Fields of its record.
-        pictures: What is to be seen of its trained model, packed.
+        plots: Plots of its trained model.
         files: Digests of the files of code that it depends on and that belong to no installed package.
         lost: Whether it failed because its machines were lost while they worked at it.
     """
 
     cell: Cell
     figures: Figures = field(default_factory=no_figures)
-    pictures: bytes = b""
+    plots: tuple[RenderedPlot, ...] = ()
     files: Files = field(default_factory=dict)
     lost: bool = False
 
@@ -226,7 +227,7 @@ class TrainingWork(AbstractWork):
             measured.figures |= {"status": figures["status"], "reason": figures.get("reason")}
         overhead_s = time.monotonic() - began - measured.clock.busy_s
         measured.figures["overhead_s"] = measured.figures.get("overhead_s", 0.0) + overhead_s
-        return (Outcome(cell, measured.figures, measured.pictures, measured.files),)
+        return (Outcome(cell, measured.figures, measured.plots, measured.files),)
 
     def _train(self, measured: Measured, site: Site, launchers: Launchers | None) -> None:
         def progress(content: tuple[int, int, float]) -> None:
@@ -240,7 +241,7 @@ class TrainingWork(AbstractWork):
         measured.open(launchers)
         measured.ask("pin", overhead=True)
         trained = measured.ask("train", arguments, on_progress=progress)
-        measured.pictures = trained.pop("pictures")
+        measured.plots = trained.pop("plots")
         measured.files |= trained.pop("files")
         notes = dict.fromkeys(measured.figures["notes"] + trained.pop("notes"))
         measured.figures |= {**trained, "notes": list(notes)}

@@ -66,7 +66,7 @@ from nodebench.errors import (
 )
 from nodebench.frameworks.base import AbstractFramework, Batch
 from nodebench.importing import missing_module
-from nodebench.pictures import pack
+from nodebench.plots import render
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.solvers.first_step import StepScale, first_step
 from nodebench.solvers.methods import STARTING_ORDER, method
@@ -245,13 +245,13 @@ class Worker:
         if subject.backend is not None:
             problem = training.trainer.problem(fixed)
             entries = attempt("tolerance sweep", lambda: tolerance_sweep(subject, problem), [])
-        pictures = attempt(
-            "pictures",
-            lambda: pack(subject.task.pictures(subject.cell.model, splits, training.trainer.view)),
-            b"",
+        plots = attempt(
+            "plots",
+            lambda: render(lambda: subject.task.plots(subject.cell.model, splits, training.trainer.view)),
+            (),
         )
         peak = attempt("memory of a training step", lambda: _step_bytes(subject, training.recipe, fixed), None)
-        return {"tolerance_sweep": entries, "pictures": pictures, "train_memory_bytes": peak, "notes": notes}
+        return {"tolerance_sweep": entries, "plots": plots, "train_memory_bytes": peak, "notes": notes}
 
     def _training(self, subject: Subject, checkpoint: Checkpoint) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework
