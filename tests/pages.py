@@ -2,8 +2,9 @@
 
 import altair as alt
 import numpy as np
+from matplotlib.figure import Figure
 
-from nodebench.pictures import Clouds, Curves, Heatmaps, Images, Panel, Plot, Series
+from nodebench.plots import Plot, render
 from nodebench.reports.document import (
     Bullets,
     Chart,
@@ -115,66 +116,22 @@ def bars(name="nfe"):
     return Chart(name, "Evaluations of the field.", alt.hconcat(forward, backward))
 
 
-def heatmaps():
+def plot(name="densities", caption="Learned densities", n=3):
+    """A plot of a few parts, as a training leaves it."""
+    figure = Figure(figsize=(2.2 * n, 2.4), layout="constrained")
     x = np.linspace(-3, 3, 60)
-    hills = [np.exp(-((x[None] - s) ** 2 + (x[:, None] + s) ** 2)) for s in (-1.0, 0.0, 1.0)]
-    panels = tuple(Panel(f"K = {k}", hill.astype(np.float16)) for k, hill in zip((2, 8, 32), hills, strict=True))
-    return Heatmaps("densities", "Learned densities", (-3.0, 3.0, -3.0, 3.0), panels)
-
-
-def clouds():
-    rng = np.random.default_rng(0)
-    base = rng.normal(size=(400, 2))
-    angle = rng.uniform(0, 2 * np.pi, 400)
-    ring = np.stack([2 * np.cos(angle), 2 * np.sin(angle)], axis=1) + 0.1 * rng.normal(size=(400, 2))
-    times = np.linspace(0, 1, 21)
-    points = np.stack([(1 - t) * base + t * ring for t in times]).astype(np.float16)
-    labels = tuple(f"t = {t:.2f}" for t in times)
-    return Clouds(
-        "flow", "From noise to data", (-3.0, 3.0, -3.0, 3.0), labels, points, -(points.astype(float) ** 2).sum(-1)
-    )
-
-
-def curves():
-    rng = np.random.default_rng(0)
-
-    def spiral(turn, until, n):
-        t = np.linspace(0, until, n)
-        return np.stack([(0.3 + 0.2 * t) * np.cos(turn * t), (0.3 + 0.2 * t) * np.sin(turn * t)], axis=1)
-
-    plots = tuple(
-        Plot(
-            name,
-            (
-                Series("true", spiral(turn, 9, 200)),
-                Series("observed", spiral(turn, 5, 30) + 0.06 * rng.normal(size=(30, 2)), "points"),
-                Series("reconstructed", spiral(1.02 * turn, 5, 100)),
-                Series("extrapolated", spiral(1.02 * turn, 9, 200)[110:]),
-            ),
-        )
-        for name, turn in (("clockwise", -1.5), ("counter-clockwise", 1.5), ("third", 1.2))
-    )
-    return Curves(
-        "spirals",
-        "Spirals observed, reconstructed and extrapolated",
-        ("first principal component (64 % of variance)", "second (25 %)"),
-        plots,
-    )
-
-
-def images(n=10):
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 255, (n, 28, 28), dtype=np.uint8)
-    return Images("misread", "Misread digits", pixels, tuple(f"{at % 10} read as {(at + 3) % 10}" for at in range(n)))
+    for at, axes in enumerate(figure.subplots(1, n, squeeze=False)[0]):
+        axes.imshow(np.exp(-((x[None] - at) ** 2 + (x[:, None] + at) ** 2)), interpolation="none")
+        axes.set_title(f"K = {at}")
+    return render(lambda: [Plot(name, caption, figure)])[0]
 
 
 def rich_document():
     """A page with every kind of block."""
     drawings = (
-        Drawing("densities", "Of `cnf` on moons, `adjoint`.", heatmaps()),
-        Drawing("flow", "Of `cnf` on moons, `direct`.", clouds(), animated=True),
-        Drawing("spirals", "Of `latent-ode`, 30 observations.", curves()),
-        Drawing("misread", "Of `odenet`; the label first.", images()),
+        Drawing("densities", "Of `cnf` on moons, `adjoint`.", plot()),
+        Drawing("flow", "Of `cnf` on moons, `direct`.", plot("flow", "From noise to data", 5)),
+        Drawing("misread", "Of `odenet`; the label first.", plot("misread", "Misread digits", 1)),
     )
     exactness = table("accuracy")
     return Document(

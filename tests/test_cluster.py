@@ -371,11 +371,11 @@ class WeightsStore(Store):
         super().__init__(path)
         self.weights = {}
 
-    def append(self, record, pictures=b""):
+    def append(self, record, plots=()):
         [path] = self.path.parent.glob(f"checkpoints/*/{record.cell_id}")
         with zipfile.ZipFile(path) as checkpoint:
             self.weights[record.cell_id] = dict(members(checkpoint.read("weights")))
-        super().append(record, pictures)
+        super().append(record, plots)
 
 
 @pytest.mark.parametrize(

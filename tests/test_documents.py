@@ -1,5 +1,6 @@
 """What writes a page: the same figures in every format, nothing of a name taken for markup, holes explained."""
 
+import base64
 import csv
 import io
 import json
@@ -12,10 +13,9 @@ from html.parser import HTMLParser
 import altair as alt
 import pyarrow.parquet
 import pytest
-from pages import NO_MEMORY, TIMEOUT, clouds, heatmaps, images, rich_document, table
+from pages import NO_MEMORY, TIMEOUT, plot, rich_document, table
 
 from nodebench.errors import UserError
-from nodebench.pictures import Clouds
 from nodebench.reports import data, html, latex, markdown, static
 from nodebench.reports.document import (
     Bullets,
@@ -30,7 +30,6 @@ from nodebench.reports.document import (
     Table,
 )
 from nodebench.reports.notation import Span, contents, order, spans
-from nodebench.reports.tiles import ANIMATION_LIMIT, tiles
 from nodebench.reports.writers.terminal import print_page
 from nodebench.results.record import Record
 
@@ -169,7 +168,7 @@ def test_markdown_keeps_pipes_out_of_the_way():
 
 def test_markdown_shows_what_has_a_file_and_names_what_has_none():
     """A chart with a path is an image; one without is a line that says so."""
-    drawing = Drawing("densities", "Of `cnf`.", heatmaps())
+    drawing = Drawing("densities", "Of `cnf`.", plot())
     assert "![Learned densities. Of cnf.](images/densities.svg)" in markdown.text(
         page_with(drawing), {"densities": "images/densities.svg"}
     )
@@ -213,7 +212,7 @@ def test_a_static_chart_shows_the_data_of_its_definition(tmp_path):
 
 def test_a_page_leaves_out_drawings_from_the_end_rather_than_growing():
     """Just under the size of the whole page the last drawing is a box that says so, and the first still stands."""
-    document = page_with(*(Drawing(f"d{at}", f"Drawing {at}.", heatmaps()) for at in range(3)))
+    document = page_with(*(Drawing(f"d{at}", f"Drawing {at}.", plot()) for at in range(3)))
     whole = html.page(document)
     assert whole.count('class="drawing"') == 3
     limit = len(whole.encode()) - 100
@@ -232,18 +231,18 @@ def test_a_page_of_2000_records_stays_under_its_limit():
     chart = Chart(
         "c", "All.", alt.Chart(alt.Data(values=values)).mark_point().encode(x="x:Q", y="y:Q", color="backend:N")
     )
-    document = page_with(big, chart, *(Drawing(f"d{at}", "A drawing.", heatmaps()) for at in range(3)))
+    document = page_with(big, chart, *(Drawing(f"d{at}", "A drawing.", plot()) for at in range(3)))
     assert len(html.page(document).encode()) < html.PAGE_LIMIT
 
 
-def test_an_animation_stays_under_its_limit():
-    """A cloud of many points has fewer frames or less detail, and its last moment is there."""
-    moving = clouds()
-    many = Clouds(moving.name, moving.title, moving.window, moving.labels, moving.points.repeat(3, axis=1))
-    player = tiles(many, "flow", animated=True).player
-    assert len(player.image) * 3 / 4 <= ANIMATION_LIMIT + 100
-    assert player.labels[0] == moving.labels[0]
-    assert player.labels[-1] == moving.labels[-1]
+def test_a_plot_is_an_image_with_its_text_alternative():
+    """The bytes that the training left, whole; what its names hold is text and never markup."""
+    shown = replace(plot(), caption=NASTY, alternative=NASTY)
+    parser = Cells()
+    parser.feed(html.page(page_with(Drawing("d", "Of `cnf`.", shown))))
+    [image] = [attributes for tag, attributes in parser.tags if tag == "img"]
+    assert image["alt"] == NASTY
+    assert base64.b64decode(image["src"].removeprefix("data:image/svg+xml;base64,")) == shown.svg
 
 
 def test_names_in_backticks_are_code_and_a_lone_backtick_is_itself():
@@ -369,7 +368,7 @@ def test_sections_and_folded_blocks_are_in_every_format():
 
 def numbered(kind, *names):
     """Names of what a page has, as they are when it is made of things of these names."""
-    make = {Table: table, Drawing: lambda name: Drawing(name, "Of it.", images())}[kind]
+    make = {Table: table, Drawing: lambda name: Drawing(name, "Of it.", plot())}[kind]
     blocks = [make(name) for name in names]
     half = Details("more", tuple(blocks[1:]))
     document = Document("page", (), tuple(blocks[:1]), (Section("part", (half,)),))
@@ -392,7 +391,7 @@ def test_a_page_that_is_made_again_keeps_its_names():
 
 def test_drawings_of_like_names_are_files_of_their_own(tmp_path):
     """None overwrites another, and each is where the writer says."""
-    one, other = images(1), images(2)
+    one, other = plot(n=1), plot(n=2)
     document = Document("page", (), (Drawing("a[x=1]", "1.", one), Drawing("a[x=-1]", "-1.", other)))
     files = static.write(document, tmp_path, "png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-x-1-2.png", "a-x-1.png"]
@@ -401,7 +400,7 @@ def test_drawings_of_like_names_are_files_of_their_own(tmp_path):
 
 def test_a_page_that_its_tables_make_too_large_says_so():
     """It opens with its size, and tells of every drawing that it is left out."""
-    document = Document("page", (), (table("a", 60), Drawing("d", "Of it.", images())))
+    document = Document("page", (), (table("a", 60), Drawing("d", "Of it.", plot())))
     page = html.page(document, limit=20_000)
     assert "a page under 0.02 MB" in page
     assert page.index("its tables and charts alone take") < page.index('id="table-a"')

@@ -108,7 +108,7 @@ def test_a_markdown_page_is_what_its_store_says(stores, name):
     made = re.search(r"^- made: (.*)$", kept, re.MULTILINE)[1]
     store = stores[name]
     records, environments = store.records(), store.environments()
-    page = report(records, store.runs(), environments, lambda r: store.pictures(r.run_id, r.cell_id), command, made)
+    page = report(records, store.runs(), environments, lambda r: store.plots(r.run_id, r.cell_id), command, made)
     shown = [block.name for block in contents(page) if isinstance(block, Chart | Drawing)]
     charts = {block: f"{name}-charts/{key(block)}.svg" for block in shown}
     assert all((GALLERY / path).is_file() for path in charts.values())

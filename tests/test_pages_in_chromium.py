@@ -17,7 +17,7 @@ from browser import (
     unsorted,
     wide_charts,
 )
-from pages import clouds, hole, rich_document, table, work_precision
+from pages import hole, plot, rich_document, table, work_precision
 
 from nodebench.reports.document import Chart, Column, Details, Document, Drawing, Entry, Table
 from nodebench.reports.html import page
@@ -64,7 +64,7 @@ def various(browser):
         Chart("broken", "Broken.", BROKEN),
         Chart("large", "Large.", large),
         Details("more", (work_precision("folded"),)),
-        Drawing("flow", "A flow.", clouds(), animated=True),
+        Drawing("flow", "A flow.", plot("flow", "A flow", 5)),
     )
     with opened(browser, page(parts)) as tab:
         yield tab
@@ -171,17 +171,25 @@ def test_a_folded_chart_is_drawn_when_it_is_unfolded(tab):
     assert "chart-folded" not in empty_charts(tab)
 
 
-def test_an_animation_moves_only_when_it_is_asked_to(tab):
-    """It stands at its first moment, plays on a click, and goes to the moment that is chosen."""
-    moment = tab.locator(".player output")
-    assert moment.inner_text() == "t = 0.00"
-    tab.get_by_role("button", name="Play").click()
-    tab.wait_for_function("document.querySelector('.player output').value !== 't = 0.00'")
-    tab.get_by_role("button", name="Pause").click()
-    tab.locator(".player input").press("End")
-    assert moment.inner_text() == "t = 1.00"
-    position = tab.evaluate("getComputedStyle(document.querySelector('.frame')).backgroundPosition")
-    assert position == "40% 100%"
+def test_a_plot_stands_on_a_light_card(tab):
+    """By day and by night, since it is what the training left; its alternative says what stands within it."""
+    ground = "getComputedStyle(document.querySelector('.plot')).backgroundColor"
+    day = tab.evaluate(ground)
+    tab.emulate_media(color_scheme="dark")
+    assert tab.evaluate(ground) == day == "rgb(255, 255, 255)"
+    assert tab.locator(".plot img").get_attribute("alt") == "K = 0; K = 1; K = 2; K = 3; K = 4"
+
+
+def test_a_plot_stays_legible_on_a_telephone(tab):
+    """It fits a wide page whole; on a narrow one it scrolls within its card rather than shrinking further."""
+    width = "document.querySelector('.plot img').getBoundingClientRect().width"
+    room = "document.querySelector('.plot').clientWidth"
+    assert tab.evaluate("document.querySelector('.plot img').naturalWidth") > 0
+    assert tab.evaluate(width) <= tab.evaluate(room)
+    tab.set_viewport_size({"width": 390, "height": 800})
+    assert tab.evaluate(width) > 500
+    assert tab.evaluate(room) < 390
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_2000_rows_scroll_in_a_box_of_their_own(browser):

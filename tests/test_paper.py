@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from browser import check_page
+from pages import plot
 
 from nodebench.bench.reproduction import REPRODUCTIONS, Conditions
-from nodebench.errors import PluginError
-from nodebench.pictures import Clouds, Curves, Heatmaps, Panel, Plot, Series
+from nodebench.errors import StoreError
 from nodebench.reports import html, latex, markdown
 from nodebench.reports.colours import BACKENDS, style
 from nodebench.reports.document import Bullets, Chart, Document, Drawing, Missing, Section, Table
@@ -25,16 +24,7 @@ ENVIRONMENTS = {
     "there": {"cpu": "quipu", "cores": 2, "memory_bytes": 2**30},
 }
 
-WINDOW = (-1.0, 1.0, -1.0, 1.0)
-LINE = np.array([[0.0, 0.0], [1.0, 1.0]], np.float16)
-MAPS = (Panel("true", np.eye(4, dtype=np.float16)), Panel("learned", np.eye(4, dtype=np.float16)))
-PICTURES = (
-    Heatmaps("densities", "Density", WINDOW, MAPS),
-    Heatmaps("density-in-time", "Density in time", WINDOW, MAPS),
-    Clouds("flow", "Points", WINDOW, ("t = 0", "t = 1"), np.zeros((2, 5, 2), np.float16)),
-    Curves("reconstructions", "Spirals", (), (Plot("", (Series("true", LINE),)),)),
-    Curves("latent-space", "Latent", ("one", "two"), (Plot("", (Series("true", LINE),)),)),
-)
+PLOTS = tuple(plot(name) for name in ("densities", "density-in-time", "flow", "reconstructions", "latent-space"))
 
 
 def record(cell, **figures):
@@ -74,7 +64,7 @@ def source(name, figures_of=None, conditions=None, **changes):
         name=name,
         places=places,
         environments=ENVIRONMENTS,
-        pictures=lambda _: PICTURES,
+        plots=lambda _: PLOTS,
         preset=conditions.preset,
         seeds=conditions.seeds,
         measuring=COMMAND,
@@ -517,19 +507,19 @@ def test_controls_are_ours():
     assert "none" not in str(page.lead[0])
 
 
-def test_pictures_that_were_not_kept_are_holes():
-    """A training without pictures leaves a hole that says so."""
-    page = page_of(source("figure8", whole, pictures=lambda _: ()))
+def test_plots_that_were_not_kept_are_holes():
+    """A training without plots leaves a hole that says so."""
+    page = page_of(source("figure8", whole, plots=lambda _: ()))
     assert blocks(page, Drawing) == []
     assert all("its training kept none" in hole.reason for hole in blocks(page, Missing))
 
 
-def test_a_picture_that_cannot_be_drawn_is_a_hole():
-    """What a faulty task has kept is told in its place, and the page is made."""
+def test_plots_of_an_older_version_are_holes():
+    """What is kept in a form that is no longer read is told in its place, and the page is made."""
 
-    def faulty(_):
-        raise PluginError("its window is not finite.")
+    def outdated(_):
+        raise StoreError("plots of an older version: train again.")
 
-    page = page_of(source("figure8", whole, pictures=faulty))
+    page = page_of(source("figure8", whole, plots=outdated))
     holes = {hole.reason for hole in blocks(page, Missing)}
-    assert "what was kept cannot be drawn: its window is not finite." in holes
+    assert "plots of an older version: train again." in holes

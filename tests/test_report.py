@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import check_page, chromium
+from pages import plot
 from synthetic import ALIKE, ELSEWHERE, ENVIRONMENTS, early, record, run, timed, trained
 
 from nodebench.errors import StoreError
-from nodebench.pictures import Clouds, Images
 from nodebench.reports import data, html, latex, markdown
 from nodebench.reports.colours import BACKENDS
 from nodebench.reports.document import Bullets, Chart, Drawing, Missing, Paragraph, Table
 from nodebench.reports.formatting import ABSENT, mebibytes, milliseconds, number
 from nodebench.reports.notation import contents
 from nodebench.reports.report import report
-from nodebench.reports.task_section import MAX_PICTURED
+from nodebench.reports.task_section import MAX_PLOTTED
 from nodebench.results.record import PRINTED
 
 CELLS = (
@@ -36,9 +36,9 @@ def browser():
         yield found
 
 
-def page(records, runs=None, pictures=lambda _: ()):
+def page(records, runs=None, plots=lambda _: ()):
     runs = [run()] if runs is None else runs
-    return report(records, runs, ENVIRONMENTS, pictures, "nodebench report", "2026-01-03T00:00:00+00:00")
+    return report(records, runs, ENVIRONMENTS, plots, "nodebench report", "2026-01-03T00:00:00+00:00")
 
 
 def tables(document):
@@ -314,38 +314,35 @@ def test_a_task_with_options_stands_under_its_task():
     assert {"cnf-comparison-1", "cnf-comparison-2", "mnist-comparison-1"} <= set(tables(document))
 
 
-def test_pictures_are_of_the_newest_training_of_each_model():
-    """A moving one is played, an older training of the same model is left out, and of too many a hole is left."""
-    cloud = Clouds("flow", "Flow", (0, 1, 0, 1), ("t = 0",), np.zeros((1, 2, 2), np.float16))
-    digits = Images("misread", "Misread", np.zeros((1, 2, 2), np.uint8), ("3",))
+def test_plots_are_of_the_newest_training_of_each_model():
+    """An older training of the same model is left out, and of too many a hole is left."""
+    flow, digits = plot("flow", n=1), plot("misread", n=1)
     old, new = trained("cnf", 3.0, "direct"), trained("cnf", 3.0, "direct", seed=1, created_at="2026-02-02")
-    document = page([old, new], pictures=lambda r: (cloud, digits) if r is new else (digits,))
+    document = page([old, new], plots=lambda r: (flow, digits) if r is new else (digits,))
     drawings = [block for block in contents(document) if isinstance(block, Drawing)]
-    assert [(block.name, block.animated) for block in drawings] == [
-        ("cnf-cnf-direct-flow", True),
-        ("cnf-cnf-direct-misread", False),
+    assert [(block.name, block.plot) for block in drawings] == [
+        ("cnf-cnf-direct-flow", flow),
+        ("cnf-cnf-direct-misread", digits),
     ]
     assert drawings[0].caption == "cnf on `cnf` with `direct`, preset smoke, seed 1."
-    many = [trained(f"model-{n}", 3.0) for n in range(MAX_PICTURED + 2)]
-    blocks = contents(page(many, pictures=lambda _: (digits,)))
-    assert len([block for block in blocks if isinstance(block, Drawing)]) == MAX_PICTURED
+    many = [trained(f"model-{n}", 3.0) for n in range(MAX_PLOTTED + 2)]
+    blocks = contents(page(many, plots=lambda _: (digits,)))
+    assert len([block for block in blocks if isinstance(block, Drawing)]) == MAX_PLOTTED
     holes = [block.what for block in blocks if isinstance(block, Missing)]
-    assert [what for what in holes if what.startswith("pictures of model")] == [
-        f"pictures of model-{n} on `cnf`" for n in (MAX_PICTURED, MAX_PICTURED + 1)
+    assert [what for what in holes if what.startswith("plots of model")] == [
+        f"plots of model-{n} on `cnf`" for n in (MAX_PLOTTED, MAX_PLOTTED + 1)
     ]
 
 
-def test_a_picture_that_cannot_be_drawn_leaves_a_hole():
-    """What an earlier version let pass does not keep the rest of the page from being made."""
+def test_plots_of_an_older_version_leave_a_hole():
+    """What this version cannot show does not keep the rest of the page from being made."""
 
-    def broken(record):
-        return (Images(record.model, "Misread", np.zeros((2, 2, 2), np.uint8), ("3",)),)
+    def outdated(_):
+        raise StoreError("plots of an older version: train again.")
 
-    holes = [block for block in contents(page([trained("cnf", 3.0, "direct")], pictures=broken))
-             if isinstance(block, Missing) and block.what.startswith("pictures of cnf")]  # fmt: skip
-    assert [hole.reason for hole in holes] == [
-        "picture `cnf` cannot be drawn: its images have shape (2, 2, 2), not (1, any, any)."
-    ]
+    holes = [block for block in contents(page([trained("cnf", 3.0, "direct")], plots=outdated))
+             if isinstance(block, Missing) and block.what.startswith("plots of cnf")]  # fmt: skip
+    assert [hole.reason for hole in holes] == ["plots of an older version: train again."]
 
 
 def test_every_name_of_a_page_is_its_own():

@@ -232,8 +232,8 @@ def test_an_interruption_exits_with_130_and_the_same_command_goes_on(tmp_path, m
 def interrupted_after(append):
     """A `Store.append` that is interrupted once the record is written."""
 
-    def interrupted(self, record, pictures=b""):
-        append(self, record, pictures)
+    def interrupted(self, record, plots=()):
+        append(self, record, plots)
         raise KeyboardInterrupt
 
     return interrupted
@@ -289,7 +289,7 @@ def test_several_reproductions_have_a_page_each(tmp_path, monkeypatch):
 
 
 def test_a_real_reproduction_is_seen(tmp_path, monkeypatch, browser):
-    """Flows of a few steps, measured in earnest: the page has the figures and pictures, and holds in a browser.
+    """Flows of a few steps, measured in earnest: the page has the figures and plots, and holds in a browser.
 
     Of the two data sets one, since the other is trained by the same code.
     """

@@ -68,19 +68,19 @@ def test_a_cell_is_measured_whole(tmp_path):
 
 
 def test_a_trained_model_is_seen(tmp_path):
-    """Its pictures are kept beside its record, and belong to no other."""
-    record = measure(tmp_path, measure="training")[BACKEND]
-    pictures = Store(tmp_path / "results.db").pictures(record.run_id, record.cell_id)
-    assert [picture.name for picture in pictures] == ["examples"]
-    assert pictures[0].plots[0].series[0].points.shape == (10, 2)
+    """Its plots are kept beside its record, and belong to no other."""
+    record = measure(tmp_path, tasks=(f"{TASK}[viewed=diagnostics]",), measure="training")[BACKEND]
+    [plot] = Store(tmp_path / "results.db").plots(record.run_id, record.cell_id)
+    assert (plot.name, plot.caption, plot.alternative) == ("examples", "Test examples", "ten numbers")
+    assert plot.svg.count(b"<use") >= 10
 
 
-def test_pictures_that_fail_cost_nothing_else(tmp_path):
+def test_plots_that_fail_cost_nothing_else(tmp_path):
     """A model that cannot be viewed keeps its metric, and a note says why there is nothing to see."""
     record = measure(tmp_path, tasks=(f"{TASK}[viewed=nothing]",), measure="training")[BACKEND]
     assert (record.status, record.metric_value < 0.2) == ("ok", True)
-    assert "no pictures: AttributeError: no method 'nothing'" in record.notes
-    assert Store(tmp_path / "results.db").pictures(record.run_id, record.cell_id) == ()
+    assert "no plots: AttributeError: no method 'nothing'" in record.notes
+    assert Store(tmp_path / "results.db").plots(record.run_id, record.cell_id) == ()
 
 
 def test_every_failure_is_a_row(tmp_path):

@@ -8,11 +8,10 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nodebench.errors import StoreError, UnknownNameError
-from nodebench.pictures import Images, pack
+from nodebench.plots import RenderedPlot
 from nodebench.results.environment import environment_key, environment_of
 from nodebench.results.record import SCHEMA_VERSION, Record
 from nodebench.results.store import Store, now
@@ -72,15 +71,32 @@ def test_a_cell_has_one_row_in_a_run(tmp_path):
         store.append(make_record())
 
 
-def test_pictures_are_those_of_the_last_attempt(tmp_path):
-    """A cell that was trained again shows its newer model; one that shows nothing has no pictures."""
+def test_plots_are_those_of_the_last_attempt(tmp_path):
+    """A cell that was trained again shows its newer model, all plots in order; one that shows nothing has none."""
+    first, *others = (RenderedPlot(name, "A plot", "x; y", b"<svg/>") for name in "abb")
     store = Store(tmp_path / "results.db")
-    store.append(make_record(), pack([Images("a", "first", np.zeros((1, 2, 2), np.uint8), ("x",))]))
-    assert [picture.title for picture in store.pictures("r1", "c1")] == ["first"]
-    store.append(make_record(attempt=2), pack([Images("a", "second", np.zeros((1, 2, 2), np.uint8), ("x",))]))
-    assert [picture.title for picture in store.pictures("r1", "c1")] == ["second"]
+    store.append(make_record(), [first])
+    assert store.plots("r1", "c1") == (first,)
+    store.append(make_record(attempt=2), others)
+    assert store.plots("r1", "c1") == tuple(others)
     store.append(make_record(attempt=3))
-    assert store.pictures("r1", "c1") == store.pictures("r1", "c2") == ()
+    assert store.plots("r1", "c1") == store.plots("r1", "c2") == ()
+
+
+@pytest.mark.parametrize("old_store", [5], indirect=True)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_pictures_of_an_older_version_are_told_of(old_store, read_only):
+    """They cannot be shown any more; whoever asks for them learns why, and a cell without any has none."""
+    with sqlite3.connect(old_store) as db:
+        db.execute("INSERT INTO pictures VALUES ('r1', 'c1', 1, x'00')")
+    db.close()
+    store = Store(old_store, read_only=read_only)
+    with pytest.raises(StoreError, match="plots of an older version of nodebench"):
+        store.plots("r1", "c1")
+    assert store.plots("r1", "c2") == ()
+    store = Store(old_store)
+    store.append(make_record(attempt=2), [RenderedPlot("a", "A plot", "x", b"<svg/>")])
+    assert [plot.name for plot in store.plots("r1", "c1")] == ["a"]
 
 
 def test_a_fingerprint_is_kept_once_and_found_by_its_key(tmp_path):
@@ -204,7 +220,7 @@ def test_a_store_of_an_older_version_is_read(old_store, read_only):
     assert known == (["a"], 0.25, 1, 1.0)
     assert (records[0].field_value, records[0].differences, store.sources("r1")) == (None, [], {})
     assert environment_of(records[0], store.environments()) == {"cpu": "one"}
-    assert (store.run("latest").n_records, store.pictures("r1", "c1")) == (2, ())
+    assert (store.run("latest").n_records, store.plots("r1", "c1")) == (2, ())
     assert (old_store.read_bytes() == before) == read_only
     assert [path.name for path in old_store.parent.iterdir()] == [old_store.name]
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from nodebench.frameworks.base import (
     Weights,
     solve_checked,
 )
-from nodebench.pictures import Curves, Picture, Plot, Series, View
+from nodebench.plots import Plot, View
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
 
@@ -352,19 +352,25 @@ class FakeTask(AbstractTask):
     metric: ClassVar[Metric] = Metric("distance", "1", "lower")
     train_sleep_s: float = 0.0
     diverges: bool = False
-    viewed: str = "diagnostics"
+    viewed: str = ""
 
     @property
     def diagnostics(self) -> tuple[Metric, ...]:
         """The mean of the examples."""
         return (Metric("value", "1", "lower"),)
 
-    def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
-        """The test examples along a line."""
+    def plots(self, model: str, splits: Splits, view: View) -> Sequence[Plot]:
+        """The test examples along a line, where a method to view them by is named."""
         del model
+        if not self.viewed:
+            return ()
+        from matplotlib.figure import Figure  # noqa: PLC0415  slow to import
+
+        figure = Figure()
         x = view(self.viewed, splits.test)["value"]
-        points = np.stack([x, np.zeros_like(x)], axis=1).astype(np.float16)
-        return (Curves("examples", "Test examples", (), (Plot("", (Series("observed", points, "points"),)),)),)
+        figure.subplots().plot(x, np.zeros_like(x), "o", label="observed")
+        figure.axes[0].set_title("ten numbers")
+        return (Plot("examples", "Test examples", figure),)
 
     def data_source(self) -> str:
         """Drawn from the seed."""

@@ -55,7 +55,6 @@ class CellRun:
         resident_bytes: Highest resident set of its worker, which the timing needs room for.
         gradients: Its gradients and states, until it is judged; None where it did not get so far.
         starts: The series of its timing.
-        pictures: What is to be seen of its trained model, packed.
         clock: Measures the time of measured work, together with that of other cells that have the same clock.
         companion: Whether it is measured for others to be compared with, and leaves no record.
         failed: Whether its worker has failed; a cell that is judged wrong has not.
@@ -71,7 +70,6 @@ class CellRun:
     resident_bytes: int = 0
     starts: list[Start] = field(default_factory=list)
     gradients: Reference | None = None
-    pictures: bytes = b""
     clock: WorkClock = field(default_factory=WorkClock)
     companion: bool = False
     failed: bool = False

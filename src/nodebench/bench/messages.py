@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nodebench.bench.plan import Cell
 from nodebench.errors import NodebenchError, Status
+from nodebench.plots import RenderedPlot
 from nodebench.problem import Evaluations
 from nodebench.results.record import Measurement
 
@@ -166,8 +167,8 @@ class Trained:
     """Answer to `train`."""
 
     found: Measurement
-    pictures: bytes
-    """What is to be seen of the trained model, packed."""
+    plots: tuple[RenderedPlot, ...]
+    """Plots of the trained model."""
     files: dict[str, str]
     """Digests of the files of code, as in `Beginning`."""
 

@@ -230,7 +230,7 @@ class _Job:
     def _finish(self, outcome: CellResult, done: WorkResult) -> None:
         cell = outcome.cell
         record = record_of(outcome, self.run_id, self.attempts.get(cell.cell_id, 0) + 1)
-        self.store.append(record, outcome.pictures)
+        self.store.append(record, outcome.plots)
         # Only now: an interruption before the row is written must find the checkpoint. So must another attempt at a
         # training that lost its machines.
         if isinstance(done.work, TrainingWork) and outcome.lost:

@@ -22,6 +22,7 @@ from nodebench.bench.process import WorkerError
 from nodebench.bench.references import References, preparer
 from nodebench.bench.settings import Settings
 from nodebench.bench.starting import Launchers
+from nodebench.plots import RenderedPlot
 from nodebench.results.record import Measurement
 
 Measure = Literal["gradient", "counts", "training", "both"]
@@ -57,14 +58,14 @@ class CellResult:
     Attributes:
         cell: The cell.
         found: What was measured, and how it ended.
-        pictures: What is to be seen of its trained model, packed.
+        plots: Plots of its trained model.
         files: Digests of the files of code that it depends on and that belong to no installed package.
         lost: Whether it failed because its machines were lost while they worked at it.
     """
 
     cell: Cell
     found: Measurement = field(default_factory=Measurement)
-    pictures: bytes = b""
+    plots: tuple[RenderedPlot, ...] = ()
     files: Files = field(default_factory=dict)
     lost: bool = False
 
@@ -214,11 +215,11 @@ class TrainingWork(AbstractWork):
         measured = CellRun(cell, site.settings, found=before)
         began = time.monotonic()
         site.notify(Event("training", "training", cell, 0, 1))
-        pictures = b""
+        plots: tuple[RenderedPlot, ...] = ()
 
         def train(launchers: Launchers | None) -> None:
-            nonlocal pictures
-            pictures = self._train(measured, site, launchers)
+            nonlocal plots
+            plots = self._train(measured, site, launchers)
 
         measured.attempt(train)
         if measured.found.status == "unsupported" and before.nfe_forward is not None:
@@ -227,9 +228,9 @@ class TrainingWork(AbstractWork):
             measured.found = replace(measured.found, status=before.status, reason=before.reason)
         overhead_s = time.monotonic() - began - measured.clock.busy_s + (before.overhead_s or 0.0)
         measured.enter(Measurement(overhead_s=overhead_s))
-        return (CellResult(cell, measured.found, pictures, measured.files),)
+        return (CellResult(cell, measured.found, plots, measured.files),)
 
-    def _train(self, measured: CellRun, site: MachineContext, launchers: Launchers | None) -> bytes:
+    def _train(self, measured: CellRun, site: MachineContext, launchers: Launchers | None) -> tuple[RenderedPlot, ...]:
         def show(progress: TrainingProgress) -> None:
             text = f"training, loss {progress.loss:.4g}"
             site.notify(Event("training", text, measured.cell, progress.done, progress.total))
@@ -241,7 +242,7 @@ class TrainingWork(AbstractWork):
             trained = measured.receive(Questions.train, show)
         measured.files |= trained.files
         measured.enter(trained.found)
-        return trained.pictures
+        return trained.plots
 
 
 def checkpoint(folder: str, cell: Cell) -> str:

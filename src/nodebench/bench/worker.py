@@ -75,7 +75,7 @@ from nodebench.errors import (
 )
 from nodebench.frameworks.base import AbstractFramework, Batch
 from nodebench.importing import missing_module
-from nodebench.pictures import pack
+from nodebench.plots import RenderedPlot, render
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.results.record import Measurement
 from nodebench.tasks.base import Recipe, Splits
@@ -234,10 +234,10 @@ class Worker(Questions):
             history=progress.history,
             notes=[splits.note] if splits.note else [],
         )
-        looked, pictures = self._looked_at(subject, training)
-        return Trained(found.joined(looked), pictures, loaded_files())
+        looked, plots = self._looked_at(subject, training)
+        return Trained(found.joined(looked), plots, loaded_files())
 
-    def _looked_at(self, subject: Subject, training: Training) -> tuple[Measurement, bytes]:
+    def _looked_at(self, subject: Subject, training: Training) -> tuple[Measurement, tuple[RenderedPlot, ...]]:
         """What is found by looking at the trained model; what was trained must not be lost to any of it."""
         splits = training.splits
         fixed = _fixed_batch(training.recipe, splits)
@@ -254,13 +254,11 @@ class Worker(Questions):
         if subject.backend is not None:
             problem = training.trainer.problem(fixed)
             entries = attempt("tolerance sweep", lambda: tolerance_sweep(subject, problem), [])
-        pictures = attempt(
-            "pictures",
-            lambda: pack(subject.task.pictures(subject.cell.model, splits, training.trainer.view)),
-            b"",
-        )
+        none: tuple[RenderedPlot, ...] = ()
+        task, model = subject.task, subject.cell.model
+        plots = attempt("plots", lambda: render(lambda: task.plots(model, splits, training.trainer.view)), none)
         peak = attempt("memory of a training step", lambda: _step_bytes(subject, training.recipe, fixed), None)
-        return Measurement(tolerance_sweep=entries, train_memory_bytes=peak, notes=notes), pictures
+        return Measurement(tolerance_sweep=entries, train_memory_bytes=peak, notes=notes), plots
 
     def _training(self, subject: Subject, checkpoint: Checkpoint) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework

@@ -30,7 +30,7 @@ def report(
     ] = None,
     charts: Annotated[
         str | None,
-        typer.Option(help="Also write each chart and picture as svg, pdf or png, for .md and .tex to refer to."),
+        typer.Option(help="Also write each chart and plot as svg, pdf or png, for .md and .tex to refer to."),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -48,8 +48,8 @@ def report(
         from nodebench.reports.report import report as page_of  # noqa: PLC0415
         from nodebench.results.store import now  # noqa: PLC0415
 
-        machines, pictures = opened.environments(), lambda r: opened.pictures(r.run_id, r.cell_id)
-        page = page_of(records, runs, machines, pictures, command_line(), now())
+        machines, plots = opened.environments(), lambda r: opened.plots(r.run_id, r.cell_id)
+        page = page_of(records, runs, machines, plots, command_line(), now())
         write_pages(page, pages, cast(Kind | None, charts))  # checked above
 
 

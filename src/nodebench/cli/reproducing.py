@@ -51,7 +51,7 @@ def reproduce(
     ] = None,
     charts: Annotated[
         str | None,
-        typer.Option(help="Also write each chart and picture as svg, pdf or png, for .md and .tex to refer to."),
+        typer.Option(help="Also write each chart and plot as svg, pdf or png, for .md and .tex to refer to."),
     ] = None,
     no_run: Annotated[
         bool, typer.Option("--no-run", help="Measure nothing: take what the store holds, of whatever machine.")
@@ -190,7 +190,7 @@ class _Pages:
             name=name,
             places=places,
             environments=store.environments(),
-            pictures=lambda record: store.pictures(record.run_id, record.cell_id),
+            plots=lambda record: store.plots(record.run_id, record.cell_id),
             preset=self.conditions.preset,
             seeds=self.conditions.seeds,
             measuring=self._command(name),

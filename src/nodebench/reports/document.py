@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from nodebench.pictures import Picture
+from nodebench.plots import RenderedPlot
 
 Tone = Literal["", "bad", "doubtful", "good", "new"]
 
@@ -83,19 +83,17 @@ class Chart:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture of a trained model.
+    """A plot of a trained model.
 
     Attributes:
         name: Key among the drawings of a page: letters, digits and hyphens; the name of its file.
         caption: Of which model it is, in one sentence.
-        picture: What is drawn.
-        animated: Whether moments of a moving picture are played as well.
+        plot: The plot, as it was rendered when the model had been trained.
     """
 
     name: str
     caption: str
-    picture: Picture
-    animated: bool = False
+    plot: RenderedPlot
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from markupsafe import Markup, escape
 from nodebench.reports import theme
 from nodebench.reports.document import Chart, Column, Document, Drawing, Entry, Missing, Table, key
 from nodebench.reports.notation import contents, meanings, order, reasons, spans
-from nodebench.reports.tiles import tiles
 
 PAGE_LIMIT = 3_000_000
 """Bytes a page may have; drawings are left out from the end on rather than passing it."""
@@ -99,9 +98,21 @@ def _page(document: Document, parts: _Parts, limit: int) -> str:
 
 
 def _drawing(drawing: Drawing) -> Markup:
-    parts = tiles(drawing.picture, key(drawing.name), animated=drawing.animated)
-    html = _environment().get_template("drawing.html.j2").render(drawing=drawing, parts=parts)
-    return Markup(html)
+    """A plot on a light ground by day and by night, as an image, so that its ids are its own."""
+    plot = drawing.plot
+    return Markup(
+        '<figure class="drawing" id="drawing-{}">\n'
+        '<div class="plot" tabindex="0" role="region" aria-label="{}">'
+        '<img src="data:image/svg+xml;base64,{}" alt="{}"></div>\n'
+        "<figcaption><b>{}.</b> {}</figcaption>\n</figure>"
+    ).format(
+        key(drawing.name),
+        plot.caption,
+        base64.b64encode(plot.svg).decode(),
+        plot.alternative,
+        inline(plot.caption.rstrip(".")),
+        inline(drawing.caption),
+    )
 
 
 @cache

@@ -28,9 +28,9 @@ def spans(text: str) -> tuple[Span, ...]:
 
 
 def caption(block: Chart | Drawing) -> str:
-    """What stands below a chart or a drawing, where the latter's title is not set apart."""
+    """What stands below a chart or a drawing."""
     if isinstance(block, Drawing):
-        return f"{block.picture.title.rstrip('.')}. {block.caption}"
+        return f"{block.plot.caption.rstrip('.')}. {block.caption}"
     return block.caption
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nodebench import __version__
-from nodebench.pictures import Picture
+from nodebench.plots import RenderedPlot
 from nodebench.reports.appendix import appendix
 from nodebench.reports.comparison import base_task, grouped, newest
 from nodebench.reports.document import Block, Bullets, Column, Document, Entry, Paragraph, Table
@@ -35,7 +35,7 @@ def report(
     records: Sequence[Record],
     runs: Sequence[Run],
     environments: Mapping[str, Mapping[str, Any]],
-    pictures: Callable[[Record], tuple[Picture, ...]],
+    plots: Callable[[Record], tuple[RenderedPlot, ...]],
     command: str,
     created_at: str,
 ) -> Document:
@@ -45,7 +45,7 @@ def report(
         records: The records, of as many runs and machines as one likes.
         runs: The runs they belong to.
         environments: Fingerprints of the machines that they name, by key.
-        pictures: What is to be seen of the model that left a record; empty for nothing.
+        plots: The plots of the model that left a record.
         command: The command line that makes this page.
         created_at: When, ISO 8601.
 
@@ -58,7 +58,7 @@ def report(
         TITLE,
         (*_facts(records, runs, command, created_at), *_machines(machines)),
         _lead(records, runs, machines, tasks),
-        (*(task_section(task, pictures) for task in tasks), *appendix(records, runs, machines)),
+        (*(task_section(task, plots) for task in tasks), *appendix(records, runs, machines)),
     )
 
 

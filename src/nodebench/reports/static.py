@@ -1,11 +1,10 @@
-"""Charts and drawings as files: SVG, PDF or PNG from the definitions that the interactive page has."""
+"""Charts and drawings as files: SVG, PDF or PNG of what the interactive page has."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import vl_convert
 
-from nodebench.reports import drawings
 from nodebench.reports.document import Chart, Document, Drawing, key
 from nodebench.reports.notation import contents
 from nodebench.reports.theme import STATIC_SANS, chart_config
@@ -38,15 +37,13 @@ def write(document: Document, folder: Path, kind: Kind) -> dict[str, Path]:
     for block in contents(document):
         if isinstance(block, Chart | Drawing):
             path = folder / f"{key(block.name)}.{kind}"
-            if isinstance(block, Chart):
-                path.write_bytes(_converted(block.definition.to_dict(), kind))
-            else:
-                _draw(block, path, kind)
+            path.write_bytes(_chart(block, kind) if isinstance(block, Chart) else _drawing(block, kind))
             files[block.name] = path
     return files
 
 
-def _converted(definition: dict[str, Any], kind: Kind) -> bytes:
+def _chart(chart: Chart, kind: Kind) -> bytes:
+    definition = chart.definition.to_dict()
     config = chart_config("light", STATIC_SANS) | {"background": GROUND}
     config["legend"]["columns"] = LEGEND_COLUMNS
     match kind:
@@ -58,8 +55,12 @@ def _converted(definition: dict[str, Any], kind: Kind) -> bytes:
             return vl_convert.vegalite_to_png(definition, config=config, scale=PNG_SCALE)
 
 
-def _draw(drawing: Drawing, path: Path, kind: Kind) -> None:
-    figure = drawings.figure(drawing.picture)
-    # Without a date the same page gives the same file.
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}[kind]
-    figure.savefig(path, format=kind, dpi=drawings.RESOLUTION, facecolor=GROUND, metadata=metadata)
+def _drawing(drawing: Drawing, kind: Kind) -> bytes:
+    svg = drawing.plot.svg
+    match kind:
+        case "svg":
+            return svg
+        case "pdf":
+            return vl_convert.svg_to_pdf(svg.decode())
+        case "png":
+            return vl_convert.svg_to_png(svg.decode(), scale=PNG_SCALE)

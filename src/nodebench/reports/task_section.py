@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from nodebench.errors import PluginError
-from nodebench.pictures import Clouds, Picture
+from nodebench.errors import StoreError
+from nodebench.plots import RenderedPlot
 from nodebench.reports.charts import backward_evaluations, growth, work_precision
 from nodebench.reports.comparison import base_task, comparisons, grouped, newest
 from nodebench.reports.document import Block, Bullets, Details, Drawing, Missing, Section, key
@@ -25,8 +25,8 @@ MAX_SETTINGS = 24
 MAX_HOLES = 2
 """Holes that stand open; more are folded away."""
 
-MAX_PICTURED = 6
-"""Models of a task whose pictures are shown."""
+MAX_PLOTTED = 6
+"""Models of a task whose plots are shown."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def contents(records: Sequence[Record], machines: Machines) -> TaskContents:
     return TaskContents(tuple(records), tuple(answers), machines)
 
 
-def task_section(task: TaskContents, pictures: Callable[[Record], tuple[Picture, ...]]) -> Section:
-    """Tables, charts and pictures of a task."""
+def task_section(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlot, ...]]) -> Section:
+    """Tables, charts and plots of a task."""
     blocks: tuple[Block, ...] = (
         *_comparisons(task),
         *_trained(task),
@@ -82,7 +82,7 @@ def task_section(task: TaskContents, pictures: Callable[[Record], tuple[Picture,
         *growth(task.measured, task.machines),
         *backward_evaluations(task.measured),
         *courses(task.trained, task.machines),
-        *_drawings(task, pictures),
+        *_drawings(task, plots),
     )
     return Section(f"Task {task.name}", _holes_last(blocks))
 
@@ -129,32 +129,32 @@ def _trained(task: TaskContents) -> Iterator[Block]:
         yield Missing("tolerance sweep of trained networks", "it needs a trained ODE model with an adaptive solver.")
 
 
-def _drawings(task: TaskContents, pictures: Callable[[Record], tuple[Picture, ...]]) -> Iterator[Block]:
+def _drawings(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlot, ...]]) -> Iterator[Block]:
     # The newest of each model, whatever its seed, tolerance or budget.
     models = grouped(task.trained, lambda r: (r.task, r.model, r.backend))
     shown = [(max(same, key=lambda r: r.created_at)) for same in models]
     drawn = 0
     for record in shown:
         try:
-            found = pictures(record)
-        except PluginError as error:
-            yield Missing(f"pictures of {_model(record)}", str(error))
+            found = plots(record)
+        except StoreError as error:
+            yield Missing(f"plots of {_model(record)}", str(error))
             continue
         drawn += bool(found)
-        if found and drawn > MAX_PICTURED:
-            reason = f"those of {MAX_PICTURED} models are shown; a report of its run `{record.run_id}` shows them."
-            yield Missing(f"pictures of {_model(record)}", reason)
+        if found and drawn > MAX_PLOTTED:
+            reason = f"those of {MAX_PLOTTED} models are shown; a report of its run `{record.run_id}` shows them."
+            yield Missing(f"plots of {_model(record)}", reason)
         elif found:
-            yield from (_drawing(record, picture) for picture in found)
+            yield from (_drawing(record, plot) for plot in found)
     if not drawn:
         reason = "no trained model of this task left any." if shown else "they need a trained model."
-        yield Missing("pictures of trained models", reason)
+        yield Missing("plots of trained models", reason)
 
 
-def _drawing(record: Record, picture: Picture) -> Drawing:
-    name = key("-".join([record.task, record.model, record.backend or "", picture.name]))
+def _drawing(record: Record, plot: RenderedPlot) -> Drawing:
+    name = key("-".join([record.task, record.model, record.backend or "", plot.name]))
     caption = f"{_model(record)}, preset {record.preset}, seed {record.seed}."
-    return Drawing(name, caption, picture, animated=isinstance(picture, Clouds))
+    return Drawing(name, caption, plot)
 
 
 def _model(record: Record) -> str:

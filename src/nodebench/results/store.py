@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nodebench.errors import StoreError, UnknownNameError
-from nodebench.pictures import Picture, unpack
+from nodebench.plots import RenderedPlot
 from nodebench.results.environment import environment_key
 from nodebench.results.record import SCHEMA_VERSION, Measurement, Record, columns
 
@@ -136,31 +136,39 @@ class Store:
             ).fetchone()
         return None if row is None else str(row["run_id"])
 
-    def append(self, record: Record, pictures: bytes = b"") -> None:
+    def append(self, record: Record, plots: Sequence[RenderedPlot] = ()) -> None:
         """Write one record, durable when this returns. A cell has one row in a run.
 
         Args:
             record: The record.
-            pictures: What is to be seen of its trained model, as `nodebench.pictures.pack` makes it; empty for nothing.
+            plots: Plots of its trained model.
         """
         row = record.to_row()
         names = ", ".join(row)
         marks = ", ".join(f":{name}" for name in row)
         with self._connection() as db:
             db.execute(f"INSERT INTO records ({names}) VALUES ({marks})", row)
-            if pictures:
-                values = (record.run_id, record.cell_id, record.attempt, pictures)
-                db.execute("INSERT INTO pictures (run_id, cell_id, attempt, packed) VALUES (?, ?, ?, ?)", values)
+            attempt = (record.run_id, record.cell_id, record.attempt)
+            db.executemany(
+                "INSERT INTO plots VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*attempt, at, each.name, each.caption, each.alternative, each.svg) for at, each in enumerate(plots)],
+            )
 
-    def pictures(self, run_id: str, cell_id: str) -> tuple[Picture, ...]:
-        """What is to be seen of the model that a cell of a run trained in its last attempt; empty for nothing."""
+    def plots(self, run_id: str, cell_id: str) -> tuple[RenderedPlot, ...]:
+        """Plots of the model that a cell of a run trained in its last attempt, in the order of its task.
+
+        Raises:
+            StoreError: If an older version kept them in a form that is no longer read.
+        """
         with self._connection() as db:
-            row = db.execute(
-                "SELECT packed FROM pictures WHERE run_id = :run AND cell_id = :cell AND attempt = "
-                "(SELECT MAX(attempt) FROM records WHERE run_id = :run AND cell_id = :cell)",
+            rows = db.execute(
+                "SELECT name, caption, alternative, svg FROM plots WHERE run_id = :run AND cell_id = :cell AND attempt "
+                "= (SELECT MAX(attempt) FROM records WHERE run_id = :run AND cell_id = :cell) ORDER BY position",
                 {"run": run_id, "cell": cell_id},
-            ).fetchone()
-        return () if row is None else unpack(row["packed"])
+            ).fetchall()
+        if any(row["svg"] is None for row in rows):
+            raise StoreError("plots of an older version of nodebench, which this one cannot show: train again.")
+        return tuple(RenderedPlot(**dict(row)) for row in rows)
 
     def save_measurement(self, run_id: str, cell_id: str, found: Measurement) -> None:
         """Keep a gradient measurement whose cell still has to train, for a resumption."""
@@ -392,6 +400,12 @@ def _fill(db: sqlite3.Connection) -> None:
         key = environment_key(json.loads(row["environment"]))
         db.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", (key, row["environment"]))
         db.execute("UPDATE records SET environment = ? WHERE run_id = ?", (key, row["run_id"]))
+    if "pictures" in _tables(db):
+        # Schemas 4 to 7 packed arrays that their own reports drew. That there were some is all that is kept of them.
+        db.execute(
+            "INSERT INTO plots (run_id, cell_id, attempt, position) SELECT run_id, cell_id, attempt, 0 FROM pictures"
+        )
+        db.execute("DROP TABLE pictures")
 
 
 def _columns_of(db: sqlite3.Connection, table: str) -> set[str]:
@@ -418,7 +432,8 @@ def _schema() -> dict[str, str]:
         "records": f"{record_columns}, PRIMARY KEY (run_id, cell_id, attempt)",
         "runs": "run_id TEXT PRIMARY KEY, created_at TEXT, finished_at TEXT, command TEXT, plan TEXT, "
         "environment TEXT, n_cells INTEGER",
-        "pictures": "run_id TEXT, cell_id TEXT, attempt INTEGER, packed BLOB, PRIMARY KEY (run_id, cell_id, attempt)",
+        "plots": "run_id TEXT, cell_id TEXT, attempt INTEGER, position INTEGER, name TEXT, caption TEXT, "
+        "alternative TEXT, svg BLOB, PRIMARY KEY (run_id, cell_id, attempt, position)",
         "environments": "environment TEXT PRIMARY KEY, fingerprint TEXT",
         "measurements": "run_id TEXT, cell_id TEXT, payload TEXT, PRIMARY KEY (run_id, cell_id)",
         "sources": "run_id TEXT, path TEXT, digest TEXT, PRIMARY KEY (run_id, path)",

@@ -1,7 +1,7 @@
 """The interface of a task: data, models, a metric and a training recipe, all of it without any framework."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.importing import beside
-from nodebench.pictures import Picture, View
+from nodebench.plots import Plot, View
 from nodebench.problem import Gradients, SolverSpec
 
 Preset = Literal["smoke", "quick", "standard", "paper"]
@@ -124,7 +124,7 @@ class AbstractTask(ABC):
     - `problem(batch)`: its gradient problem, a `nodebench.problem.Problem` (ODE models only);
     - `diagnostics(batch)`: for each of the task's `diagnostics` by name, its value for each example, shape `(n,)` (only
       where the task has any);
-    - whatever other methods from a batch to arrays by name the task's `pictures` view it by.
+    - whatever other methods from a batch to arrays by name the task's `plots` view it by.
     """
 
     models: ClassVar[Mapping[str, ModelEntry]]
@@ -152,8 +152,11 @@ class AbstractTask(ABC):
         """Further figures reported beside the metric, each over the held-out examples by its own reduction."""
         return ()
 
-    def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
-        """What there is to see of a trained model, each picture under a name of its own.
+    def plots(self, model: str, splits: Splits, view: View) -> Sequence[Plot]:
+        """Plots of a trained model, each under a name of its own, as figures of matplotlib.
+
+        matplotlib need not be installed for a run: import it where the figures are made. Draw what is dense with
+        `rasterized=True`.
 
         Args:
             model: The model.

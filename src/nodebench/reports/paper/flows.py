@@ -163,7 +163,7 @@ def _likelihood_claim(source: Source, data: str) -> Sequence[str]:
 
 def _transport(source: Source, data: str) -> list[Block]:
     return [
-        source.drawing(_fitted(source, data, model), name, f"{model}, {data}", animated=name == "flow")
+        source.drawing(_fitted(source, data, model), name, f"{model}, {data}")
         for model in ("cnf", "planar")
         for name in ("density-in-time", "flow", "densities")
     ]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from nodebench.errors import PluginError
-from nodebench.pictures import Picture
+from nodebench.errors import StoreError
+from nodebench.plots import RenderedPlot
 from nodebench.reports.document import Block, Drawing, Entry, Missing, key
 from nodebench.reports.formatting import ABSENT, number
 from nodebench.reports.machines import Machines, parts
@@ -59,7 +59,7 @@ class Source:
         name: The reproduction, as the command line calls it.
         places: Its cells, by part.
         environments: Fingerprints of the machines that their records name, by key.
-        pictures: What is to be seen of the model that left a record.
+        plots: The plots of the model that left a record.
         preset: The budget.
         seeds: The seeds.
         measuring: The command that measures what is missing.
@@ -70,7 +70,7 @@ class Source:
     name: str
     places: Mapping[str, Sequence[Place]]
     environments: Mapping[str, Mapping[str, Any]]
-    pictures: Callable[[Record], tuple[Picture, ...]]
+    plots: Callable[[Record], tuple[RenderedPlot, ...]]
     preset: str
     seeds: tuple[int, ...]
     measuring: str
@@ -105,20 +105,20 @@ class Source:
                 return f"{place.record.status}: {place.record.reason}"
         return f"not measured; `{self.measuring}` measures it."
 
-    def drawing(self, places: Sequence[Place], name: str, caption: str, *, animated: bool = False) -> Block:
-        """A picture of the model that the first seed has trained, or why there is none."""
+    def drawing(self, places: Sequence[Place], name: str, caption: str) -> Block:
+        """A plot of the model that the first seed has trained, or why there is none."""
         record = next((place.measured for place in places if place.measured is not None), None)
         if record is None:
             return Missing(f"{name}, {caption}", self.why(places))
         try:
-            found = next((picture for picture in self.pictures(record) if picture.name == name), None)
-        except PluginError as error:
-            return Missing(f"{name}, {caption}", f"what was kept cannot be drawn: {error}")
+            found = next((plot for plot in self.plots(record) if plot.name == name), None)
+        except StoreError as error:
+            return Missing(f"{name}, {caption}", str(error))
         if found is None:
-            told = next((note for note in record.notes if note.startswith("no pictures")), "its training kept none")
+            told = next((note for note in record.notes if note.startswith("no plots")), "its training kept none")
             return Missing(f"{name}, {caption}", f"{told}.")
         parts = (name, record.task, record.model, record.backend or "")
-        return Drawing(key(" ".join(parts)), f"{caption[:1].upper()}{caption[1:]}.", found, animated=animated)
+        return Drawing(key(" ".join(parts)), f"{caption[:1].upper()}{caption[1:]}.", found)
 
 
 @dataclass(frozen=True)

@@ -50,42 +50,6 @@ for (const figure of document.querySelectorAll("figure.table")) {
   });
 }
 
-// Animations: never by themselves, and every moment can be stopped at.
-for (const player of document.querySelectorAll(".player")) {
-  const [columns, rows] = [Number(player.dataset.columns), Number(player.dataset.rows)];
-  const labels = JSON.parse(player.dataset.labels);
-  const [frame, button, slider, label] = [".frame", "button", "input", "output"].map((it) => player.querySelector(it));
-  const share = (at, count) => (count > 1 ? (100 * at) / (count - 1) : 0);
-  const show = (at) => {
-    slider.value = at;
-    label.value = labels[at];
-    frame.style.backgroundPosition = `${share(at % columns, columns)}% ${share(Math.floor(at / columns), rows)}%`;
-  };
-  let timer = null;
-  const stop = () => {
-    clearInterval(timer);
-    timer = null;
-    button.textContent = "Play";
-    button.ariaPressed = "false";
-  };
-  const step = () => {
-    const at = Number(slider.value) + 1;
-    if (at < labels.length) show(at);
-    else stop();
-  };
-  button.addEventListener("click", () => {
-    if (timer !== null) return stop();
-    if (Number(slider.value) === labels.length - 1) show(0);
-    button.textContent = "Pause";
-    button.ariaPressed = "true";
-    timer = setInterval(step, Math.max(80, 3000 / labels.length));
-  });
-  slider.addEventListener("input", () => {
-    stop();
-    show(Number(slider.value));
-  });
-}
-
 // Charts: definitions as the page holds them, fitted to its width and colours, drawn again when either changes.
 const bundle = document.getElementById("bundle");
 if (bundle) {

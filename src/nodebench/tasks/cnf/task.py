@@ -1,6 +1,6 @@
 """Flows on two-dimensional densities: a continuous one, judged against a stack of planar layers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -9,10 +9,10 @@ from typing_extensions import override
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
-from nodebench.pictures import Picture, View
+from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
-from nodebench.tasks.cnf import pictures, weights
+from nodebench.tasks.cnf import weights
 from nodebench.tasks.cnf.datasets import SAMPLERS
 from nodebench.tasks.cnf.densities import IMPROPER, POTENTIALS
 from nodebench.tasks.cnf.objectives import KL, KL_WITHOUT_WALL, MASS_OUTSIDE, NLL
@@ -180,13 +180,15 @@ class Cnf(AbstractTask):
         return GradientInputs(self.weights(model, seed), batch, dataset=self.dataset, note=self._note)
 
     @override
-    def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
+    def plots(self, model: str, splits: Splits, view: View) -> Sequence[Plot]:
         """True and learned density, and the flow between base and data (figures 4 and 5 of the paper)."""
+        from nodebench.tasks.cnf import plots  # noqa: PLC0415  imports matplotlib
+
         del splits
         self._check(model)
         if model == "planar":
-            return pictures.planar(self.dataset, self._size(self.layers), view)
-        return pictures.continuous(self.dataset, view)
+            return plots.planar(self.dataset, self._size(self.layers), view)
+        return plots.continuous(self.dataset, view)
 
     @property
     def _note(self) -> str:

@@ -1,6 +1,6 @@
 """MNIST digits: an ODE in the place of a ResNet's residual blocks, beside the networks that it is judged against."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -10,11 +10,10 @@ from typing_extensions import override
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
-from nodebench.pictures import Picture, View
+from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
 from nodebench.tasks.mnist.data import load, where
-from nodebench.tasks.mnist.pictures import misread_digits
 from nodebench.tasks.mnist.weights import WeightDraw
 
 _TORCH = "nodebench.tasks.mnist.torch_models"
@@ -184,8 +183,10 @@ class Mnist(AbstractTask):
         return GradientInputs(self.weights(model, seed), batch, dataset=train.name, note=train.note)
 
     @override
-    def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
+    def plots(self, model: str, splits: Splits, view: View) -> Sequence[Plot]:
         """Misread test images; none where the model makes no mistake."""
+        from nodebench.tasks.mnist.plots import misread_digits  # noqa: PLC0415  imports matplotlib
+
         self._check(model)
         return misread_digits(splits.test, view)
 

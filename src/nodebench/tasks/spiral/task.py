@@ -1,6 +1,6 @@
 """Spirals observed at irregular times, continued: a latent ODE against a recurrent network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, ClassVar
@@ -10,10 +10,10 @@ from typing_extensions import override
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Optimizer, Weights
-from nodebench.pictures import Picture, View
+from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
-from nodebench.tasks.spiral import pictures, weights
+from nodebench.tasks.spiral import weights
 from nodebench.tasks.spiral.data import N_POINTS, draw, redraw_noise
 
 N_TRAIN = 1000
@@ -137,10 +137,12 @@ class Spiral(AbstractTask):
         return GradientInputs(self.weights(model, seed), batch, dataset=splits.name)
 
     @override
-    def pictures(self, model: str, splits: Splits, view: View) -> tuple[Picture, ...]:
+    def plots(self, model: str, splits: Splits, view: View) -> Sequence[Plot]:
         """Reconstructed and extrapolated test trajectories, and the latent ones of the latent ODE (figure 8)."""
+        from nodebench.tasks.spiral import plots  # noqa: PLC0415  imports matplotlib
+
         self._check(model)
-        return pictures.pictures(splits.test, view)
+        return plots.plots(splits.test, view)
 
     def _check(self, model: str) -> None:
         if model not in self.models:

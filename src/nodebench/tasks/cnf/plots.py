@@ -1,4 +1,4 @@
-"""What there is to see of a flow: its density beside the true one, and how it comes about (figures 4 and 5).
+"""Plots of a flow: its density beside the true one, and how it comes about (figures 4 and 5).
 
 The density at a point is exact wherever the flow can carry the point back to the base: log q(z) is the log-density of
 the base there, less the change on the way.
@@ -6,14 +6,19 @@ the base there, less the change on the way.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter
 
 from nodebench.frameworks.base import Batch
-from nodebench.pictures import Clouds, Heatmaps, Panel, Picture, View, Window
+from nodebench.plots import Plot, View
 from nodebench.tasks.cnf.datasets import SAMPLERS
 from nodebench.tasks.cnf.densities import POTENTIALS, WINDOW, log_base, log_window, potential
-from nodebench.tasks.viewing import view_in_batches
+from nodebench.tasks.plotting import small_multiples, view_in_batches, without_ticks
 
 CELLS = 96
 """Rows and columns of the grid of a density."""
@@ -24,21 +29,29 @@ CELLS_IN_TIME = 64
 FRACTIONS = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Parts of the way from base to data at which figure 5 of the paper shows a flow."""
 
-N_MOMENTS = 21
+N_MOMENTS = 5
+"""Moments at which the points of a flow are shown."""
 
 N_POINTS = 500
 """Points of a cloud."""
+
+DOT = 4.0
+"""Area of a point, in square points."""
 
 N_TRUE, N_SAMPLES = 200_000, 50_000
 """Samples in the histograms of a data set and of a flow without an inverse."""
 
 BATCH = 2_048
 
-FLOAT16_MAX = float(np.finfo(np.float16).max)
+Window = tuple[float, float, float, float]
+"""Left, right, bottom and top of a square of the plane."""
+
+Panel = tuple[str, np.ndarray]
+"""A title, and values on an even grid over the window, the first row at the bottom."""
 
 
-def continuous(dataset: str, view: View) -> tuple[Picture, ...]:
-    """Pictures of a continuous flow, which runs from the base at time 0 to the data at time 1.
+def continuous(dataset: str, view: View) -> tuple[Plot, ...]:
+    """Plots of a continuous flow, which runs from the base at time 0 to the data at time 1.
 
     Args:
         dataset: What is fitted.
@@ -47,21 +60,17 @@ def continuous(dataset: str, view: View) -> tuple[Picture, ...]:
     times = np.linspace(0.0, 1.0, N_MOMENTS)
     points, change = _path(view, _base(N_POINTS), times)
     window = _window_around(points, dataset)
-    learned = Panel("learned density", _density(view, _back_from(1.0), _window(dataset), CELLS))
+    learned = ("learned density", _density(view, _back_from(1.0), _window(dataset), CELLS))
+    in_time = [(_moment(t), _density(view, _back_from(t), window, CELLS_IN_TIME)) for t in FRACTIONS]
     return (
         _densities(dataset, learned),
-        Heatmaps(
-            "density-in-time",
-            "Learned density on the way from base to data",
-            window,
-            tuple(Panel(_moment(t), _density(view, _back_from(t), window, CELLS_IN_TIME)) for t in FRACTIONS),
-        ),
-        _cloud("from base to data", window, [_moment(t) for t in times], points, log_base(points[:, :1]) + change),
+        Plot("density-in-time", "Learned density on the way from base to data", heat_maps(in_time, window)),
+        _flow("from base to data", window, [_moment(t) for t in times], points, log_base(points[:, :1]) + change),
     )
 
 
-def planar(dataset: str, layers: int, view: View) -> tuple[Picture, ...]:
-    """Pictures of a planar flow, whose layers map the base to a target, or a data set to the base.
+def planar(dataset: str, layers: int, view: View) -> tuple[Plot, ...]:
+    """Plots of a planar flow, whose layers map the base to a target, or a data set to the base.
 
     Args:
         dataset: What is fitted.
@@ -74,72 +83,98 @@ def planar(dataset: str, layers: int, view: View) -> tuple[Picture, ...]:
     points, change = _carry(view, _true_samples(dataset, N_POINTS), _layers(0, layers))
     log_q = log_base(points[:, -1:]) - change[:, -1:] + change
     window = _window_around(points, dataset)
-    learned = Panel("learned density", _density(view, _layers(0, layers), _window(dataset), CELLS))
+    learned = ("learned density", _density(view, _layers(0, layers), _window(dataset), CELLS))
+    in_time = [
+        (f"{layers - first} of {layers} layers", _density(view, _layers(first, layers), window, CELLS_IN_TIME))
+        for first in ends
+    ]
+    caption = "Density of the base behind the inverses of the last layers"
     return (
         _densities(dataset, learned),
-        Heatmaps(
-            "density-in-time",
-            "Density of the base behind the inverses of the last layers",
-            window,
-            tuple(
-                Panel(
-                    f"{layers - first} of {layers} layers",
-                    _density(view, _layers(first, layers), window, CELLS_IN_TIME),
-                )
-                for first in ends
-            ),
-        ),
-        _planar_cloud("from data to noise", window, points, log_q),
+        Plot("density-in-time", caption, heat_maps(in_time, window)),
+        _planar_flow("from data to noise", window, points, log_q),
     )
 
 
-def _planar_to_target(dataset: str, layers: int, view: View) -> tuple[Picture, ...]:
+def heat_maps(panels: Sequence[Panel], window: Window) -> Figure:
+    """Functions over a window, each to a scale of its own that is named below it; what is not finite is left out."""
+    figure, parts = small_multiples([title for title, _ in panels])
+    for axes, (_, values) in zip(parts, panels, strict=True):
+        finite = values[np.isfinite(values)]
+        shown = np.ma.masked_invalid(values)
+        axes.imshow(shown, cmap="viridis", origin="lower", extent=window, interpolation="none")
+        axes.set_xlabel(f"{finite.min():.3g} to {finite.max():.3g}" if finite.size else "no finite value", fontsize=8)
+        without_ticks(axes)
+    return figure
+
+
+def clouds(labels: Sequence[str], points: np.ndarray, log_density: np.ndarray, window: Window) -> Figure:
+    """Points at several moments, coloured by their log-density on one scale.
+
+    Args:
+        labels: What each moment is called.
+        points: Shape `(moments, points, 2)`.
+        log_density: Shape `(moments, points)`.
+        window: What is seen of the plane.
+    """
+    figure, parts = small_multiples(labels)
+    left, right, bottom, top = window
+    finite = log_density[np.isfinite(log_density)]
+    low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 1.0)
+    # Without the ends, which are hard to see on white.
+    colours = ListedColormap(mpl.colormaps["plasma"](np.linspace(0.0, 0.8, 256)))
+    for axes, (x, y), values in zip(parts, points.swapaxes(1, 2), log_density, strict=True):
+        seen = np.isfinite(x) & np.isfinite(y) & np.isfinite(values)
+        scale: dict[str, Any] = {"cmap": colours, "vmin": low, "vmax": high}
+        axes.scatter(x[seen], y[seen], DOT, values[seen], linewidths=0, alpha=0.8, rasterized=True, **scale)
+        axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+        without_ticks(axes)
+    return figure
+
+
+def _planar_to_target(dataset: str, layers: int, view: View) -> tuple[Plot, ...]:
     samples, _ = _carry(view, _base(N_SAMPLES), _layers(0, layers))
     points, change = _carry(view, _base(N_POINTS), _layers(0, layers))
-    learned = Panel(
-        f"learned density (smoothed histogram of {N_SAMPLES:,} samples)", _histogram(samples[:, -1], _window(dataset))
-    )
+    histogram = _histogram(samples[:, -1], _window(dataset))
+    learned = (f"learned density (smoothed histogram of {N_SAMPLES:,} samples)", histogram)
+    log_q = log_base(points[:, :1]) + change
     return (
         _densities(dataset, learned),
-        _planar_cloud("from base to target", _window_around(points, dataset), points, log_base(points[:, :1]) + change),
+        _planar_flow("from base to target", _window_around(points, dataset), points, log_q),
     )
 
 
-def _densities(dataset: str, learned: Panel) -> Heatmaps:
+def _densities(dataset: str, learned: Panel) -> Plot:
     window = _window(dataset)
     if dataset in POTENTIALS:
         grid = _grid(window, CELLS)
         values = np.exp(-potential(dataset, grid, np) - log_window(dataset)).reshape(CELLS, CELLS)
-        true = Panel("target density", _float16(values))
+        true = ("target density", values)
     else:
         histogram = _histogram(_true_samples(dataset, N_TRUE), window)
-        true = Panel(f"true density (smoothed histogram of {N_TRUE:,} samples)", histogram)
-    return Heatmaps("densities", f"Density of {dataset} and of the flow", window, (true, learned))
+        true = (f"true density (smoothed histogram of {N_TRUE:,} samples)", histogram)
+    return Plot("densities", f"Density of {dataset} and of the flow", heat_maps((true, learned), window))
 
 
-def _planar_cloud(way: str, window: Window, points: np.ndarray, log_q: np.ndarray) -> Clouds:
-    """A cloud at the ends and between, behind at most as many layers as a continuous flow is shown at moments."""
+def _planar_flow(way: str, window: Window, points: np.ndarray, log_q: np.ndarray) -> Plot:
+    """The points at the ends and between, behind at most as many layers as a continuous flow is shown at moments."""
     last = points.shape[1] - 1
     shown = np.unique(np.linspace(0, last, N_MOMENTS).round().astype(int))
-    return _cloud(f"{way}, layer by layer", window, [f"layer {k}" for k in shown], points[:, shown], log_q[:, shown])
+    return _flow(f"{way}, layer by layer", window, [f"layer {k}" for k in shown], points[:, shown], log_q[:, shown])
 
 
-def _cloud(way: str, window: Window, labels: Sequence[str], points: np.ndarray, log_q: np.ndarray) -> Clouds:
-    return Clouds(
-        "flow",
-        f"{len(points)} points {way}, coloured by log-density",
-        window,
-        tuple(labels),
-        _float16(points.swapaxes(0, 1)),
-        _float16(log_q.T),
-    )
+def _flow(way: str, window: Window, labels: Sequence[str], points: np.ndarray, log_q: np.ndarray) -> Plot:
+    caption = f"{len(points)} points {way}, coloured by log-density"
+    return Plot("flow", caption, clouds(labels, points.swapaxes(0, 1), log_q.T, window))
 
 
 def _density(view: View, back: Batch, window: Window, cells: int) -> np.ndarray:
     """Density on the grid of the window, by carrying its points to the base."""
     points, change = _carry(view, _grid(window, cells), back)
     log_q = log_base(points[:, -1]) - change[:, -1]
-    return _float16(np.exp(np.minimum(log_q, np.log(FLOAT16_MAX)))).reshape(cells, cells)
+    with np.errstate(over="ignore"):
+        density: np.ndarray = np.exp(log_q).reshape(cells, cells)
+    return density
 
 
 def _carry(view: View, points: np.ndarray, way: Batch) -> tuple[np.ndarray, np.ndarray]:
@@ -168,12 +203,11 @@ def _layers(first: int, last: int) -> Batch:
 
 def _histogram(points: np.ndarray, window: Window) -> np.ndarray:
     """Density by a histogram over the grid, smoothed by a normal as wide as a cell."""
-    from scipy.ndimage import gaussian_filter  # noqa: PLC0415  slow to import, and `nodebench list` imports this
-
     left, right, bottom, top = window
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], CELLS, ((bottom, top), (left, right)))
     cell = (right - left) * (top - bottom) / CELLS**2
-    return _float16(gaussian_filter(counts / (len(points) * cell), 1.0, mode="constant"))
+    smooth: np.ndarray = gaussian_filter(counts / (len(points) * cell), 1.0, mode="constant")
+    return smooth
 
 
 def _grid(window: Window, cells: int) -> np.ndarray:
@@ -217,8 +251,3 @@ def _true_samples(dataset: str, n: int) -> np.ndarray:
 
 def _moment(t: float) -> str:
     return f"t = {t:.2f}"
-
-
-def _float16(values: np.ndarray) -> np.ndarray:
-    small: np.ndarray = np.clip(values, -FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)
-    return small

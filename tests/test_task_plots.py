@@ -1,4 +1,4 @@
-"""What the tasks show of a trained model: names, shapes, sizes, and that each picture shows what it says."""
+"""What the tasks show of a trained model: names, shapes, sizes, and that each plot shows what it says."""
 
 from functools import partial
 
@@ -10,17 +10,17 @@ from nodebench.backends.runge_kutta.direct import Direct
 from nodebench.frameworks.base import Optimizer
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.frameworks.torch.framework import Torch
-from nodebench.pictures import pack, unpack
+from nodebench.plots import render
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import Splits
 from nodebench.tasks.cnf.densities import log_base
-from nodebench.tasks.cnf.pictures import _window_around as window_around
+from nodebench.tasks.cnf.plots import _window_around as window_around
 from nodebench.tasks.cnf.task import Cnf
 from nodebench.tasks.mnist.task import Mnist
+from nodebench.tasks.plotting import view_in_batches
 from nodebench.tasks.spiral.data import SPACING, curve, draw
-from nodebench.tasks.spiral.pictures import turns_clockwise
+from nodebench.tasks.spiral.plots import turns_clockwise
 from nodebench.tasks.spiral.task import Spiral
-from nodebench.tasks.viewing import view_in_batches
 
 LOOSE = SolverSpec(rtol=1e-5, atol=1e-5, first_step=0.05, max_steps=2000, dtype="float64")
 # Equal steps, so that both frameworks take the very same ones.
@@ -49,51 +49,70 @@ def viewer(task, model, spec=LOOSE, side="torch"):
 
 
 def shown(task, model):
-    """Pictures of a model at its initial weights, by name."""
-    found = task.pictures(model, task.data("smoke", 0), viewer(task, model))
-    return {picture.name: picture for picture in found}
+    """Figures of a model at its initial weights, by name."""
+    found = task.plots(model, task.data("smoke", 0), viewer(task, model))
+    return {plot.name: plot.figure for plot in found}
 
 
-def mass(panel, window):
+def values(axes):
+    """Values of a heat map."""
+    return axes.images[0].get_array()
+
+
+def window(axes):
+    """What a part of a figure shows of the plane."""
+    return (*axes.get_xlim(), *axes.get_ylim())
+
+
+def titles(figure):
+    """Titles of the parts of a figure, on one line each."""
+    return [axes.get_title().replace("\n", " ") for axes in figure.axes]
+
+
+def cloud(axes):
+    """Points and their log-densities."""
+    return np.asarray(axes.collections[0].get_offsets()), np.asarray(axes.collections[0].get_array())
+
+
+def mass(axes):
     """Integral of a density over its window."""
-    left, right, bottom, top = window
-    return panel.values.mean(dtype=np.float64) * (right - left) * (top - bottom)
+    left, right, bottom, top = window(axes)
+    return values(axes).mean() * (right - left) * (top - bottom)
 
 
 @pytest.fixture(name="moons", scope="module")
 def moons_fixture():
-    """Pictures of a continuous flow fitted to data."""
+    """Plots of a continuous flow fitted to data."""
     return shown(Cnf("moons", hidden=4), "cnf")
 
 
 @pytest.fixture(name="circles", scope="module")
 def circles_fixture():
-    """Pictures of a planar flow fitted to data."""
+    """Plots of a planar flow fitted to data."""
     return shown(Cnf("circles", layers=8), "planar")
 
 
 @pytest.mark.parametrize(("task", "model", "names"), SHOWN)
-def test_pictures_of_a_model(task, model, names):
-    """Each model has its pictures, which come back from their packed form and take less than 200 KB."""
-    pictures = tuple(shown(task, model).values())
-    assert [picture.name for picture in pictures] == names
-    packed = pack(pictures)
-    assert len(packed) < 200_000
-    assert pack(unpack(packed)) == packed
+def test_plots_of_a_model(task, model, names):
+    """Each model has its plots, each of which takes less than 150 KB."""
+    plots = render(lambda: task.plots(model, task.data("smoke", 0), viewer(task, model)))
+    assert [plot.name for plot in plots] == names
+    assert [plot.name for plot in plots if len(plot.svg) > 150_000] == []
 
 
 @pytest.mark.parametrize(("task", "model"), [(Cnf("u1", layers=3), "planar"), (Spiral(), "latent-ode")])
-def test_pictures_are_the_same_every_time(task, model):
+def test_plots_are_the_same_every_time(task, model):
     """What is drawn at random is drawn from a fixed seed."""
-    first, second = (pack(tuple(shown(task, model).values())) for _ in range(2))
+    splits, view = task.data("smoke", 0), viewer(task, model)
+    first, second = (render(lambda: task.plots(model, splits, view)) for _ in range(2))
     assert first == second
 
 
 def test_densities_integrate_to_one(moons, circles):
     """Each density of data, of a continuous flow and of a planar one has its mass in the window, at every time."""
     for name in ("densities", "density-in-time"):
-        for pictures in (moons, circles):
-            masses = [mass(panel, pictures[name].window) for panel in pictures[name].panels]
+        for plots in (moons, circles):
+            masses = [mass(axes) for axes in plots[name].axes]
             np.testing.assert_allclose(masses, 1, atol=1e-2)  # a flow at its initial weights has long tails
 
 
@@ -101,46 +120,43 @@ def test_densities_integrate_to_one(moons, circles):
 def test_target_is_normalised_over_the_window(target):
     """The target's mass on its window is one, and so is that of the samples of a planar flow within it."""
     densities = shown(Cnf(target, layers=2), "planar")["densities"]
-    true, learned = densities.panels
-    assert (true.title, learned.title) == (
-        "target density",
-        "learned density (smoothed histogram of 50,000 samples)",
-    )
-    assert mass(true, densities.window) == pytest.approx(1, abs=2e-3)
-    assert mass(learned, densities.window) == pytest.approx(1, abs=2e-2)
+    true, learned = densities.axes
+    assert titles(densities) == ["target density", "learned density (smoothed histogram of 50,000 samples)"]
+    assert mass(true) == pytest.approx(1, abs=2e-3)
+    assert mass(learned) == pytest.approx(1, abs=2e-2)
 
 
 def test_learned_density_is_that_of_the_pushed_points(moons):
     """At the end of the flow's points the density, by the change of variables, is the one that the map shows there."""
-    flow, panel = moons["flow"], moons["densities"].panels[1]
-    left, right, bottom, top = moons["densities"].window
-    rows, columns = panel.values.shape
-    x, y = flow.points[-1].astype(np.float64).T
+    learned = moons["densities"].axes[1]
+    left, right, bottom, top = window(learned)
+    rows, columns = values(learned).shape
+    (x, y), log_density = cloud(moons["flow"].axes[-1])[0].T, cloud(moons["flow"].axes[-1])[1]
     column = ((x - left) / (right - left) * columns).astype(int)
     row = ((y - bottom) / (top - bottom) * rows).astype(int)
-    expected = np.exp(flow.values[-1].astype(np.float64))
+    expected = np.exp(log_density)
     # A cell is a tenth of a standard deviation wide; the density is that of its middle.
-    np.testing.assert_allclose(panel.values[row, column], expected, atol=0.05 * expected.max())
+    np.testing.assert_allclose(values(learned)[row, column], expected, atol=0.05 * expected.max())
 
 
 def test_density_in_time_ends_as_the_learned_density(moons):
     """The last of the densities on the way is the learned one, on a coarser grid."""
-    last, learned = moons["density-in-time"].panels[-1], moons["densities"].panels[1]
-    assert last.title == "t = 1.00"
-    coarse, fine = last.values.astype(np.float64), learned.values.astype(np.float64)
+    last, learned = moons["density-in-time"].axes[-1], moons["densities"].axes[1]
+    assert last.get_title() == "t = 1.00"
+    coarse, fine = values(last), values(learned)
     np.testing.assert_allclose(
         coarse.reshape(32, 2, 32, 2).mean((1, 3)), fine.reshape(32, 3, 32, 3).mean((1, 3)), atol=2e-3
     )
 
 
 def test_flow_starts_at_the_base(moons):
-    """At time 0 the points are standard normal and coloured by its log-density; 21 moments follow one another."""
-    flow = moons["flow"]
-    assert flow.points.shape == (21, 500, 2)
-    assert (flow.labels[0], flow.labels[1], flow.labels[20]) == ("t = 0.00", "t = 0.05", "t = 1.00")
-    start = flow.points[0].astype(np.float64)
-    np.testing.assert_allclose(flow.values[0], log_base(start), atol=2e-2)
-    assert np.abs(flow.points[-1] - flow.points[0]).max() > 0.1
+    """At time 0 the points are standard normal and coloured by its log-density; five moments stand side by side."""
+    assert titles(moons["flow"]) == ["t = 0.00", "t = 0.25", "t = 0.50", "t = 0.75", "t = 1.00"]
+    clouds = [cloud(axes) for axes in moons["flow"].axes]
+    assert [points.shape for points, _ in clouds] == [(500, 2)] * 5
+    (start, log_density), (end, _) = clouds[0], clouds[-1]
+    np.testing.assert_allclose(log_density, log_base(start), atol=2e-2)
+    assert np.abs(end - start).max() > 0.1
 
 
 def test_continuous_flow_is_viewed_in_one_shape():
@@ -152,27 +168,29 @@ def test_continuous_flow_is_viewed_in_one_shape():
         shapes.add(tuple((name, array.shape) for name, array in batch.items()))
         return view(method, batch)
 
-    task.pictures("cnf", task.data("smoke", 0), watched)
+    task.plots("cnf", task.data("smoke", 0), watched)
     assert shapes == {(("points", (2048, 2)), ("times", (2,)))}
 
 
 def test_path_from_moment_to_moment_is_the_flow(moons):
-    """The points at the last moment, reached over twenty others, are where one solve takes those of the first."""
-    flow, view = moons["flow"], viewer(Cnf("moons", hidden=4), "cnf")
+    """The points at the last moment, reached over four others, are where one solve takes those of the first."""
+    (points, log_density), view = cloud(moons["flow"].axes[-1]), viewer(Cnf("moons", hidden=4), "cnf")
     base = np.random.default_rng(0).standard_normal((500, 2))
     found = view("carry", {"points": base, "times": np.array([0.0, 1.0])})
-    np.testing.assert_allclose(flow.points[-1], found["points"][:, -1], atol=5e-3)
-    np.testing.assert_allclose(flow.values[-1], log_base(base) + found["change"][:, -1], atol=2e-2)
+    np.testing.assert_allclose(points, found["points"][:, -1], atol=5e-3)
+    np.testing.assert_allclose(log_density, log_base(base) + found["change"][:, -1], atol=2e-2)
 
 
 def test_planar_flow_of_data_goes_to_the_base(circles):
     """A planar flow is shown in its own direction, from data to noise, with the density that it gives the data."""
-    flow, view = circles["flow"], viewer(Cnf("circles", layers=8), "planar")
-    assert "from data to noise" in flow.title
-    assert flow.labels == tuple(f"layer {k}" for k in range(9))
-    found = view("carry", {"points": flow.points[0].astype(np.float64), "layers": np.array([0, 8])})
+    task = Cnf("circles", layers=8)
+    view = viewer(task, "planar")
+    assert "from data to noise" in task.plots("planar", task.data("smoke", 0), view)[-1].caption
+    assert titles(circles["flow"]) == [f"layer {k}" for k in (0, 2, 4, 6, 8)]
+    points, log_density = cloud(circles["flow"].axes[0])
+    found = view("carry", {"points": points, "layers": np.array([0, 8])})
     expected = log_base(found["points"][:, -1]) - found["change"][:, -1]
-    np.testing.assert_allclose(flow.values[0], expected, atol=2e-2)
+    np.testing.assert_allclose(log_density, expected, atol=2e-2)
 
 
 def test_planar_layers_follow_one_another():
@@ -196,13 +214,14 @@ def test_window_widens_to_hold_the_points():
         task.models["planar"].targets["torch"], task.model_options("planar"), weights, None
     )
     view = Torch("cpu", "float64", 1).trainer(model, Optimizer(), 1).view
-    found = {picture.name: picture for picture in task.pictures("planar", task.data("smoke", 0), view)}
-    assert found["densities"].window == (-4.5, 4.5, -4.5, 4.5)
-    left, right, bottom, top = found["flow"].window
+    found = {plot.name: plot.figure for plot in task.plots("planar", task.data("smoke", 0), view)}
+    assert window(found["densities"].axes[0]) == (-4.5, 4.5, -4.5, 4.5)
+    left, right, bottom, top = window(found["flow"].axes[0])
     assert right - left == pytest.approx(top - bottom)
     assert bottom <= -4.5
-    inside = (found["flow"].points[..., 1] <= top).mean()
-    assert found["flow"].points[..., 1].max() > 30
+    heights = np.concatenate([cloud(axes)[0][:, 1] for axes in found["flow"].axes])
+    inside = (heights <= top).mean()
+    assert heights.max() > 30
     assert inside > 0.98
 
 
@@ -221,29 +240,30 @@ def test_misread_digits_are_misread():
     """Each digit shown is one of the test images, with its label and the model's other answer, the surest first."""
     task = Mnist("digits")
     splits, view = task.data("smoke", 0), viewer(task, "mlp")
-    (digits,) = task.pictures("mlp", splits, view)
+    (digits,) = task.plots("mlp", splits, view)
     logits = view("scores", {"images": splits.test["images"]})["logits"]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     images = np.round(255 * splits.test["images"][:, 0]).astype(np.uint8)
-    assert digits.images.shape == (24, 28, 28)
+    assert [values(axes).shape for axes in digits.figure.axes] == [(28, 28)] * 24
     sureness = []
-    for image, caption in zip(digits.images, digits.captions, strict=True):
-        (index,) = np.flatnonzero((images == image).all((1, 2)))
+    for axes in digits.figure.axes:
+        caption = axes.get_title()
+        (index,) = np.flatnonzero((images == values(axes)).all((1, 2)))
         label, guess = splits.test["labels"][index], logits[index].argmax()
         assert label != guess
         assert caption == f"{label} -> {guess} ({probabilities[index].max():.2f})"
         sureness.append(probabilities[index].max())
     assert sureness == sorted(sureness, reverse=True)
     wrong = logits.argmax(1) != splits.test["labels"]
-    assert f"the 24 surest of {wrong.sum()} among the first 256 test images" in digits.title
+    assert f"the 24 surest of {wrong.sum()} among the first 256 test images" in digits.caption
 
 
-def test_no_mistake_is_no_picture():
+def test_no_mistake_is_no_plot():
     """A model that is always right has nothing to show."""
     labels = np.arange(10)
     test = {"images": np.zeros((10, 1, 28, 28)), "labels": labels}
     splits = Splits("x", test, test, test)
-    assert Mnist("digits").pictures("mlp", splits, lambda *_: {"logits": np.eye(100, 10)}) == ()
+    assert Mnist("digits").plots("mlp", splits, lambda *_: {"logits": np.eye(100, 10)}) == ()
 
 
 def test_direction_is_seen_in_the_data():
@@ -259,15 +279,15 @@ def test_reconstructions_show_what_the_model_says():
     """Three spirals of each direction, each with its true points, its observations and the model's points."""
     task = Spiral(observations=30)
     splits, view = task.data("smoke", 0), viewer(task, "latent-ode")
-    plots = task.pictures("latent-ode", splits, view)[0].plots
-    assert [plot.title for plot in plots] == ["clockwise"] * 3 + ["counter-clockwise"] * 3
-    roles = [("true", "line"), ("observed", "points"), ("reconstructed", "line"), ("extrapolated", "line")]
+    figure = task.plots("latent-ode", splits, view)[0].figure
+    assert titles(figure) == ["clockwise"] * 3 + ["counter-clockwise"] * 3
+    roles = [("true", "-"), ("observed", "None"), ("reconstructed", "-"), ("extrapolated", "--")]
     points = view("predictions", splits.test)
-    for plot in plots:
-        assert [(series.role, series.mark) for series in plot.series] == roles
-        true, observed, inside, beyond = (series.points for series in plot.series)
-        (index,) = np.flatnonzero((splits.test["observations"].astype(np.float32) == observed).all((1, 2)))
-        np.testing.assert_array_equal(true[:100], splits.test["inside"][index].astype(np.float32))
+    for axes in figure.axes:
+        assert [(line.get_label(), line.get_linestyle()) for line in axes.lines] == roles
+        true, observed, inside, beyond = (line.get_xydata() for line in axes.lines)
+        (index,) = np.flatnonzero((splits.test["observations"] == observed).all((1, 2)))
+        np.testing.assert_array_equal(true[:100], splits.test["inside"][index])
         np.testing.assert_allclose(inside, points["inside"][index], atol=1e-3)
         np.testing.assert_allclose(beyond, points["beyond"][index], atol=1e-3)
 
@@ -275,17 +295,17 @@ def test_reconstructions_show_what_the_model_says():
 def test_latent_trajectories_are_coloured_by_direction():
     """Twenty latent trajectories of each direction, on two components that carry most of the variance."""
     latent = shown(Spiral(), "latent-ode")["latent-space"]
-    (plot,) = latent.plots
-    assert [series.role for series in plot.series] == ["clockwise"] * 20 + ["counter-clockwise"] * 20
-    points = np.stack([series.points for series in plot.series])
+    (axes,) = latent.axes
+    assert [line.get_label() for line in axes.lines] == ["clockwise"] * 20 + ["counter-clockwise"] * 20
+    points = np.stack([line.get_xydata() for line in axes.lines])
     assert points.shape == (40, 50, 2)
     np.testing.assert_allclose(points.mean((0, 1)), 0, atol=1e-5)
     flat = points.reshape(-1, 2)
     covariance = np.cov(flat.T)
     assert covariance[0, 0] > covariance[1, 1]
     assert abs(covariance[0, 1]) < 1e-4 * covariance[0, 0]
-    assert latent.axes[0].startswith("first principal component (")
-    assert latent.axes[0].endswith(" % of variance)")
+    assert axes.get_xlabel().startswith("first principal component (")
+    assert axes.get_xlabel().endswith(" % of variance)")
 
 
 def test_predictions_of_the_recurrent_network_are_those_it_is_judged_by():
@@ -318,7 +338,7 @@ def test_predictions_of_the_recurrent_network_are_those_it_is_judged_by():
     ],
 )
 def test_torch_and_jax_show_the_same(task, model, method, batch):
-    """From equal weights a method that pictures are made of returns the same arrays in both frameworks, to 1e-9."""
+    """From equal weights a method that plots are made of returns the same arrays in both frameworks, to 1e-9."""
     spec = (
         SolverSpec(solver="midpoint", first_step=0.1, max_steps=300, dtype="float64")
         if model != "latent-ode"

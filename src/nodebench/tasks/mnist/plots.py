@@ -1,20 +1,27 @@
-"""What there is to see of a classifier of digits: its mistakes."""
+"""Plots of a classifier of digits: its mistakes."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from nodebench.frameworks.base import Batch
-from nodebench.pictures import Images, View
-from nodebench.tasks.viewing import view_in_batches
+from nodebench.plots import Plot, View
+from nodebench.tasks.plotting import small_multiples, view_in_batches, without_ticks
 
 LOOKED_AT = 2_000
 """The first test images, so many of them at most."""
 
 SHOWN = 24
 
+ABREAST = 8
+
+INCHES = 1.15
+
 BATCH = 100
 
 
-def misread_digits(test: Batch, view: View) -> tuple[Images, ...]:
+def misread_digits(test: Batch, view: View) -> tuple[Plot, ...]:
     """The mistakes among the first test images, those the model is surest of first; nothing where there are none.
 
     Args:
@@ -29,14 +36,20 @@ def misread_digits(test: Batch, view: View) -> tuple[Images, ...]:
     if not len(wrong):
         return ()
     shown = wrong[np.argsort(-surest[wrong], kind="stable")][:SHOWN]
-    return (
-        Images(
-            "misread-digits",
-            f"Misread digits, true -> predicted (probability): {_which(len(shown), len(wrong), len(labels))}",
-            np.round(255 * images[shown, 0]).astype(np.uint8),
-            tuple(f"{labels[i]} -> {predicted[i]} ({surest[i]:.2f})" for i in shown),
-        ),
-    )
+    which = _which(len(shown), len(wrong), len(labels))
+    grey = np.round(255 * images[shown, 0]).astype(np.uint8)
+    titles = [f"{labels[i]} -> {predicted[i]} ({surest[i]:.2f})" for i in shown]
+    caption = f"Misread digits, true -> predicted (probability): {which}"
+    return (Plot("misread-digits", caption, digits(grey, titles)),)
+
+
+def digits(images: np.ndarray, titles: Sequence[str]) -> Figure:
+    """Grey images, 0 black to 255 white, shape `(n, rows, columns)`, each under its title."""
+    figure, parts = small_multiples(titles, ABREAST, INCHES)
+    for axes, image in zip(parts, images, strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
+        without_ticks(axes)
+    return figure
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
