@@ -9,6 +9,7 @@ import typer
 from nodebench.cli.options import DEFAULT_STORE, StoreOption, command_line, open_store
 from nodebench.cli.printing import escape_markup, new_console
 from nodebench.errors import UnknownNameError, UserError
+from nodebench.importing import require
 
 PAGES = (".html", ".md", ".tex")
 DATA = (".csv", ".json", ".parquet")
@@ -82,6 +83,7 @@ def check_outputs(outputs: Sequence[Path], charts: str | None, formats: Sequence
 
     Raises:
         UserError: If not.
+        NotInstalledError: If they need an extra that is not installed.
     """
     for path in outputs:
         if path.suffix not in formats:
@@ -95,6 +97,8 @@ def check_outputs(outputs: Sequence[Path], charts: str | None, formats: Sequence
         raise UnknownNameError("format of charts", charts, CHARTS)
     if charts == "svg" and any(path.suffix == ".tex" for path in outputs):
         raise UserError("LaTeX cannot include SVG; use `--charts pdf`.")
+    if charts is not None or any(path.suffix in (*PAGES, ".parquet") for path in outputs):
+        require("report")
 
 
 def _write_data(records: Sequence[Any], path: Path) -> None:
