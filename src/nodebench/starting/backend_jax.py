@@ -9,9 +9,18 @@ from typing import ClassVar
 
 import diffrax
 
-from nodebench.backends.base import AbstractBackend
-from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
-from nodebench.solvers import diffrax_solve
+from nodebench import (
+    AbstractBackend,
+    Array,
+    Field,
+    Problem,
+    SolverSpec,
+    State,
+    StepGrid,
+    diffrax_grid,
+    diffrax_solve,
+    diffrax_unsupported,
+)
 
 
 @dataclass(frozen=True)
@@ -33,21 +42,21 @@ class Mine(AbstractBackend):
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         """What it cannot do, in a sentence that the record will carry, before anything is timed; None where it can."""
         del problem
-        return diffrax_solve.unsupported(spec)
+        return diffrax_unsupported(spec)
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """States at `times`, differentiable: the derivative is the method that is measured.
 
         It is compiled by the harness and cannot raise: a solve that fails gives states of NaN, here by
-        `diffrax_solve.solve`. A method with a backward pass of its own is a `jax.custom_vjp` of the field's arrays,
+        `diffrax_solve`. A method with a backward pass of its own is a `jax.custom_vjp` of the field's arrays,
         `equinox.partition(field, equinox.is_inexact_array)`.
         """
         adjoint = diffrax.RecursiveCheckpointAdjoint(self.checkpoints)
-        return diffrax_solve.solve(field, y0, times, spec, adjoint)
+        return diffrax_solve(field, y0, times, spec, adjoint)
 
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """The steps that `solve` takes, or the error that it could not raise; None would say that nobody can tell."""
-        return diffrax_solve.grid(field, y0, times, spec)
+        return diffrax_grid(field, y0, times, spec)
 
     def exact_counterpart(self) -> str | None:
         """The backend that gives the exact gradient of these very steps: None where there is none of that name."""
