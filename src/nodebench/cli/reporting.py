@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from nodebench.cli.options import DEFAULT_STORE, StoreOption, command_line, open_store
+from nodebench.cli.options import DEFAULT_STORE, StoreOption, check_store, command_line, open_store
 from nodebench.cli.printing import escape_markup, new_console
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.importing import require
@@ -52,6 +52,22 @@ def report(
         machines, pictures = opened.environments(), lambda r: opened.pictures(r.run_id, r.cell_id)
         page = page_of(records, runs, machines, pictures, command_line(), now())
         write_pages(page, pages, cast(Kind | None, charts))  # checked above
+
+
+def merge(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Results stores to join.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Store that takes their runs; it may be one of them, or not exist.")
+    ],
+) -> None:
+    """Join the results stores of several machines or shards into one: equal rows once, conflicting ones refused."""
+    from nodebench.results import merging  # noqa: PLC0415
+
+    for store in stores:
+        check_store(store)
+    merged = merging.merge(stores, output)
+    counted = f"{merged.n_runs} runs, {merged.n_records} records, {merged.n_added} of them added"
+    new_console().print(f"wrote {escape_markup(str(output))}: {counted}", soft_wrap=True)
 
 
 def write_pages(page: Any, paths: Sequence[Path], charts: Kind | None) -> None:
