@@ -1,6 +1,7 @@
 """Stores are joined row by row: equal ones once, conflicting ones refused by name, and nothing half."""
 
 import sqlite3
+import time
 from contextlib import closing
 from hashlib import sha256
 
@@ -124,6 +125,10 @@ def test_a_run_that_went_on_is_taken_as_it_ended(tmp_path):
     assert merge([shard], target) == Merged(n_runs=1, n_records=3, n_added=1)
     assert contents(target) == contents(shard)
     merge([target], shard)
+    assert contents(target) == contents(shard)
+    time.sleep(0.002)
+    store.finish_run("run")  # once more, as `--rerun-failed` does
+    merge([target, shard], target)
     assert contents(target) == contents(shard)
 
 

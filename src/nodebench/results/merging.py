@@ -34,7 +34,7 @@ class Merged:
 def merge(sources: Sequence[Path], target: Path) -> Merged:
     """Join stores into one: equal rows once, all others beside each other. Nothing is written where that cannot be.
 
-    A run that one store has as interrupted and another as finished is finished.
+    Of a run that has gone on since it was copied, the target has what it came to.
 
     Args:
         sources: Files of stores; one that an older version made is read as this version has it.
@@ -77,7 +77,7 @@ def _join(stores: Sequence[tuple[Path, Rows]]) -> Rows:
         for key, row in rows.items():
             known = joined.setdefault(key, row)
             other = origins.setdefault(key, path)
-            joined[key] = _finished(known, row)
+            joined[key] = _latest(known, row)
             conflicts += [
                 f"{_name(key)}: {name} is {_short(known[name])} in `{other}` and {_short(row[name])} in `{path}`"
                 for name in _unlike(key[0], known, row)
@@ -88,17 +88,16 @@ def _join(stores: Sequence[tuple[Path, Rows]]) -> Rows:
     return joined
 
 
-def _finished(known: Row, row: Row) -> Row:
-    """Of two equal runs the one that has ended; any other row as it was first found."""
-    return row if known.get("finished_at", "") is None else known
+def _latest(known: Row, row: Row) -> Row:
+    """Of two equal runs the one that ended last, one that has not being first; any other row as it was first found."""
+    return row if (row.get("finished_at") or "") > (known.get("finished_at") or "") else known
 
 
 def _unlike(table: str, known: Row, row: Row) -> Iterator[str]:
     if table == "environments":
         return  # whose key is a hash of the contents
     for name, value in known.items():
-        ends_later = name == "finished_at" and None in (value, row[name])
-        if value != row[name] and not ends_later:
+        if value != row[name] and name != "finished_at":
             yield name
 
 
