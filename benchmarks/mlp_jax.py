@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from nodebench.problem import Problem
+from nodebench import Problem
 
 
 class Linear(eqx.Module):

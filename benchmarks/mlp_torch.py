@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nodebench.problem import Problem
+from nodebench import Problem
 
 
 class MlpField(nn.Module):

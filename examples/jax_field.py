@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from nodebench.tasks.field.task import AbstractFieldTask
+from nodebench import AbstractFieldTask
 
 
 class Pendulum(eqx.Module):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from nodebench.tasks.field.task import AbstractFieldTask
+from nodebench import AbstractFieldTask
 
 
 class Pendulum(nn.Module):

@@ -3,6 +3,7 @@
 What no test can run is SLURM itself: `srun` and `scontrol` are stubs, Ray is real.
 """
 
+import json
 import os
 import re
 import signal
@@ -20,12 +21,13 @@ from nodebench.results.store import Store
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
 SCRIPT = ROOT / "examples/cluster/nodebench.sbatch"
+ARRAY = ROOT / "examples/cluster/nodebench-array.sbatch"
 MATRIX = [
     "-t", "nodebench.testing:FakeTask[train_sleep_s=0.05]", "--model", "constant", "--preset", "smoke",
     "--measure", "training", "--seed", "0,1,2",
 ]  # fmt: skip
 
-SLURM_OPTIONS = {"--nodes", "--exclusive", "--gpus-per-node", "--time", "--requeue", "--signal", "--export"}
+SLURM_OPTIONS = {"--array", "--nodes", "--exclusive", "--gpus-per-node", "--time", "--requeue", "--signal", "--export"}
 """Those of `sbatch` that the page names; it is not installed here."""
 
 SRUN = """#!/bin/bash
@@ -127,12 +129,43 @@ def up_to(beginning, lines):
             return
 
 
-def test_the_script_is_on_the_page():
+def test_an_array_measures_its_shards(tmp_path):
+    """Each task measures its own; submitted again it measures what did not end well; merged they are the plan."""
+    (tmp_path / "nodebench-array.sbatch").write_text(ARRAY.read_text(encoding="utf-8"))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NODEBENCH_")}
+    environment |= {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "SLURM_ARRAY_JOB_ID": "7",
+    }
+
+    def task(number, **variables):
+        return subprocess.run(
+            ["bash", "nodebench-array.sbatch", *MATRIX, "--json"], cwd=tmp_path, check=False, capture_output=True,
+            text=True, env={**environment, "SLURM_ARRAY_TASK_ID": str(number), **variables}, timeout=120,
+        )  # fmt: skip
+
+    for number, n_cells in ((1, 2), (2, 1), (2, 1)):
+        done = task(number, SHARDS="2")
+        assert done.returncode == 0, done.stderr
+        assert [record["status"] for record in json.loads(done.stdout)] == ["ok"] * n_cells
+    merging = re.findall(r"^nodebench (merge .*)$", PAGE, re.MULTILINE)
+    command = f"nodebench {merging[0]}"
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    merged = Store(tmp_path / ".nodebench/results.db")
+    assert len(merged.runs()) == 2
+    assert Counter(record.seed for record in merged.records(all_attempts=True)) == Counter(range(3))
+    done = task(1)
+    assert done.returncode != 0
+    assert "how many shards there are" in done.stderr
+
+
+@pytest.mark.parametrize("script", [SCRIPT, ARRAY], ids=lambda path: path.stem)
+def test_the_script_is_on_the_page(script):
     """The page shows the very text of the file, and is linked."""
-    assert f"```bash\n{SCRIPT.read_text(encoding='utf-8')}```\n" in PAGE
-    assert "(../examples/cluster/nodebench.sbatch)" in PAGE
+    assert f"```bash\n{script.read_text(encoding='utf-8')}```\n" in PAGE
+    assert f"(../examples/cluster/{script.name})" in PAGE
     assert "(docs/cluster.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
-    subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
+    subprocess.run(["bash", "-n", str(script)], check=True)
 
 
 def test_its_options_exist():
@@ -141,9 +174,11 @@ def test_its_options_exist():
     from ray.scripts.scripts import cli as ray_cli
 
     ours = typer.main.get_command(app).commands
-    known = options_of(*(ours[name] for name in ("run", "doctor", "logs", "report")))
+    known = options_of(*(ours[name] for name in ("run", "doctor", "logs", "report", "merge")))
     rays = options_of(ray_cli.commands["start"], ray_cli.commands["get-auth-token"], ray_cli.commands["status"])
-    text = PAGE.replace(SCRIPT.read_text(encoding="utf-8"), "")
+    text = PAGE
+    for script in (SCRIPT, ARRAY):
+        text = text.replace(script.read_text(encoding="utf-8"), "")
     written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert written >= {"--executor", "--ray-address", "--checkpoint-dir", "--group-cpus", "--retries", "--allow-mixed"}
     assert written - known - rays - SLURM_OPTIONS == set()

@@ -1,9 +1,12 @@
 """A request becomes cells only when every name and number in it is right."""
 
+from dataclasses import replace
+
 import pytest
 
 from nodebench import registry
 from nodebench.bench.matrix import Request, plan
+from nodebench.bench.plan import parse_shard
 from nodebench.errors import UnknownNameError, UserError
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
@@ -27,6 +30,37 @@ def test_equal_settings_have_equal_ids():
     twice = plan(request(backends=(f"{BACKEND}[behaviour=ok, sleep_s=0]", f"{BACKEND}[sleep_s=0,behaviour=ok]")))
     assert once == twice
     assert once.plan_id == twice.plan_id
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 3, 5, 9])
+def test_shards_are_the_plan(n_shards):
+    """Each group is whole in one of them; with as many as groups or fewer, none is empty; the same every time."""
+    whole = plan(
+        request(backends=(BACKEND, f"{BACKEND}[behaviour=raise]"), models=("all",), rtols=(1e-3, 1e-5), seeds=(0, 1))
+    )
+    assert len(whole.groups) == 6
+    shards = [whole.shard(number, n_shards) for number in range(1, n_shards + 1)]
+    assert sorted(group for shard in shards for group in map(str, shard.groups)) == sorted(map(str, whole.groups))
+    assert [len(shard.groups) for shard in shards] == [len(whole.groups[at::n_shards]) for at in range(n_shards)]
+    assert (shards[0].plan_id == whole.plan_id) == (n_shards == 1)
+    assert len({shard.plan_id for shard in shards if shard.cells}) == min(n_shards, 6)
+    assert [whole.shard(number, n_shards) for number in range(1, n_shards + 1)] == shards
+
+
+def test_a_shard_has_the_reasons_of_its_own_cells():
+    """What is known of cells in planning goes with them; a broken plugin is everybody's."""
+    whole = plan(request(seeds=(0, 1)))
+    refused = {cell.cell_id: "it cannot." for cell in whole.cells}
+    shard = replace(whole, unsupported=refused, broken={"mine": "it cannot be imported."}).shard(2, 2)
+    assert [*shard.unsupported] == [cell.cell_id for cell in shard.cells]
+    assert shard.broken == {"mine": "it cannot be imported."}
+
+
+@pytest.mark.parametrize("text", ["", "2", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b", "1.0/2", "²/3"])
+def test_a_shard_is_one_of_so_many(text):
+    """Anything else is a sentence."""
+    with pytest.raises(UserError, match="`--shard` must be I/N with I from 1 to N, for example 2/8; got"):
+        parse_shard(text)
 
 
 def test_atol_follows_rtol():

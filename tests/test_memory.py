@@ -1,7 +1,5 @@
 """Peak memory as memray counts it: what each method's law says, and no more than was allocated."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -11,9 +9,6 @@ from nodebench.bench.memory import traced_bytes
 from nodebench.frameworks.base import load_framework
 from nodebench.problem import SolverSpec
 from nodebench.tasks.linear.task import Linear
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="memray does not run on Windows")
-
 
 N_STEPS = (20, 40, 80)
 BATCH = 5_000

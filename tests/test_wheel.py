@@ -44,6 +44,13 @@ def test_the_package_is_the_wheel(installed, tmp_path):
     assert str(installed.parent.parent) in done.stdout, done.stderr
 
 
+def test_it_has_the_licence_and_the_marker_of_types(installed):
+    """Files that no code reads."""
+    site = next(installed.parent.parent.glob("lib/python*/site-packages"))
+    assert (site / "nodebench/py.typed").exists()
+    assert next(site.glob("nodebench-*.dist-info/licenses/LICENSE")).read_text().strip().startswith("Apache License")
+
+
 def test_every_entry_point_loads(installed, tmp_path):
     """Each backend and task can be made."""
     code = (

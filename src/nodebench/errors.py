@@ -73,7 +73,7 @@ class CellError(NodebenchError):
 
 
 class NotInstalledError(CellError):
-    """A framework or library is missing; the message names the pip command that mends it."""
+    """A framework or library is missing; the message names the pip command that installs it."""
 
     status = "not_installed"
 

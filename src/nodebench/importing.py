@@ -32,9 +32,16 @@ DISTRIBUTIONS: Mapping[str, str] = {
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "umap": "umap-learn",
+    "vl_convert": "vl-convert-python",
     "yaml": "pyyaml",
 }
 """Packages whose module has another name."""
+
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "report": ("altair", "jinja2", "matplotlib", "PIL", "pyarrow", "vl_convert"),
+    "data": ("pooch", "sklearn"),
+}
+"""Modules that an extra of nodebench brings, and that a run can do without."""
 
 UTF_8: Mapping[str, str] = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 """Environment of a process in which users' code runs and whose output is kept: whatever it prints can be written."""
@@ -121,6 +128,22 @@ def is_installed(name: str) -> bool:
     """Whether there is a module of a name outside the folders of users' plugins."""
     spec = find_spec(name)
     return spec is not None and _home_of(spec.submodule_search_locations or [], spec.origin) not in _folders
+
+
+def require(extra: str) -> None:
+    """Check that the modules of an extra are installed.
+
+    Args:
+        extra: A key of `EXTRAS`.
+
+    Raises:
+        NotInstalledError: If one is missing.
+    """
+    missing = [DISTRIBUTIONS.get(name, name) for name in EXTRAS[extra] if find_spec(name) is None]
+    if missing:
+        named = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
+        are = "are" if len(missing) > 1 else "is"
+        raise NotInstalledError(f"{named} {are} not installed; install with: pip install 'nodebench[{extra}]'")
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def _nan() -> None:
 
 
 def _missing() -> None:
-    raise NotInstalledError("nosuchlibrary is not installed; mend it with: pip install nosuchlibrary")
+    raise NotInstalledError("nosuchlibrary is not installed; install with: pip install nosuchlibrary")
 
 
 _MISBEHAVIOURS: Mapping[str, Callable[[], None]] = {

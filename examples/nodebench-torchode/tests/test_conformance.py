@@ -2,7 +2,7 @@
 
 import pytest
 
-from nodebench.conformance import backend_checks
+from nodebench import backend_checks
 
 CHECKS = [(name, check) for name in ("torchode", "torchode-backsolve") for check in backend_checks(name)]
 

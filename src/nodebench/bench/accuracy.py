@@ -4,6 +4,7 @@ NumPy alone, so that the runner can judge all cells of a group by the same refer
 """
 
 import os
+import platform
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ class Reference:
         """Write it as `.npz`, all at once and durably, so that a reader never sees half of it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"params/{name}": value for name, value in self.params.items()}
-        half = path.with_suffix(f".{os.getpid()}.npz")  # its own: another run may be writing the same reference
+        # Its own: another run, here or on another machine, may be writing the same reference.
+        half = path.with_suffix(f".{platform.node()}-{os.getpid()}.npz")
         named: dict[str, Any] = {"y0": self.y0, "description": self.description, **arrays}
         named |= {"params_error": self.params_error, "y0_error": self.y0_error}
         named |= {"doubt": self.doubt, "contradicted": self.contradicted}

@@ -11,6 +11,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 LIBRARIES = (
     "nodebench", "numpy", "scipy", "torch", "torchdiffeq", "jax", "jaxlib", "diffrax", "equinox", "optax", "memray",
 )  # fmt: skip
@@ -20,6 +22,12 @@ CONTROL_GROUPS, OWN_CONTROL_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgr
 
 SAMPLE_S = 0.2
 """How long cores are watched before some are chosen."""
+
+BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
+"""What a core does while it is not idle, as psutil names it; macOS has the first three."""
+
+TICK_DIGITS = 2
+"""Decimals of a second in which times of cores are counted."""
 
 MEMORY_UNIT = 2**28
 """To what the size of memory is rounded: of machines alike each has some pages more or less."""
@@ -78,13 +86,9 @@ def usable_cores() -> int:
     return max(1, min([len(available_cores()), *(ceil(share) for share in shares if share is not None)]))
 
 
-def available_memory() -> int | None:
-    """Bytes that new processes may take, within the limits of the control groups; None where `/proc` does not tell."""
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return None
-    lines = (line.split() for line in info.read_text().splitlines())
-    free = [next(int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:")]
+def available_memory() -> int:
+    """Bytes that new processes may take, within the limits of the control groups."""
+    free = [int(psutil.virtual_memory().available)]
     for folder in _control_groups():
         limit, used = (_bytes_in(folder / name) for name in ("memory.max", "memory.current"))
         if limit is not None and used is not None:
@@ -119,20 +123,14 @@ def idle_cores(n: int) -> list[int]:
     before = _busy()
     time.sleep(SAMPLE_S)
     after = _busy()
-    return sorted(available_cores(), key=lambda core: after.get(core, 0) - before.get(core, 0))[:n]
+    return sorted(available_cores(), key=lambda core: round(after.get(core, 0) - before.get(core, 0), TICK_DIGITS))[:n]
 
 
-def _busy() -> dict[int, int]:
-    """Clock ticks that each core has not been idle; empty where `/proc` does not tell."""
-    statistics = Path("/proc/stat")
-    if not statistics.exists():
-        return {}
-    rows = (line.split() for line in statistics.read_text().splitlines())
-    # Columns: name, user, nice, system, idle, waiting for input or output, ...
+def _busy() -> dict[int, float]:
+    """Seconds that each core has not been idle."""
     return {
-        int(row[0].removeprefix("cpu")): sum(int(x) for x in row[1:4]) + sum(int(x) for x in row[6:9])
-        for row in rows
-        if row and row[0].startswith("cpu") and row[0] != "cpu"
+        core: sum(getattr(times, name, 0.0) for name in BUSY)
+        for core, times in enumerate(psutil.cpu_times(percpu=True))
     }
 
 
@@ -145,12 +143,8 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory_bytes() -> int | None:
-    names = os.sysconf_names
-    if "SC_PHYS_PAGES" not in names:
-        return None
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return round(size / MEMORY_UNIT) * MEMORY_UNIT
+def _memory_bytes() -> int:
+    return round(int(psutil.virtual_memory().total) / MEMORY_UNIT) * MEMORY_UNIT
 
 
 def _gpu() -> str | None:
@@ -183,7 +177,7 @@ def library_version(name: str) -> str | None:
 def _framework_state(name: str, code: str) -> str:
     installed = library_version(name)
     if installed is None:
-        return f"not installed; mend it with: pip install 'nodebench[{name}]'"
+        return f"not installed; install with: pip install 'nodebench[{name}]'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
         return f"{installed}, broken: {done.stderr.strip().splitlines()[-1]}"

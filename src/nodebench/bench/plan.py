@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from nodebench.errors import PluginError, UnknownNameError
+from nodebench.errors import PluginError, UnknownNameError, UserError
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask, Preset
 
@@ -90,6 +90,18 @@ class Plan:
         cells = sorted(self.cells, key=lambda cell: places.get(cell.cell_id, len(places)))
         return replace(self, cells=tuple(cells))
 
+    def shard(self, number: int, n_shards: int) -> "Plan":
+        """The share of the plan that one of several jobs measures: every `n_shards`-th group, from the `number`-th on.
+
+        Args:
+            number: Which share, from 1 to `n_shards`; together the shares are the plan, and no cell is in two of them.
+            n_shards: How many there are.
+        """
+        cells = tuple(cell for members in self.groups[number - 1 :: n_shards] for cell in members)
+        ids = {cell.cell_id for cell in cells}
+        refused = {cell_id: reason for cell_id, reason in self.unsupported.items() if cell_id in ids}
+        return replace(self, cells=cells, unsupported=refused)
+
     def check_control(self, control: str | None) -> None:
         """See that the control is among the cells.
 
@@ -115,6 +127,18 @@ def group(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
     for cell in cells:
         groups.setdefault(cell.comparison, []).append(cell)
     return [tuple(members) for members in groups.values()]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """The two numbers of `I/N`: which share of a plan, and of how many.
+
+    Raises:
+        UserError: If they are no whole numbers, or not 1 <= I <= N.
+    """
+    number, slash, n_shards = text.partition("/")
+    if not (slash and number.isdecimal() and n_shards.isdecimal() and 1 <= int(number) <= int(n_shards)):
+        raise UserError(f"`--shard` must be I/N with I from 1 to N, for example 2/8; got {text!r}.")
+    return int(number), int(n_shards)
 
 
 def joined(plans: Sequence[Plan]) -> Plan:

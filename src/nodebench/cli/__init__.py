@@ -14,7 +14,7 @@ from rich.console import Console
 from nodebench import __version__
 from nodebench.cli import diagnosis, gating, measuring, plugins, reading, reporting, reproducing
 from nodebench.cli.printing import escape_markup
-from nodebench.errors import NodebenchError, UserError
+from nodebench.errors import NodebenchError, NotInstalledError, UserError
 
 app = typer.Typer(
     help="Which gradient method for a neural ODE, and what it costs in error, memory, function evaluations and time.",
@@ -29,6 +29,7 @@ app.command("list")(reading.list_)
 app.command()(reading.show)
 app.command()(reading.logs)
 app.command()(reporting.report)
+app.command()(reporting.merge)
 app.command()(gating.compare)
 app.add_typer(gating.baseline_app, name="baseline")
 app.command()(diagnosis.doctor)
@@ -37,17 +38,23 @@ app.command()(plugins.new)
 
 
 def main() -> None:
-    """Entry point: 0 all cells ok, 1 a cell failed or a plugin is broken, 2 wrong usage, 130 interrupted."""
+    """Entry point: 0 all cells ok, 1 a cell failed or a part is missing or broken, 2 wrong usage, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # what users' code says may have characters that the terminal lacks
     try:
+        _check_platform()
         _check_arguments()
         app()
     except NodebenchError as error:
         console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         console.print(f"[red]error:[/red] {escape_markup(str(error))}")
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, NotInstalledError) else 2)
+
+
+def _check_platform() -> None:
+    if sys.platform not in ("linux", "darwin"):
+        raise UserError("nodebench runs on Linux and macOS; on Windows, use it in WSL.")
 
 
 def _check_arguments() -> None:

@@ -86,6 +86,13 @@ def run(
     rerun_failed: Annotated[
         bool, typer.Option("--rerun-failed", help="Measure again what did not end well in the newest run of this plan.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Measure the I-th of N shares of the plan, every N-th group; `nodebench merge` joins their stores.",
+        ),
+    ] = None,
     executor: ExecutorOption = "local",
     ray_address: AddressOption = None,
     checkpoint_dir: Annotated[
@@ -159,6 +166,7 @@ def run(
     planned = plan(request, timeout_s)
     planned.check_control(settings.control)
     print_broken(planned.broken)
+    planned = _share(planned, shard, as_json=as_json)
     if dry_run:
         _print_plan(planned, as_json=as_json)
         raise typer.Exit(1 if planned.broken else 0)
@@ -291,6 +299,21 @@ def exit_code(records: list[Any], planned: Any) -> int:
     """
     statuses = {record.status for record in records}
     return 0 if "ok" in statuses <= {"ok", "unsupported"} and not planned.broken else 1
+
+
+def _share(planned: Any, shard: str | None, *, as_json: bool) -> Any:
+    """The share of a plan that is to be measured; where there is nothing in it, say so and exit."""
+    from nodebench.bench.plan import parse_shard  # noqa: PLC0415
+
+    if shard is None:
+        return planned
+    found = planned.shard(*parse_shard(shard))
+    if not found.cells:
+        said = f"nothing to measure in shard {shard}: the plan has {len(planned.groups)} groups"
+        new_console(err=as_json).print(said)
+        print_records([], as_json=as_json)
+        raise typer.Exit(1 if planned.broken else 0)
+    return found
 
 
 def _print_cost(records: list[Any], elapsed_s: float) -> None:

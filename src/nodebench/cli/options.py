@@ -104,6 +104,16 @@ def seeds(values: Many) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(number("--seed", text, whole=True)) for text in split(values))) or (0,)
 
 
+def check_store(path: Path) -> None:
+    """Check that there is a store.
+
+    Raises:
+        UserError: If not.
+    """
+    if not path.exists():
+        raise UserError(f"there is no store at `{path}`; `nodebench run` makes one, or name another with --store.")
+
+
 def open_store(path: Path) -> Any:
     """A store that exists, only to be read, wherever it lies.
 
@@ -112,6 +122,5 @@ def open_store(path: Path) -> Any:
     """
     from nodebench.results.store import Store  # noqa: PLC0415
 
-    if not path.exists():
-        raise UserError(f"there is no store at `{path}`; `nodebench run` makes one, or name another with --store.")
+    check_store(path)
     return Store(path, read_only=True)

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from nodebench.cli.options import DEFAULT_STORE, StoreOption, command_line, open_store
+from nodebench.cli.options import DEFAULT_STORE, StoreOption, check_store, command_line, open_store
 from nodebench.cli.printing import escape_markup, new_console
 from nodebench.errors import UnknownNameError, UserError
+from nodebench.importing import require
 
 PAGES = (".html", ".md", ".tex")
 DATA = (".csv", ".json", ".parquet")
@@ -53,6 +54,22 @@ def report(
         write_pages(page, pages, cast(Kind | None, charts))  # checked above
 
 
+def merge(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Results stores to join.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Store that takes their runs; it may be one of them, or not exist.")
+    ],
+) -> None:
+    """Join the results stores of several machines or shards into one: equal rows once, conflicting ones refused."""
+    from nodebench.results import merging  # noqa: PLC0415
+
+    for store in stores:
+        check_store(store)
+    merged = merging.merge(stores, output)
+    counted = f"{merged.n_runs} runs, {merged.n_records} records, {merged.n_added} of them added"
+    new_console().print(f"wrote {escape_markup(str(output))}: {counted}", soft_wrap=True)
+
+
 def write_pages(page: Any, paths: Sequence[Path], charts: Kind | None) -> None:
     """Write a page in the format of each file's name, and say so.
 
@@ -82,6 +99,7 @@ def check_outputs(outputs: Sequence[Path], charts: str | None, formats: Sequence
 
     Raises:
         UserError: If not.
+        NotInstalledError: If they need an extra that is not installed.
     """
     for path in outputs:
         if path.suffix not in formats:
@@ -95,6 +113,8 @@ def check_outputs(outputs: Sequence[Path], charts: str | None, formats: Sequence
         raise UnknownNameError("format of charts", charts, CHARTS)
     if charts == "svg" and any(path.suffix == ".tex" for path in outputs):
         raise UserError("LaTeX cannot include SVG; use `--charts pdf`.")
+    if charts is not None or any(path.suffix in (*PAGES, ".parquet") for path in outputs):
+        require("report")
 
 
 def _write_data(records: Sequence[Any], path: Path) -> None:

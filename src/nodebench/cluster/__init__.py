@@ -23,4 +23,4 @@ def require_ray() -> None:
         UserError: If it is not installed.
     """
     if find_spec("ray") is None:
-        raise UserError("Ray is not installed; mend it with: pip install 'nodebench[cluster]'")
+        raise UserError("Ray is not installed; install with: pip install 'nodebench[cluster]'")

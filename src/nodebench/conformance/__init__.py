@@ -2,7 +2,7 @@
 
 In a plugin's own tests, one line runs them all:
 
-    from nodebench.conformance import backend_checks
+    from nodebench import backend_checks
 
     @pytest.mark.parametrize("check", backend_checks("my_package.mine:Mine"), ids=str)
     def test_mine_conforms(check):

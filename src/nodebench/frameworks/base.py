@@ -353,7 +353,7 @@ def load_framework(name: str) -> type[AbstractFramework]:
     if ":" not in target:
         raise UnknownNameError("framework", name, FRAMEWORKS)
     if name in FRAMEWORKS and importlib.util.find_spec(name) is None:
-        raise NotInstalledError(f"{name} is not installed; mend it with: pip install 'nodebench[{name}]'")
+        raise NotInstalledError(f"{name} is not installed; install with: pip install 'nodebench[{name}]'")
     module_name, _, attribute = target.partition(":")
     cls: type[AbstractFramework] = vars(importlib.import_module(module_name))[attribute]
     return cls

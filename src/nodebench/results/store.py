@@ -263,6 +263,21 @@ class Store:
         return {row["path"]: row["digest"] for row in rows}
 
     @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection on which all is written at once, or nothing; nobody else writes meanwhile."""
+        with self._connection() as db:
+            if self._snapshot is None:
+                db.execute("BEGIN IMMEDIATE")
+            yield db
+
+    def rows(self, db: sqlite3.Connection) -> Iterator[tuple[tuple[str, tuple[Any, ...]], sqlite3.Row]]:
+        """Every row of every table, each with its table and its primary key, in the order in which it was written."""
+        for table in _schema():
+            keys = [row["name"] for row in db.execute(f"PRAGMA table_info({table})") if row["pk"]]
+            for row in db.execute(f"SELECT * FROM {table} ORDER BY rowid"):
+                yield (table, tuple(row[key] for key in keys)), row
+
+    @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         try:
             if self._snapshot is not None:

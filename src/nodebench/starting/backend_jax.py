@@ -9,9 +9,18 @@ from typing import ClassVar
 
 import diffrax
 
-from nodebench.backends.base import AbstractBackend
-from nodebench.backends.diffrax import reason_unsupported, solve, step_grid
-from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench import (
+    AbstractBackend,
+    Array,
+    Field,
+    Problem,
+    SolverSpec,
+    State,
+    StepGrid,
+    diffrax_grid,
+    diffrax_solve,
+    diffrax_unsupported,
+)
 
 
 @dataclass(frozen=True)
@@ -35,21 +44,21 @@ class Mine(AbstractBackend):
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         """What it cannot do, in a sentence that the record will carry, before anything is timed; None where it can."""
         del problem
-        return reason_unsupported(spec)
+        return diffrax_unsupported(spec)
 
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """States at `times`, differentiable: the derivative is the method that is measured.
 
-        It is compiled by the harness and cannot raise: a solve that fails gives states of NaN, here by the function
-        `solve`. A method with a backward pass of its own is a `jax.custom_vjp` of the field's arrays,
+        It is compiled by the harness and cannot raise: a solve that fails gives states of NaN, here by
+        `diffrax_solve`. A method with a backward pass of its own is a `jax.custom_vjp` of the field's arrays,
         `equinox.partition(field, equinox.is_inexact_array)`.
         """
         adjoint = diffrax.RecursiveCheckpointAdjoint(self.checkpoints)
-        return solve(field, y0, times, spec, adjoint)
+        return diffrax_solve(field, y0, times, spec, adjoint)
 
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         """The steps that `solve` takes, or the error that it could not raise; None would say that nobody can tell."""
-        return step_grid(field, y0, times, spec)
+        return diffrax_grid(field, y0, times, spec)
 
     @property
     def memory_exponent(self) -> float | None:

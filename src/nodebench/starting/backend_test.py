@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nodebench.conformance import Check, backend_checks
+from nodebench import Check, backend_checks
 
 CHECKS = backend_checks(f"{Path(__file__).with_name('mine.py')}:Mine")
 

@@ -12,11 +12,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nodebench.backends.base import AbstractBackend
-from nodebench.backends.solvers import TABLEAUS, Tableau
-from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.torch.field import layout, output_times
-from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench import (
+    TABLEAUS,
+    AbstractBackend,
+    Array,
+    DivergedError,
+    Field,
+    Problem,
+    SolverSpec,
+    State,
+    StepGrid,
+    StepLimitError,
+    Tableau,
+    flat_layout,
+    output_times,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Mine(AbstractBackend):
 
     def _walk(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> tuple[State, StepGrid]:
         """Step onto each output time; a state of several arrays is one flat vector on the way."""
-        method, shape, marks = TABLEAUS[spec.solver], layout(y0), output_times(times)
+        method, shape, marks = TABLEAUS[spec.solver], flat_layout(y0), output_times(times)
 
         def rate(t: float, y: Tensor) -> Tensor:
             # The field is handed the time as a scalar tensor; what it returns must be like the state.

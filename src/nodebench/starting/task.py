@@ -12,9 +12,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nodebench.frameworks.base import Optimizer, Weights
-from nodebench.problem import SolverSpec
-from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
+from nodebench import (
+    AbstractTask,
+    GradientInputs,
+    Metric,
+    ModelEntry,
+    Optimizer,
+    Preset,
+    Recipe,
+    SolverSpec,
+    Splits,
+    Weights,
+)
 
 
 @dataclass(frozen=True)

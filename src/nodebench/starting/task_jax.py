@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from nodebench.frameworks.base import check_alike
-from nodebench.problem import Problem
+from nodebench import Problem, check_same_shape
 
 
 class Layer(eqx.Module):
@@ -76,7 +75,7 @@ class MineODE(eqx.Module):
         """The metric of each example, shape `(n,)`."""
         problem = self.problem(batch)
         last = self.solve(problem.field, problem.y0, problem.times)[-1]
-        check_alike(last, batch["end"])
+        check_same_shape(last, batch["end"])
         return jnp.sqrt(jnp.mean((last - batch["end"]) ** 2, axis=1))
 
     def problem(self, batch: Mapping[str, jax.Array]) -> Problem:
@@ -86,5 +85,5 @@ class MineODE(eqx.Module):
 
 def end_loss(end: jax.Array, ys: jax.Array) -> jax.Array:
     """Mean squared error of the last of the states at the output times."""
-    check_alike(ys[-1], end)  # else the difference of shapes `(n, 1)` and `(n,)` would be one of shape `(n, n)`
+    check_same_shape(ys[-1], end)  # else the difference of shapes `(n, 1)` and `(n,)` would be one of shape `(n, n)`
     return jnp.mean((ys[-1] - end) ** 2)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nodebench.conformance import Check, task_checks
+from nodebench import Check, task_checks
 
 CHECKS = task_checks(f"{Path(__file__).with_name('mine.py')}:Mine")
 

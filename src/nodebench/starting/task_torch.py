@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nodebench.frameworks.base import check_alike
-from nodebench.problem import Problem
+from nodebench import Problem, check_same_shape
 
 
 class MineField(nn.Module):
@@ -51,7 +50,7 @@ class MineODE(nn.Module):
         """The metric of each example, shape `(n,)`."""
         problem = self.problem(batch)
         last = self.solve(problem.field, problem.y0, problem.times)[-1]
-        check_alike(last, batch["end"])
+        check_same_shape(last, batch["end"])
         error: Tensor = (last - batch["end"]).pow(2).mean(1).sqrt()
         return error
 
@@ -63,6 +62,6 @@ class MineODE(nn.Module):
 
 def end_loss(end: Tensor, ys: Any) -> Tensor:
     """Mean squared error of the last of the states at the output times."""
-    check_alike(ys[-1], end)  # else the difference of shapes `(n, 1)` and `(n,)` would be one of shape `(n, n)`
+    check_same_shape(ys[-1], end)  # else the difference of shapes `(n, 1)` and `(n,)` would be one of shape `(n, n)`
     loss: Tensor = (ys[-1] - end).pow(2).mean()
     return loss

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nodebench.backends.base import AbstractBackend
-from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench import AbstractBackend, Array, Field, Problem, SolverSpec, State, StepGrid
 from nodebench_torchode import solving
 
 

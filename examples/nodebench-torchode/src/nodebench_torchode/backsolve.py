@@ -5,8 +5,7 @@ from typing import Any, ClassVar
 
 import torchode
 
-from nodebench.backends.base import AbstractBackend
-from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
+from nodebench import AbstractBackend, Array, Field, Problem, SolverSpec, State, StepGrid
 from nodebench_torchode import solving
 
 

@@ -8,9 +8,7 @@ import torchode
 from torch import Tensor, nn
 from torchode.status_codes import REACHED_MAX_STEPS, SUCCESS
 
-from nodebench.errors import DivergedError, StepLimitError
-from nodebench.frameworks.torch.field import Layout, layout
-from nodebench.problem import Field, Problem, SolverSpec, State
+from nodebench import DivergedError, Field, FlatLayout, Problem, SolverSpec, State, StepLimitError, flat_layout
 
 METHODS: Mapping[str, Callable[..., Any]] = {"dopri5": torchode.Dopri5, "tsit5": torchode.Tsit5}
 """The methods that torchode and nodebench have in common."""
@@ -35,7 +33,7 @@ class Rate(nn.Module):
         shape: How its state lies in a vector.
     """
 
-    def __init__(self, field: Field, shape: Layout) -> None:
+    def __init__(self, field: Field, shape: FlatLayout) -> None:
         super().__init__()
         self.field, self._shape = field, shape
 
@@ -73,7 +71,7 @@ def loop(term: Any, spec: SolverSpec, *, through_control: bool) -> Loop:
 
 def solve(make: Callable[[Any], Any], field: Field, y0: State, times: Tensor, spec: SolverSpec) -> State:
     """States at `times`, by what `make` makes of the term."""
-    shape = layout(y0)
+    shape = flat_layout(y0)
     y = shape.flatten(y0)[None]
     at = times.detach().to(y.dtype)[None]
     term = torchode.ODETerm(Rate(field, shape), with_stats=False)

@@ -18,6 +18,7 @@ import platformdirs
 from filelock import FileLock
 
 from nodebench.errors import DataError
+from nodebench.importing import require
 
 Dataset = Literal["auto", "mnist", "digits"]
 Part = Literal["train", "test"]
@@ -78,6 +79,7 @@ def load(dataset: Dataset, part: Part) -> Digits:
 
     Raises:
         DataError: If a file of MNIST is cut short or altered, or `"mnist"` is nowhere to be had.
+        NotInstalledError: If a download or the stand-in needs the extra `data`, which is not installed.
     """
     if dataset == "digits":
         return _stand_in(part, "as asked for")
@@ -167,6 +169,7 @@ def _turn(folder: Path) -> AbstractContextManager[object]:
 
 def _download_all(names: Iterable[str], folder: Path) -> str:
     """Fetch files; returns why one cannot be had, or an empty text."""
+    require("data")
     for name in names:
         reason = _download(name, folder)
         if reason:
@@ -264,6 +267,7 @@ def _decompressed(path: Path) -> bytes:
 
 def _stand_in(part: Part, reason: str) -> Digits:
     """Scikit-learn's digits, 1,797 images of 8x8, upsampled so that cost figures keep MNIST's shapes."""
+    require("data")
     from sklearn.datasets import load_digits  # noqa: PLC0415  takes a second, and most runs need none of it
 
     digits = load_digits()

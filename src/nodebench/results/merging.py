@@ -1,0 +1,114 @@
+"""Stores of several machines, or of several shards of one plan, joined into one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nodebench.errors import StoreError
+from nodebench.results.store import Store
+
+SHOWN = 5
+"""So many conflicts are named."""
+
+Row = Mapping[str, Any]
+Rows = Mapping[tuple[str, tuple[Any, ...]], Row]
+"""The rows of a store by table and primary key, in their order."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge did.
+
+    Attributes:
+        n_runs: Runs that the target has now.
+        n_records: Records that it has now, every attempt counted.
+        n_added: Records among them that it did not have before.
+    """
+
+    n_runs: int
+    n_records: int
+    n_added: int
+
+
+def merge(sources: Sequence[Path], target: Path) -> Merged:
+    """Join stores into one: equal rows once, all others beside each other. Nothing is written where that cannot be.
+
+    Of a run that has gone on since it was copied, the target has what it came to.
+
+    Args:
+        sources: Files of stores; one that an older version made is read as this version has it.
+        target: File of the store that takes their rows. It need not exist, and may be among the sources.
+
+    Raises:
+        StoreError: If a store cannot be read or written, has the schema of a newer version, or two stores have one run,
+            record or file with different contents; each is named.
+    """
+    given = list(dict.fromkeys(path.resolve() for path in sources))
+    parts = [(path, _rows(Store(path, read_only=True))) for path in given if path != target.resolve()]
+    before = _rows(Store(target, read_only=True)) if target.exists() else {}
+    _join([(target, before), *parts])  # refused before a file is made or brought up to date
+    store = Store(target)
+    with store.transaction() as db:
+        # Once more, now that nobody else writes.
+        before = {key: dict(row) for key, row in store.rows(db)}
+        after = _join([(target, before), *parts])
+        for key, row in after.items():
+            if row != before.get(key):
+                names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+                # The row of a run is the only one that changes, and runs are in the order of their beginning.
+                db.execute(f"INSERT OR REPLACE INTO {key[0]} ({names}) VALUES ({marks})", row)
+        db.execute("DELETE FROM measurements WHERE run_id IN (SELECT run_id FROM runs WHERE finished_at IS NOT NULL)")
+    counts = [[table for table, _ in rows].count("records") for rows in (before, after)]
+    return Merged([table for table, _ in after].count("runs"), counts[1], counts[1] - counts[0])
+
+
+def _rows(store: Store) -> Rows:
+    with store.transaction() as db:
+        return {key: dict(row) for key, row in store.rows(db)}
+
+
+def _join(stores: Sequence[tuple[Path, Rows]]) -> Rows:
+    """The rows of all stores, those of the first ones first."""
+    joined: dict[tuple[str, tuple[Any, ...]], Row] = {}
+    origins: dict[tuple[str, tuple[Any, ...]], Path] = {}
+    conflicts: list[str] = []
+    for path, rows in stores:
+        for key, row in rows.items():
+            known = joined.setdefault(key, row)
+            other = origins.setdefault(key, path)
+            joined[key] = _latest(known, row)
+            conflicts += [
+                f"{_name(key)}: {name} is {_short(known[name])} in `{other}` and {_short(row[name])} in `{path}`"
+                for name in _unlike(key[0], known, row)
+            ]
+    if conflicts:
+        more = f"; and {len(conflicts) - SHOWN} more" if len(conflicts) > SHOWN else ""
+        raise StoreError(f"the stores disagree, and nothing was written: {'; '.join(conflicts[:SHOWN])}{more}.")
+    return joined
+
+
+def _latest(known: Row, row: Row) -> Row:
+    """Of two equal runs the one that ended last, one that has not being first; any other row as it was first found."""
+    return row if (row.get("finished_at") or "") > (known.get("finished_at") or "") else known
+
+
+def _unlike(table: str, known: Row, row: Row) -> Iterator[str]:
+    if table == "environments":
+        return  # whose key is a hash of the contents
+    for name, value in known.items():
+        if value != row[name] and name != "finished_at":
+            yield name
+
+
+def _name(key: tuple[str, tuple[Any, ...]]) -> str:
+    """What a message calls a row."""
+    table, (run, *rest) = key
+    kinds = {"records": ("cell", "attempt"), "pictures": ("pictures of cell", "attempt"), "sources": ("file",)}
+    named = zip(kinds.get(table, ("measurement of cell",)), rest, strict=False)
+    return ", ".join([f"run {run}", *(f"{kind} {value}" for kind, value in named)])
+
+
+def _short(value: Any) -> str:
+    text = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
