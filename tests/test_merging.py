@@ -10,22 +10,23 @@ from commands import nodebench
 from synthetic import ENVIRONMENT, OTHER, record
 
 from nodebench.errors import StoreError
+from nodebench.plots import RenderedPlot
 from nodebench.results.environment import environment_key
 from nodebench.results.merging import Merged, merge
-from nodebench.results.record import SCHEMA_VERSION
+from nodebench.results.record import SCHEMA_VERSION, Measurement
 from nodebench.results.store import Store
 
 
 def store_of(path, run_id, environment=ENVIRONMENT, *, finished=True, **fields):
-    """A store with a run of two cells, of which one has a picture."""
+    """A store with a run of two cells, of which one has a plot."""
     store = Store(path)
     key = store.save_environment(environment)
     store.start_run(run_id, f"nodebench run {run_id}", "plan", environment, 2)
     common = {"run_id": run_id, "environment": key, **fields}
     store.append(record("direct", **common))
-    store.append(record("adjoint", **common), b"a picture")
+    store.append(record("adjoint", **common), (RenderedPlot("p", "a plot", "words", b"<svg/>"),))
     store.save_sources(run_id, {"/code/mine.py": "0" * 64})
-    store.save_measurement(run_id, "later", {"loss": 1.0})
+    store.save_measurement(run_id, "later", Measurement(loss=1.0))
     if finished:
         store.finish_run(run_id)
     return path
@@ -44,7 +45,7 @@ def two(tmp_path):
 
 
 def test_all_rows_are_in_the_one_store(two, tmp_path):
-    """Runs, records, fingerprints, pictures and files of both, as they were."""
+    """Runs, records, fingerprints, plots and files of both, as they were."""
     target = tmp_path / "all.db"
     assert merge(two, target) == Merged(n_runs=2, n_records=4, n_added=4)
     assert contents(target) == contents(two[0]) | contents(two[1])
@@ -52,7 +53,7 @@ def test_all_rows_are_in_the_one_store(two, tmp_path):
     assert [run.run_id for run in store.runs()] == ["run-a", "run-b"]
     assert [each.run_id for each in store.records()] == ["run-a", "run-a", "run-b", "run-b"]
     assert store.environments() == {environment_key(each): each for each in (ENVIRONMENT, OTHER)}
-    assert [key[0] for key in contents(target)].count("pictures") == 2
+    assert [key[0] for key in contents(target)].count("plots") == 2
     assert store.sources("run-b") == {"/code/mine.py": "0" * 64}
 
 
@@ -80,10 +81,10 @@ def test_the_target_may_be_among_the_sources(two):
             ["run run-a, cell ", "step_s is ", "None", "0.5"],
         ),
         ("UPDATE runs SET command = 'rm'", ["run run-a: command is ", "'nodebench run run-a'", "'rm'"]),
-        ("UPDATE pictures SET packed = x'00'", ["run run-a, pictures of cell ", "packed is", "1 bytes"]),
+        ("UPDATE plots SET svg = x'00'", ["run run-a, plot of cell ", "svg is", "1 bytes"]),
         ("UPDATE sources SET digest = 'f'", ["run run-a, file /code/mine.py: digest is ", "'000", "'f'"]),
     ],
-    ids=["record", "run", "picture", "file"],
+    ids=["record", "run", "plot", "file"],
 )
 @pytest.mark.parametrize("is_target", [False, True])
 def test_a_conflict_is_refused_by_name(two, tmp_path, change, named, is_target):
@@ -118,7 +119,7 @@ def test_a_run_that_went_on_is_taken_as_it_ended(tmp_path):
     store_of(shard, "run", finished=False)
     merge([shard], target)
     assert Store(target).run("run").finished_at is None
-    assert Store(target).measurements("run") == {"later": {"loss": 1.0}}
+    assert Store(target).measurements("run") == {"later": Measurement(loss=1.0)}
     store = Store(shard)
     store.append(record("checkpoint", run_id="run", environment=environment_key(ENVIRONMENT)))
     store.finish_run("run")

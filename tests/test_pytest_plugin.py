@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from nodebench.pytest_plugin import ReplayClock
-from nodebench.results.baseline import rounded
 from nodebench.results.gate import compare
+from nodebench.results.quantities import CATALOGUE
 from nodebench.results.sources import read_baseline_file
 from nodebench.results.thresholds import Thresholds
 
@@ -86,7 +86,7 @@ def test_turns_are_the_rounds(written):
     control, single = json.loads(written.read_text())["benchmarks"]
     assert (control["stats"]["rounds"], single["stats"]["rounds"]) == (4, 1)
     info = control["extra_info"]
-    least, most = (rounded("step_s", control["stats"][name]) for name in ("min", "max"))
+    least, most = (CATALOGUE["step_s"].rounded(control["stats"][name]) for name in ("min", "max"))
     assert least <= info["step_s"] <= most
     assert single["stats"]["median"] == pytest.approx(single["extra_info"]["step_s"], rel=0.01)
 

@@ -104,7 +104,7 @@ def _unlike(table: str, known: Row, row: Row) -> Iterator[str]:
 def _name(key: tuple[str, tuple[Any, ...]]) -> str:
     """What a message calls a row."""
     table, (run, *rest) = key
-    kinds = {"records": ("cell", "attempt"), "pictures": ("pictures of cell", "attempt"), "sources": ("file",)}
+    kinds = {"records": ("cell", "attempt"), "plots": ("plot of cell", "attempt", "place"), "sources": ("file",)}
     named = zip(kinds.get(table, ("measurement of cell",)), rest, strict=False)
     return ", ".join([f"run {run}", *(f"{kind} {value}" for kind, value in named)])
 

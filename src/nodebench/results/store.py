@@ -273,7 +273,8 @@ class Store:
     def rows(self, db: sqlite3.Connection) -> Iterator[tuple[tuple[str, tuple[Any, ...]], sqlite3.Row]]:
         """Every row of every table, each with its table and its primary key, in the order in which it was written."""
         for table in _schema():
-            keys = [row["name"] for row in db.execute(f"PRAGMA table_info({table})") if row["pk"]]
+            described = db.execute(f"PRAGMA table_info({table})").fetchall()
+            keys = [row["name"] for row in sorted(described, key=lambda row: int(row["pk"])) if row["pk"]]
             for row in db.execute(f"SELECT * FROM {table} ORDER BY rowid"):
                 yield (table, tuple(row[key] for key in keys)), row
 
