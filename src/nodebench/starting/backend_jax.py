@@ -10,7 +10,7 @@ from typing import ClassVar
 import diffrax
 
 from nodebench.backends.base import AbstractBackend
-from nodebench.backends.diffrax import reason_unsupported, solve, step_grid
+from nodebench.backends.diffrax.solve import reason_unsupported, solve, step_grid
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
 
