@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nodebench.backends.diffrax import Diffrax
+from nodebench.backends.diffrax.adjoints import Diffrax
 from nodebench.backends.runge_kutta.adjoint import Adjoint
 from nodebench.backends.runge_kutta.direct import Direct
 from nodebench.frameworks.jax.framework import Jax

@@ -14,7 +14,7 @@ from jax_problems import MATRIX, STATES, linear
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.backends.diffrax import controller
+from nodebench.backends.diffrax.solve import controller
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from nodebench.backends.diffrax import Diffrax, DiffraxDirect
+from nodebench.backends.diffrax.adjoints import Diffrax, DiffraxDirect
 from nodebench.errors import PluginError, UserError
 from nodebench.frameworks.jax import step as jax_step
 from nodebench.frameworks.jax.framework import Jax

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from nodebench.backends.diffrax import Diffrax
+from nodebench.backends.diffrax.adjoints import Diffrax
 from nodebench.backends.runge_kutta.direct import Direct
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.frameworks.torch.framework import Torch

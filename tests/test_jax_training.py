@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nodebench.backends.diffrax import Diffrax
+from nodebench.backends.diffrax.adjoints import Diffrax
 from nodebench.errors import UserError
 from nodebench.frameworks.base import Optimizer
 from nodebench.frameworks.jax.framework import Jax, JaxTrainer, schedule

@@ -128,7 +128,7 @@ def test_backends_state_their_law_and_their_nature():
 def test_the_number_of_checkpoints_is_diffraxs():
     """What is said of diffrax's checkpoints is what Equinox's loop really takes."""
     pytest.importorskip("diffrax")
-    from nodebench.backends.diffrax import default_checkpoints
+    from nodebench.backends.diffrax.solve import default_checkpoints
 
     for limit in range(2, 300):
         least = next(k for k in range(1, 300) if 2 * limit < (k + 1) * (k + 2))

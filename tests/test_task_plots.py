@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from nodebench.backends.diffrax import Diffrax
+from nodebench.backends.diffrax.adjoints import Diffrax
 from nodebench.backends.runge_kutta.direct import Direct
 from nodebench.frameworks.base import Optimizer
 from nodebench.frameworks.jax.framework import Jax

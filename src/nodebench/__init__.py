@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nodebench.backends.base import AbstractBackend
-    from nodebench.backends.diffrax import reason_unsupported as diffrax_unsupported
-    from nodebench.backends.diffrax import solve as diffrax_solve
-    from nodebench.backends.diffrax import step_grid as diffrax_grid
+    from nodebench.backends.diffrax.solve import reason_unsupported as diffrax_unsupported
+    from nodebench.backends.diffrax.solve import solve as diffrax_solve
+    from nodebench.backends.diffrax.solve import step_grid as diffrax_grid
     from nodebench.backends.solvers import TABLEAUS, Tableau
     from nodebench.conformance.backend import backend_checks
     from nodebench.conformance.check import Check, CheckFailedError
@@ -133,7 +133,7 @@ __all__ = [
 _NAMES = {
     "api": "check gate report run scale",
     "backends.base": "AbstractBackend",
-    "backends.diffrax": "step_grid=diffrax_grid solve=diffrax_solve reason_unsupported=diffrax_unsupported",
+    "backends.diffrax.solve": "step_grid=diffrax_grid solve=diffrax_solve reason_unsupported=diffrax_unsupported",
     "backends.solvers": "TABLEAUS Tableau",
     "conformance.backend": "backend_checks",
     "conformance.check": "Check CheckFailedError",

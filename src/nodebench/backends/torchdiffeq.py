@@ -186,12 +186,8 @@ class AbstractTorchdiffeq(AbstractBackend):
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
         if spec.solver in FIXED:
             return ()
-        found = (
-            []
-            if self.land
-            else ["it reaches output times by interpolating inside a step (its `land` option changes that)."]
-        )
-        return (*found, "its step limit counts anew from each output time.")
+        inside = "it reaches output times by interpolating inside a step (its `land` option changes that)."
+        return (*(() if self.land else (inside,)), "its step limit counts anew from each output time.")
 
     @property
     @override

@@ -163,7 +163,7 @@ def backwards(
     Args:
         n_steps: Number of steps.
         n_kept: States that may be held at once, `first` among them and the one just handed out not, at least 1.
-        first: Kept before step 0.
+        first: State before step 0.
         advance: `advance(i, y)` redoes step i from the state before it and returns the state after it.
 
     Yields:

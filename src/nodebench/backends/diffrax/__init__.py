@@ -1,0 +1,1 @@
+"""diffrax: one solve, and its adjoints."""
