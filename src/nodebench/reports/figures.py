@@ -7,7 +7,7 @@ from typing import Any
 from nodebench.reports.comparison import Comparison
 from nodebench.reports.document import Column, Entry, Table
 from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
-from nodebench.reports.machines import several_nodes
+from nodebench.reports.machines import OTHER_MACHINE, several_nodes
 from nodebench.reports.sentences import reason, unit
 from nodebench.reports.summary import fastest
 from nodebench.results.record import Record
@@ -158,11 +158,19 @@ def _no_error(own: float | None) -> str:
 
 
 def _untimed(record: Record) -> str | None:
+    if record.verdict == OTHER_MACHINE:
+        return "timed on another machine than that whose times are shown."
     return "measured without timing." if record.first_step_s is not None else "only trained, not timed."
 
 
 def _no_ratio(record: Record) -> str | None:
+    if record.verdict == OTHER_MACHINE:
+        return _untimed(record)
     return "the control, or timed alone." if record.control is None else "too few starts for an interval."
+
+
+def _untrained(_: Record) -> str | None:
+    return "trained on another machine than that whose times are shown."
 
 
 def _verdict(record: Record) -> str | None:
@@ -260,7 +268,7 @@ TRAINED = (
     PARAMETERS,
     Figure(Column("steps", "Steps of the optimiser."), lambda r: r.train_steps),
     Figure(Column("epochs"), lambda r: r.epochs),
-    Figure(Column("train s", "Time of all training steps."), lambda r: r.train_s, number),
+    Figure(Column("train s", "Time of all training steps."), lambda r: r.train_s, number, hole=_untrained),
     Figure(
         Column("step MiB", "Peak of one training step of the whole model above the idle process."),
         lambda r: r.train_memory_bytes,
