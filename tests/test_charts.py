@@ -12,7 +12,10 @@ from nodebench.reports.machines import Machines
 from nodebench.reports.series import MAX_SERIES
 from nodebench.reports.training_charts import courses
 
-MACHINES = Machines.of([timed("direct"), timed("direct", **ELSEWHERE)], ENVIRONMENTS)
+
+def of_one_machine(records):
+    """Records with the times of the machine that has most."""
+    return Machines.of(records, ENVIRONMENTS).with_times_of_one(records)
 
 
 def steps(backend, n, **fields):
@@ -35,7 +38,7 @@ def series(chart):
 def test_a_diagram_of_error_against_time_has_a_line_for_each_backend():
     """Points are at the figures of the records, in the units of the axes, with their intervals."""
     cells = [timed(name, rtol=rtol, grad_error_params=rtol) for name in ("direct", "adjoint") for rtol in (1e-3, 1e-5)]
-    time, nfe, memory = work_precision([*cells, timed("direct", rtol=1e-4, status="wrong_gradient")], MACHINES)
+    time, nfe, memory = work_precision([*cells, timed("direct", rtol=1e-4, status="wrong_gradient")])
     assert (time.name, nfe.name, memory.name) == (
         "cnf-gradient-error-against-time",
         "cnf-gradient-error-against-NFE",
@@ -49,7 +52,7 @@ def test_a_diagram_of_error_against_time_has_a_line_for_each_backend():
 
 def test_a_single_tolerance_makes_no_diagram():
     """It leaves a hole that says what to run."""
-    holes = work_precision([timed("direct"), timed("adjoint", 1.5)], MACHINES)
+    holes = work_precision([timed("direct"), timed("adjoint", 1.5)])
     assert [type(hole) for hole in holes] == [Missing] * 3
     assert "--rtol 1e-3,1e-5,1e-7" in holes[0].reason
 
@@ -58,36 +61,34 @@ def test_times_of_another_machine_are_left_out():
     """Those of the machine with most records are drawn; memory is drawn of both."""
     cells = [timed("direct", rtol=rtol) for rtol in (1e-3, 1e-5)]
     other = timed("adjoint", **ELSEWHERE)
-    time, left_out, _, memory = work_precision([*cells, other], MACHINES)
+    time, _, memory = work_precision(of_one_machine([*cells, other]))
     assert series(time) == {"direct"}
-    assert left_out.what == "Gradient error against time of 1 cell of other machines"
-    assert left_out.reason.endswith("the tables have those of the others.")
-    assert time.caption.endswith(" All times are of one machine.")
     assert series(memory) == {"direct", "adjoint"}
 
 
 def test_times_of_nodes_alike_are_drawn_together():
-    """Two nodes of the same machine and software share a chart, which says that there are two."""
+    """Two nodes of the same machine and software share a chart."""
     cells = [timed("direct", rtol=1e-3), timed("direct", rtol=1e-5, **ALIKE)]
-    time, _, memory = work_precision(cells, MACHINES)
+    time, *_ = work_precision(of_one_machine(cells))
     assert len(rows(time)) == 2
-    assert time.caption.endswith(" All times are of 2 nodes alike.")
-    assert "nodes" not in memory.caption
 
 
-def test_a_device_of_another_machine_has_its_own_chart():
-    """What stands in another chart anyway is not left out for the sake of the machine."""
+def test_a_device_of_another_machine_has_its_own_report():
+    """Its times stand in no chart beside those of the chosen machine; another choice shows them, its memory both."""
     cpu = [timed("direct", rtol=rtol) for rtol in (1e-3, 1e-5, 1e-7)]
     cuda = [timed("direct", rtol=rtol, device="cuda", **ELSEWHERE) for rtol in (1e-3, 1e-5)]
-    charts = [each for each in work_precision([*cpu, *cuda], MACHINES) if "time" in getattr(each, "name", "")]
-    assert [len(rows(chart)) for chart in charts] == [3, 2]
-    assert "float32 on cuda" in charts[1].caption
+    for name, device, n in (("node-1", "cpu", 3), ("node-3", "cuda", 2)):
+        shown = work_precision(Machines.of([*cpu, *cuda], ENVIRONMENTS, name).with_times_of_one([*cpu, *cuda]))
+        charts = [each for each in shown if isinstance(each, Chart)]
+        assert [len(rows(chart)) for chart in charts if "time" in chart.name] == [n]
+        assert [len(rows(chart)) for chart in charts if "memory" in chart.name] == [3, 2]
+        assert f"float32 on {device}" in charts[0].caption
 
 
 def test_the_exponent_of_memory_is_in_the_caption():
     """Memory that goes with the steps has an exponent of 1; two points have none."""
     cells = [*(steps("direct", n) for n in (2, 4, 8)), *(steps("adjoint", n) for n in (2, 4))]
-    memory, time = growth(cells, MACHINES)
+    memory, time = growth(cells)
     assert "`direct` 1 (1..1)" in memory.caption
     assert "`adjoint` fewer than 3 points" in memory.caption
     assert "ms" in str(time.definition.to_dict())
@@ -106,11 +107,11 @@ def test_backward_evaluations_are_drawn_beside_guides():
 def test_no_chart_has_more_series_than_can_be_told_apart():
     """Further ones are in a chart of their own, and further settings in none."""
     many = [timed(f"direct[c={n}]", rtol=rtol) for n in range(MAX_SERIES + 1) for rtol in (1e-3, 1e-5)]
-    charts = [chart for chart in work_precision(many, MACHINES) if "time" in chart.name]
+    charts = [chart for chart in work_precision(many) if "time" in chart.name]
     assert [len(series(chart)) for chart in charts] == [MAX_SERIES, 1]
     assert [chart.name for chart in charts] == ["cnf-gradient-error-against-time", "cnf-gradient-error-against-time-2"]
     settings = [timed("direct", rtol=r, solver=f"s{n}") for n in range(MAX_CHARTS + 1) for r in (1e-3, 1e-5)]
-    time = work_precision(settings, MACHINES)[: MAX_CHARTS + 1]
+    time = work_precision(settings)[: MAX_CHARTS + 1]
     assert [type(each) for each in time] == [Chart] * MAX_CHARTS + [Missing]
     assert time[-1].what == "Gradient error against time of 1 further setting"
 
@@ -118,7 +119,7 @@ def test_no_chart_has_more_series_than_can_be_told_apart():
 def test_a_backend_looks_as_it_does_everywhere():
     """Colour, shape and dash in the chart are those of its style, whatever else is drawn."""
     cells = [timed(name, rtol=rtol) for name in ("scipy", "direct[land=true]") for rtol in (1e-3, 1e-5)]
-    definition = work_precision(cells, MACHINES)[0].definition.to_dict()
+    definition = work_precision(cells)[0].definition.to_dict()
     points = next(layer for layer in definition["layer"] if layer["mark"]["type"] == "point")["encoding"]
     line = next(layer for layer in definition["layer"] if layer["mark"]["type"] == "line")["encoding"]
     landed, scipy = style("direct[land=true]"), BACKENDS["scipy"]
@@ -133,7 +134,7 @@ def test_a_backend_looks_as_it_does_everywhere():
 
 def test_the_course_of_a_training():
     """Evaluations by epoch of the models that have any, and what each reached by its training time."""
-    forward, backward, validation, loss = courses([trained("cnf", 3.0, "direct"), trained("planar", 3.5)], MACHINES)
+    forward, backward, validation, loss = courses([trained("cnf", 3.0, "direct"), trained("planar", 3.5)])
     assert [(row["series"], row["x"], row["y"]) for row in rows(forward)] == [("direct", 1, 21), ("direct", 2, 22)]
     assert series(backward) == {"direct"}
     assert [(row["series"], row["x"], row["y"]) for row in rows(validation)] == [
@@ -146,24 +147,25 @@ def test_the_course_of_a_training():
 def test_a_metric_has_the_axis_of_its_own_task():
     """A divergence and a likelihood of one base task: each chart names its own."""
     target = trained("cnf", 0.1, "direct", task="cnf[dataset=u1]", dataset="u1", metric_name="KL")
-    charts = courses([target, trained("cnf", 3.0, "direct")], MACHINES)
+    charts = courses([target, trained("cnf", 3.0, "direct")])
     titles = [re.findall(r"'(\w+) on validation data", str(chart.definition.to_dict())) for chart in charts]
     assert [set(found) for found in titles if found] == [{"KL"}, {"NLL"}]
 
 
-def test_trainings_of_another_machine_have_their_own_chart():
-    """Of a second task that was trained elsewhere nothing is lost; in one chart the times are of one machine."""
+def test_trainings_of_another_machine_have_their_own_report():
+    """What was trained elsewhere is drawn by epoch; over time are only those of one machine."""
     both = [trained("cnf", 3.0, "direct"), trained("cnf", 3.0, "direct", task="cnf[dataset=u1]", **ELSEWHERE)]
     other = trained("planar", 3.5, **ELSEWHERE)
-    _, _, _, _, *charts = courses([*both, other], MACHINES)
-    assert [type(chart) for chart in charts] == [Chart, Chart, Missing, Chart, Chart, Missing]
-    assert charts[2].what == "Validation against training time of 1 cell of other machines"
+    cells = [*both, other]
+    for name, over_time in (("node-1", [{"direct"}]), ("node-3", [{"planar"}, {"direct"}])):
+        charts = courses(Machines.of(cells, ENVIRONMENTS, name).with_times_of_one(cells))
+        assert [series(chart) for chart in charts] == [{"direct"}] * 4 + over_time * 2
 
 
 def test_settings_of_a_training_are_not_joined_to_one_line():
     """Two controllers are two charts, not one line that runs twice."""
     forward, other, *_ = courses(
-        [trained("cnf", 3.0, "direct"), trained("cnf", 3.1, "direct", controller="pi", seed=0)], MACHINES
+        [trained("cnf", 3.0, "direct"), trained("cnf", 3.1, "direct", controller="pi", seed=0)]
     )
     assert [len(rows(chart)) for chart in (forward, other)] == [2, 2]
 
@@ -181,7 +183,7 @@ def test_points_of_one_chart_are_told_apart():
 
 def test_lines_that_hide_each_other_are_named():
     """Two backends with the same evaluations: the caption says that there are two."""
-    forward, *_ = courses([trained("cnf", 3.0, "direct"), trained("cnf", 3.0, "adjoint")], MACHINES)
+    forward, *_ = courses([trained("cnf", 3.0, "direct"), trained("cnf", 3.0, "adjoint")])
     assert forward.caption.endswith("On each other lie `adjoint`, `direct`.")
 
 
@@ -189,10 +191,10 @@ def test_lines_that_hide_each_other_are_named():
 def test_nothing_measured_leaves_holes(records):
     """No chart fails for want of data; each says what it needs."""
     found = [
-        *work_precision(records, MACHINES),
-        *growth(records, MACHINES),
+        *work_precision(records),
+        *growth(records),
         *backward_evaluations(records),
-        *courses(records, MACHINES),
+        *courses(records),
     ]
     assert {type(each) for each in found} == {Missing}
     assert all(each.reason.endswith(".") for each in found)

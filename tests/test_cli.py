@@ -155,6 +155,30 @@ def test_a_run_on_several_nodes_says_so(tmp_path):
     assert "- node-2, 2 cells: abacus, 7 cores" in shown
 
 
+def test_a_run_on_two_machines_shows_the_times_of_one(tmp_path):
+    """`show` says how to have those of the other; who names none that is there learns which there are."""
+    store = Store(tmp_path / "r.db")
+    assert nodebench(*COUNTS, "-b", f"{BACKEND}[sleep_s=0.003]", "--store", store.path).returncode == 0
+    [key], records = store.environments(), store.records()
+    other = store.save_environment(store.environments()[key] | {"cpu": "abacus", "cores": 7})
+    with sqlite3.connect(store.path) as db:
+        values = (other, records[1].cell_id)
+        db.execute("UPDATE records SET node = 'node-2', environment = ? WHERE cell_id = ?", values)
+    assert "--machine" not in nodebench("show", "--store", store.path).stdout  # nothing was timed
+    with sqlite3.connect(store.path) as db:
+        db.execute("UPDATE records SET step_s = 0.004321")
+    own = nodebench("show", "--store", store.path).stdout
+    assert f"nodebench show {records[0].run_id} --store {store.path} --machine node-2" in own
+    shown = nodebench("show", "--machine", "node-2", "--store", store.path).stdout
+    assert f"--machine {platform.node()}" in shown
+    assert own.count("4.32") + shown.count("4.32") == len(records)
+    for command in ("show", "report"):
+        unknown = nodebench(command, "--machine", "node-9", "--store", store.path)
+        assert unknown.returncode == 2
+        assert "unknown machine 'node-9'; there are:" in unknown.stderr
+        assert "node-2 (abacus, 7 cores" in unknown.stderr
+
+
 def test_exponents_of_memory(tmp_path):
     """The adjoint is flat to the byte and direct grows with the steps, as `nodebench scale` prints it."""
     pytest.importorskip("torch")

@@ -10,6 +10,7 @@ from browser import check_page
 from nodebench.reports import markdown
 from nodebench.reports.document import Chart, Drawing, key
 from nodebench.reports.formatting import mebibytes, milliseconds, number
+from nodebench.reports.machines import Machines
 from nodebench.reports.notation import contents
 from nodebench.reports.report import report
 from nodebench.results.store import Store
@@ -108,7 +109,8 @@ def test_a_markdown_page_is_what_its_store_says(stores, name):
     made = re.search(r"^- made: (.*)$", kept, re.MULTILINE)[1]
     store = stores[name]
     records, environments = store.records(), store.environments()
-    page = report(records, store.runs(), environments, lambda r: store.plots(r.run_id, r.cell_id), command, made)
+    machines, plots = Machines.of(records, environments), lambda r: store.plots(r.run_id, r.cell_id)
+    page = report(records, store.runs(), machines, plots, command, made)
     shown = [block.name for block in contents(page) if isinstance(block, Chart | Drawing)]
     charts = {block: f"{name}-charts/{key(block)}.svg" for block in shown}
     assert all((GALLERY / path).is_file() for path in charts.values())

@@ -13,11 +13,12 @@ from browser import check_page, chromium
 from pages import plot
 from synthetic import ALIKE, ELSEWHERE, ENVIRONMENTS, early, record, run, timed, trained
 
-from nodebench.errors import StoreError
+from nodebench.errors import StoreError, UserError
 from nodebench.reports import data, html, latex, markdown
 from nodebench.reports.colours import BACKENDS
 from nodebench.reports.document import Bullets, Chart, Drawing, Missing, Paragraph, Table
 from nodebench.reports.formatting import ABSENT, mebibytes, milliseconds, number
+from nodebench.reports.machines import Machines
 from nodebench.reports.notation import contents
 from nodebench.reports.report import report
 from nodebench.reports.task_section import MAX_PLOTTED
@@ -36,9 +37,16 @@ def browser():
         yield found
 
 
-def page(records, runs=None, plots=lambda _: ()):
+def page(records, runs=None, plots=lambda _: (), machine=None):
     runs = [run()] if runs is None else runs
-    return report(records, runs, ENVIRONMENTS, plots, "nodebench report", "2026-01-03T00:00:00+00:00")
+    return report(
+        records,
+        runs,
+        Machines.of(records, ENVIRONMENTS, machine),
+        plots,
+        "nodebench report",
+        "2026-01-03T00:00:00+00:00",
+    )
 
 
 def tables(document):
@@ -163,8 +171,8 @@ def test_exponents_over_batch_and_time_span_are_shown(axis):
     assert "batch" not in table.rows[0][6].text if axis == "batch" else "batch 64" in table.rows[0][6].text
 
 
-def test_exponents_are_of_one_machine_each():
-    """Two devices on two machines have a law each; a time that was measured elsewhere is left out, bytes are not."""
+def test_exponents_of_time_are_of_one_machine():
+    """Two devices on two machines have a law of bytes each; times that were measured elsewhere are left out."""
 
     def steps(device, counts, **where):
         return [timed("direct", solver="rk4", first_step=1 / n, n_accepted=n, device=device,
@@ -176,8 +184,9 @@ def test_exponents_are_of_one_machine_each():
     points = {
         quantity: [row[5].text for row in table.rows if row[1].text == quantity] for quantity in ("memory", "time")
     }
-    assert points == {"memory": ["4", "3"], "time": ["3", "3"]}
-    assert "times of 1 cell among the exponents" in [b.what for b in contents(document) if isinstance(b, Missing)]
+    assert points == {"memory": ["4", "3"], "time": ["3"]}
+    table = tables(page(cells, machine="node-1"))["cnf-exponents-steps"]
+    assert [row[5].text for row in table.rows if row[1].text == "time"] == ["3"]
 
 
 def test_it_opens_with_the_answer():
@@ -244,15 +253,52 @@ def test_a_run_on_two_nodes_ranks_the_times_of_one(where):
     assert any(text.startswith("Fastest: `direct`, 10 ms") for text in found)
     assert any(text.startswith("Leanest: `checkpoint`") for text in found)
     assert any(text.startswith("Most exact: `direct`") for text in found)
-    assert "`checkpoint`, `symplectic` were timed on another node: shown, not ranked by time." in found
+    alike = where is ALIKE
+    told = "`checkpoint`, `symplectic` were timed on another node: shown, not ranked by time."
+    assert (told in found) == alike
+    command = "`nodebench report --machine node-3` reports those of machine 2 (`node-3`)."
+    assert (f"Times are those of machine 1 (`node-1`); {command}" in found) != alike
     assert any(text.endswith("Times are ranked within one run on one node only; errors, evaluations and bytes are "
                              "compared across all.") for text in found)  # fmt: skip
     table = tables(document)["cnf-comparison-1"]
     rows = [dict(zip([column.title for column in table.columns], row, strict=True)) for row in table.rows]
     assert [row["node"].text for row in rows] == ["node-1"] * 3 + [where["node"]] * 2
-    assert [row["verdict"].text for row in rows[3:]] == ["timed on another node"] * 2
+    assert [row["verdict"].text for row in rows[3:]] == ["timed on another node" if alike else "other machine"] * 2
+    assert [row["step ms"].value is not None for row in rows] == [True] * 3 + [alike] * 2
+    if not alike:
+        reason = "timed on another machine than that whose times are shown."
+        assert {row["step ms"].reason for row in rows[3:]} | {row["ratio"].reason for row in rows[3:]} == {reason}
     assert [row["backend"].text for row in rows if row["step ms"].best] == ["`direct`"]
     assert [row["backend"].text for row in rows if row["peak MiB"].best] == ["`checkpoint`"]
+
+
+def test_another_machine_is_chosen_by_a_node_or_a_fingerprint():
+    """Its times are ranked then, and those of the first are not shown; who names none that is there learns of all."""
+    for name in ("node-3", ELSEWHERE["environment"]):
+        document = page(two_nodes(**ELSEWHERE), machine=name)
+        found = said(document)
+        assert any(text.startswith("Fastest: `symplectic`") for text in found)
+        assert any(text.startswith("Leanest: `checkpoint`") for text in found)
+        command = "`nodebench report --machine node-1` reports those of machine 1 (`node-1`)."
+        assert f"Times are those of machine 2 (`node-3`); {command}" in found
+        table = tables(document)["cnf-comparison-1"]
+        at = [column.title for column in table.columns].index("step ms")
+        assert [row[at].value is None for row in table.rows] == [True] * 3 + [False] * 2
+    there = r"node-1 \(abacus, 2 cores, 16 GiB\); node-3 \(slide rule, 2 cores, 16 GiB\)"
+    with pytest.raises(UserError, match=f"unknown machine 'node-9'; there are: {there}"):
+        page(two_nodes(**ELSEWHERE), machine="node-9")
+
+
+def test_a_model_trained_elsewhere_shows_what_it_reached():
+    """Its metric, bytes and steps stand; the time it took is a hole with its reason."""
+    cells = [timed("direct"), timed("adjoint", 1.5), trained("planar", 3.5, **ELSEWHERE)]
+    table = tables(page(cells))["cnf-trained"]
+    [row] = [dict(zip([column.title for column in table.columns], row, strict=True)) for row in table.rows]
+    assert row["metric"].value == 3.5
+    assert (row["train s"].value, row["train s"].reason) == (
+        None,
+        "trained on another machine than that whose times are shown.",
+    )
 
 
 def test_machines_have_a_table_where_there_are_several():

@@ -9,6 +9,7 @@ from nodebench.bench.matrix import Request
 from nodebench.bench.scaling import VALUES, scaling_plan
 from nodebench.errors import UserError
 from nodebench.problem import SolverSpec
+from nodebench.reports.machines import Machines
 from nodebench.results.record import Record
 from nodebench.results.scaling import fit_power_law, scalings, theory
 
@@ -60,13 +61,14 @@ def test_times_of_other_machines_are_left_out_of_a_law():
     """Of four places three are of one machine: the law of time is theirs, that of evaluations of all."""
     line = [record(n, nfe_forward=6 * n, step_s=0.1 * n, environment="one") for n in (10, 20, 40)]
     line.append(record(80, nfe_forward=480, step_s=99.0, environment="two"))
-    found = {scaling.quantity: scaling for scaling in scalings(line, "steps")}
+    environments = {name: {"cpu": name} for name in ("one", "two")}
+    of_one = Machines.of(line, environments).with_times_of_one(line)
+    found = {scaling.quantity: scaling for scaling in scalings(of_one, "steps")}
     assert (found["nfe"].law.n_points, found["time"].law.n_points) == (4, 3)
     assert found["time"].law.exponent == pytest.approx(1.0)
-    assert (found["nfe"].left_out, found["time"].left_out) == ((), ("direct 80",))
-    scattered = [record(n, step_s=0.1 * n, environment=str(n)) for n in (10, 20, 40)]
-    (time,) = (scaling for scaling in scalings(scattered, "steps") if scaling.quantity == "time")
-    assert time.reason == "1 of 3 points have this figure on one machine, fewer than 3 differ"
+    of_other = Machines.of(line, environments, "two").with_times_of_one(line)
+    (time,) = (scaling for scaling in scalings(of_other, "steps") if scaling.quantity == "time")
+    assert time.reason == "1 of 4 points have this figure, fewer than 3 differ"
 
 
 def test_failed_cells_are_left_out_and_missing_figures_have_a_reason():

@@ -42,7 +42,7 @@ from nodebench.cli.options import (
     split,
 )
 from nodebench.cli.placing import AbstractPlace, Here, OnCluster
-from nodebench.cli.printing import escape_markup, new_console, print_broken, print_records, print_table
+from nodebench.cli.printing import escape_markup, new_console, of_one_machine, print_broken, print_records, print_table
 from nodebench.errors import UserError
 
 
@@ -177,7 +177,7 @@ def run(
     if executor == "ray":
         place = OnCluster(folder, ray_address, group_cpus, retries, allow_mixed=allow_mixed)
     records = measure_plan(planned, settings, store, place=place, continuation=continuation, as_json=as_json)
-    print_records(records, as_json=as_json)
+    print_records(records if as_json else of_one_machine(records, store), as_json=as_json)
     if continuation == "new" and executor == "local" and not as_json:
         _print_cost(records, time.monotonic() - began)
     print_broken(planned.broken)
@@ -243,10 +243,6 @@ def scale(
     else:
         print_records(records, as_json=False)
         terminal.print_table(exponents_table("exponents", over, [(law.task, law) for law in laws]))
-        if elsewhere := {cell_id for law in laws for cell_id in law.left_out}:
-            new_console().print(
-                f"exponents of time are of one machine each: those of {len(elsewhere)} cells are left out"
-            )
     print_broken(planned.broken)
     raise typer.Exit(exit_code(records, planned))
 

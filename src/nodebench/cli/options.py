@@ -17,6 +17,12 @@ Many = list[str] | None
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="NODEBENCH_STORE", help="Results store, an SQLite file.", show_default=True)
 ]
+MachineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--machine", help="Whose times are shown: a node's name, or the key of a fingerprint (default: most times)."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Records as one JSON array on stdout, all else on stderr.")]
 BackendOption = Annotated[
     Many, typer.Option("--backend", "-b", help=r"Gradient method, name\[option=value]; or `all`.")

@@ -1,12 +1,16 @@
 """What commands share in printing."""
 
 import json
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.measure import measure_renderables
 from rich.table import Table
+
+from nodebench.cli.options import open_store
 
 NARROWEST = 8
 """Characters in a line of a column that folds, at the least."""
@@ -84,6 +88,28 @@ def print_records(records: list[Any], *, as_json: bool) -> None:
     for backend, differences in {record.backend: record.differences for record in records}.items():
         for difference in differences:
             console.print(f"by nature, {escape_markup(str(backend))}: {escape_markup(difference)}")
+
+
+def of_one_machine(records: list[Any], store: Path, name: str | None = None) -> list[Any]:
+    """The records of a run with the times of one machine; what shows those of the others is printed.
+
+    Args:
+        records: The records.
+        store: Where they are from.
+        name: The machine; None for that with most times.
+
+    Raises:
+        UserError: If there is no such machine.
+    """
+    from nodebench.reports.machines import Machines  # noqa: PLC0415
+
+    machines = Machines.of(records, open_store(store).environments(), name)
+    shown = machines.chosen.name if machines.chosen else ""
+    for by, other in machines.others.items():
+        again = shlex.join(["nodebench", "show", records[0].run_id, "--store", str(store), "--machine", by])
+        text = f"times are those of {shown}; those of {other.name}: {again}"
+        new_console().print(escape_markup(text.replace("`", "")), soft_wrap=True)
+    return machines.with_times_of_one(records)
 
 
 def print_broken(broken: Mapping[str, str]) -> None:

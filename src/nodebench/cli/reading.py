@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from nodebench.cli.options import DEFAULT_STORE, JsonOption, StoreOption, open_store
+from nodebench.cli.options import DEFAULT_STORE, JsonOption, MachineOption, StoreOption, open_store
 from nodebench.cli.printing import (
     escape_markup,
     hardware,
     new_console,
+    of_one_machine,
     print_environment,
     print_records,
     print_table,
@@ -52,6 +53,7 @@ def show(
     run_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs by id, the beginning of it, or `latest`.")
     ] = None,
+    machine: MachineOption = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,7 +69,7 @@ def show(
         new_console().print(f"run {run.run_id}: {escape_markup(run.command)}\nbegan {run.created_at}, ended {state}")
         print_environment(run.environment)
         _print_nodes(run, each, opened.environments())
-        print_records(each, as_json=False)
+        print_records(of_one_machine(each, store, machine), as_json=False)
     if len(found) > 1:
         _print_repetition(found, records, opened.environments())
 

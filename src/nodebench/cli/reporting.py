@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from nodebench.cli.options import DEFAULT_STORE, StoreOption, check_store, command_line, open_store
+from nodebench.cli.options import DEFAULT_STORE, MachineOption, StoreOption, check_store, command_line, open_store
 from nodebench.cli.printing import escape_markup, new_console
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.importing import require
@@ -33,14 +33,18 @@ def report(
         str | None,
         typer.Option(help="Also write each chart and plot as svg, pdf or png, for .md and .tex to refer to."),
     ] = None,
+    machine: MachineOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write a report of what has been measured: the answer first, then every figure it rests on."""
+    from nodebench.reports.machines import Machines  # noqa: PLC0415
+
     outputs = list(dict.fromkeys(output or [Path("report.html")]))
     check_outputs(outputs, charts)
     opened = open_store(store)
     runs = list({run.run_id: run for run in map(opened.run, run_ids)}.values()) if run_ids else opened.runs()
     records = opened.records([run.run_id for run in runs])
+    machines = Machines.of(records, opened.environments(), machine)
     data = [path for path in outputs if path.suffix in DATA]
     for path in data:
         _write_data(records, path)
@@ -49,7 +53,7 @@ def report(
         from nodebench.reports.report import report as page_of  # noqa: PLC0415
         from nodebench.results.store import now  # noqa: PLC0415
 
-        machines, plots = opened.environments(), lambda r: opened.plots(r.run_id, r.cell_id)
+        plots = lambda r: opened.plots(r.run_id, r.cell_id)  # noqa: E731  short
         page = page_of(records, runs, machines, plots, command_line(), now())
         write_pages(page, pages, cast(Kind | None, charts))  # checked above
 

@@ -7,7 +7,6 @@ from typing import TypeVar
 from nodebench.reports.comparison import base_task, grouped, label, tolerances
 from nodebench.reports.document import Chart, Missing
 from nodebench.reports.formatting import interval, number
-from nodebench.reports.machines import Machines, whose_times
 from nodebench.reports.series import Axis, Row, coincident, guide, lines, points, split_series
 from nodebench.results.record import Record
 from nodebench.results.scaling import MIN_POINTS, fit_power_law
@@ -29,14 +28,12 @@ class Figure:
         axis: Its axis.
         value: Its value in the unit of the axis, or None.
         bounds: Its 95 % interval in that unit, or None.
-        needs_machine: Whether figures of unlike machines must not stand in one chart.
     """
 
     name: str
     axis: Axis
     value: Callable[[Record], float | None]
     bounds: Callable[[Record], tuple[float | None, float | None]] = lambda _: (None, None)
-    needs_machine: bool = False
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
@@ -49,7 +46,6 @@ TIME = Figure(
     Axis("time of a gradient step, ms", log=True),
     lambda r: _scaled(r.step_s, 1e3),
     lambda r: (_scaled(r.step_s_low, 1e3), _scaled(r.step_s_high, 1e3)),
-    needs_machine=True,
 )
 MEMORY = Figure("memory", Axis("peak memory, MiB", log=True), lambda r: _scaled(r.peak_memory_bytes, 2**-20))
 NFE = Figure(
@@ -60,12 +56,11 @@ NFE = Figure(
 STEPS = Figure("steps", Axis("accepted steps", log=True), lambda r: r.n_accepted)
 
 
-def work_precision(records: Sequence[Record], machines: Machines) -> list[Chart | Missing]:
+def work_precision(records: Sequence[Record]) -> list[Chart | Missing]:
     """Gradient error against time, evaluations and memory, a line per backend over the tolerances that were run.
 
     Args:
-        records: Records of one task, one per cell.
-        machines: The machines that they were measured on.
+        records: Records of one task, one per cell, with times of one machine.
     """
     reason = (
         "it needs at least two tolerances of one backend on one machine; "
@@ -74,24 +69,21 @@ def work_precision(records: Sequence[Record], machines: Machines) -> list[Chart 
     return [
         chart
         for cost in (TIME, NFE, MEMORY)
-        for chart in _charts(
-            records, machines, cost, ERROR, f"work-precision diagram, error against {cost.name}: {reason}."
-        )
+        for chart in _charts(records, cost, ERROR, f"work-precision diagram, error against {cost.name}: {reason}.")
     ]
 
 
-def growth(records: Sequence[Record], machines: Machines) -> list[Chart | Missing]:
+def growth(records: Sequence[Record]) -> list[Chart | Missing]:
     """Memory and time against accepted steps, with the fitted exponents in the caption.
 
     Args:
-        records: Records of one task, one per cell.
-        machines: The machines that they were measured on.
+        records: Records of one task, one per cell, with times of one machine.
     """
     reason = "it needs two different numbers of steps of one backend; run `nodebench scale --over steps`"
     return [
         chart
         for cost in (MEMORY, TIME)
-        for chart in _charts(records, machines, STEPS, cost, f"{cost.name} against steps: {reason}.", fitted=True)
+        for chart in _charts(records, STEPS, cost, f"{cost.name} against steps: {reason}.", fitted=True)
     ]
 
 
@@ -130,7 +122,6 @@ def backward_evaluations(records: Sequence[Record], name_of: Callable[[Record], 
 
 def _charts(
     records: Sequence[Record],
-    machines: Machines,
     x: Figure,
     y: Figure,
     missing: str,
@@ -140,13 +131,10 @@ def _charts(
     complete = [r for r in _ok(records) if (x.value(r) or 0) > 0 and (y.value(r) or 0) > 0]
     title = f"{y.name[0].upper()}{y.name[1:]} against {x.name}"
     lines_of = grouped(complete, line_key)
-    timed = x.needs_machine or y.needs_machine
-    alike = [machines.of_one(group) for group in lines_of] if timed else lines_of
-    groups = [group for group in alike if _has_a_line(group, x.value if fitted else lambda r: r.cell_id)]
-    elsewhere = of_other_machines(title, len(complete) - sum(map(len, alike)))
+    groups = [group for group in lines_of if _has_a_line(group, x.value if fitted else lambda r: r.cell_id)]
     if not groups:
         what, _, reason = missing.partition(": ")
-        return [Missing(what, reason), *elsewhere]
+        return [Missing(what, reason)]
     drawn: list[tuple[Sequence[Record], list[Row]]] = [
         (group, part)
         for group in sorted(groups, key=len, reverse=True)[:MAX_CHARTS]
@@ -163,13 +151,7 @@ def _charts(
     ]
     if len(groups) > MAX_CHARTS:
         charts.append(_left_out(title, len(groups) - MAX_CHARTS))
-    return [*charts, *elsewhere]
-
-
-def of_other_machines(title: str, n: int) -> list[Missing]:
-    """What is said of records that no chart shows for the sake of their machine; nothing where there are none."""
-    reason = "a chart has times of one machine, that with most of its records; the tables have those of the others."
-    return [Missing(f"{title} of {n} cell{'s' if n > 1 else ''} of other machines", reason)] if n else []
+    return charts
 
 
 def _left_out(title: str, n: int) -> Missing:
@@ -180,10 +162,9 @@ def _left_out(title: str, n: int) -> Missing:
 
 
 def _caption(group: Sequence[Record], title: str, x: Figure, y: Figure, *, fitted: bool) -> str:
-    bars = " Bars are 95 % intervals." if x.needs_machine or y.needs_machine else ""
-    machine = whose_times(group) if bars else ""
+    bars = " Bars are 95 % intervals." if TIME in (x, y) else ""
     laws = _exponents(group, x, y) if fitted else ""
-    return f"{title}: {line_setting(group[0])}.{laws}{bars}{machine}"
+    return f"{title}: {line_setting(group[0])}.{laws}{bars}"
 
 
 def _exponents(group: Sequence[Record], x: Figure, y: Figure) -> str:

@@ -1,31 +1,30 @@
 """How a backend looks: the same colour, shape and dash in every chart of every report.
 
 Few colours stay apart for colour-blind readers, and fewer that are seen on white and on black alike. So colour never
-stands alone: two backends of like colours have other shapes, and lines of like colours other dashes. Options make more
-looks than there are; what is drawn in one chart is told apart there.
+stands alone: two backends of like colours have other shapes, and lines of like colours other dashes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal, TypeVar
+from typing import Literal
 from zlib import crc32
-
-T = TypeVar("T")
 
 Dash = tuple[int, ...]
 Shape = Literal[
     "circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"
 ]
 
-BLUE, VERMILION, GREEN, PURPLE, OCHRE, VIOLET, GREY = (
-    "#0072B2", "#D55E00", "#009E73", "#C4679B", "#A87900", "#7A5FD0", "#7A7A7A",
+COLOURS = BLUE, VERMILION, GREEN, PURPLE, OCHRE, VIOLET = (
+    "#0072B2", "#D55E00", "#009E73", "#C4679B", "#A87900", "#7A5FD0",
 )  # fmt: skip
 """After Okabe and Ito (2008), the light ones darkened: each has a contrast of 3 to white and to near-black."""
 
-SOLID: Dash = ()
-DASHED: Dash = (8, 3)
-DOTTED: Dash = (2, 2)
+SHAPES: tuple[Shape, ...] = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+DASHES: tuple[Dash, ...] = ((), (8, 3), (2, 2))
+SOLID, DASHED, DOTTED = DASHES
+VARIANTS = tuple((stroke, gap, *rest) for stroke, gap, rest in product((1, 5, 14), (2, 4), ((), (1, 2), (4, 4))))
+"""Dashes of backends with options."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ BACKENDS: Mapping[str, Style] = {
 """The built-in gradient methods; the first six, which are compared most, have a colour each."""
 
 MODELS: Mapping[str, Style] = {
-    "resnet": Style(GREY, "triangle-right"),
+    "resnet": Style("#7A7A7A", "triangle-right"),
     "one-block": Style(BLUE, "triangle-right", DASHED),
     "no-block": Style(VERMILION, "triangle-right", DASHED),
     "resnet-small": Style(OCHRE, "triangle-left", DASHED),
@@ -73,81 +72,56 @@ MODELS: Mapping[str, Style] = {
 }
 """The models that solve no ODE and so have no backend; their points look to the side."""
 
-SOLVERS: Mapping[str, Shape] = {
-    "dopri5": "circle",
-    "bosh3": "square",
-    "dopri8": "triangle-up",
-    "tsit5": "diamond",
-    "vode-adams": "cross",
-    "lsoda": "triangle-down",
-}
+SOLVERS = dict(zip(("dopri5", "bosh3", "dopri8", "tsit5", "vode-adams", "lsoda"), SHAPES, strict=True))
 """Shapes of points in charts of several solvers, where colour alone is the backend's."""
-
-VARIANTS: Sequence[Dash] = tuple(
-    (stroke, gap, *second) for stroke in (1, 5, 14) for gap in (2, 4) for second in ((), (1, 2), (4, 4))
-)
-"""Dashes of backends with options."""
-
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, OCHRE, VIOLET)
-SHAPES: Sequence[Shape] = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 
 
 def style(label: str) -> Style:
     """The style of a backend, options included, or of a model without one; `backend solver` has the solver's shape.
 
-    It depends on the label alone: not on what else is drawn, nor on what is installed. Options keep colour and shape;
-    their line is dashed differently, and their points are hollow.
+    It follows from the label alone, that of an unknown name by a hash. Options keep colour and shape; their line is
+    dashed differently, and their points are hollow.
     """
     backend, _, solver = label.partition(" ")
     if solver in SOLVERS:
         return replace(style(backend), shape=SOLVERS[solver])
     base, _, options = label.partition("[")
-    known = BACKENDS.get(base) or MODELS.get(base) or _derived(base)
-    return replace(known, dash=VARIANTS[crc32(options.encode()) % len(VARIANTS)], filled=False) if options else known
+    # `hash` differs from process to process.
+    rest, at = divmod(crc32(base.encode()), len(COLOURS))
+    by_name = Style(COLOURS[at], SHAPES[rest % len(SHAPES)], DASHES[rest // len(SHAPES) % len(DASHES)])
+    own = BACKENDS.get(base) or MODELS.get(base) or by_name
+    return replace(own, dash=VARIANTS[crc32(options.encode()) % len(VARIANTS)], filled=False) if options else own
 
 
 def line_styles(labels: Iterable[str]) -> dict[str, Style]:
-    """The styles of lines in one chart: of those that options alone set apart no two have one dash.
-
-    Where two would, the later one in the order of their options takes the next dash that is left.
-    """
-    found: dict[str, Style] = {}
-    taken: set[tuple[str, Dash]] = set()
-    for label in sorted(labels):
-        own = style(label)
-        base, _, options = label.partition("[")
-        at = VARIANTS.index(own.dash) if options else 0
-        dashes = (*VARIANTS[at:], *VARIANTS[:at]) if options else (own.dash,)
-        dash = next((each for each in dashes if (base, each) not in taken), own.dash)
-        taken.add((base, dash))
-        found[label] = replace(own, dash=dash)
-    return found
+    """The styles of lines in one chart: of those that options alone set apart no two have one dash."""
+    return _distinct(
+        labels,
+        lambda own: [own, *(replace(own, dash=dash) for dash in VARIANTS if not own.filled)],
+        lambda label, look: (label.partition("[")[0], look.dash),
+    )
 
 
 def point_styles(labels: Iterable[str]) -> dict[str, Style]:
-    """The styles of points in one chart: no two have colour, shape and filling alike.
+    """The styles of points in one chart: no two have colour, shape and filling alike."""
+    return _distinct(
+        labels,
+        lambda own: [
+            replace(own, colour=colour, shape=shape)
+            for colour, shape in product((own.colour, *COLOURS), (own.shape, *SHAPES))
+        ],
+        lambda _, look: (look.colour, look.shape, look.filled),
+    )
 
-    Built-in methods without options look as they do everywhere. Where two others would look alike, the later one in the
-    order of their names takes the next shape that is left, and then the next colour.
-    """
+
+def _distinct(
+    labels: Iterable[str], looks: Callable[[Style], list[Style]], key: Callable[[str, Style], Hashable]
+) -> dict[str, Style]:
+    """Styles whose keys differ: whoever comes later takes the first of its looks that is left, built-in names first."""
     found: dict[str, Style] = {}
-    taken: set[tuple[str, Shape, bool]] = set()
+    taken: set[Hashable] = set()
     for label in sorted(labels, key=lambda name: (name not in BACKENDS and name not in MODELS, name)):
-        own = style(label)
-        looks = product(_from(own.colour, COLOURS), _from(own.shape, SHAPES), [own.filled])
-        colour, shape, filled = next((look for look in looks if look not in taken), (own.colour, own.shape, own.filled))
-        taken.add((colour, shape, filled))
-        found[label] = replace(own, colour=colour, shape=shape)
+        choices = looks(style(label))
+        found[label] = next((look for look in choices if key(label, look) not in taken), choices[0])
+        taken.add(key(label, found[label]))
     return found
-
-
-def _from(own: T, choices: Sequence[T]) -> list[T]:
-    """What something has by itself, then the other choices in their order."""
-    return [own, *(each for each in choices if each != own)]
-
-
-def _derived(name: str) -> Style:
-    # `hash` differs from process to process.
-    rest, colour = divmod(crc32(name.encode()), len(COLOURS))
-    rest, shape = divmod(rest, len(SHAPES))
-    return Style(COLOURS[colour], SHAPES[shape], (SOLID, DASHED, DOTTED)[rest % 3])

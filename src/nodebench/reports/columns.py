@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from nodebench.reports.document import Column, Entry
 from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
+from nodebench.reports.machines import OTHER_MACHINE
 from nodebench.results.quantities import CATALOGUE, Format, Quantity, TableName, in_table
 from nodebench.results.record import Measurement, Record
 
@@ -157,7 +158,8 @@ def _hole(name: str, said: Quantity) -> Callable[[Record], str | None]:
     """Why a quantity of a cell that ended well may be missing."""
     if said.own_error:
         return lambda record: _not_stated(getattr(record, said.own_error))
-    return {"step_s": _untimed, "ratio": _no_ratio}.get(name, lambda _: None)
+    holes = {"step_s": _untimed, "ratio": _no_ratio, "train_s": _untrained}
+    return holes.get(name, lambda _: None)
 
 
 def _not_stated(own: float | None) -> str:
@@ -166,8 +168,16 @@ def _not_stated(own: float | None) -> str:
 
 
 def _untimed(record: Record) -> str | None:
+    if record.verdict == OTHER_MACHINE:
+        return "timed on another machine than that whose times are shown."
     return "measured without timing." if record.first_step_s is not None else "only trained, not timed."
 
 
+def _untrained(_: Record) -> str | None:
+    return "trained on another machine than that whose times are shown."
+
+
 def _no_ratio(record: Record) -> str | None:
+    if record.verdict == OTHER_MACHINE:
+        return _untimed(record)
     return "the control, or timed alone." if record.control is None else "too few starts for an interval."

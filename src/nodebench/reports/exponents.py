@@ -9,30 +9,24 @@ from nodebench.reports.charts import line_key, line_setting
 from nodebench.reports.comparison import fixed_step, grouped
 from nodebench.reports.document import Block, Column, Entry, Missing, Table
 from nodebench.reports.formatting import ABSENT, number
-from nodebench.reports.machines import Machines
 from nodebench.results.record import Record
 from nodebench.results.scaling import Axis, Scaling, scalings
 
 
-def exponents(name: str, measured: Sequence[Record], machines: Machines) -> Iterator[Block]:
+def exponents(name: str, measured: Sequence[Record]) -> Iterator[Block]:
     """A table for each axis along which at least three places of one backend were measured, or why there is none.
 
     Args:
         name: What the names of the tables begin with.
-        measured: Records of one task that show a gradient, one per cell.
-        machines: The machines that they were measured on.
+        measured: Records of one task that show a gradient, one per cell, with times of one machine.
     """
     shown = [record for record in measured if record.status == "ok" and record.solver is not None]
-    elsewhere: set[str] = set()
     n_tables = 0
     for axis in get_args(Axis):
         found: list[tuple[str, Scaling]] = []
         for line in _lines(shown, axis):
-            fitted = scalings(line, axis, machines.of_record)
-            laws = [scaling for scaling in fitted if scaling.law is not None]
+            laws = [scaling for scaling in scalings(line, axis) if scaling.law is not None]
             found += [(line_setting(line[0], axis), scaling) for scaling in laws]
-            if laws:
-                elsewhere.update(*(scaling.left_out for scaling in fitted))
         if found:
             n_tables += 1
             yield exponents_table(f"{name}-exponents-{axis}", axis, found)
@@ -41,10 +35,6 @@ def exponents(name: str, measured: Sequence[Record], machines: Machines) -> Iter
             "they need three numbers of steps, tolerances, batches or time spans of one backend; run `nodebench scale`."
         )
         yield Missing("exponents of memory, evaluations and time", reason)
-    if elsewhere:
-        n = len(elsewhere)
-        what = f"times of {n} cell{'' if n == 1 else 's'} among the exponents"
-        yield Missing(what, "a law of time is fitted to the figures of one machine, that with most of its backend's.")
 
 
 def exponents_table(name: str, axis: str, laws: Sequence[tuple[str, Scaling]]) -> Table:

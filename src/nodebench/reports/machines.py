@@ -1,13 +1,16 @@
-"""The machines that records were measured on, and which of them are alike: times of unlike ones are never compared."""
+"""The machines that records were measured on: times of unlike ones are never compared, and shown are those of one."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from nodebench.errors import UserError
 from nodebench.reports.formatting import ABSENT, number
 from nodebench.results.environment import differences, environment_of
 from nodebench.results.record import Record
+
+OTHER_MACHINE = "other machine"
+"""What stands for the verdict of a cell whose times are not shown, since they are of another machine."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,13 @@ class Machine:
 
     Attributes:
         place: Its place among the machines of a report, from 1.
-        environments: Fingerprints of what was measured on it, which differ in the commit alone.
+        keys: Keys of the fingerprints of what was measured on it.
+        environments: These fingerprints, which differ in the commit alone.
         records: What was measured on it.
     """
 
     place: int
+    keys: tuple[str, ...]
     environments: tuple[Mapping[str, Any], ...]
     records: tuple[Record, ...]
 
@@ -34,6 +39,11 @@ class Machine:
         """What sentences call it: its place, and the names of its nodes."""
         nodes = ", ".join(f"`{node}`" for node in self.nodes)
         return f"machine {self.place}" + (f" ({nodes})" if nodes else "")
+
+    @property
+    def n_timed(self) -> int:
+        """How many of its records have a time."""
+        return sum(record.step_s is not None or record.train_s is not None for record in self.records)
 
     @property
     def hardware(self) -> str:
@@ -52,48 +62,83 @@ class Machines:
     Attributes:
         all: The machines, none like another, in the order of their first records.
         places: The machine of each fingerprint, by key, as its place in `all`.
+        chosen: The machine whose times are shown; None where there are no records.
     """
 
     all: tuple[Machine, ...]
     places: Mapping[str | None, int]
+    chosen: Machine | None
 
     @classmethod
-    def of(cls, records: Iterable[Record], environments: Mapping[str, Mapping[str, Any]]) -> "Machines":
+    def of(
+        cls, records: Iterable[Record], environments: Mapping[str, Mapping[str, Any]], name: str | None = None
+    ) -> "Machines":
         """The machines that some records name.
 
         Args:
             records: The records, of as many runs and nodes as one likes.
             environments: Fingerprints by key.
+            name: Whose times are shown: a node's name or the key of a fingerprint; None for the machine with most.
 
         Raises:
             StoreError: If the fingerprint of a record is not among them.
+            UserError: If no machine, or more than one, answers to the name.
         """
-        kinds: list[list[Mapping[str, Any]]] = []
+        kinds: list[dict[str, Mapping[str, Any]]] = []
         measured: list[list[Record]] = []
         places: dict[str | None, int] = {}
         for record in parts(records):
             if record.environment not in places:
                 found = environment_of(record, environments)
-                place = next((at for at, kind in enumerate(kinds) if not _unlike(kind[0], found)), len(kinds))
+                firsts = (next(iter(kind.values())) for kind in kinds)
+                place = next((at for at, first in enumerate(firsts) if not _unlike(first, found)), len(kinds))
                 if place == len(kinds):
-                    kinds.append([])
+                    kinds.append({})
                     measured.append([])
-                kinds[place].append(found)
+                kinds[place][str(record.environment)] = found
                 places[record.environment] = place
             measured[places[record.environment]].append(record)
         pairs = enumerate(zip(kinds, measured, strict=True), start=1)
-        return cls(tuple(Machine(place, tuple(kind), tuple(own)) for place, (kind, own) in pairs), places)
+        machines = tuple(Machine(at, tuple(kind), tuple(kind.values()), tuple(own)) for at, (kind, own) in pairs)
+        return cls(machines, places, _chosen(machines, name))
 
     def of_record(self, record: Record) -> int:
         """Which of the machines a record was measured on."""
         return self.places[record.environment]
 
-    def of_one(self, records: Sequence[Record]) -> list[Record]:
-        """Of records with times those of the machine that most come from: times of others do not stand beside them."""
-        if not records:
-            return []
-        (most, _), *_ = Counter(map(self.of_record, records)).most_common(1)
-        return [record for record in records if self.of_record(record) == most]
+    @property
+    def others(self) -> dict[str, Machine]:
+        """The machines whose times are not shown, by what each is chosen by."""
+        return {_handle(each, self.all): each for each in self.all if each is not self.chosen and each.n_timed}
+
+    def with_times_of_one(self, records: Iterable[Record]) -> list[Record]:
+        """Records without the times that were taken on another machine than the chosen one; all else of them stands."""
+        return [self._with_times_of_one(record) for record in records]
+
+    def _with_times_of_one(self, record: Record) -> Record:
+        if self.all[self.of_record(record)] is not self.chosen:
+            # `first_step_s` is left: it says that there is a gradient, and nothing is ranked by it.
+            record = replace(
+                record,
+                compile_s=None,
+                forward_s=None,
+                backward_s=None,
+                floor_s=None,
+                floor_ratio=None,
+                cpu_s=None,
+                step_s=None,
+                step_s_low=None,
+                step_s_high=None,
+                ratio=None,
+                ratio_low=None,
+                ratio_high=None,
+                verdict=None if record.step_s is None else OTHER_MACHINE,
+            )
+        if self.all[self.of_record(record.as_trained)] is not self.chosen:
+            history = [{**epoch, "train_s": None} for epoch in record.history]
+            sweep = [{**entry, "forward_s": None} for entry in record.tolerance_sweep]
+            record = replace(record, train_s=None, history=history, tolerance_sweep=sweep)
+        return record
 
     def unlike(self) -> list[str]:
         """In what each machine or its software differs from the first, a sentence each; git commits are left out."""
@@ -111,7 +156,7 @@ def parts(records: Iterable[Record]) -> list[Record]:
     found = []
     for record in records:
         found.append(record)
-        if record.as_trained.node != record.node:
+        if (record.as_trained.node, record.as_trained.environment) != (record.node, record.environment):
             found.append(record.as_trained)
     return found
 
@@ -121,10 +166,21 @@ def several_nodes(records: Iterable[Record]) -> bool:
     return len({record.node for record in records}) > 1
 
 
-def whose_times(records: Sequence[Record]) -> str:
-    """On what the times of records of one machine were taken, as the end of a caption."""
-    nodes = len({record.node for record in records})
-    return " All times are of one machine." if nodes < 2 else f" All times are of {nodes} nodes alike."
+def _chosen(machines: Sequence[Machine], name: str | None) -> Machine | None:
+    if name is None:
+        return max(machines, key=lambda each: (each.n_timed, len(each.records)), default=None)
+    found = [each for each in machines if name in (*each.nodes, *each.keys)]
+    if len(found) != 1:
+        there = "; ".join(f"{_handle(each, machines)} ({each.hardware})" for each in machines) or "none"
+        what = "more than one machine has the node" if found else "unknown machine"
+        raise UserError(f"{what} {name!r}; there are: {there}.")
+    return found[0]
+
+
+def _handle(machine: Machine, machines: Sequence[Machine]) -> str:
+    """What a machine is chosen by: a node that no other has, or else the key of its fingerprint."""
+    taken = {node for each in machines if each is not machine for node in each.nodes}
+    return next((node for node in machine.nodes if node not in taken), machine.keys[0])
 
 
 def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

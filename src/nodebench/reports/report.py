@@ -1,8 +1,8 @@
 """The page of `nodebench report`: the answer first, then each task, then what it all rests on."""
 
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from nodebench import __version__
 from nodebench.plots import RenderedPlot
@@ -34,30 +34,28 @@ WITHIN = "Times are ranked within one run on one node only; errors, evaluations 
 def report(
     records: Sequence[Record],
     runs: Sequence[Run],
-    environments: Mapping[str, Mapping[str, Any]],
+    machines: Machines,
     plots: Callable[[Record], tuple[RenderedPlot, ...]],
     command: str,
     created_at: str,
 ) -> Document:
-    """A page of what was measured.
+    """A page of what was measured. Its times are of one machine, all other figures of all.
 
     Args:
         records: The records, of as many runs and machines as one likes.
         runs: The runs they belong to.
-        environments: Fingerprints of the machines that they name, by key.
+        machines: The machines that they were measured on, and which of them the times are shown of.
         plots: The plots of the model that left a record.
         command: The command line that makes this page.
         created_at: When, ISO 8601.
-
-    Raises:
-        StoreError: If the fingerprint of a record is not among them.
     """
-    machines = Machines.of(records, environments)
-    tasks = [contents(task, machines) for task in grouped(records, base_task)]
+    records = machines.with_times_of_one(records)
+    where = [*_unlike(records, machines), *_others(machines, command)]
+    tasks = [contents(task) for task in grouped(records, base_task)]
     return Document(
         TITLE,
         (*_facts(records, runs, command, created_at), *_machines(machines)),
-        _lead(records, runs, machines, tasks),
+        _lead(records, runs, where, tasks),
         (*(task_section(task, plots) for task in tasks), *appendix(records, runs, machines)),
     )
 
@@ -90,14 +88,14 @@ def _machines(machines: Machines) -> tuple[tuple[str, str], ...]:
 
 
 def _lead(
-    records: Sequence[Record], runs: Sequence[Run], machines: Machines, tasks: Sequence[TaskContents]
+    records: Sequence[Record], runs: Sequence[Run], where: Sequence[Block], tasks: Sequence[TaskContents]
 ) -> tuple[Block, ...]:
     if not records:
         return (Paragraph("Nothing has been measured: there are no records. `nodebench run` makes some."),)
     answers = [answer for task in tasks for answer in task.answers]
     trained = trainings(records)
     blocks: list[Block] = [Paragraph(_opening(newest(records), runs))]
-    blocks += _unlike(records, machines)
+    blocks += where
     for task in tasks:
         if task.answers:
             blocks += _task_answer(task.answers)
@@ -118,6 +116,15 @@ def _unlike(records: Sequence[Record], machines: Machines) -> list[Block]:
     if several_nodes(records):
         return [Paragraph(f"These figures are of several nodes, alike in machine and software. {WITHIN}")]
     return []
+
+
+def _others(machines: Machines, command: str) -> list[Block]:
+    """Whose times are shown, and how to have those of the others; nothing where all are of one machine."""
+    if machines.chosen is None or not machines.others:
+        return []
+    command = re.sub(r" --machine[ =]\S+", "", command)
+    commands = (f"`{command} --machine {by}` reports those of {each.name}" for by, each in machines.others.items())
+    return [Paragraph(f"Times are those of {machines.chosen.name}; {'; '.join(commands)}.")]
 
 
 def _opening(records: Sequence[Record], runs: Sequence[Run]) -> str:

@@ -9,7 +9,6 @@ from nodebench.reports.charts import backward_evaluations, growth, work_precisio
 from nodebench.reports.comparison import base_task, comparisons, grouped, newest
 from nodebench.reports.document import Block, Bullets, Details, Drawing, Missing, Section, key
 from nodebench.reports.exponents import exponents
-from nodebench.reports.machines import Machines
 from nodebench.reports.sentences import absence_sentences, answer_sentences, since_sentence
 from nodebench.reports.summary import Answer, answer
 from nodebench.reports.tables import comparison_table, sweep_table, trained_table
@@ -36,12 +35,10 @@ class TaskContents:
     Attributes:
         records: Its records, one of each cell.
         answers: What its comparisons say, that of most backends first.
-        machines: The machines that they were measured on.
     """
 
     records: tuple[Record, ...]
     answers: tuple[Answer, ...]
-    machines: Machines
 
     @property
     def name(self) -> str:
@@ -66,10 +63,10 @@ class TaskContents:
         return [(record, newer) for record, newer in pairs if newer.status != "ok" and newer.metric_value is None]
 
 
-def contents(records: Sequence[Record], machines: Machines) -> TaskContents:
+def contents(records: Sequence[Record]) -> TaskContents:
     """What there is to say of the records of one task."""
     answers = sorted(map(answer, comparisons(records)), key=lambda each: -len(each.comparison.ranked))
-    return TaskContents(tuple(records), tuple(answers), machines)
+    return TaskContents(tuple(records), tuple(answers))
 
 
 def task_section(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlot, ...]]) -> Section:
@@ -77,11 +74,11 @@ def task_section(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlo
     blocks: tuple[Block, ...] = (
         *_comparisons(task),
         *_trained(task),
-        *exponents(key(task.name), task.measured, task.machines),
-        *work_precision(task.measured, task.machines),
-        *growth(task.measured, task.machines),
+        *exponents(key(task.name), task.measured),
+        *work_precision(task.measured),
+        *growth(task.measured),
         *backward_evaluations(task.measured),
-        *courses(task.trained, task.machines),
+        *courses(task.trained),
         *_drawings(task, plots),
     )
     return Section(f"Task {task.name}", _holes_last(blocks))

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nodebench.reports.charts import MAX_CHARTS, hidden, named, of_other_machines
+from nodebench.reports.charts import MAX_CHARTS, hidden, named
 from nodebench.reports.comparison import base_task, fixed_step, grouped, label
 from nodebench.reports.document import Chart, Missing
 from nodebench.reports.formatting import number
-from nodebench.reports.machines import Machines, whose_times
 from nodebench.reports.series import Axis, Row, lines, split_series
 from nodebench.results.record import Record
 
@@ -45,12 +44,11 @@ UNTRAINED = "it needs a trained model; run with `--measure training` or `both`."
 UNCOUNTED = "it needs a trained ODE model; run with `--measure training` or `both`."
 
 
-def courses(records: Sequence[Record], machines: Machines) -> list[Chart | Missing]:
+def courses(records: Sequence[Record]) -> list[Chart | Missing]:
     """Evaluations by epoch, and what was reached against training time.
 
     Args:
-        records: Records of one task, one per cell.
-        machines: The machines that they were measured on.
+        records: Records of one task, one per cell, with times of one machine.
     """
     trained = [record for record in records if record.status == "ok" and record.history]
     by_epoch = [
@@ -68,8 +66,7 @@ def courses(records: Sequence[Record], machines: Machines) -> list[Chart | Missi
         )
     ]
     return [
-        *(chart for course in by_epoch for chart in _charts(_groups(trained), course, lambda _: "")),
-        *(chart for course in by_time for chart in _timed(_groups(trained), course, machines)),
+        *(chart for course in (*by_epoch, *by_time) for chart in _charts(_groups(trained), course)),
     ]
 
 
@@ -86,17 +83,7 @@ def _of(figure: str) -> Callable[[Epoch], float | None]:
     return lambda epoch: epoch.get(figure)
 
 
-def _timed(groups: Sequence[Sequence[Record]], course: Course, machines: Machines) -> list[Chart | Missing]:
-    alike = [machines.of_one(group) for group in groups]
-    left = {record.cell_id for group in groups for record in group}
-    left -= {record.cell_id for group in alike for record in group}
-    charts = _charts(alike, course, whose_times)
-    return [*charts, *of_other_machines(course.title, len(left))]
-
-
-def _charts(
-    trained: Sequence[Sequence[Record]], course: Course, note: Callable[[Sequence[Record]], str]
-) -> list[Chart | Missing]:
+def _charts(trained: Sequence[Sequence[Record]], course: Course) -> list[Chart | Missing]:
     groups = [(group, rows) for group in trained if (rows := _rows(group, course))]
     if not groups:
         return [Missing(course.title, course.missing)]
@@ -105,7 +92,7 @@ def _charts(
     charts: list[Chart | Missing] = [
         Chart(
             name,
-            f"{course.title}: {_setting(group)}.{note(group)}{hidden(part)}",
+            f"{course.title}: {_setting(group)}.{hidden(part)}",
             lines(part, course.x, course.y(group[0]), course.title, TOOLTIP),
         )
         for name, (group, part) in named(stem, drawn)

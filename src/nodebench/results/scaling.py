@@ -1,7 +1,6 @@
 """How memory, evaluations and time grow: measured exponents beside those that theory states."""
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -45,7 +44,6 @@ class Scaling:
         law: What was measured; None with fewer than three points.
         theory: The exponent that theory states, or None where it states none.
         reason: Why there is no law, or None.
-        left_out: Ids of cells whose times are of other machines than those that were fitted.
     """
 
     task: str
@@ -55,55 +53,39 @@ class Scaling:
     law: PowerLaw | None
     theory: float | None
     reason: str | None = None
-    left_out: tuple[str, ...] = ()
 
 
-def scalings(
-    records: Sequence[Record], axis: Axis, machine: Callable[[Record], Hashable] = lambda record: record.environment
-) -> list[Scaling]:
+def scalings(records: Sequence[Record], axis: Axis) -> list[Scaling]:
     """Fit what was measured along an axis, one power law per task, backend and quantity.
-
-    Evaluations and bytes may come from several machines. Times are those of one machine: that with most of a line.
 
     Args:
         records: Records of cells that differ in nothing but backend and place; those that did not end well, or were not
-            asked this, are left out.
+            asked this, are left out. Evaluations and bytes may come from several machines, times must be of one.
         axis: The axis.
-        machine: What is the same of records whose times may be set beside each other.
     """
     lines: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         lines.setdefault((f"{record.task}/{record.model}", str(record.backend)), []).append(record)
     return [
-        _scaling((task, backend), axis, quantity, line, machine if quantity == "time" else lambda _: None)
+        _scaling((task, backend), axis, quantity, line)
         for (task, backend), line in lines.items()
         for quantity in get_args(Quantity)
     ]
 
 
-def _scaling(
-    name: tuple[str, str],
-    axis: Axis,
-    quantity: Quantity,
-    line: Sequence[Record],
-    machine: Callable[[Record], Hashable],
-) -> Scaling:
-    known = [
-        (record, (place, value))
+def _scaling(name: tuple[str, str], axis: Axis, quantity: Quantity, line: Sequence[Record]) -> Scaling:
+    points = [
+        (place, value)
         for record in line
         if record.status == "ok"
         and (place := _place(axis, record)) is not None
         and (value := _value(quantity, record)) is not None
     ]
-    most = next((kind for kind, _ in Counter(machine(record) for record, _ in known).most_common(1)), None)
-    points = [point for record, point in known if machine(record) == most]
-    left_out = tuple(record.cell_id for record, _ in known if machine(record) != most)
     law = fit_power_law(*zip(*points, strict=True)) if points else None
-    on_one = " on one machine" if left_out else ""
-    reason = f"{len(points)} of {len(line)} points have this figure{on_one}, fewer than {MIN_POINTS} differ"
+    reason = f"{len(points)} of {len(line)} points have this figure, fewer than {MIN_POINTS} differ"
     measured = next((record for record in line if record.status == "ok"), line[0])
     stated = theory(axis, quantity, measured)
-    return Scaling(*name, axis, quantity, law, stated, None if law else reason, left_out)
+    return Scaling(*name, axis, quantity, law, stated, None if law else reason)
 
 
 def _place(axis: Axis, record: Record) -> float | None:

@@ -113,7 +113,7 @@ def _over_steps(source: Source, backend: str | None, quantity: str) -> PowerLaw 
         return source.why(places)
     if quantity == "time" and not source.of_one_machine(places):
         return UNLIKE
-    scaling = next(each for each in scalings(measured, "steps", source.machines.of_record) if each.quantity == quantity)
+    scaling = next(each for each in scalings(measured, "steps") if each.quantity == quantity)
     return scaling.law or f"{scaling.reason}."
 
 
