@@ -274,7 +274,7 @@ PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] in ("j
 
 
 def test_a_missing_framework_is_a_status(tmp_path):
-    """Where JAX is not installed its cells say so, with the command that mends it; torch's are measured."""
+    """Where JAX is not installed its cells say so, with the command that installs it; torch's are measured."""
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_JAX)
     arguments = ("-b", "diffrax,direct", "-t", "linear", "--preset", "smoke", "--measure", "counts", "--json")
     done = script("run", *arguments, "--store", str(tmp_path / "r.db"), PYTHONPATH=str(tmp_path))

@@ -150,7 +150,7 @@ def test_check_of_what_there_is_not_exits_with_2(arguments, message):
 
 
 def test_a_plugin_that_cannot_be_loaded_is_told_once(tmp_path):
-    """A missing library is the one outcome, with the command that mends it."""
+    """A missing library is the one outcome, with the command that installs it."""
     file = tmp_path / "mine.py"
     file.write_text('import nosuchlibrary\n\nclass Mine:\n    """Mine."""\n    framework = "torch"\n')
     done = nodebench("check", "backend", f"{file}:Mine", "--json")
@@ -169,7 +169,7 @@ PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] == "ja
 
 
 def test_a_missing_framework_is_told_with_its_command(tmp_path):
-    """Nothing is checked, nothing crashes, and the command that mends it is named."""
+    """Nothing is checked, nothing crashes, and the command that installs it is named."""
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_JAX)
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = _check("backend", "diffrax", "--json", **{**os.environ, "PYTHONPATH": paths})

@@ -211,7 +211,7 @@ def test_another_protocol_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"Turn: step_s, cpu_s here, step_s, cpu_s, gpu_s there"):
         ask_version(Interpreter("old", paths=(tmp_path,)))
     messages.write_text("")
-    with pytest.raises(UserError, match=r"old cannot be compared with: its nodebench does not say what it is"):
+    with pytest.raises(UserError, match=r"cannot compare with old: its nodebench did not answer the version probe"):
         ask_version(Interpreter("old", paths=(tmp_path,)))
 
 

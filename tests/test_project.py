@@ -51,3 +51,31 @@ def test_the_paper_behind_a_backend_is_cited(name):
     cited = {work.get("url", f"https://doi.org/{work.get('doi')}") for work in CITATION["references"]}
     assert links <= cited
     assert any(f"`{name}`" in work["notes"] for work in CITATION["references"])
+
+
+def test_the_glossary_has_each_word_once():
+    """In alphabetical order, linked from the README; those of a report, a record and the command line among them."""
+    page = (ROOT / "docs/glossary.md").read_text()
+    words = re.findall(r"^\| ([^|]+?) \| [^|]+ \|$", page, re.MULTILINE)[1:]
+    assert words == sorted(set(words), key=str.lower)
+    assert set(words) >= {
+        "field", "problem", "task", "backend", "solver", "cell", "group", "start", "quantity", "reference", "record",
+        "run", "store", "executor", "report", "gate", "baseline", "control", "round", "turn", "floor", "counterpart",
+        "shard", "worker", "launcher", "plan", "preset", "band",
+    }  # fmt: skip
+    assert "(docs/glossary.md)" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_links_lead_somewhere(path):
+    """Those to files of this repository, and to headings of the same page."""
+    text = path.read_text()
+    headings = {
+        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    for link in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", text):
+        assert "://" in link or (path.parent / link).exists(), link
+    assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= headings

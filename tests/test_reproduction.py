@@ -223,7 +223,7 @@ def test_an_interruption_exits_with_130_and_the_same_command_goes_on(tmp_path, m
     monkeypatch.setattr(Store, "append", interrupted_after(finish))
     stopped = reproduce(*arguments)
     assert stopped.exit_code == 130
-    assert "interrupted; the same command goes on from here" in stopped.output
+    assert "interrupted; continue with the same command" in stopped.output
     monkeypatch.setattr(Store, "append", finish)
     assert reproduce(*arguments).exit_code == 0
     assert [(run.n_cells, run.n_records) for run in Store(tmp_path / "r.db").runs()] == [(2, 2), (2, 2)]

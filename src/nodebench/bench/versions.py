@@ -115,14 +115,14 @@ def ask_version(interpreter: Interpreter) -> Version:
     Raises:
         UserError: If it cannot.
     """
-    found = _answer(interpreter, protocol, "does not say what it is")
+    found = _answer(interpreter, protocol, "did not answer the version probe")
     for path in interpreter.paths:
         if (path / "nodebench").is_dir() and not Path(found["file"]).is_relative_to(path):
             raise UserError(f"{interpreter.name} imports nodebench from {found['file']}; call it from another folder.")
     unlike = _unlike(protocol.protocol(), found["protocol"])
     if unlike:
         raise UserError(
-            f"{interpreter.name} cannot be compared with: its workers speak another protocol ({'; '.join(unlike)})."
+            f"cannot compare with {interpreter.name}: its workers speak another protocol ({'; '.join(unlike)})."
         )
     return Version(interpreter, found["environment"])
 
@@ -140,7 +140,7 @@ def ask_presence(version: Version, plugins: Sequence[tuple[str, str]] = (), cell
     """
     named = [{name: getattr(cell, name) for name in ("task", "model", "backend", "framework")} for cell in cells]
     asked = json.dumps({"plugins": plugins, "cells": named})
-    found = _answer(version.interpreter, presence, "does not say what plugins it has", asked)
+    found = _answer(version.interpreter, presence, "did not list its plugins", asked)
     return Presence(
         plugins=dict(zip(plugins, found["plugins"], strict=True)),
         cells={cell.cell_id: lack for cell, lack in zip(cells, found["cells"], strict=True) if lack},
@@ -155,11 +155,11 @@ def _answer(interpreter: Interpreter, program: ModuleType, silent: str, asked: s
     done = _run([*interpreter.command, "-c", code], cwd=interpreter.folder, env=environment, input=asked)
     if done.returncode != 0:
         words = _last_line(done.stderr) or f"exit code {done.returncode}"
-        raise UserError(f"{interpreter.name} cannot be compared with: its nodebench {silent} ({words}).")
+        raise UserError(f"cannot compare with {interpreter.name}: its nodebench {silent} ({words}).")
     try:
         found: dict[str, Any] = json.loads(done.stdout.rpartition("\n")[2])
     except ValueError as error:
-        raise UserError(f"{interpreter.name} cannot be compared with: it does not answer as a Python does.") from error
+        raise UserError(f"cannot compare with {interpreter.name}: it does not answer as a Python does.") from error
     return found
 
 
@@ -198,7 +198,7 @@ def _check_out(commit: str, tree: Path) -> None:
     _git(*within, "fetch", "--quiet", repository, commit, said=failed)  # one that no branch has
     _git(*within, "checkout", "--quiet", "--detach", commit, said=failed)
     if not _git(*within, "ls-files"):
-        raise UserError(f"revision {commit[:12]} cannot be compared with: it has no files.")
+        raise UserError(f"cannot compare with revision {commit[:12]}: it has no files.")
 
 
 def _left_out(tree: Path) -> list[str]:

@@ -26,7 +26,7 @@ def doctor(
     ray_address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show versions, devices and where the data would come from, and how to mend what is missing.
+    """Show versions, devices and where the data would come from, and how to install what is missing.
 
     With `--executor ray`: those of each node of the cluster, and in what they differ.
     """

@@ -43,7 +43,7 @@ def compare(
     baseline: Annotated[
         str | None, typer.Argument(help="A baseline file, a run, or a JSON file of pytest-benchmark.")
     ] = None,
-    candidate: Annotated[str, typer.Argument(help="The same; what is to be judged.")] = "latest",
+    candidate: Annotated[str, typer.Argument(help="What to compare with it, named in the same ways.")] = "latest",
     max_slowdown: SlowdownOption = None,
     config: ConfigOption = None,
     output: Annotated[
@@ -55,9 +55,9 @@ def compare(
     against_ref: Annotated[
         str | None, typer.Option(help="Measure in turns with the project of this folder at a git revision.")
     ] = None,
-    against_wheel: Annotated[Path | None, typer.Option(help="Measure in turns with what a wheel holds.")] = None,
+    against_wheel: Annotated[Path | None, typer.Option(help="Measure in turns with the version in a wheel.")] = None,
     against_python: Annotated[
-        str | None, typer.Option(help="Measure in turns with another environment, by its interpreter.")
+        str | None, typer.Option(help="Measure in turns with another environment, named by its interpreter.")
     ] = None,
     backend: Annotated[Many, typer.Option("--backend", "-b", help="What to measure; as for `nodebench run`.")] = None,
     task: Annotated[Many, typer.Option("--task", "-t", help="As for `nodebench run`.")] = None,
@@ -76,7 +76,7 @@ def compare(
     timeout_s: TimeoutOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Say what has become worse. Exit codes: 0 nothing, 1 something, 2 it cannot be compared, with the reason.
+    """Report what has become worse. Exit codes: 0 nothing, 1 a regression, 2 not comparable, with the reason.
 
     Either BASELINE with a CANDIDATE that has been measured already, or one of the --against options with -b and -t,
     which measures both versions in turns.
@@ -130,14 +130,15 @@ def compare(
 
 
 baseline_app = typer.Typer(
-    help="Keep a small file of figures to commit, which `nodebench compare` takes as a baseline.", no_args_is_help=True
+    help="Keep figures in a small file to commit: the baseline of `nodebench compare`.", no_args_is_help=True
 )
 
 
 @baseline_app.command()
 def save(
     run_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs; of a cell in several, the last holds.")
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Runs; a cell in several is taken from the last."),
     ] = None,
     output: FileOption = Path("baseline.json"),
     store: StoreOption = DEFAULT_STORE,
@@ -159,7 +160,7 @@ def save(
 
 @baseline_app.command("show")
 def show_baseline(output: FileOption = Path("baseline.json")) -> None:
-    """Show a baseline file as a table, and the machines that it is from."""
+    """Show a baseline file as a table, and the machines it was measured on."""
     from nodebench.reports.gate import baseline_table  # noqa: PLC0415
     from nodebench.reports.writers import terminal  # noqa: PLC0415
 
@@ -174,13 +175,13 @@ def update_baseline(
     candidate: Annotated[str, typer.Argument(metavar="[RUN]", help="A run, or a file.")] = "latest",
     output: FileOption = Path("baseline.json"),
     accept_regressions: Annotated[
-        bool, typer.Option("--accept-regressions", help="Take over what has become worse, too.")
+        bool, typer.Option("--accept-regressions", help="Also take over figures that have become worse.")
     ] = False,
     max_slowdown: SlowdownOption = None,
     config: ConfigOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Take over into a baseline file what has become better and what is new, and say what that is."""
+    """Update a baseline file with what has become better and what is new, and list both."""
     from nodebench.results.gate import compare as compare_figures  # noqa: PLC0415
     from nodebench.results.ratchet import update  # noqa: PLC0415
     from nodebench.results.sources import find  # noqa: PLC0415

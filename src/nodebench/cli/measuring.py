@@ -56,16 +56,15 @@ def run(
     solver: Annotated[Many, typer.Option(help="Solver; see `nodebench list solvers`.")] = None,
     controller: ControllerOption = "integral",
     rtol: Annotated[Many, typer.Option(help="Relative tolerance.")] = None,
-    atol: Annotated[
-        float | None, typer.Option(help="Absolute tolerance; equal to --rtol where only that is given.")
-    ] = None,
+    atol: Annotated[float | None, typer.Option(help="Absolute tolerance (default: --rtol, if that is given).")] = None,
     first_step: Annotated[
-        float | None, typer.Option(help="First step; every step of a fixed-step solver (default: 20 in all).")
+        float | None,
+        typer.Option(help="First step size, or that of every fixed step (default: 20 steps in all)."),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Step limit of one solve.")] = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
-    batch_size: Annotated[int | None, typer.Option(help="Examples in a step; the recipe's by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a step (default: the recipe's).")] = None,
     seed: SeedOption = None,
     threads: ThreadsOption = 1,
     jobs: JobsOption = None,
@@ -74,17 +73,19 @@ def run(
     precision: PrecisionOption = 0.05,
     timeout_s: TimeoutOption = None,
     memory_limit_gib: Annotated[
-        float | None, typer.Option(help="What a worker may allocate beyond its idle size, in GiB.")
+        float | None, typer.Option(help="Memory limit of a worker above its idle size, in GiB.")
     ] = None,
     max_grad_error: Annotated[
         float, typer.Option(help="Relative gradient error above which a cell is `wrong_gradient`.")
     ] = 1.0,
     control: Annotated[
-        str | None, typer.Option(help="Backend to whose time the others are related; each group's first by default.")
+        str | None,
+        typer.Option(help="Backend that time ratios refer to (default: the first of each group)."),
     ] = None,
     resume: ResumeOption = False,
     rerun_failed: Annotated[
-        bool, typer.Option("--rerun-failed", help="Measure again what did not end well in the newest run of this plan.")
+        bool,
+        typer.Option("--rerun-failed", help="Re-measure cells of the plan's newest run that are not ok."),
     ] = False,
     shard: Annotated[
         str | None,
@@ -103,13 +104,14 @@ def run(
     ] = None,
     group_cpus: Annotated[
         int | None,
-        typer.Option(help="With ray: CPUs that cells timed in turns have alone (default: the smallest node's)."),
+        typer.Option(help="With ray: CPUs reserved for each timed group (default: those of the smallest node)."),
     ] = None,
     retries: Annotated[
-        int | None, typer.Option(help="With ray: how often a cell is done again whose node was lost (default: 3).")
+        int | None, typer.Option(help="With ray: retries of a cell after its node is lost (default: 3).")
     ] = None,
     allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="With ray: go on where nodes have other versions or lack something.")
+        bool,
+        typer.Option("--allow-mixed", help="With ray: continue when nodes have other versions or lack something."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured and stop.")] = False,
     store: StoreOption = DEFAULT_STORE,
@@ -187,8 +189,8 @@ def run(
 def scale(
     backend: BackendOption = None,
     task: TaskOption = None,
-    over: Annotated[str, typer.Option(help="What is varied: steps, tolerance, batch or horizon.")] = "steps",
-    values: Annotated[Many, typer.Option(help="Places along it, at least three, with commas between.")] = None,
+    over: Annotated[str, typer.Option(help="Axis to vary: steps, tolerance, batch or horizon.")] = "steps",
+    values: Annotated[Many, typer.Option(help="Comma-separated values of the axis, at least three.")] = None,
     model: Annotated[Many, typer.Option(help="Model of the task.")] = None,
     preset: TimingPresetOption = "smoke",
     solver: Annotated[
@@ -268,7 +270,7 @@ def measure_plan(
             runner = Runner(opened, settings, notify, executor=executor, checkpoint_dir=place.checkpoint_dir)
             run_id = runner.run(planned, command_line(), environment, continuation)
     except KeyboardInterrupt:
-        console.print("interrupted; the same command with --resume goes on from here")
+        console.print("interrupted; continue with the same command and --resume")
         raise typer.Exit(130) from None
     order = {cell.cell_id: at for at, cell in enumerate(planned.cells)}
     return sorted(opened.records([run_id]), key=lambda record: order[record.cell_id])

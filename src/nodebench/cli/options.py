@@ -23,27 +23,27 @@ MachineOption = Annotated[
         "--machine", help="Whose times are shown: a node's name, or the key of a fingerprint (default: most times)."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Records as one JSON array on stdout, all else on stderr.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print records as one JSON array; all else goes to stderr.")]
 BackendOption = Annotated[
     Many, typer.Option("--backend", "-b", help=r"Gradient method, name\[option=value]; or `all`.")
 ]
 TaskOption = Annotated[Many, typer.Option("--task", "-t", help=r"Task, name\[option=value]; or `all`.")]
-ControllerOption = Annotated[str, typer.Option(help="How steps are chosen: integral or pi.")]
+ControllerOption = Annotated[str, typer.Option(help="Step-size controller: integral or pi.")]
 DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 SeedOption = Annotated[Many, typer.Option(help="Seed of weights, data order and noise (default: 0).")]
 ThreadsOption = Annotated[int, typer.Option(help="Threads of a worker.")]
 JobsOption = Annotated[
-    int | None, typer.Option(help="Cells whose untimed passes are made side by side (default: as cores permit).")
+    int | None, typer.Option(help="Cells whose untimed passes run in parallel (default: as many as the cores permit).")
 ]
-RoundsOption = Annotated[int | None, typer.Option(help="Timing rounds; by default until --precision or --budget-s.")]
+RoundsOption = Annotated[int | None, typer.Option(help="Timing rounds (default: until --precision or --budget-s).")]
 BudgetOption = Annotated[float | None, typer.Option(help="Timing budget of a cell, in seconds.")]
-PrecisionOption = Annotated[float, typer.Option(help="Relative half width of a ratio's interval at which timing ends.")]
-TimeoutOption = Annotated[float | None, typer.Option(help="Longest pass of a cell, in seconds.")]
-ResumeOption = Annotated[bool, typer.Option(help="Go on with the newest interrupted run of the same plan.")]
+PrecisionOption = Annotated[float, typer.Option(help="Relative half width of a ratio's interval that ends the timing.")]
+TimeoutOption = Annotated[float | None, typer.Option(help="Time limit of one pass of a cell, in seconds.")]
+ResumeOption = Annotated[bool, typer.Option(help="Continue the newest interrupted run of the same plan.")]
 TimingPresetOption = Annotated[str, typer.Option(help="Budget of the timing: smoke, quick, standard or paper.")]
 PresetOption = Annotated[str, typer.Option(help="Budget: smoke, quick, standard or paper.")]
-ExecutorOption = Annotated[str, typer.Option(help="Where the work is done: local, or ray for a cluster of machines.")]
+ExecutorOption = Annotated[str, typer.Option(help="Where to measure: local, or ray for a cluster of machines.")]
 AddressOption = Annotated[
     str | None,
     typer.Option("--ray-address", help="HOST:PORT of the cluster's head, or `auto`; a Ray of this machine by default."),

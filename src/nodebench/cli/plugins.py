@@ -20,7 +20,7 @@ KindArgument = Annotated[str, typer.Argument(metavar="KIND", help="backend or ta
 def check(
     kind: KindArgument,
     name: Annotated[str, typer.Argument(help="Its name with options, module:Class or file.py:Class.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Outcomes as one JSON array on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print outcomes as one JSON array on stdout.")] = False,
 ) -> None:
     """Check that a backend or task does what it must, and say in a sentence what does not hold.
 
@@ -47,7 +47,7 @@ def new(
     framework: Annotated[str, typer.Option(help="torch or jax.")] = "torch",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(),
 ) -> None:
-    """Write a backend or task that works, with a test, to be changed into one's own."""
+    """Write a working backend or task, with a test, as a starting point for your own."""
     from nodebench.starting.point import class_name, write  # noqa: PLC0415
 
     files = write(_kind(kind), name, framework, output)

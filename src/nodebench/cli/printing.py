@@ -82,12 +82,12 @@ def print_records(records: list[Any], *, as_json: bool) -> None:
     for table in for_terminal(records):
         terminal.print_table(table)
     if any(record.status != "ok" for record in records):
-        console.print("what a cell left behind: nodebench logs CELL")
+        console.print("why a cell failed: nodebench logs CELL")
     for note in sorted({note for record in records for note in record.notes}):
         console.print(f"note: {escape_markup(note)}")
     for backend, differences in {record.backend: record.differences for record in records}.items():
         for difference in differences:
-            console.print(f"by nature, {escape_markup(str(backend))}: {escape_markup(difference)}")
+            console.print(f"note ({escape_markup(str(backend))}): {escape_markup(difference)}")
 
 
 def of_one_machine(records: list[Any], store: Path, name: str | None = None) -> list[Any]:

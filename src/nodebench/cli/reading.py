@@ -51,7 +51,7 @@ def list_(
 
 def show(
     run_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs by id, the beginning of it, or `latest`.")
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs: an id, the beginning of one, or `latest`.")
     ] = None,
     machine: MachineOption = None,
     store: StoreOption = DEFAULT_STORE,
@@ -94,15 +94,15 @@ def _print_nodes(run: Any, records: list[Any], environments: Mapping[str, Any]) 
 
 
 def logs(
-    cell: Annotated[str, typer.Argument(metavar="CELL", help="A cell by its id, or the beginning of it.")],
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="Id of a cell, or the beginning of one.")],
     run: Annotated[
         str | None,
-        typer.Option(help="A run by id, the beginning of it, or `latest` (default: the newest with the cell)."),
+        typer.Option(help="Run: an id, the beginning of one, or `latest` (default: the newest with the cell)."),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a cell left behind when it failed: where, and what its process had printed."""
+    """Show why a cell failed: where, and what its process had printed."""
     records = open_store(store).cell_records(cell, run)
     if as_json:
         print_records(records, as_json=True)

@@ -21,7 +21,7 @@ Kind = Literal["svg", "pdf", "png"]
 def report(
     run_ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Runs by id, the beginning of it, or `latest`; all by default."),
+        typer.Argument(metavar="[RUN]...", help="Runs: an id, the beginning of one, or `latest` (default: all)."),
     ] = None,
     output: Annotated[
         list[Path] | None,
@@ -31,7 +31,7 @@ def report(
     ] = None,
     charts: Annotated[
         str | None,
-        typer.Option(help="Also write each chart and plot as svg, pdf or png, for .md and .tex to refer to."),
+        typer.Option(help="Also write each chart and plot to an svg, pdf or png file, which .md and .tex include."),
     ] = None,
     machine: MachineOption = None,
     store: StoreOption = DEFAULT_STORE,

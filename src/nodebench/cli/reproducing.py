@@ -51,10 +51,10 @@ def reproduce(
     ] = None,
     charts: Annotated[
         str | None,
-        typer.Option(help="Also write each chart and plot as svg, pdf or png, for .md and .tex to refer to."),
+        typer.Option(help="Also write each chart and plot to an svg, pdf or png file, which .md and .tex include."),
     ] = None,
     no_run: Annotated[
-        bool, typer.Option("--no-run", help="Measure nothing: take what the store holds, of whatever machine.")
+        bool, typer.Option("--no-run", help="Measure nothing; use what the store has, from any machine.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be measured and what is in the store, and stop.")
@@ -235,7 +235,7 @@ def _measure(planned: Any, pages: _Pages) -> None:
         with display(console, len(planned.cells)) as notify:
             Runner(store, settings, notify).run(planned, command_line(), environment, how, found)
     except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from here")
+        console.print("interrupted; continue with the same command")
         raise typer.Exit(130) from None
 
 

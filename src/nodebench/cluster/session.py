@@ -160,8 +160,8 @@ def _share(nodes: tuple[Node, ...], gpus: int) -> int:
 def _admit(survey: Survey, *, allow_mixed: bool) -> None:
     if survey.differences and not allow_mixed:
         raise UserError(
-            f"the nodes of the cluster are not alike: {'; '.join(survey.differences)}. Mend it, or use --allow-mixed: "
-            "nodes that lack something then get no work, and each record tells its node's versions."
+            f"the nodes of the cluster are not alike: {'; '.join(survey.differences)}. Make them alike, or use "
+            "--allow-mixed: nodes that lack something then get no work, and each record tells its node's versions."
         )
     if not survey.fit:
         raise UserError(f"no node can do the work: {'; '.join(survey.differences)}.")

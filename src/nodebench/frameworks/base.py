@@ -346,7 +346,7 @@ def load_framework(name: str) -> type[AbstractFramework]:
     """Import a framework's class.
 
     Raises:
-        NotInstalledError: If the framework itself is not installed, with the command that mends it.
+        NotInstalledError: If the framework itself is not installed, with the command that installs it.
         UnknownNameError: If there is no such framework.
     """
     target = FRAMEWORKS.get(name, name)

@@ -148,7 +148,7 @@ def _download_missing(folder: Path) -> None:
             reason = _download_all(_missing(folder), folder)
     if reason:
         raise MissingDataError(
-            f"MNIST is not to be had ({_looked_in()}; none in {folder}; {reason}). Put its four files "
+            f"MNIST is not available ({_looked_in()}; none in {folder}; {reason}). Put its four files "
             f"{', '.join(CHECKSUMS)} into a folder and name it in {FOLDER_VARIABLE}."
         )
 
