@@ -14,7 +14,6 @@ import pyarrow.parquet
 import pytest
 from pages import NO_MEMORY, TIMEOUT, clouds, heatmaps, images, rich_document, table
 
-from nodebench.cli.printing import print_page
 from nodebench.errors import UserError
 from nodebench.pictures import Clouds
 from nodebench.reports import data, html, latex, markdown, static
@@ -33,6 +32,7 @@ from nodebench.reports.document import (
 from nodebench.reports.notation import Span, contents, order, spans
 from nodebench.reports.tiles import ANIMATION_LIMIT, tiles
 from nodebench.results.record import Record
+from nodebench.terminal import print_page
 
 EMPTY = Document("nothing", (), ())
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 from math import isfinite
 from typing import get_args
 
-from nodebench.bench.matrix import Request, plan
+from nodebench.bench.matrix import plan
 from nodebench.bench.plan import Plan, joined
+from nodebench.bench.request import Request
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.results.scaling import MIN_POINTS, Axis
 from nodebench.solvers.methods import METHODS
