@@ -39,13 +39,13 @@ from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import BUDGETS_S, Settings
 from nodebench.bench.work import AbstractWork, CellResult, GroupWork, MachineContext
-from nodebench.cluster.choices import Choices
 from nodebench.cluster.errand import Errand
 from nodebench.cluster.executor import RayExecutor
 from nodebench.cluster.inspection import Question
 from nodebench.cluster.nodes import alive_nodes
 from nodebench.cluster.session import session
 from nodebench.cluster.simulation import pretend
+from nodebench.options import ExecutorOptions
 from nodebench.results.store import Store
 from nodebench.tasks.base import AbstractTask
 
@@ -170,8 +170,8 @@ def print_driver() -> None:
     planned, settings = plan(request), Settings()
     with cluster_of(3, cpus=2) as cluster, tempfile.TemporaryDirectory() as folder, ExitStack() as watches:
         store = Store(Path(folder) / "results.db")
-        choices = Choices(address=cluster.address, group_cpus=1)
-        ready = watches.enter_context(session(choices, planned, settings, None))
+        options = ExecutorOptions(executor="ray", ray_address=cluster.address, group_cpus=1)
+        ready = watches.enter_context(session(options, planned, settings, None))
         errand = replace(ready.executor.errand, perform=pretend)
         runner = Runner(store, settings, lambda _: None, executor=replace(ready.executor, errand=errand))
         whole, sending, recording, storing = (

@@ -55,7 +55,7 @@ def compare(folder: Path) -> set[tuple[str, str]]:
     command = [
         sys.executable,
         "-m",
-        "nodebench.cli",
+        "nodebench",
         "compare",
         "--against-ref",
         "HEAD",

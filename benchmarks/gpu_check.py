@@ -85,8 +85,8 @@ def main() -> int:
         # The pages of a browser and the plugins of other tools have nothing to do with a device.
         tests = [*python, "pytest", "-q", "-rs", "-m", "cuda", "tests/test_device.py", "--device", given.device]
         options = ["--device", given.device, "--measure", "gradient", "--preset", "smoke", "--store", str(given.store)]
-        run = [*python, "nodebench.cli", "run", "-b", BACKENDS, "-t", TASKS, *options]
-        report = [*python, "nodebench.cli", "report", "--store", str(given.store)]
+        run = [*python, "nodebench", "run", "-b", BACKENDS, "-t", TASKS, *options]
+        report = [*python, "nodebench", "report", "--store", str(given.store)]
         page = given.store.with_suffix(".html")
         codes = [
             step("tests", tests, environment),

@@ -35,7 +35,6 @@ from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
 from nodebench.cli import app  # noqa: E402
 from nodebench.cluster import board, errand, executor, inspection, nodes, rehearsal, watch  # noqa: E402
 from nodebench.cluster import session as session_module  # noqa: E402
-from nodebench.cluster.choices import Choices  # noqa: E402
 from nodebench.cluster.connection import connected  # noqa: E402
 from nodebench.cluster.cores import claimed  # noqa: E402
 from nodebench.cluster.errand import Errand, unfitness  # noqa: E402
@@ -46,6 +45,7 @@ from nodebench.cluster.rehearsal import AUTH_MODE, rehearse  # noqa: E402
 from nodebench.cluster.session import session  # noqa: E402
 from nodebench.cluster.simulation import pretend  # noqa: E402
 from nodebench.errors import UserError  # noqa: E402
+from nodebench.options import ExecutorOptions  # noqa: E402
 from nodebench.results.store import Store  # noqa: E402
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
@@ -168,10 +168,15 @@ def ids(*names):
     return frozenset(node.node_id for node in alive_nodes() if node.name in names)
 
 
+def on_ray(cluster, **choices):
+    """A cluster as it is chosen by options."""
+    return ExecutorOptions(**{"executor": "ray", "ray_address": cluster.address, **choices})
+
+
 def measure(store, cluster, *, perform=None, notify=None, choices=None, without=(), **changes):
     """Run a request on a cluster into a store and return its records; some nodes may have to do without work."""
     planned = plan(request_of(**changes))
-    chosen = Choices(**{"address": cluster.address, **(choices or {})})
+    chosen = on_ray(cluster, **(choices or {}))
     with session(chosen, planned, QUICK, None) as ready:
         worker = replace(ready.executor, unfit=ready.executor.unfit | ids(*without))
         if perform is not None:
@@ -588,7 +593,7 @@ def test_a_node_out_of_memory(tmp_path, three):
     full = {"env_vars": {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}}
     planned = plan(request_of(backends=(f"{BACKEND}[behaviour=hang]",), measure="gradient"))
     store, events = Store(tmp_path / "results.db"), []
-    with session(Choices(address=three.address), planned, QUICK, None) as ready, more(three, full=full):
+    with session(on_ray(three), planned, QUICK, None) as ready, more(three, full=full):
         trusted = replace(ready.executor.errand, inspected=ids("full"))
         worker = replace(ready.executor, errand=trusted, unfit=ids("a", "b", "c"))
         Runner(store, QUICK, events.append, executor=worker).run(planned, "test", ready.environment)
@@ -680,7 +685,7 @@ def test_without_an_address_ray_is_our_own(tmp_path):
     """A Ray of this machine, which ends with the command; RAY_ADDRESS names another one and is not asked."""
     arguments = [*COMMAND, "--store", str(tmp_path / "results.db"), "-b", BACKEND, "-t", TASK, "--json"]
     driver = subprocess.run(
-        [sys.executable, "-m", "nodebench.cli", *arguments],
+        [sys.executable, "-m", "nodebench", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},

@@ -113,7 +113,7 @@ def test_what_does_not_end_fails_its_check():
 
 
 def _check(*arguments, **environment):
-    command = [sys.executable, "-m", "nodebench.cli", "check", *arguments]
+    command = [sys.executable, "-m", "nodebench", "check", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment or None)
 
 

@@ -120,7 +120,7 @@ def test_products_are_not_rounded_to_ten_bits(name, device):
 def test_workers_on_a_device_are_forked_and_share_it(tmp_path, device):
     """A launcher opens no device before it forks; torch and JAX take turns, and neither takes all of the memory."""
     backends = ",".join(name for name in ("direct", "diffrax") if find_spec(framework_of(name)))
-    command = [sys.executable, "-m", "nodebench.cli", "run", "-b", backends, "-t", "linear", "--device", device]
+    command = [sys.executable, "-m", "nodebench", "run", "-b", backends, "-t", "linear", "--device", device]
     options = ["--measure", "gradient", "--preset", "smoke", "--rounds", "4", "--store", str(tmp_path / "r.db")]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

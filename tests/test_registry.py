@@ -94,7 +94,7 @@ def test_plugin_that_raises_on_import_is_listed_as_broken(tmp_path):
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text("[nodebench.backends]\nbroken = broken_plugin.backends:Broken\n")
     done = subprocess.run(
-        [sys.executable, "-m", "nodebench.cli", "list", "backends", "--json"],
+        [sys.executable, "-m", "nodebench", "list", "backends", "--json"],
         env={"PYTHONPATH": str(tmp_path), "PATH": ""},
         capture_output=True,
         text=True,
@@ -119,7 +119,7 @@ def _nodebench(folder, *arguments):
     """Call the command line where the plugins of a folder are installed."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
-        [sys.executable, "-m", "nodebench.cli", *arguments],
+        [sys.executable, "-m", "nodebench", *arguments],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

@@ -293,7 +293,7 @@ def test_cells_of_a_group_are_compared_with_the_first(tmp_path):
     assert 1.0 < records[slow].ratio_low < records[slow].ratio < records[slow].ratio_high
 
 
-COMMAND = [sys.executable, "-m", "nodebench.cli", "run", "-b", BACKEND, "--preset", "smoke"]
+COMMAND = [sys.executable, "-m", "nodebench", "run", "-b", BACKEND, "--preset", "smoke"]
 
 
 def interrupted(tmp_path, task, wanted, number):

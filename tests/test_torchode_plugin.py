@@ -48,7 +48,7 @@ def python(tmp_path_factory):
 
 def test_its_backends_are_listed(python, tmp_path):
     """Both are ready, beside ours."""
-    done = _run([python, "-m", "nodebench.cli", "list", "backends", "--json"], tmp_path)
+    done = _run([python, "-m", "nodebench", "list", "backends", "--json"], tmp_path)
     states = {row["name"]: row["state"] for row in json.loads(done.stdout)}
     assert (states["torchode"], states["torchode-backsolve"], states["direct"]) == ("ready", "ready", "ready")
 
@@ -64,7 +64,7 @@ def test_its_own_tests_pass(python, tmp_path):
 def test_a_cell_of_it_is_measured(python, tmp_path):
     """Its gradient is right, and its evaluations are counted."""
     options = ("-b", "torchode", "-t", "linear", "--measure", "gradient", "--preset", "smoke", "--rounds", "1")
-    done = _run([python, "-m", "nodebench.cli", "run", *options, "--json"], tmp_path)
+    done = _run([python, "-m", "nodebench", "run", *options, "--json"], tmp_path)
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)
     assert record["status"] == "ok"

@@ -55,7 +55,7 @@ def write(file, top="", body="", text=FAKE):
 def nodebench(*arguments, cwd, module=False, **environment):
     """Call the installed script, or the module."""
     script = shutil.which("nodebench", path=str(Path(sys.executable).parent))
-    command = [sys.executable, "-m", "nodebench.cli"] if module else [script]
+    command = [sys.executable, "-m", "nodebench"] if module else [script]
     return subprocess.run(
         [*command, *arguments],
         cwd=cwd,

@@ -1,14 +1,16 @@
-"""What is installed, as rows of text: backends, tasks, models and solvers. Imports no framework."""
+"""What there is to choose from, as rows of text: backends, tasks, models, solvers and runs. Imports no framework."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 from nodebench import registry
 from nodebench.backends.solvers import MULTISTEP, TABLEAUS
 from nodebench.errors import NodebenchError
 from nodebench.importing import users_code
 from nodebench.registry import Kind, PluginInfo
+from nodebench.results.store import existing
 from nodebench.tasks.base import AbstractTask, ModelEntry
 
 Row = dict[str, str]
@@ -87,6 +89,29 @@ def models() -> list[Row]:
         if task is not None and isinstance(task.models, Mapping)
         for model, entry in task.models.items()
         if isinstance(entry, ModelEntry)
+    ]
+
+
+def data_sources() -> Row:
+    """Where the data of each task would come from."""
+    return {row["name"]: row["data"] for row in tasks() if "data" in row}
+
+
+def runs(store: str | Path) -> list[Row]:
+    """The runs in a store.
+
+    Raises:
+        UserError: If there is no such store.
+    """
+    return [
+        {
+            "name": found.run_id,
+            "began": found.created_at,
+            "state": "finished" if found.finished_at else "interrupted or running",
+            "records": f"{found.n_records} of {found.n_cells}",
+            "command": found.command,
+        }
+        for found in existing(store).runs()
     ]
 
 

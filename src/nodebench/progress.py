@@ -1,8 +1,8 @@
-"""Progress of a run, as events become lines: live on a terminal, plain when piped."""
+"""Progress of work that goes on, as events become lines: live on a terminal, plain when piped."""
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -18,8 +18,11 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 from rich.text import Text
+from typing_extensions import override
 
 from nodebench.bench.events import ClusterState, Event, NodeState
+from nodebench.measuring import Notify, Watcher
+from nodebench.printing import new_console, print_broken
 
 PLAIN_S = 10.0
 """How often a plain line tells of progress within a phase, or of the cluster."""
@@ -219,3 +222,33 @@ def display(console: Console, n_cells: int) -> Iterator[PlainDisplay | LiveDispl
     # From the beginning of the run: in the half minute that Rich looks back by default no cell may end.
     with Bars(*columns, console=console, transient=True, speed_estimate_period=RUN_S) as progress:
         yield LiveDisplay(progress, n_cells)
+
+
+class Shown(Watcher):
+    """Shows what it is told, and lets what is not broken be measured.
+
+    Args:
+        command: The command line.
+        err: Whether on stderr, since stdout is for something else.
+
+    Attributes:
+        plugins: The broken plugins that it was told of.
+    """
+
+    def __init__(self, command: str, *, err: bool = False) -> None:
+        super().__init__(command)
+        self.console = new_console(err=err)
+        self.plugins: Mapping[str, str] = {}
+
+    @override
+    def tell(self, line: str) -> None:
+        self.console.print(escape(line), soft_wrap=True)
+
+    @override
+    def broken(self, plugins: Mapping[str, str]) -> None:
+        self.plugins = plugins
+        print_broken(plugins)
+
+    @override
+    def progress(self, n_cells: int) -> AbstractContextManager[Notify]:
+        return display(self.console, n_cells)

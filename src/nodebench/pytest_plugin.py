@@ -10,17 +10,18 @@ record's fields: `nodebench compare` reads the file of `--benchmark-json`. `--be
 timing, beyond the least number of starts.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nodebench.errors import PluginError, UnknownNameError, UserError
+from nodebench.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:
     from nodebench.bench.gradient import GradientGroup
+    from nodebench.options import RunOptions
     from nodebench.results.record import Record
 
 FIXTURE = "nodebench_cell"
@@ -83,7 +84,7 @@ class CellBenchmark:
             control: Backend that takes turns with it, so that the record has the ratio to its time; None for none.
             **options: Those of `nodebench run`, with underscores: `model`, `solver`, `rtol`, `seed` (one of each),
                 `atol`, `dtype`, `device`, `preset` (default: `smoke`), `batch_size`, `rounds` and so on; fields of
-                `nodebench.bench.matrix.Request` and `nodebench.bench.settings.Settings`.
+                `nodebench.bench.request.Request` and `nodebench.bench.settings.Settings`.
 
         Returns:
             The record of the cell, whose status is `ok`. A cell that is unsupported, or whose library is not installed,
@@ -104,34 +105,18 @@ class CellBenchmark:
 
     def _measure(self, backend: str, task: str, control: str | None, options: dict[str, Any]) -> "Record":
         # Imported here: this module is loaded whenever pytest starts.
-        from nodebench import registry  # noqa: PLC0415
-        from nodebench.bench.machine import fingerprint, idle_cores  # noqa: PLC0415
-        from nodebench.bench.matrix import plan  # noqa: PLC0415
-        from nodebench.bench.runner import Runner  # noqa: PLC0415
-        from nodebench.bench.settings import Settings  # noqa: PLC0415
-        from nodebench.results.store import Store  # noqa: PLC0415
+        from nodebench.measuring import Watcher, measure, planned
 
-        own = {f.name for f in fields(Settings)}
-        _check_options(options, own)
-        limits = {"budget_s": self.budget_s, **{name: value for name, value in options.items() if name in own}}
+        backends = (backend,) if control is None else (backend, control)
+        chosen = _options(options, backends, task, control, budget_s=self.budget_s, store=self.folder / "results.db")
         if self.benchmark.disabled:
-            limits["rounds"] = 1
-        wanted = {name: value for name, value in options.items() if name not in own}
-        planned = plan(_request((backend,) if control is None else (backend, control), task, wanted))
-        if planned.broken:
-            raise PluginError(" ".join(planned.broken.values()))
-        measured, *companions = planned.cells
-        settings = Settings(
-            control=None if control is None else registry.canonical(control),
-            cores=tuple(idle_cores(measured.threads)),
-            **limits,
-        )
-        store = Store(self.folder / "results.db")
-        runner = Runner(store, settings, lambda event: None, self._measure_group)  # noqa: ARG005  nothing is shown
-        run_id = runner.run(
-            planned, f"pytest {self.benchmark.fullname}", fingerprint(), known=[c.cell_id for c in companions]
-        )
-        return store.records([run_id])[0]
+            chosen = replace(chosen, rounds=1)
+        watcher, plan = Watcher(f"pytest {self.benchmark.fullname}"), planned(chosen)
+        if plan.broken:
+            watcher.broken(plan.broken)
+        _, *companions = plan.cells
+        known = [cell.cell_id for cell in companions]
+        return measure(plan, chosen, watcher, known=known, measure_group=self._measure_group)[0]
 
     def _measure_group(self, group: "GradientGroup") -> None:
         group.measure()
@@ -139,7 +124,7 @@ class CellBenchmark:
             self._rounds[measured.cell.cell_id] = [turn.step_s for start in measured.starts for turn in start.turns]
 
     def _hand_over(self, record: "Record") -> None:
-        from nodebench.results.baseline import BaselineCell  # noqa: PLC0415
+        from nodebench.results.baseline import BaselineCell
 
         figures = BaselineCell.from_record(record)
         self.benchmark.extra_info.update(figures.to_dict())
@@ -153,23 +138,22 @@ SINGLE = {"model": "models", "solver": "solvers", "rtol": "rtols", "seed": "seed
 """Options of which a request may have several, and a cell has one."""
 
 
-def _check_options(options: Collection[str], settings: Collection[str]) -> None:
-    from nodebench.bench.matrix import Request  # noqa: PLC0415
+def _options(
+    given: dict[str, Any], backends: tuple[str, ...], task: str, control: str | None, **usual: Any
+) -> "RunOptions":
+    """The options of a test as those of a run."""
+    from nodebench.bench.request import Request
+    from nodebench.bench.settings import Settings
+    from nodebench.options import RunOptions
 
     several = {"backends", "tasks", "measure", *SINGLE.values()}
-    known = {*settings, *SINGLE, *(f.name for f in fields(Request) if f.name not in several)}
-    for name in options:
+    known = {*SINGLE, *(f.name for cls in (Request, Settings) for f in fields(cls) if f.name not in several)}
+    for name in given:
         if name not in known:
             raise UnknownNameError(f"option of `{FIXTURE}`", name, known)
-
-
-def _request(backends: tuple[str, ...], task: str, options: dict[str, Any]) -> Any:
-    from nodebench.bench.matrix import Request  # noqa: PLC0415
-
-    named: dict[str, Any] = {"preset": "smoke"}
-    for name, value in options.items():
-        named[SINGLE.get(name, name)] = (value,) if name in SINGLE else value
-    return Request(backends=backends, tasks=(task,), measure="gradient", **named)
+    named = {SINGLE.get(name, name): (value,) if name in SINGLE else value for name, value in given.items()}
+    own = {"backends": backends, "tasks": (task,), "measure": "gradient", "control": control}
+    return RunOptions(**{"preset": "smoke", **usual, **named, **own})
 
 
 @pytest.fixture(name=FIXTURE)

@@ -16,7 +16,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from nodebench.errors import PluginError, UnknownNameError, UserError
 from nodebench.importing import UTF_8, module_of, source_file, split_target, users_code
@@ -78,6 +78,17 @@ class _Claim:
     target: str
     package: str
     error: str | None = None
+
+
+def kind_of(text: str) -> Kind:
+    """A kind of plugin by its name.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    if text not in get_args(Kind):
+        raise UnknownNameError("kind of plugin", text, get_args(Kind))
+    return cast(Kind, text)
 
 
 def names(kind: Kind) -> list[str]:

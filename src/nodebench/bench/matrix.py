@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any, get_args
 
@@ -12,6 +12,7 @@ from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.messages import Assignment, Planned, Questions
 from nodebench.bench.plan import Cell, Plan, unique, unwritten
 from nodebench.bench.process import WorkerError, WorkerProcess, with_launchers
+from nodebench.bench.request import Request
 from nodebench.bench.starting import Launchers
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
 from nodebench.importing import users_code
@@ -22,50 +23,6 @@ MEASURES = ("gradient", "counts", "training", "both")
 """What there is to measure; `counts` has of the gradient measurement its evaluations and steps alone."""
 
 DEVICES = ("cpu", "cuda")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a user asks to be measured; a tuple left empty means the default.
-
-    Attributes:
-        backends: Backends with options; `all` stands for every installed one.
-        tasks: Tasks with options; `all` stands for every installed one.
-        models: Models of the tasks; `all` stands for all of them.
-        solvers: Names of solvers.
-        controller: How their steps are chosen: `integral` or `pi`.
-        rtols: Relative tolerances.
-        atol: Absolute tolerance; None for one equal to the relative tolerance.
-        first_step: First step (every step, for a fixed-step method); None lets the harness choose.
-        max_steps: Step limit of a solve; None for the task's.
-        dtype: Floating-point type.
-        device: `cpu` or `cuda`.
-        seeds: Seeds.
-        threads: Threads of a worker. One by default: on steps as small as these a second one gains little, and where
-            another process takes its core for a moment, threads that wait for each other cost many times a step.
-        preset: Training budget.
-        batch_size: Examples in a step; None for the recipe's.
-        dataset: Data set, handed to the tasks as their option `dataset`.
-        measure: One of `MEASURES`.
-    """
-
-    backends: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    solvers: tuple[str, ...] = ()
-    controller: str = "integral"
-    rtols: tuple[float, ...] = ()
-    atol: float | None = None
-    first_step: float | None = None
-    max_steps: int | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
-    seeds: tuple[int, ...] = (0,)
-    threads: int = 1
-    preset: Preset = "quick"
-    batch_size: int | None = None
-    dataset: str | None = None
-    measure: str = "both"
 
 
 PLANNING_S = 60.0
@@ -126,7 +83,7 @@ def _check_choices(request: Request) -> None:
         raise UserError("name a task with --task, or `--task all`; see `nodebench list tasks`.")
 
 
-def _expand(kind: registry.Kind, names: tuple[str, ...]) -> list[str]:
+def _expand(kind: registry.Kind, names: Sequence[str]) -> list[str]:
     expanded = []
     for name in names:
         # `all` is all that works; `nodebench list` shows what does not, and why.
@@ -211,7 +168,7 @@ def _task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]
     return Planned(tuple(cells), {cell_id: reason for cell_id, reason in refused.items() if reason})
 
 
-def _models(task_name: str, task: AbstractTask, wanted: tuple[str, ...]) -> list[str]:
+def _models(task_name: str, task: AbstractTask, wanted: Sequence[str]) -> list[str]:
     if "all" in wanted:
         return list(task.models)
     for model in wanted:

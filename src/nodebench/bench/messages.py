@@ -13,7 +13,7 @@ from nodebench.problem import Evaluations
 from nodebench.results.record import Measurement
 
 if TYPE_CHECKING:
-    from nodebench.bench.matrix import Request
+    from nodebench.bench.request import Request
 
 OUT_OF_MEMORY = re.compile(
     r"out of memory|(?:can't|cannot) allocate memory|MemoryError|RESOURCE_EXHAUSTED|bad_alloc|OutOfMemory|cannot map",

@@ -4,10 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from nodebench.errors import PluginError, UnknownNameError, UserError
 from nodebench.problem import SolverSpec
-from nodebench.tasks.base import AbstractTask, Preset
+
+if TYPE_CHECKING:
+    from nodebench.tasks.base import AbstractTask, Preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class Cell:
     device: str
     threads: int
     seed: int
-    preset: Preset
+    preset: "Preset"
     batch_size: int
     horizon: float = 1.0
 
@@ -159,7 +162,7 @@ def unique(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     return tuple({cell.cell_id: cell for cell in cells}.values())
 
 
-def unwritten(task: AbstractTask, cell: Cell) -> str:
+def unwritten(task: "AbstractTask", cell: Cell) -> str:
     """Why a cell cannot be measured, where its model is not written for its framework; empty where it is."""
     targets = task.models[cell.model].targets
     if cell.framework in targets:

@@ -6,8 +6,9 @@ from math import isfinite
 from typing import get_args
 
 from nodebench.backends.solvers import METHODS
-from nodebench.bench.matrix import Request, plan
+from nodebench.bench.matrix import plan
 from nodebench.bench.plan import Plan, joined
+from nodebench.bench.request import Request
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.results.scaling import MIN_POINTS, Axis
 

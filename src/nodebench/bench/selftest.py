@@ -19,10 +19,11 @@ from nodebench.bench.cell_run import CellRun
 from nodebench.bench.events import Event
 from nodebench.bench.interleaving import Interleaving, step_ratio
 from nodebench.bench.jobs import WorkClock
-from nodebench.bench.matrix import Request, plan
+from nodebench.bench.matrix import plan
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import WorkerError
 from nodebench.bench.references import preparer
+from nodebench.bench.request import Request
 from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
 from nodebench.bench.timing import CONFIDENCE, Interval

@@ -28,28 +28,28 @@ class Settings:
     """How a plan is measured; none of it changes what a cell is.
 
     Attributes:
-        rounds: Timing rounds in all, spread over the starts; None goes on until `precision` or the budget.
-        budget_s: Timing budget of a cell, in seconds; None for the preset's. The first few starts, without which there
-            is no interval, are made whatever they take.
-        timeout_s: Longest pass of a cell, in seconds; None for the preset's.
-        precision: Half width of a ratio's 95 % interval, relative to it, at which timing ends.
-        max_grad_error: Relative gradient error above which a cell is `wrong_gradient`; 1 is that of a zero gradient.
-        memory_limit_gib: What a worker may allocate beyond its idle size, in GiB, or None.
+        jobs: Cells whose untimed passes run in parallel (default: as many as the cores permit).
+        rounds: Timing rounds (default: until --precision or --budget-s). They are spread over the starts.
+        budget_s: Timing budget of a cell, in seconds. The preset has its own by default. The first few starts, without
+            which there is no interval, are made whatever they take.
+        precision: Relative half width of a ratio's interval that ends the timing. The interval is that of 95 %.
+        timeout_s: Time limit of one pass of a cell, in seconds. The preset has its own by default.
+        memory_limit_gib: Memory limit of a worker above its idle size, in GiB.
+        max_grad_error: Relative gradient error above which a cell is `wrong_gradient`. That of a zero gradient is 1.
+        control: Backend that time ratios refer to (default: the first of each group).
         cores: Cores that workers may use, the same for all; None for all cores.
-        jobs: Cells whose untimed passes are made side by side; None for as many as there are cores for.
-        control: Backend to whose time the others are related; None for the first of each group.
         interpreter: How workers are started.
     """
 
+    jobs: int | None = None
     rounds: int | None = None
     budget_s: float | None = None
-    timeout_s: float | None = None
     precision: float = 0.05
-    max_grad_error: float = 1.0
+    timeout_s: float | None = None
     memory_limit_gib: float | None = None
-    cores: Cores = None
-    jobs: int | None = None
+    max_grad_error: float = 1.0
     control: str | None = None
+    cores: Cores = None
     interpreter: Interpreter = field(default_factory=Interpreter)
 
     def timeout(self, cell: Cell) -> float | None:

@@ -13,11 +13,11 @@ from nodebench.bench.cell_run import CellRun
 from nodebench.bench.events import Event
 from nodebench.bench.gradient import GradientGroup
 from nodebench.bench.machine import fingerprint
-from nodebench.bench.matrix import Request
 from nodebench.bench.plan import Plan
 from nodebench.bench.presence import ABSENT, BROKEN, Lack, lack
 from nodebench.bench.recording import record_of
 from nodebench.bench.references import preparer
+from nodebench.bench.request import Request
 from nodebench.bench.runner import Runner, new_run_id
 from nodebench.bench.settings import Settings
 from nodebench.bench.versions import Version, ask_presence
@@ -169,7 +169,7 @@ def only_there(request: Request, version: Version) -> Baseline:
 
 
 def _plugins(request: Request) -> dict[registry.Kind, tuple[str, ...]]:
-    return {"backend": request.backends, "task": request.tasks}
+    return {"backend": tuple(request.backends), "task": tuple(request.tasks)}
 
 
 def _is_absent(found: Lack | None) -> bool:

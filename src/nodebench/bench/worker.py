@@ -31,7 +31,7 @@ from nodebench.bench import memory
 from nodebench.bench.check_up import check_up, field_figures
 from nodebench.bench.checkpoints import Checkpoint
 from nodebench.bench.loaded import loaded_files
-from nodebench.bench.matrix import Request, task_cells
+from nodebench.bench.matrix import task_cells
 from nodebench.bench.messages import (
     OUT_OF_MEMORY,
     Assignment,
@@ -52,6 +52,7 @@ from nodebench.bench.messages import (
 from nodebench.bench.passes import GradientPasses
 from nodebench.bench.plan import Cell
 from nodebench.bench.reference_solver import rounded, solve_discrete, solve_reference
+from nodebench.bench.request import Request
 from nodebench.bench.starting import THREAD_COUNTS
 from nodebench.bench.subject import (
     Subject,

@@ -11,7 +11,6 @@ import ray
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.plan import Plan
 from nodebench.bench.settings import Settings
-from nodebench.cluster.choices import Choices
 from nodebench.cluster.connection import connected
 from nodebench.cluster.errand import Errand
 from nodebench.cluster.executor import RayExecutor
@@ -27,6 +26,10 @@ from nodebench.cluster.nodes import (
 )
 from nodebench.cluster.sharing import check_shared
 from nodebench.errors import UserError
+from nodebench.options import ExecutorOptions
+
+RETRIES = 3
+"""How often work is done again whose node was lost, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,11 @@ def surveyed(address: str | None, question: Question) -> Iterator[Survey]:
 
 
 @contextmanager
-def session(choices: Choices, plan: Plan, settings: Settings, data: str | None) -> Iterator[Session]:
+def session(options: ExecutorOptions, plan: Plan, settings: Settings, data: str | None) -> Iterator[Session]:
     """Be connected to a cluster that can do the work of a plan.
 
     Args:
-        choices: Which cluster, and how it is used.
+        options: Which cluster, and how it is used.
         plan: What is to be measured.
         settings: How it is measured.
         data: Folder of data sets that the command was given, or None.
@@ -110,31 +113,31 @@ def session(choices: Choices, plan: Plan, settings: Settings, data: str | None) 
             folder of checkpoints.
     """
     question = question_of(plan, data)
-    with connected(choices.address):
+    with connected(options.ray_address):
         nodes = alive_nodes()
         threads = max(cell.threads for cell in plan.cells)
         gpus = int(any(cell.device == "cuda" for cell in plan.cells))
         # Once before the nodes are asked, which takes seconds, and once for those that can do the work.
-        check_resources(nodes, max(threads, choices.group_cpus or 1), gpus)
+        check_resources(nodes, max(threads, options.group_cpus or 1), gpus)
         survey = _survey(nodes, question)
-        _admit(survey, allow_mixed=choices.allow_mixed)
-        group_cpus = max(threads, choices.group_cpus or _share(survey.fit, gpus))
+        _admit(survey, allow_mixed=options.allow_mixed)
+        group_cpus = max(threads, options.group_cpus or _share(survey.fit, gpus))
         check_resources(survey.fit, group_cpus, gpus)
-        if choices.checkpoint_dir is not None:
-            check_shared(choices.checkpoint_dir, survey.fit)
+        if options.checkpoint_dir is not None:
+            check_shared(options.checkpoint_dir, survey.fit)
         executor = RayExecutor(
             Errand(
                 settings,
                 question,
-                expected=None if choices.allow_mixed else survey.expected,
-                expected_data=None if choices.allow_mixed else survey.data,
+                expected=None if options.allow_mixed else survey.expected,
+                expected_data=None if options.allow_mixed else survey.data,
                 inspected=frozenset(node.node_id for node in survey.fit),
             ),
             survey.fit,
             {node_id: found.environment for node_id, found in survey.inspections.items()},
             group_cpus,
-            choices.retries,
-            shares_checkpoints=choices.checkpoint_dir is not None or choices.address is None,
+            RETRIES if options.retries is None else options.retries,
+            shares_checkpoints=options.checkpoint_dir is not None or options.ray_address is None,
             unfit=frozenset(survey.unfit),
         )
         yield Session(executor, {**survey.expected, "executor": f"ray {ray.__version__}"}, survey)

@@ -1,16 +1,26 @@
 """Checks in a process of their own, so that what hangs or crashes in one is told and does not end the others."""
 
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from nodebench.conformance.backend import backend_checks
 from nodebench.conformance.check import Check, CheckOutcome
 from nodebench.conformance.task import task_checks
 from nodebench.registry import Kind
+
+PROGRAM = """
+import json, sys
+descriptor, kind, text, begun, path = sys.argv[1:]
+sys.path[:] = json.loads(path)
+from nodebench.conformance.process import serve
+serve(int(descriptor), kind, text, int(begun))
+"""
+"""What the other process runs: nothing of what a user's script does, and with its modules at hand."""
 
 LIMIT_S = 300.0
 """Longest check: compiling on a slow machine is no failure, not to end is one."""
@@ -43,11 +53,10 @@ def outcomes(kind: Kind, text: str, limit_s: float = LIMIT_S) -> Iterator[CheckO
 
 def _from(wanted: list[Check], kind: Kind, text: str, begun: int, limit_s: float) -> Iterator[CheckOutcome]:
     """Outcomes in a new process, up to the first check that it does not survive."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(theirs, kind, text, begun), daemon=True)
-    with _no_folder_first():
-        process.start()
+    ours, theirs = Pipe(duplex=False)
+    # `-P`: no folder before Python's own, as for a worker.
+    command = [sys.executable, "-P", "-c", PROGRAM, str(theirs.fileno()), kind, text, str(begun), json.dumps(sys.path)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
     theirs.close()
     try:
         for check in wanted[begun:]:
@@ -57,33 +66,20 @@ def _from(wanted: list[Check], kind: Kind, text: str, begun: int, limit_s: float
             try:
                 yield ours.recv()
             except EOFError:
-                process.join()
-                reason = f"it ends the process, with exit code {process.exitcode}."
+                reason = f"it ends the process, with exit code {process.wait()}."
                 yield CheckOutcome(check.name, check.meaning, "failed", reason)
                 return
     finally:
         process.kill()
-        process.join()
+        process.wait()
 
 
-@contextmanager
-def _no_folder_first() -> Iterator[None]:
-    """Start Python without the working directory before its own modules, as a worker is."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
-
-
-def _serve(connection: Connection, kind: Kind, text: str, begun: int) -> None:
+def serve(descriptor: int, kind: Kind, text: str, begun: int) -> None:
+    """Make checks, from the so-and-so-manieth on, and send what comes of each over a pipe."""
+    connection = Connection(descriptor, readable=False)
     os.dup2(2, 1)  # what a plugin prints is not the answer of the command
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # nobody has put another in its place yet
-    del sys.argv[1:]  # a plugin has no arguments
+    sys.argv[:] = [""]  # a plugin has no arguments
     os.environ.setdefault("EQX_ON_ERROR", "off")  # as in a worker: diffrax's programs compile twice as fast
     for check in checks(kind, text)[begun:]:
         connection.send(check.outcome())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nodebench.errors import StoreError
-from nodebench.results.store import Store
+from nodebench.results.store import Store, existing
 
 SHOWN = 5
 """So many conflicts are named."""
@@ -45,8 +45,9 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
             record or file with different contents; each is named.
     """
     given = list(dict.fromkeys(path.resolve() for path in sources))
-    parts = [(path, _rows(Store(path, read_only=True))) for path in given if path != target.resolve()]
-    before = _rows(Store(target, read_only=True)) if target.exists() else {}
+    parts = [(path, _rows(existing(path))) for path in given if path != target.resolve()]
+    is_given = target.resolve() in given
+    before = _rows(existing(target)) if is_given or target.exists() else {}
     _join([(target, before), *parts])  # refused before a file is made or brought up to date
     store = Store(target)
     with store.transaction() as db:

@@ -428,6 +428,17 @@ def _columns_of(db: sqlite3.Connection, table: str) -> set[str]:
     return {row["name"] for row in db.execute(f"PRAGMA table_info({table})")}
 
 
+def existing(path: str | Path) -> Store:
+    """A store that exists, only to be read, wherever it lies.
+
+    Raises:
+        StoreError: If there is none, or it cannot be read.
+    """
+    if not Path(path).exists():
+        raise StoreError(f"there is no store at `{path}`; `nodebench run` makes one, or name another with --store.")
+    return Store(Path(path), read_only=True)
+
+
 def now() -> str:
     """The present moment, UTC, ISO 8601 to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,239 @@
+"""What can be asked of `nodebench.api`: the options of commands and of functions, each written once, as a field.
+
+The first sentence of what a docstring says of a field is its help on the command line. A class that says it anew has
+its own help for the field, and otherwise that of the class which it is derived from. Imports no framework, nor NumPy.
+"""
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from nodebench.bench.request import Request, several
+from nodebench.bench.settings import Settings
+from nodebench.errors import UnknownNameError, UserError
+
+if TYPE_CHECKING:
+    from nodebench.results.baseline import Baseline
+    from nodebench.results.scaling import Axis
+    from nodebench.tasks.base import Preset
+
+DEFAULT_STORE = Path(".nodebench/results.db")
+
+STORE_VARIABLE = "NODEBENCH_STORE"
+"""Environment variable with the store that is meant where none is named."""
+
+EXECUTORS = ("local", "ray")
+
+Parameters = ParamSpec("Parameters")
+Options = TypeVar("Options")
+Result = TypeVar("Result")
+Part = TypeVar("Part")
+
+
+def default_store() -> Path:
+    """The store that is meant where none is named."""
+    return Path(os.environ.get(STORE_VARIABLE) or DEFAULT_STORE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorOptions:
+    """Where the work is done.
+
+    Attributes:
+        executor: Where to measure: local, or ray for a cluster of machines.
+        ray_address: HOST:PORT of the cluster's head, or `auto`; a Ray of this machine by default.
+        checkpoint_dir: Folder of training checkpoints, a path or fsspec URL (default: beside the store, on a cluster
+            none). All nodes of a cluster must share it.
+        group_cpus: With ray: CPUs reserved for each timed group (default: those of the smallest node). With a GPU: its
+            share of them.
+        retries: With ray: retries of a cell after its node is lost (default: 3).
+        allow_mixed: With ray: continue when nodes have other versions or lack something. Nodes that cannot do the work
+            are then left out.
+
+    Raises:
+        UserError: If there is no such executor, a number is out of its range, or an option belongs to the other one.
+    """
+
+    executor: str = "local"
+    ray_address: str | None = None
+    checkpoint_dir: str | None = None
+    group_cpus: int | None = None
+    retries: int | None = None
+    allow_mixed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise UnknownNameError("executor", self.executor, EXECUTORS)
+        for_ray = {
+            "--ray-address": self.ray_address is not None,
+            "--group-cpus": self.group_cpus is not None,
+            "--retries": self.retries is not None,
+            "--allow-mixed": self.allow_mixed,
+        }
+        given = [option for option, is_given in for_ray.items() if is_given]
+        if given and self.executor != "ray":
+            raise UserError(f"`{given[0]}` belongs to `--executor ray`.")
+        if self.retries is not None and self.retries < 0:
+            raise UserError(f"`--retries` must not be negative; got {self.retries}.")
+        if self.group_cpus is not None and self.group_cpus < 1:
+            raise UserError(f"`--group-cpus` must be at least 1; got {self.group_cpus}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ExecutorOptions, Settings, Request):
+    """What a run takes.
+
+    Attributes:
+        resume: Continue the newest interrupted run of the same plan.
+        rerun_failed: Re-measure cells of the plan's newest run that are not ok.
+        shard: Measure the I-th of N shares of the plan, every N-th group; `nodebench merge` joins their stores. I/N.
+        store: Results store, an SQLite file.
+
+    Raises:
+        UserError: If an option is wrong in itself, or does not go with another.
+    """
+
+    resume: bool = False
+    rerun_failed: bool = False
+    shard: str | None = None
+    store: str | Path = field(default_factory=default_store)
+
+    def __post_init__(self) -> None:
+        for part in (ExecutorOptions, Request, Settings):
+            part.__post_init__(self)
+        if self.resume and self.rerun_failed:
+            raise UserError("`--rerun-failed` goes on with an interrupted run too; leave `--resume` out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions(RunOptions):
+    """What a scaling takes.
+
+    Attributes:
+        over: Axis to vary: steps, tolerance, batch or horizon.
+        values: Comma-separated values of the axis, at least three.
+        models: Model of the task.
+        measure: Of a scaling the gradient alone is measured.
+        preset: Budget of the timing: smoke, quick, standard or paper.
+        solvers: Runge-Kutta method; over steps one without step control (default: rk4).
+    """
+
+    over: "Axis" = "steps"
+    values: Sequence[float] = ()
+    measure: str = "gradient"
+    preset: "Preset" = "smoke"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        several("values", self.values)
+        _check_measure(self.measure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions(Settings, Request):
+    """What a comparison takes: what has been measured already, or another version to measure in turns with this one.
+
+    Attributes:
+        old: A baseline file, a run, or a JSON file of pytest-benchmark.
+        new: What to compare with it, named in the same ways.
+        max_slowdown: Slowdown that is a regression, such as 10% (the default) or 0.1.
+        config: Thresholds (default: nodebench.toml in this folder, if there is one).
+        against_ref: Measure in turns with the project of this folder at a git revision.
+        against_wheel: Measure in turns with the version in a wheel.
+        against_python: Measure in turns with another environment, named by its interpreter.
+        backends: What to measure; as for `nodebench run`.
+        tasks: As for `nodebench run`.
+        models: As for `nodebench run`.
+        measure: Of two versions the gradient alone is measured.
+        preset: Budget of the timing: smoke, quick, standard or paper.
+        solvers: As for `nodebench run`.
+        rtols: As for `nodebench run`.
+        seeds: As for `nodebench run` (default: 0).
+        store: Results store, an SQLite file.
+
+    Raises:
+        UserError: If an option is wrong in itself, or it is not said what to compare with.
+    """
+
+    old: "str | Path | Baseline | None" = field(default=None, kw_only=False)
+    new: "str | Path | Baseline" = field(default="latest", kw_only=False)
+    max_slowdown: str | float | None = None
+    config: str | Path | None = None
+    against_ref: str | None = None
+    against_wheel: str | Path | None = None
+    against_python: str | None = None
+    measure: str = "gradient"
+    preset: "Preset" = "smoke"
+    store: str | Path = field(default_factory=default_store)
+
+    def __post_init__(self) -> None:
+        for part in (Request, Settings):
+            part.__post_init__(self)
+        _check_measure(self.measure)
+        n_against = sum(other is not None for other in (self.against_ref, self.against_wheel, self.against_python))
+        if n_against + (self.old is not None) != 1:
+            raise UserError("name a BASELINE, or one of --against-ref, --against-wheel and --against-python.")
+        if (self.backends or self.tasks) and not n_against:
+            raise UserError(
+                "-b and -t belong to the --against options, which measure; BASELINE is compared with what has been "
+                "measured by `nodebench run`."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(RunOptions):
+    """What a reproduction takes.
+
+    Attributes:
+        seeds: Seeds of the training; several give mean and spread (default: 0).
+    """
+
+
+def part_of(cls: type[Part], options: object) -> Part:
+    """Those of some options that are fields of a class they are derived from."""
+    return cls(**{f.name: getattr(options, f.name) for f in fields(cls)})  # type: ignore[arg-type]  # a dataclass
+
+
+def meanings(cls: type) -> Mapping[str, str]:
+    """What the docstrings of a dataclass, and of those it is derived from, say of each field."""
+    found: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        _, _, attributes = (inspect.getdoc(each) or "").partition("Attributes:\n")
+        for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", attributes.partition("\n\n")[0], re.MULTILINE):
+            found[name] = " ".join(text.split())
+    return found
+
+
+def taking(
+    options: Callable[Parameters, Options],
+) -> Callable[[Callable[[Options], Result]], Callable[Parameters, Result]]:
+    """Give a function the fields of its options as its parameters, with what they mean in its docstring."""
+    known = inspect.signature(options)
+    told = meanings(options) if isinstance(options, type) else {}
+
+    def decorate(function: Callable[[Options], Result]) -> Callable[Parameters, Result]:
+        @wraps(function)
+        def call(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+            for name in named:
+                if name not in known.parameters:
+                    raise UnknownNameError(f"option of `{function.__name__}`", name, known.parameters)
+            return function(options(*arguments, **named))
+
+        summary, returns, rest = (inspect.getdoc(function) or "").partition("Returns:\n")
+        lines = "".join(f"    {name}: {told[name]}\n" for name in known.parameters if name in told)
+        call.__doc__ = f"{summary}Args:\n{lines}\n{returns}{rest}"
+        result: Any = inspect.signature(function).return_annotation
+        call.__signature__ = known.replace(return_annotation=result)  # type: ignore[attr-defined]  # inspect reads it
+        return call
+
+    return decorate
+
+
+def _check_measure(measure: str) -> None:
+    if measure != "gradient":
+        raise UserError(f"only the gradient is measured here; got measure={measure!r}.")

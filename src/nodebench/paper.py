@@ -1,0 +1,183 @@
+"""Reproductions of the paper: what is still to be measured, and the page of what a store holds."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
+
+from nodebench.bench.machine import fingerprint
+from nodebench.bench.plan import Plan
+from nodebench.bench.reproduction import Conditions, answers, continuation, known, named, settles
+from nodebench.errors import UserError
+from nodebench.measuring import Watcher, measure
+from nodebench.options import DEFAULT_STORE, ReproduceOptions
+from nodebench.reports.files import PAGES, check_outputs
+from nodebench.results.record import Record
+from nodebench.results.store import Store, now
+
+if TYPE_CHECKING:
+    from nodebench.reports.document import Document
+
+
+@dataclass(frozen=True)
+class Study:
+    """Reproductions under some conditions, and the store that holds what has been measured for them.
+
+    Attributes:
+        options: The conditions, and the store.
+        plans: The plans of each reproduction's parts.
+        environment: Fingerprint of the machine to whose figures the pages keep; None for any.
+    """
+
+    options: ReproduceOptions
+    plans: Mapping[str, Mapping[str, Plan]]
+    environment: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, names: Iterable[str], options: ReproduceOptions, *, any_machine: bool) -> "Study":
+        """Reproductions by name.
+
+        Args:
+            names: Their names; `all` stands for all.
+            options: The conditions.
+            any_machine: Whether the figures of other machines will do.
+
+        Raises:
+            UserError: If there is none of a name, or a condition is wrong.
+        """
+        conditions = _conditions(options)
+        plans = {found.name: {part.name: part.plan(conditions) for part in found.parts} for found in named(names)}
+        # Once: whoever changes the software during a long run must not lose what it has measured by then.
+        return cls(options, plans, None if any_machine else fingerprint())
+
+    @property
+    def path(self) -> Path:
+        """The store."""
+        return Path(self.options.store)
+
+    @property
+    def each(self) -> list[Plan]:
+        """The plans of all parts, each once."""
+        return list({plan.plan_id: plan for parts in self.plans.values() for plan in parts.values()}.values())
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Plugins that cannot be used, by name, with the reason."""
+        return {name: reason for plan in self.each for name, reason in plan.broken.items()}
+
+    @property
+    def whole(self) -> bool:
+        """Whether all cells of all plans ended well."""
+        found = {plan.plan_id: self.answers(plan) for plan in self.each}
+        return all(
+            cell.cell_id in found[plan.plan_id] and found[plan.plan_id][cell.cell_id].status == "ok"
+            for plan in self.each
+            for cell in plan.cells
+        )
+
+    def answers(self, plan: Plan) -> dict[str, Record]:
+        """What is known of the cells of a plan, by id."""
+        if not self.path.is_file():
+            return {}
+        return answers(Store(self.path, read_only=True), plan, self.environment)
+
+    def settled(self, plan: Plan) -> dict[str, Record]:
+        """The records of cells that need not be measured again, by id."""
+        found = self.answers(plan)
+        return {cell_id: record for cell_id, record in found.items() if settles(record, plan.measure)}
+
+    def measure(self, plan: Plan, watcher: Watcher) -> None:
+        """Measure what the store does not hold of a plan.
+
+        Raises:
+            UserError: If it cannot be measured.
+        """
+        assert self.environment is not None, "what is measured is of this machine"
+        found = known(self.answers(plan), plan.measure)
+        how = continuation(Store(self.path), plan, self.environment)
+        if len(found) < len(plan.cells) or how == "resume":
+            options = replace(self.options, resume=how == "resume")
+            measure(plan, options, watcher, environment=self.environment, known=found)
+
+    def page(self, name: str, command: str) -> "Document":
+        """The page of a reproduction, made by a command."""
+        from nodebench.reports.paper.pages import page_of
+        from nodebench.reports.paper.source import Place, Source
+
+        store = Store(self.path, read_only=True)
+        places: dict[str, list[Place]] = {}
+        for part, plan in self.plans[name].items():
+            found = self.answers(plan)
+            places[part] = [
+                Place(
+                    task=cell.task,
+                    model=cell.model,
+                    backend=cell.backend,
+                    solver=cell.spec.solver,
+                    rtol=cell.spec.rtol,
+                    seed=cell.seed,
+                    record=found.get(cell.cell_id),
+                )
+                for cell in plan.cells
+            ]
+        source = Source(
+            name=name,
+            places=places,
+            environments=store.environments(),
+            plots=lambda record: store.plots(record.run_id, record.cell_id),
+            preset=self.options.preset,
+            seeds=tuple(self.options.seeds),
+            measuring=self._command(name),
+            command=command,
+            created_at=now(),
+        )
+        return page_of(source)
+
+    def _command(self, name: str) -> str:
+        """The command that measures what is missing; options left at their defaults are left out."""
+        usual, chosen = Conditions(), _conditions(self.options)
+        options = {
+            "--preset": (chosen.preset, usual.preset),
+            "--seed": (",".join(map(str, chosen.seeds)), ",".join(map(str, usual.seeds))),
+            "--threads": (str(chosen.threads), str(usual.threads)),
+            "--device": (chosen.device, usual.device),
+            "--store": (str(self.path), str(DEFAULT_STORE)),
+        }
+        given = [word for option, (value, default) in options.items() if value != default for word in (option, value)]
+        return shlex.join(["nodebench", "reproduce", name, *given])
+
+
+def pages_of(names: Sequence[str], output: Sequence[Path], charts: str | None) -> dict[str, list[Path]]:
+    """The files of each reproduction, which can be written.
+
+    Args:
+        names: The reproductions; `all` stands for all.
+        output: The files that were asked for; empty for one of the reproduction's name.
+        charts: Format of the charts beside them, or None.
+
+    Raises:
+        UserError: If there is no reproduction of a name, or a file cannot be written.
+    """
+    chosen = [found.name for found in named(names)]
+    several = len(chosen) > 1
+    found = {
+        name: [path.with_stem(path.stem + (f"-{name}" if several else "")) for path in output]
+        or [Path(f"reproduction-{name}.html")]
+        for name in chosen
+    }
+    paths = [path for files in found.values() for path in files]
+    check_outputs(paths, charts, PAGES)
+    for folder in {path.parent for path in paths}:
+        try:
+            # Before hours are spent on what is to stand there. Permissions do not tell: a file system may be read-only.
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UserError(f"nothing can be written in the folder `{folder}`: {error.strerror or error}.") from error
+    return found
+
+
+def _conditions(options: ReproduceOptions) -> Conditions:
+    return Conditions(preset=options.preset, seeds=tuple(options.seeds), threads=options.threads, device=options.device)

@@ -1,0 +1,361 @@
+"""What is printed on a terminal: tables, records, machines, pages and what becomes of a run."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from nodebench.reports.document import Column, Entry, Table, Tone
+from nodebench.reports.exponents import exponents_table
+from nodebench.reports.formatting import ABSENT, mebibytes
+from nodebench.reports.machines import Machines, parts
+from nodebench.reports.tables import for_terminal, repetition_table
+from nodebench.reports.writers.terminal import new_console, print_page, print_table
+from nodebench.results.environment import differences, environment_of
+
+if TYPE_CHECKING:
+    from nodebench.bench.plan import Cell, Plan
+    from nodebench.bench.selftest import SelfTest
+    from nodebench.cluster.nodes import Node
+    from nodebench.cluster.session import Survey
+    from nodebench.conformance.check import CheckOutcome
+    from nodebench.paper import Study
+    from nodebench.reports.files import Written
+    from nodebench.results.baseline import Baseline
+    from nodebench.results.finding import Finding, Gate
+    from nodebench.results.merging import Merged
+    from nodebench.results.ratchet import Update
+    from nodebench.results.record import Record
+    from nodebench.results.scaling import Scaling
+    from nodebench.results.store import Run, Store
+
+__all__ = ["new_console", "print_page", "print_table"]
+
+
+def _texts(caption: str, titles: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str] = ()) -> Table:
+    """A table of texts, which wrap but in the columns that are to be whole."""
+    columns = tuple(Column(title, numeric=False, wraps=title not in whole) for title in titles)
+    return Table("table", caption, columns, tuple(tuple(map(Entry, row)) for row in rows))
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON, and nothing beside it."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_records(records: Sequence["Record"], *, as_json: bool = False) -> None:
+    """Print records as tables, or as one JSON array."""
+    if as_json:
+        print_json([record.to_dict() for record in records])
+        return
+    console = new_console()
+    for table in for_terminal(records):
+        print_table(table)
+    if any(record.status != "ok" for record in records):
+        console.print("what a cell left behind: nodebench logs CELL")
+    for note in sorted({note for record in records for note in record.notes}):
+        console.print(f"note: {escape(note)}")
+    for backend, found in {record.backend: record.differences for record in records}.items():
+        for difference in found:
+            console.print(f"note ({escape(str(backend))}): {escape(difference)}")
+
+
+def print_plan(planned: "Plan", *, as_json: bool) -> None:
+    """Print the cells that would be measured."""
+    if as_json:
+        print_json([{"cell_id": cell.cell_id, **asdict(cell)} for cell in planned.cells])
+        return
+    caption = f"{len(planned.cells)} cells, {len(planned.groups)} groups timed in turns; measure: {planned.measure}"
+    titles = ("cell", "task", "model", "backend", "solver", "rtol", "batch", "seed", "preset")
+    rows = [
+        (*_names(cell), f"{cell.spec.rtol:g}", str(cell.batch_size), str(cell.seed), cell.preset)
+        for cell in planned.cells
+    ]
+    print_table(_texts(caption, titles, rows, ("cell", "rtol", "batch", "seed")))
+
+
+def _names(cell: "Cell") -> tuple[str, ...]:
+    return (cell.cell_id, cell.task, cell.model, cell.backend or ABSENT, cell.spec.solver)
+
+
+def print_cost(records: Sequence["Record"], elapsed_s: float) -> None:
+    """Print how long a run took, and how much of that was not measured work."""
+    overhead_s = sum(record.overhead_s or 0.0 for record in records)
+    share = overhead_s / elapsed_s
+    new_console().print(f"{elapsed_s:.0f} s, of which {overhead_s:.0f} s ({share:.0%}) were not spent in measured work")
+
+
+def print_scalings(laws: Sequence["Scaling"]) -> None:
+    """Print exponents beside those of theory."""
+    print_table(exponents_table("exponents", laws[0].axis, [(law.task, law) for law in laws]))
+
+
+def print_study(study: "Study") -> None:
+    """Print what would be measured for reproductions of the paper, and what the store has."""
+    titles = ("cell", "task", "model", "backend", "solver", "rtol", "seed", "state")
+    for planned in study.each:
+        settled = study.settled(planned)
+        n_missing = len(planned.cells) - len(settled)
+        rows = []
+        for cell in planned.cells:
+            known = settled.get(cell.cell_id)
+            state = "to be measured" if known is None else f"in run {known.run_id}"
+            rows.append((*_names(cell), f"{cell.spec.rtol:g}", str(cell.seed), state))
+        caption = f"{planned.measure}: {n_missing} of {len(planned.cells)} cells to be measured"
+        print_table(_texts(caption, titles, rows, ("rtol", "seed")))
+
+
+def print_listing(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows of text as a table."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    print_table(_texts(title, names, [[row.get(name, "") for name in names] for row in rows], ("name",)))
+
+
+def print_run(run: "Run", records: Sequence["Record"], store: "Store", machine: str | None = None) -> None:
+    """Print a run: its command, the machines it was taken on, and its records with the times of one machine.
+
+    Args:
+        run: The run.
+        records: Its records.
+        store: The store that they are from.
+        machine: The machine; None for that with most times.
+
+    Raises:
+        UserError: If there is no such machine.
+    """
+    state = run.finished_at or "not finished: go on with --resume"
+    new_console().print(f"run {run.run_id}: {escape(run.command)}\nbegan {run.created_at}, ended {state}")
+    print_environment(run.environment)
+    _print_nodes(run, records, store.environments())
+    print_records(of_one_machine(records, store, machine))
+
+
+def of_one_machine(records: Sequence["Record"], store: "Store", name: str | None = None) -> Sequence["Record"]:
+    """The records of a run with the times of one machine; the command that shows another machine's times is printed."""
+    machines = Machines.of(records, store.environments(), name)
+    shown = machines.chosen.name if machines.chosen else ""
+    for by, other in machines.others.items():
+        again = shlex.join(["nodebench", "show", records[0].run_id, "--store", str(store.path), "--machine", by])
+        text = f"times are those of {shown}; those of {other.name}: {again}"
+        new_console().print(escape(text.replace("`", "")), soft_wrap=True)
+    return machines.with_times_of_one(records)
+
+
+def _print_nodes(run: "Run", records: Sequence["Record"], environments: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say what each node is that the cells of a run were measured on, unless it is the one that began the run."""
+    nodes: dict[tuple[str | None, str | None], list[Record]] = {}
+    for record in parts(records):
+        nodes.setdefault((record.node, record.environment), []).append(record)
+    if len(nodes) < 2 and "cpu" in run.environment:
+        return
+    if nodes:
+        apart = "s, whose times are not compared with each other" if len(nodes) > 1 else ""
+        new_console().print(f"measured on {len(nodes)} node{apart}:")
+    for (node, _), measured in nodes.items():
+        cells = f"{len(measured)} cell{'s' if len(measured) > 1 else ''}"
+        text = f"{node}, {cells}: {hardware(environment_of(measured[0], environments))}"
+        new_console().print(f"- {escape(text)}")
+
+
+def print_repetition(
+    runs: Sequence["Run"], records: Sequence[Sequence["Record"]], environments: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Print the ratios of several runs side by side, and in what their machines differ."""
+    first = {record.cell_id: environment_of(record, environments) for record in records[0]}
+    for run, each in zip(runs[1:], records[1:], strict=True):
+        shared = (record for record in each if record.cell_id in first)
+        pairs = ((first[record.cell_id], environment_of(record, environments)) for record in shared)
+        for difference in dict.fromkeys(line for one, other in pairs for line in differences(one, other)):
+            new_console().print(f"[red]not alike:[/red] {runs[0].run_id} and {run.run_id}: {escape(difference)}")
+    table = repetition_table(records)
+    if table is None:
+        new_console().print("no cell has a ratio in all of these runs")
+    else:
+        print_table(table)
+
+
+def print_log(record: "Record") -> None:
+    """Print what an attempt at a cell left behind."""
+    from nodebench.results.baseline import BaselineCell
+
+    print(f"{BaselineCell.from_record(record).label}\ncell {record.cell_id}, run {record.run_id}", end="")
+    where = f" on {record.node}" if record.node else ""
+    print(f", attempt {record.attempt}, {record.created_at}{where}: {record.status}")
+    if record.reason is not None:
+        print(record.reason)
+    ended = "it ended well, and " if record.status == "ok" else ""
+    print(f"\n{record.stderr}" if record.stderr else f"{ended}nothing was kept of what it printed")
+
+
+def print_broken(broken: Mapping[str, str]) -> None:
+    """Print on stderr which plugins are broken, and why: once before what is measured without them, and once after."""
+    for name, reason in broken.items():
+        new_console(err=True).print(f"[red]broken:[/red] {escape(f'{name}: {reason}')}", soft_wrap=True)
+
+
+def print_environment(environment: Mapping[str, Any]) -> None:
+    """Print the fingerprint of a machine, or what there is of it: a run on many machines has that of software alone."""
+    versions = {name: version or "not installed" for name, version in environment["libraries"].items()}
+    lines = (
+        hardware(environment) if "cpu" in environment else "",
+        ", ".join(filter(None, (environment.get("system"), f"Python {environment['python']}"))),
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+    )
+    for line in filter(None, lines):
+        new_console().print(escape(line))
+
+
+def hardware(environment: Mapping[str, Any]) -> str:
+    """Processor, cores, memory and GPU of a machine, in words."""
+    if "cpu" not in environment:
+        return "lost before it could be looked at"
+    memory = environment["memory_bytes"]
+    size = "" if memory is None else f", {memory / 2**30:.3g} GiB"
+    return f"{environment['cpu']}, {environment['cores']} cores{size}; GPU: {environment['gpu'] or 'none'}"
+
+
+def print_nothing_to_measure(shard: str, *, as_json: bool) -> None:
+    """Say that a shard of a plan has no group."""
+    new_console(err=as_json).print(f"nothing to measure in shard {shard}: the plan has fewer groups")
+    print_records([], as_json=as_json)
+
+
+def print_merged(path: Path, merged: "Merged") -> None:
+    """Print what a store has after others were joined into it."""
+    counted = f"{merged.n_runs} runs, {merged.n_records} records, {merged.n_added} of them added"
+    new_console().print(f"wrote {escape(str(path))}: {counted}", soft_wrap=True)
+
+
+def print_written(files: Sequence["Written"]) -> None:
+    """Print which files were written, and how large they are."""
+    for file in files:
+        n_bytes, count = file.n_bytes, "" if file.n_files is None else f"{file.n_files} files, "
+        size = f"{n_bytes / 1e6:.2g} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.3g} kB"
+        new_console().print(f"wrote {escape(str(file.path))}, {count}{size}")
+
+
+def print_gate(gate: "Gate") -> None:
+    """Print what has become worse or better, and the verdict."""
+    from nodebench.reports.gate import UPDATE, gate_table
+
+    console = new_console()
+    for line in gate.unlike:
+        console.print(f"[red]not alike:[/red] {escape(line)}")
+    table = gate_table(gate)
+    if table is not None:
+        print_table(table)
+    if gate.of("improvement"):
+        console.print(UPDATE)
+    console.print(escape(gate.summary))
+
+
+def print_update(path: str, found: "Update") -> None:
+    """Print what was taken over into a baseline file, and what was not."""
+    console = new_console()
+    for finding in found.taken:
+        console.print(escape(f"taken over: {_one_line(finding)}"))
+    for finding in found.left:
+        console.print(f"[red]left as it was:[/red] {escape(_one_line(finding))}")
+    console.print(f"{escape(path)}: {len(found.taken)} taken over, {len(found.left)} left as they were")
+
+
+def _one_line(finding: "Finding") -> str:
+    from nodebench.reports.gate import value
+
+    if finding.old is None and finding.new is None:  # of a cell as a whole
+        return f"{finding.cell.label}: {finding.reason}"
+    return f"{finding.cell.label}: {finding.metric} {value(finding.old)} -> {value(finding.new)} {finding.unit}".strip()
+
+
+def print_saved(path: str, names: Sequence[str], figures: "Baseline") -> None:
+    """Print what a baseline file has from runs."""
+    new_console().print(escape(f"{path}: {len(figures.cells)} cells of {', '.join(names)}"))
+    for cell in figures.cells.values():
+        if not cell.ok:
+            new_console().print(f"[red]kept as it is:[/red] {escape(cell.label)} is {cell.status}")
+
+
+def print_baseline(figures: "Baseline") -> None:
+    """Print the figures of a baseline, and the machines that it is from."""
+    from nodebench.reports.gate import baseline_table
+
+    for environment in figures.environments.values():
+        new_console().print(escape(f"{environment.get('cpu')}, {environment.get('system')}"))
+    print_table(baseline_table(figures))
+
+
+def print_machine(environment: Mapping[str, Any], frameworks: Mapping[str, str], data: Mapping[str, str]) -> None:
+    """Print a machine, its frameworks, and where data sets would come from."""
+    print_environment(environment)
+    for name, state in frameworks.items():
+        new_console().print(f"{name}: {escape(state)}")
+    for name, source in data.items():
+        new_console().print(f"data of {name}: {escape(source)}")
+
+
+def print_survey(survey: "Survey", *, as_json: bool) -> None:
+    """Print what the nodes of a cluster have, those alike together, and in what they differ."""
+    if as_json:
+        rows = [asdict(node) | asdict(survey.inspections[node.node_id]) for node in survey.nodes]
+        print_json({"nodes": rows, "differences": survey.differences})
+        return
+    console = new_console()
+    for alike in _alike(survey):
+        names, found = ", ".join(node.name for node in alike), survey.inspections[alike[0].node_id]
+        each = " each" if len(alike) > 1 else ""
+        console.print(f"[bold]{escape(names)}[/bold]: {alike[0].cpus} CPUs and {alike[0].gpus} GPUs for Ray{each}")
+        if found.environment:
+            print_environment(found.environment)
+        for name, state in found.frameworks.items():
+            console.print(f"{name}: {escape(state)}", soft_wrap=True)
+    for difference in survey.differences:
+        console.print(f"[red]unlike:[/red] {escape(difference)}", soft_wrap=True)
+    if not survey.differences:
+        console.print("no differences in Python, libraries and nodebench's commit")
+
+
+def _alike(survey: "Survey") -> list[list["Node"]]:
+    """The nodes of a cluster, those together of which there is the same to say."""
+    groups: dict[str, list[Node]] = {}
+    for node in survey.nodes:
+        found = survey.inspections[node.node_id]
+        told = json.dumps([node.cpus, node.gpus, found.environment, found.frameworks], sort_keys=True)
+        groups.setdefault(told, []).append(node)
+    return list(groups.values())
+
+
+def print_selftest(tested: "SelfTest") -> None:
+    """Print what the harness found out about itself."""
+    rate = f"{tested.alarm_rate:.0%}, {tested.alarm_low:.1%} to {tested.alarm_high:.0%}; nominal 5 %"
+    rows = [("false alarms, A against A", f"{tested.n_alarms} of {tested.n_comparisons} ({rate})")]
+    for planted in tested.slowdowns:
+        caught = f"caught {planted.n_caught} of {planted.n_comparisons}, ratio {planted.estimate:.3f}"
+        rows.append((f"slowdown of {planted.slowdown:.0%}", caught))
+    leak = f"{mebibytes(tested.leak_bytes)} MiB a step, {mebibytes(tested.clean_bytes)} without"
+    rows.append(("leak of 1 MiB a step", leak))
+    rows.append(("gradient of the wrong sign", f"called {tested.wrong_gradient}"))
+    rows.append(("smallest visible slowdown", f"{tested.smallest_effect:.1%}"))
+    print_table(_texts(f"selftest with {tested.workload}", ("planted", "found"), rows))
+    for problem in tested.problems:
+        new_console().print(f"[red]not sound:[/red] {escape(problem)}")
+
+
+def print_checks(title: str, outcomes: Sequence["CheckOutcome"]) -> None:
+    """Print what came of the checks of a plugin."""
+    tones: dict[str, Tone] = {"ok": "good", "failed": "bad", "skipped": "doubtful"}
+    but = {"ok": "", "failed": " But: ", "skipped": " Not checked: "}
+    titles = ("check", "state", "what must hold, and what does not")
+    rows = tuple(
+        (
+            Entry(outcome.check),
+            Entry(outcome.state, tone=tones[outcome.state]),
+            Entry(f"{outcome.meaning}{but[outcome.state]}{outcome.reason}"),
+        )
+        for outcome in outcomes
+    )
+    columns = tuple(Column(each, numeric=False, wraps=True) for each in titles)
+    print_table(Table("checks", title, columns, rows))
