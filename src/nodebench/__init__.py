@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nodebench.api import check, gate, report, run, scale
     from nodebench.backends.base import AbstractBackend
     from nodebench.backends.diffrax.solve import reason_unsupported as diffrax_unsupported
     from nodebench.backends.diffrax.solve import solve as diffrax_solve

@@ -276,7 +276,7 @@ def run(
     planned = measuring.planned(options)
     printing.print_broken(planned.broken)
     if not planned.cells:
-        printing.print_nothing_to_measure(str(options.shard), as_json=as_json)
+        printing.print_nothing_to_measure(planned, as_json=as_json)
         raise typer.Exit(1 if planned.broken else 0)
     if dry_run:
         printing.print_plan(planned, as_json=as_json)

@@ -218,9 +218,9 @@ def hardware(environment: Mapping[str, Any]) -> str:
     return f"{environment['cpu']}, {environment['cores']} cores{size}; GPU: {environment['gpu'] or 'none'}"
 
 
-def print_nothing_to_measure(shard: str, *, as_json: bool) -> None:
-    """Say that a shard of a plan has no group."""
-    new_console(err=as_json).print(f"nothing to measure in shard {shard}: the plan has fewer groups")
+def print_nothing_to_measure(planned: "Plan", *, as_json: bool) -> None:
+    """Say why a plan has no cells."""
+    new_console(err=as_json).print(f"nothing to measure in {planned.empty}")
     print_records([], as_json=as_json)
 
 

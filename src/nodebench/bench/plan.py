@@ -73,6 +73,7 @@ class Plan:
         against: The other version that the cells take turns with, or None.
         broken: Plugins that were asked for and cannot be used, by name, with the reason in a sentence.
         unsupported: Cells that no process need be started for, by id, with the reason in a sentence.
+        empty: Why there are no cells; empty where there are.
     """
 
     cells: tuple[Cell, ...]
@@ -80,6 +81,7 @@ class Plan:
     against: str | None = None
     broken: Mapping[str, str] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    empty: str = ""
 
     @property
     def plan_id(self) -> str:
@@ -103,7 +105,8 @@ class Plan:
         cells = tuple(cell for members in self.groups[number - 1 :: n_shards] for cell in members)
         ids = {cell.cell_id for cell in cells}
         refused = {cell_id: reason for cell_id, reason in self.unsupported.items() if cell_id in ids}
-        return replace(self, cells=cells, unsupported=refused)
+        reason = f"shard {number}/{n_shards}: the plan has {len(self.groups)} groups"
+        return replace(self, cells=cells, unsupported=refused, empty="" if cells else reason)
 
     def check_control(self, control: str | None) -> None:
         """See that the control is among the cells.

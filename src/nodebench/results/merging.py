@@ -44,10 +44,9 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
         StoreError: If a store cannot be read or written, has the schema of a newer version, or two stores have one run,
             record or file with different contents; each is named.
     """
-    given = list(dict.fromkeys(path.resolve() for path in sources))
-    parts = [(path, _rows(existing(path))) for path in given if path != target.resolve()]
-    is_given = target.resolve() in given
-    before = _rows(existing(target)) if is_given or target.exists() else {}
+    opened = {path.resolve(): existing(path) for path in sources}
+    before = _rows(Store(target, read_only=True)) if target.exists() else {}
+    parts = [(path, _rows(store)) for path, store in opened.items() if path != target.resolve()]
     _join([(target, before), *parts])  # refused before a file is made or brought up to date
     store = Store(target)
     with store.transaction() as db:
