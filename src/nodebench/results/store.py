@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import time
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -151,7 +152,10 @@ class Store:
             attempt = (record.run_id, record.cell_id, record.attempt)
             db.executemany(
                 "INSERT INTO plots VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*attempt, at, each.name, each.caption, each.alternative, each.svg) for at, each in enumerate(plots)],
+                [
+                    (*attempt, at, each.name, each.caption, each.alternative, zlib.compress(each.svg))
+                    for at, each in enumerate(plots)
+                ],
             )
 
     def plots(self, run_id: str, cell_id: str) -> tuple[RenderedPlot, ...]:
@@ -168,7 +172,7 @@ class Store:
             ).fetchall()
         if any(row["svg"] is None for row in rows):
             raise StoreError("plots of an older version of nodebench, which this one cannot show: train again.")
-        return tuple(RenderedPlot(**dict(row)) for row in rows)
+        return tuple(RenderedPlot(**{**dict(row), "svg": zlib.decompress(row["svg"])}) for row in rows)
 
     def save_measurement(self, run_id: str, cell_id: str, found: Measurement) -> None:
         """Keep a gradient measurement whose cell still has to train, for a resumption."""
