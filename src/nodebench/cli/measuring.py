@@ -164,7 +164,7 @@ def run(
         control=None if control is None else registry.canonical(control),
     )
     if resume and rerun_failed:
-        raise UserError("`--rerun-failed` goes on with an interrupted run too; leave `--resume` out.")
+        raise UserError("`--rerun-failed` continues an interrupted run too; leave `--resume` out.")
     planned = plan(request, timeout_s)
     planned.check_control(settings.control)
     print_broken(planned.broken)

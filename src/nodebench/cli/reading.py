@@ -63,7 +63,7 @@ def show(
         print_records([record for each in records for record in each], as_json=True)
         return
     for run, each in zip(found, records, strict=True):
-        state = run.finished_at or "not finished: go on with --resume"
+        state = run.finished_at or "not finished: continue with --resume"
         new_console().print(f"run {run.run_id}: {escape_markup(run.command)}\nbegan {run.created_at}, ended {state}")
         print_environment(run.environment)
         _print_nodes(run, each, opened.environments())
