@@ -66,8 +66,8 @@ def merge(
     for store in stores:
         check_store(store)
     merged = merging.merge(stores, output)
-    counted = f"{merged.n_runs} runs, {merged.n_records} records, {merged.n_added} of them added"
-    new_console().print(f"wrote {escape_markup(str(output))}: {counted}", soft_wrap=True)
+    counted = f"runs: {merged.n_runs}, records: {merged.n_records}, added: {merged.n_added}"
+    new_console().print(f"wrote {escape_markup(str(output))}; {counted}", soft_wrap=True)
 
 
 def write_pages(page: Any, paths: Sequence[Path], charts: Kind | None) -> None:
