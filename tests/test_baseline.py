@@ -99,7 +99,7 @@ def test_a_cell_is_one_block_and_a_figure_one_line():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "is no baseline"),
+        ([], "is not a baseline"),
         ({"schema": 99, "cells": []}, "has schema 99, this nodebench knows 1"),
         ({"schema": 1, "cells": [{"cell_id": "a"}]}, "is damaged at `0.task`"),
         ({"schema": 1, "cells": [{"cell_id": "a", "task": "t", "model": "m", "nfe": 3}]}, "is damaged at `0.nfe`"),
@@ -170,7 +170,7 @@ def test_a_name_is_a_file_or_a_run(tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         find("none.json", lambda: store)
     path.write_text("{")
-    with pytest.raises(UserError, match="is no JSON"):
+    with pytest.raises(UserError, match="is not JSON"):
         read_baseline_file(path)
 
 
@@ -249,7 +249,7 @@ def test_a_file_that_only_looks_like_one_of_pytest_benchmark_is_refused(tmp_path
     path = tmp_path / "p.json"
     for content in ({"benchmarks": None, "machine_info": {}}, {"benchmarks": [1], "machine_info": {}}):
         path.write_text(json.dumps(content))
-        with pytest.raises(UserError, match="is no baseline"):
+        with pytest.raises(UserError, match="is not a baseline"):
             read_baseline_file(path)
 
 

@@ -116,7 +116,7 @@ GRADIENT_INSIDE = "{}g = torch.autograd.grad(self.net(y).sum(), y, create_graph=
 REFUSED = {
     "a hidden leaf": (
         {"init": "self.w = torch.full((2,), 0.5, requires_grad=True)", "forward": "return self.net(y) * self.w"},
-        "depends on `w` of F, .* none of its parameters.*nn.Parameter",
+        "depends on `w` of F, .* not one of its parameters.*nn.Parameter",
     ),
     "a list of parameters": (
         {"init": "self.ws = [nn.Parameter(torch.ones(2))]", "forward": "return self.net(y) * self.ws[0]"},

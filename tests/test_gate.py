@@ -313,7 +313,7 @@ def test_the_file_of_the_working_directory_is_read(tmp_path, monkeypatch):
         ("[gate]\nmax_slowdown = 'a lot'", "`gate.max_slowdown`: must be a number or a percentage"),
         ("[gate]\nmax_slowdown = -1", "`gate.max_slowdown`: Input should be greater than or equal to 0."),
         ("[gate]\nmissing = 'maybe'", "`gate.missing`: Input should be 'pass' or 'fail'."),
-        ("[gate", "is no TOML"),
+        ("[gate", "is not TOML"),
         ("[gate]\nmax_slowdown = 10", '`gate.max_slowdown`: 10 is 1000%; write "10%" or "1000%", whichever is meant.'),
         ("[gate.metrics.time]\nband = true", "`gate.metrics.time.band`: must be a number or a percentage"),
         ("[gate.metrics.time]\nabsolute = 0.2", "`absolute` means nothing for `time`"),
@@ -340,7 +340,7 @@ def test_a_configuration_in_another_encoding_is_refused(tmp_path):
     """It is no TOML, which is UTF-8."""
     path = tmp_path / "nodebench.toml"
     path.write_bytes(b"# \xe4\n[gate]\n")
-    with pytest.raises(UserError, match="is no TOML"):
+    with pytest.raises(UserError, match="is not TOML"):
         read_thresholds(path)
 
 

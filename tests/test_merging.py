@@ -162,7 +162,7 @@ def test_a_newer_store_is_refused(two, tmp_path, place):
 def test_the_command_merges(tmp_path):
     """It says what there is now; what cannot be is a sentence, and exits with 2."""
     done = nodebench("merge", "a.db", "b.db", "-o", "all.db", cwd=tmp_path)
-    assert (done.returncode, done.stdout.strip()) == (0, "wrote all.db: 2 runs, 4 records, 4 of them added")
+    assert (done.returncode, done.stdout.strip()) == (0, "wrote all.db; runs: 2, records: 4, added: 4")
     for arguments, said in (
         (("a.db", "no.db", "-o", "all.db"), "there is no store at `no.db`"),
         (("a.db", "-o", "."), "`.` is a folder"),

@@ -37,7 +37,7 @@ def test_options_are_converted_by_their_types():
         ("adjont", UnknownNameError, "did you mean 'adjoint'"),
         (f"{FAKE}[behavior=ok]", UnknownNameError, "did you mean 'behaviour'"),
         (f"{FAKE}[sleep_s=long]", UserError, "sleep_s"),
-        (f"{FAKE}[behaviour]", UserError, "no option"),
+        (f"{FAKE}[behaviour]", UserError, "not an option"),
         (f"{FAKE}[behaviour=ok", UserError, "closing bracket"),
         ("nosuchmodule.x:Y", PluginError, "nosuchmodule"),
         ("nodebench.testing:Nothing", PluginError, "Nothing"),

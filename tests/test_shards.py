@@ -79,7 +79,7 @@ def test_a_shard_goes_on(folder, tmp_path):
     assert {record["attempt"] for record in json.loads(again.stdout)} == {1, 2}
     assert [found.run_id for found in Store(store).runs()] == [run.run_id]
     other = nodebench(*MATRIX, "--shard", "3/3", "--resume", "--store", str(store), cwd=folder)
-    assert "no interrupted run of this plan to go on with" in other.stdout
+    assert "no interrupted run of this plan to continue" in other.stdout
     assert len(Store(store).runs()) == 2
 
 

@@ -127,7 +127,7 @@ def test_paths_in_a_task_are_relative_to_its_file(tmp_path, monkeypatch):
         ("import my_own_layer", PluginError, "no such module; did you mean `my_own_layers`?"),
         ("import my_own_layers.inner", PluginError, "`my_own_layers` has no module `inner`"),
         ("import json.nothing", PluginError, "`json` has no module `nothing`"),
-        ("import my_own_notes", PluginError, "my_own_notes.ipynb` is no such module"),
+        ("import my_own_notes", PluginError, "my_own_notes.ipynb` is not such a module"),
         (
             "import sklearnish",
             NotInstalledError,
@@ -274,7 +274,7 @@ def test_a_file_without_a_class_is_told(tmp_path, monkeypatch):
     write(tmp_path / "task.py")
     with pytest.raises(UserError, match=r"write task\.py:Class"):
         load("task.py")
-    with pytest.raises(PluginError, match="no Python file"):
+    with pytest.raises(PluginError, match="not a Python file"):
         load(f"{write(tmp_path / 'notes.txt', text='')}:T")
 
 

@@ -13,10 +13,10 @@ if sys.argv[:1] == ["-m"] and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109 
     # `python -m nodebench.cli` is being started: what lies in the user's folder must not hide the standard library.
     del sys.path[0]
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers take it; importing it from `typing` takes longer than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from nodebench.api import check, gate, report, run, scale
     from nodebench.backends.base import AbstractBackend
     from nodebench.backends.diffrax.solve import reason_unsupported as diffrax_unsupported
@@ -160,13 +160,15 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import a public name when it is first used."""
     if name == "__version__":
         from importlib.metadata import version  # noqa: PLC0415  half of the time that importing this package takes
 
         value: Any = version("nodebench")
     elif name in _HOMES:
+        from importlib import import_module  # noqa: PLC0415  as above
+
         module, attribute = _HOMES[name]
         value = getattr(import_module(module), attribute)
     else:

@@ -197,7 +197,7 @@ def missing_module(error: ModuleNotFoundError, folder: Path) -> NodebenchError:
     places = [folder, Path.cwd()]
     found = next((entry for place in places for entry in _entries(place) if entry.name.partition(".")[0] == top), None)
     if found is not None:
-        return PluginError(f"`{name}` is imported{_place(error)}, but `{found}` is no such module.")
+        return PluginError(f"`{name}` is imported{_place(error)}, but `{found}` is not such a module.")
     near = _near(top, places)
     if near != ".":
         return PluginError(f"`{name}` is imported{_place(error)}, but there is no such module{near}")
@@ -217,7 +217,7 @@ def _location(path: str) -> Path:
     if not location.is_file():
         raise PluginError(f"there is no file `{path}`.")
     if location.suffix != ".py":
-        raise PluginError(f"`{path}` is no Python file; its name must end in .py.")
+        raise PluginError(f"`{path}` is not a Python file; its name must end in .py.")
     return location
 
 

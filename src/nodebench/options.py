@@ -107,7 +107,7 @@ class RunOptions(ExecutorOptions, Settings, Request):
         for part in (ExecutorOptions, Request, Settings):
             part.__post_init__(self)
         if self.resume and self.rerun_failed:
-            raise UserError("`--rerun-failed` goes on with an interrupted run too; leave `--resume` out.")
+            raise UserError("`--rerun-failed` continues an interrupted run too; leave `--resume` out.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,7 +127,7 @@ def print_run(run: "Run", records: Sequence["Record"], store: "Store", machine: 
     Raises:
         UserError: If there is no such machine.
     """
-    state = run.finished_at or "not finished: go on with --resume"
+    state = run.finished_at or "not finished: continue with --resume"
     new_console().print(f"run {run.run_id}: {escape(run.command)}\nbegan {run.created_at}, ended {state}")
     print_environment(run.environment)
     _print_nodes(run, records, store.environments())
@@ -226,8 +226,8 @@ def print_nothing_to_measure(planned: "Plan", *, as_json: bool) -> None:
 
 def print_merged(path: Path, merged: "Merged") -> None:
     """Print what a store has after others were joined into it."""
-    counted = f"{merged.n_runs} runs, {merged.n_records} records, {merged.n_added} of them added"
-    new_console().print(f"wrote {escape(str(path))}: {counted}", soft_wrap=True)
+    counted = f"runs: {merged.n_runs}, records: {merged.n_records}, added: {merged.n_added}"
+    new_console().print(f"wrote {escape(str(path))}; {counted}", soft_wrap=True)
 
 
 def print_written(files: Sequence["Written"]) -> None:

@@ -148,7 +148,7 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
     for item in split_list(rest[1:-1]):
         key, equals, value = item.partition("=")
         if not (equals and key.strip() and value.strip()):
-            raise UserError(f"`{item}` in `{text}` is no option; write name[option=value].")
+            raise UserError(f"`{item}` in `{text}` is not an option; write name[option=value].")
         options[key.strip()] = value.strip()
     return name, options
 

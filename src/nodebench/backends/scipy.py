@@ -104,7 +104,7 @@ class Scipy(AbstractBackend):
 
 def _no_such(solver: str) -> str:
     ask = " or ".join(f"`--solver {name}`" for name in MULTISTEP)
-    return f"`{solver}` is none of SciPy's multistep methods; take {ask}."
+    return f"`{solver}` is not one of SciPy's multistep methods; use {ask}."
 
 
 def _beyond_lsoda(problem: Problem, spec: SolverSpec) -> str | None:

@@ -95,7 +95,7 @@ class Runner:
         done = {record.cell_id for record in records if continuation != "rerun-failed" or record.status == "ok"}
         text = f"run {run_id}"
         if continuation != "new" and not found:
-            text = f"no {'interrupted ' * (continuation == 'resume')}run of this plan to go on with; {text}"
+            text = f"no {'interrupted ' * (continuation == 'resume')}run of this plan to continue; {text}"
         done |= left_out
         self.notify(Event("run", text, done=len(done), total=len(plan.cells)))
         attempts = {record.cell_id: record.attempt for record in records}

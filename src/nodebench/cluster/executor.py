@@ -102,7 +102,7 @@ class _Dispatch:
                     self._say_if_stuck()
         except ray.exceptions.RayError as error:
             raise UserError(
-                f"the Ray cluster was lost: {first_line(error)} The same command with --resume goes on from here."
+                f"the Ray cluster was lost: {first_line(error)} Continue with the same command and --resume."
             ) from error
         finally:
             for trip in self.trips.values():

@@ -41,7 +41,7 @@ def it_declares_itself(subject: TaskSubject) -> None:
     """It names its models, one of them the default, its metric, solver settings and source, and has a summary."""
     task, info = subject.task, registry.describe("task", subject.text)
     require(info.summary.endswith("."), "the first line of its docstring, which `list` shows, must be a sentence.")
-    require(task.default_model in task.models, f"its default model {task.default_model!r} is none of its models.")
+    require(task.default_model in task.models, f"its default model {task.default_model!r} is not one of its models.")
     require(isinstance(task.metric, Metric), f"its metric is {task.metric!r}; it must be a `Metric`.")
     require(isinstance(task.spec, SolverSpec), f"its spec is {task.spec!r}; it must be a `SolverSpec`.")
     require(isinstance(task.data_source(), str) and task.data_source(), "`data_source` must say where data come from.")

@@ -151,7 +151,7 @@ def loads(name: str, content: Any) -> Baseline:
         UserError: If it is no baseline, or one of another schema.
     """
     if not isinstance(content, dict) or not {"schema", "cells"} <= content.keys():
-        raise UserError(f"`{name}` is no baseline: `nodebench baseline save -o FILE` writes one.")
+        raise UserError(f"`{name}` is not a baseline: `nodebench baseline save -o FILE` writes one.")
     if content["schema"] != BASELINE_SCHEMA:
         raise UserError(
             f"the baseline `{name}` has schema {content['schema']}, this nodebench knows {BASELINE_SCHEMA}; "

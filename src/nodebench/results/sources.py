@@ -21,7 +21,7 @@ def read_baseline_file(path: Path) -> Baseline:
     except OSError as error:
         raise UserError(f"`{path}` cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
-        raise UserError(f"`{path}` is no JSON: {error}.") from error
+        raise UserError(f"`{path}` is not JSON: {error}.") from error
     if is_pytest_benchmark(content):
         return read_pytest_benchmark(str(path), content)
     return loads(str(path), content)

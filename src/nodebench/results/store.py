@@ -25,7 +25,7 @@ UNWRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 MEANINGS = {
     **dict.fromkeys(UNWRITABLE, "nothing can be written there, name another with --store"),
     sqlite3.SQLITE_CORRUPT: "it is damaged or cut short",
-    sqlite3.SQLITE_NOTADB: "it is no store of nodebench",
+    sqlite3.SQLITE_NOTADB: "it is not a nodebench store",
 }
 """What SQLite's errors mean to who named the store."""
 
@@ -329,7 +329,7 @@ class Store:
     def _check(self, db: sqlite3.Connection) -> None:
         tables, version = _tables(db), _version(db)
         if tables and not {"runs", "records"} <= tables:
-            raise StoreError(f"`{self.path}` is no store of nodebench; it has the tables {', '.join(sorted(tables))}.")
+            raise StoreError(f"`{self.path}` is not a nodebench store; it has the tables {', '.join(sorted(tables))}.")
         if version == SCHEMA_VERSION and (unknown := _columns_of(db, "records") - columns().keys()):
             raise StoreError(
                 f"the store `{self.path}` is of a newer nodebench: it has {', '.join(sorted(unknown))}, which this one "

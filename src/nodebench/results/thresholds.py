@@ -169,7 +169,7 @@ def _content(path: Path, *, wanted: bool) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"`{path}` cannot be read: {error.strerror or error}.") from error
     except ValueError as error:  # no TOML, or no UTF-8
-        raise UserError(f"`{path}` is no TOML: {error}.") from error
+        raise UserError(f"`{path}` is not TOML: {error}.") from error
 
 
 def _explain(error: ValidationError) -> str:

@@ -185,7 +185,7 @@ def step_grid(setup: SolveSetup, y0: State, times: Tensor) -> StepGrid:
 def reason_unsupported(spec: SolverSpec) -> str | None:
     """Why our own solver cannot solve this, in one sentence, or None."""
     if spec.solver not in TABLEAUS:
-        return f"the solver `{spec.solver}` is none of ours: {', '.join(sorted(TABLEAUS))}."
+        return f"the solver `{spec.solver}` is not one of ours: {', '.join(sorted(TABLEAUS))}."
     if not TABLEAUS[spec.solver].adaptive and spec.first_step is None:
         return f"`{spec.solver}` has no error estimate, so that it needs `first_step`."
     return None

@@ -52,8 +52,8 @@ def inspect(problem: Problem) -> None:
     if hidden:
         names = ", ".join(dict.fromkeys(_name_of(leaf, function) for leaf in hidden))
         raise FieldError(
-            f"the field `{kind}` depends on {names}, which requires a gradient and is none of its parameters: it would "
-            f"neither be differentiated nor trained; {REGISTER}."
+            f"the field `{kind}` depends on {names}, which requires a gradient and is not one of its parameters: it "
+            f"would neither be differentiated nor trained; {REGISTER}."
         )
 
 
@@ -209,7 +209,7 @@ def _explained(error: RuntimeError, problem: Problem) -> Exception:
     trained = [each for each in found if each.tensor.requires_grad]
     if trained:
         names = ", ".join(dict.fromkeys(each.name for each in trained))
-        return FieldError(f"the field `{kind}` uses {names}, which is none of its parameters ({text}); {REGISTER}.")
+        return FieldError(f"the field `{kind}` uses {names}, which is not one of its parameters ({text}); {REGISTER}.")
     if found:
         names = ", ".join(f"{each.name}, in {each.tensor.dtype}," for each in found)
         dtype = state_parts(problem.y0)[0].dtype
