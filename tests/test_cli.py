@@ -200,6 +200,17 @@ def test_dry_run_starts_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_watches_no_cores_and_loads_no_cluster(tmp_path):
+    """What is only needed to measure is not waited for, and Ray's settings are set for Ray alone."""
+    code = (
+        "import sys\nfrom nodebench import cli\nfrom nodebench.bench import machine\nmachine.idle_cores = None\n"
+        f"sys.argv = {['nodebench', *FAKE, '--dry-run']}\n"
+        "try: cli.main()\nexcept SystemExit as ended: print(ended.code, 'nodebench.cluster' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "0 False"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

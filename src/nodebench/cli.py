@@ -22,7 +22,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nodebench import __version__
 from nodebench.bench.request import Request
 from nodebench.bench.settings import Settings
 from nodebench.errors import NodebenchError, NotInstalledError, UnknownNameError, UserError
@@ -235,6 +234,8 @@ def _ended_gently() -> Iterator[None]:
 
 def _version(*, wanted: bool) -> None:
     if wanted:
+        from nodebench import __version__
+
         print(f"nodebench {__version__}")
         raise typer.Exit
 
