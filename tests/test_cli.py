@@ -28,6 +28,17 @@ def test_help_and_list_import_no_framework():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_imports_not_even_numpy(arguments):
+    """Options are made from dataclasses that need nothing to be imported: help answers at once."""
+    code = (
+        f"import sys\nfrom nodebench import cli\nsys.argv[1:] = {arguments}\ntry: cli.main()\nexcept SystemExit:\n"
+        "    print(sorted({'numpy', 'nodebench.api', 'nodebench.cluster'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_run_prints_a_table_and_exits_with_0(tmp_path):
     """All cells ok: the table names backend, errors, evaluations, memory and time with their units."""
     done = script(*FAKE, "--store", str(tmp_path / "r.db"))
@@ -198,6 +209,17 @@ def test_dry_run_starts_nothing(tmp_path):
     assert done.returncode == 0
     assert len(json.loads(done.stdout)) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_watches_no_cores_and_loads_no_cluster(tmp_path):
+    """What is only needed to measure is not waited for, and Ray's settings are set for Ray alone."""
+    code = (
+        "import sys\nfrom nodebench import cli\nfrom nodebench.bench import machine\nmachine.idle_cores = None\n"
+        f"sys.argv = {['nodebench', *FAKE, '--dry-run']}\n"
+        "try: cli.main()\nexcept SystemExit as ended: print(ended.code, 'nodebench.cluster' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "0 False"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nodebench import __version__
 from nodebench.bench.request import Request
 from nodebench.bench.settings import Settings
 from nodebench.errors import NodebenchError, NotInstalledError, UnknownNameError, UserError
@@ -235,6 +234,8 @@ def _ended_gently() -> Iterator[None]:
 
 def _version(*, wanted: bool) -> None:
     if wanted:
+        from nodebench import __version__
+
         print(f"nodebench {__version__}")
         raise typer.Exit
 
@@ -320,7 +321,7 @@ def _measured(planned: "Plan", options: RunOptions, *, as_json: bool) -> "list[R
     from nodebench import measuring, progress
 
     shown = progress.Shown(command_line(), err=as_json)
-    with _interrupted(shown, "interrupted; the same command with --resume goes on from here"), _ended_gently():
+    with _interrupted(shown, "interrupted; continue with the same command and --resume"), _ended_gently():
         return measuring.measure(planned, options, shown)
 
 
@@ -375,7 +376,7 @@ def reproduce(
         existing(options.store)
     shown = progress.Shown(command_line())
     for planned in () if no_run else study.each:
-        with _interrupted(shown, "interrupted; the same command goes on from here"):
+        with _interrupted(shown, "interrupted; continue with the same command"):
             study.measure(planned, shown)
     for name, paths in pages.items():
         page = study.page(name, command_line())

@@ -56,7 +56,7 @@ def print_records(records: Sequence["Record"], *, as_json: bool = False) -> None
     for table in for_terminal(records):
         print_table(table)
     if any(record.status != "ok" for record in records):
-        console.print("what a cell left behind: nodebench logs CELL")
+        console.print("why a cell failed: nodebench logs CELL")
     for note in sorted({note for record in records for note in record.notes}):
         console.print(f"note: {escape(note)}")
     for backend, found in {record.backend: record.differences for record in records}.items():

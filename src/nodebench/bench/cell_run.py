@@ -9,7 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from nodebench.bench.accuracy import Reference
 from nodebench.bench.jobs import Cores, WorkClock
-from nodebench.bench.messages import Failure, Questions, TrainingProgress, Turn, sentence_of
+from nodebench.bench.messages import Assignment, Failure, Questions, TrainingProgress, Turn, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.process import LostError, WorkerError, WorkerProcess, launch, with_launchers
 from nodebench.bench.settings import Settings
@@ -101,7 +101,7 @@ class CellRun:
 
     def launch(self, launchers: Launchers) -> None:
         """Have launchers begin to import what a worker of it needs."""
-        launch(self.settings.assignment(self.cell), self.settings.interpreter, launchers)
+        launch(Assignment.of(self.cell, self.settings), self.settings.interpreter, launchers)
 
     def open(self, launchers: Launchers | None, programs: Path | None = None, cores: Cores = None) -> None:
         """Start a fresh worker, which begins to import what it needs.
@@ -114,7 +114,7 @@ class CellRun:
         # A folder for each cell of each version: what one had compiled would make another's first step cheaper.
         interpreter = self.settings.interpreter
         own = None if programs is None else programs / (interpreter.name and "other") / self.cell.cell_id
-        assignment = self.settings.assignment(self.cell, own, cores)
+        assignment = Assignment.of(self.cell, self.settings, own, cores)
         self._worker = WorkerProcess(assignment, interpreter, launchers)
 
     def send(self, question: Callable[Concatenate[Questions, P], T], *args: P.args, **kwargs: P.kwargs) -> None:

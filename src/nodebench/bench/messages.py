@@ -13,7 +13,9 @@ from nodebench.problem import Evaluations
 from nodebench.results.record import Measurement
 
 if TYPE_CHECKING:
+    from nodebench.bench.jobs import Cores
     from nodebench.bench.request import Request
+    from nodebench.bench.settings import Settings
 
 OUT_OF_MEMORY = re.compile(
     r"out of memory|(?:can't|cannot) allocate memory|MemoryError|RESOURCE_EXHAUSTED|bad_alloc|OutOfMemory|cannot map",
@@ -45,6 +47,19 @@ class Assignment:
     memory_limit_bytes: int | None = None
     programs: Path | None = None
     ahead: str = ""
+
+    @classmethod
+    def of(cls, cell: Cell, settings: "Settings", programs: Path | None = None, cores: "Cores" = None) -> "Assignment":
+        """What a worker of a cell is told.
+
+        Args:
+            cell: The cell.
+            settings: How it is measured.
+            programs: Where compiled programs are kept, or None.
+            cores: The cores that it may use; None for those of the settings.
+        """
+        limit = None if settings.memory_limit_gib is None else int(settings.memory_limit_gib * 2**30)
+        return cls(cell, cores or settings.cores, limit, programs)
 
     @property
     def framework(self) -> str:

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from math import isfinite
-from pathlib import Path
 
 from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.jobs import Cores
 from nodebench.bench.machine import available_cores, usable_cores
-from nodebench.bench.messages import Assignment
 from nodebench.bench.plan import Cell
 from nodebench.errors import UserError
 
@@ -59,17 +57,6 @@ class Settings:
     def budget(self, cell: Cell) -> float:
         """Timing budget of a cell, in seconds."""
         return BUDGETS_S[cell.preset] if self.budget_s is None else self.budget_s
-
-    def assignment(self, cell: Cell, programs: Path | None = None, cores: Cores = None) -> Assignment:
-        """What a worker of a cell is told.
-
-        Args:
-            cell: The cell.
-            programs: Where compiled programs are kept, or None.
-            cores: The cores that it may use; None for those of these settings.
-        """
-        limit = None if self.memory_limit_gib is None else int(self.memory_limit_gib * 2**30)
-        return Assignment(cell, cores or self.cores, limit, programs)
 
     def slots(self, threads: int) -> list[Cores]:
         """The cores of each job that is at work side by side with others, each of so many threads."""
