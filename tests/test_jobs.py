@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
@@ -148,6 +149,18 @@ def test_the_share_of_a_container_bounds_the_jobs(tmp_path, monkeypatch):
     assert machine.available_memory() == 2000
     told.write_text("5:cpu:/elsewhere\n")
     assert machine.usable_cores() == 8
+
+
+def test_the_least_busy_cores_are_chosen(monkeypatch):
+    """Whatever a core waits for is no work; of equally busy ones the first, however their seconds are rounded."""
+    first = {0: {"user": 5.0}, 1: {"user": 0.1, "guest": 0.1}, 2: {"user": 7.0}, 3: {"user": 1.0}}
+    later = {0: {"user": 5.2}, 1: {"user": 0.3, "guest": 0.3, "idle": 9.0}, 2: {"user": 7.0, "steal": 0.1},
+             3: {"user": 1.0, "iowait": 0.2}}  # fmt: skip
+    readings = iter([[SimpleNamespace(**core) for core in each.values()] for each in (first, later)])
+    monkeypatch.setattr(machine.psutil, "cpu_times", lambda *, percpu: next(readings) if percpu else None)
+    monkeypatch.setattr(machine, "available_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(machine, "SAMPLE_S", 0)
+    assert machine.idle_cores(3) == [3, 2, 0]
 
 
 def test_another_worker_begins_where_memory_allows_it():
