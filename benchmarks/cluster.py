@@ -36,8 +36,8 @@ from nodebench import registry
 from nodebench.bench import machine
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.plan import Cell, Plan
+from nodebench.bench.request import BUDGETS_S, Settings
 from nodebench.bench.runner import Runner
-from nodebench.bench.settings import BUDGETS_S, Settings
 from nodebench.bench.work import AbstractWork, CellResult, GroupWork, MachineContext
 from nodebench.cluster.errand import Errand
 from nodebench.cluster.executor import RayExecutor

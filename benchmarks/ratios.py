@@ -17,8 +17,8 @@ from rich.table import Table
 
 from nodebench.bench.machine import fingerprint, idle_cores
 from nodebench.bench.matrix import Request, plan
+from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
-from nodebench.bench.settings import Settings
 from nodebench.progress import display
 from nodebench.reports.formatting import ABSENT, interval, mebibytes, milliseconds, number
 from nodebench.results.record import Record

@@ -17,13 +17,13 @@ from tempfile import TemporaryDirectory
 from scipy.stats import f as snedecor
 
 from nodebench.bench.cell_run import CellRun
-from nodebench.bench.interleaving import Interleaving
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.machine import idle_cores
 from nodebench.bench.matrix import Request, plan
+from nodebench.bench.processes import Launchers
 from nodebench.bench.references import preparer
-from nodebench.bench.settings import Settings
-from nodebench.bench.starting import Launchers
+from nodebench.bench.request import Settings
+from nodebench.bench.timing import Interleaving
 from nodebench.bench.work import begin
 from nodebench.stats import quantile
 

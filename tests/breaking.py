@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from nodebench.bench.passes import GradientPasses
-from nodebench.bench.worker import Worker
+from nodebench.bench.worker.main import Worker
+from nodebench.bench.worker.passes import GradientPasses
 from nodebench.errors import UserError
 from nodebench.testing import FakeBackend, FakeTask
 
-WORKERS = ("nodebench.bench.launcher", "nodebench.bench.worker")
+WORKERS = ("nodebench.bench.launcher", "nodebench.bench.worker.main")
 """What a worker's process was started as."""
 
 ERRORS = {

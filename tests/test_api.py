@@ -10,8 +10,7 @@ import pytest
 from commands import nodebench
 
 from nodebench import api
-from nodebench.bench.request import Request
-from nodebench.bench.settings import Settings
+from nodebench.bench.request import Request, Settings
 from nodebench.errors import PluginError, UnknownNameError, UserError
 from nodebench.options import GateOptions, RunOptions, ScaleOptions, meanings
 from nodebench.results.store import Store

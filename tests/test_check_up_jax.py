@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from nodebench.bench.check_up import check_up, field_figures
+from nodebench.bench.worker.check_up import check_up, field_figures
 from nodebench.errors import DivergedError, FieldError, PluginError
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.frameworks.jax.parameters import refuse_complex

@@ -29,8 +29,8 @@ from typer.testing import CliRunner  # noqa: E402
 
 from nodebench.bench.machine import available_cores, fingerprint  # noqa: E402
 from nodebench.bench.matrix import Request, plan  # noqa: E402
+from nodebench.bench.request import Settings  # noqa: E402
 from nodebench.bench.runner import Runner  # noqa: E402
-from nodebench.bench.settings import Settings  # noqa: E402
 from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
 from nodebench.cli import app  # noqa: E402
 from nodebench.cluster import board, errand, executor, inspection, nodes, rehearsal, watch  # noqa: E402

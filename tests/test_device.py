@@ -13,7 +13,7 @@ import pytest
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.bench.machine import finds_cuda
-from nodebench.bench.memory import traced_bytes
+from nodebench.bench.worker.memory import traced_bytes
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.base import load_framework
 from nodebench.results.store import Store

@@ -7,8 +7,8 @@ import pytest
 
 from nodebench import registry
 from nodebench.bench.matrix import Request, plan
+from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
-from nodebench.bench.settings import Settings
 from nodebench.errors import UserError
 from nodebench.results.store import Store
 

@@ -9,11 +9,10 @@ import pytest
 
 from nodebench.bench import cell_run as measured_module
 from nodebench.bench.cell_run import CellRun
-from nodebench.bench.floor import FloorTurn, above_floor
 from nodebench.bench.matrix import Request, plan
-from nodebench.bench.passes import GradientPasses
+from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
-from nodebench.bench.settings import Settings
+from nodebench.bench.worker.passes import FloorTurn, GradientPasses, above_floor
 from nodebench.frameworks.base import load_framework
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.results.store import Store

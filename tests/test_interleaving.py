@@ -12,12 +12,11 @@ import pytest
 from processes import workers
 
 from nodebench.bench.cell_run import CellRun
-from nodebench.bench.events import Event
-from nodebench.bench.interleaving import Interleaving, step_ratio, subgroups
 from nodebench.bench.matrix import Request, plan
-from nodebench.bench.messages import Assignment
-from nodebench.bench.settings import Settings
-from nodebench.bench.worker import Worker
+from nodebench.bench.messages import Assignment, Event
+from nodebench.bench.request import Settings
+from nodebench.bench.timing import Interleaving, step_ratio, subgroups
+from nodebench.bench.worker.main import Worker
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
 TWO = Settings(rounds=2, timeout_s=60)

@@ -10,11 +10,11 @@ from nodebench.bench import jobs as jobs_module
 from nodebench.bench import machine
 from nodebench.bench.cell_run import CellRun
 from nodebench.bench.gradient import UNKNOWN_BYTES, Comparison, GradientGroup
-from nodebench.bench.interleaving import MEMORY_SHARE
 from nodebench.bench.jobs import Jobs, WorkClock
 from nodebench.bench.matrix import Request, plan
+from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
-from nodebench.bench.settings import Settings
+from nodebench.bench.timing import MEMORY_SHARE
 from nodebench.errors import UserError
 from nodebench.results.store import Store
 
@@ -119,8 +119,8 @@ def test_there_is_at_least_one_job_and_no_absurd_number(jobs):
 
 def test_jobs_have_cores_of_their_own(monkeypatch):
     """As many as the cores permit; the first has those that are timed, and more than that share."""
-    monkeypatch.setattr("nodebench.bench.settings.available_cores", lambda: [0, 1, 2, 3, 4])
-    monkeypatch.setattr("nodebench.bench.settings.usable_cores", lambda: 5)
+    monkeypatch.setattr("nodebench.bench.request.available_cores", lambda: [0, 1, 2, 3, 4])
+    monkeypatch.setattr("nodebench.bench.request.usable_cores", lambda: 5)
     assert Settings(cores=(2,)).slots(1) == [(2,), (0,), (1,), (3,), (4,)]
     assert Settings(cores=(3, 4)).slots(2) == [(3, 4), (0, 1)]
     assert Settings(cores=(0,), jobs=7).slots(1) == [(0,), (1,), (2,), (3,), (4,), (0,), (1,)]

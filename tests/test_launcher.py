@@ -6,18 +6,17 @@ from pathlib import Path
 import pytest
 from processes import children, ended, within
 
-from nodebench.bench import launcher, process
-from nodebench.bench.interpreter import Interpreter
+from nodebench.bench import client, launcher
+from nodebench.bench.client import LostError, WorkerError, WorkerProcess
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment, Questions
-from nodebench.bench.process import LostError, WorkerError, WorkerProcess
+from nodebench.bench.processes import Forked, Interpreter, Launchers, environment, kept_launchers
+from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
-from nodebench.bench.settings import Settings
-from nodebench.bench.starting import Forked, Launchers, environment, kept_launchers
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
-FORKED = pytest.mark.skipif(not process.CAN_FORK, reason="this system does not tell whether a fork is safe")
+FORKED = pytest.mark.skipif(not client.CAN_FORK, reason="this system does not tell whether a fork is safe")
 
 
 @pytest.fixture(autouse=True)
@@ -257,7 +256,7 @@ def test_a_task_that_hangs_or_exits_when_it_is_planned_is_broken(tmp_path, text,
 
 def test_without_forks_workers_are_new_interpreters(tmp_path, monkeypatch):
     """As on macOS; there, nothing need be said about it in a note."""
-    monkeypatch.setattr(process, "CAN_FORK", False)
+    monkeypatch.setattr(client, "CAN_FORK", False)
     record = run(tmp_path, BACKEND)[BACKEND]
     assert (record.status, record.start_method) == ("ok", "spawn")
     assert not [note for note in record.notes if "interpreter" in note]

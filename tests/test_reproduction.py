@@ -19,8 +19,8 @@ from nodebench.bench.reproduction import (
     known,
     named,
 )
+from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
-from nodebench.bench.settings import Settings
 from nodebench.cli import app
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.reports.document import Document

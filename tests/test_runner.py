@@ -13,14 +13,14 @@ import pytest
 from processes import children, ended, within, workers
 
 from nodebench.bench.accuracy import Reference, continuous_errors
-from nodebench.bench.interpreter import Interpreter
+from nodebench.bench.client import WorkerProcess
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
-from nodebench.bench.process import WorkerProcess
+from nodebench.bench.processes import Interpreter
+from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
-from nodebench.bench.settings import Settings
-from nodebench.bench.worker import Worker, _failure
+from nodebench.bench.worker.main import Worker, _failure
 from nodebench.errors import UserError
 from nodebench.results.record import PRINTED
 from nodebench.results.store import Store
@@ -396,7 +396,7 @@ def test_a_worker_whose_runner_is_gone_begins_nothing(tmp_path):
     ours, theirs = socket.socketpair()
     Connection(ours.detach()).send(Assignment(cell))
     with theirs:
-        command = [sys.executable, "-m", "nodebench.bench.worker", str(theirs.fileno())]
+        command = [sys.executable, "-m", "nodebench.bench.worker.main", str(theirs.fileno())]
         worker = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True)
         try:
             assert worker.communicate(timeout=30) == (None, "the runner is gone\n")

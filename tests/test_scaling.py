@@ -5,8 +5,7 @@ import pytest
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.bench.matrix import Request
-from nodebench.bench.scaling import VALUES, scaling_plan
+from nodebench.bench.matrix import VALUES, Request, scaling_plan
 from nodebench.errors import UserError
 from nodebench.problem import SolverSpec
 from nodebench.reports.machines import Machines

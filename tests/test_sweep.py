@@ -2,9 +2,9 @@
 
 import pytest
 
-from nodebench.bench import sweep as sweeping
 from nodebench.bench.plan import Cell
-from nodebench.bench.subject import make_subject, prepare_problem
+from nodebench.bench.worker import training as sweeping
+from nodebench.bench.worker.subject import make_subject, prepare_problem
 from nodebench.problem import SolverSpec
 
 

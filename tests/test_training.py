@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from nodebench.bench import training as module
 from nodebench.bench.checkpoints import Checkpoint
-from nodebench.bench.training import Training
+from nodebench.bench.worker import training as module
+from nodebench.bench.worker.training import Training
 from nodebench.frameworks.base import Optimizer
 from nodebench.tasks.base import Metric, Recipe, Splits
 from nodebench.testing import FakeModel, FakeTrainer

@@ -13,7 +13,7 @@ from users_fields import jax_file, torch_file
 from nodebench.bench.accuracy import Reference, continuous_errors
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
-from nodebench.bench.worker import Worker
+from nodebench.bench.worker.main import Worker
 from nodebench.errors import UnsupportedError
 
 FAST = ["--preset", "smoke", "--rounds", "1", "--json"]

@@ -11,8 +11,7 @@ import pytest
 from commands import nodebench as within
 
 from nodebench import cli, importing, registry
-from nodebench.bench.matrix import Request, plan
-from nodebench.bench.scaling import scaling_plan
+from nodebench.bench.matrix import Request, plan, scaling_plan
 from nodebench.errors import NotInstalledError, PluginError, UserError
 from nodebench.tasks.base import AbstractTask
 from nodebench.tasks.field.task import AbstractFieldTask

@@ -22,8 +22,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nodebench.bench.request import Request
-from nodebench.bench.settings import Settings
+from nodebench.bench.request import Request, Settings
 from nodebench.errors import NodebenchError, NotInstalledError, UnknownNameError, UserError
 from nodebench.options import (
     DEFAULT_STORE,

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from nodebench import registry
 from nodebench.bench.checkpoints import check_folder
-from nodebench.bench.events import Event
 from nodebench.bench.executor import AbstractExecutor, LocalExecutor
 from nodebench.bench.gradient import GradientGroup
 from nodebench.bench.machine import finds_cuda, fingerprint, idle_cores
 from nodebench.bench.matrix import plan as plan_of
+from nodebench.bench.matrix import scaling_plan
+from nodebench.bench.messages import Event
 from nodebench.bench.plan import Plan, parse_shard
-from nodebench.bench.request import Request
+from nodebench.bench.request import Request, Settings
 from nodebench.bench.runner import Continuation, Runner
-from nodebench.bench.scaling import scaling_plan
-from nodebench.bench.settings import Settings
 from nodebench.errors import PluginError, UserError
 from nodebench.options import ExecutorOptions, GateOptions, RunOptions, ScaleOptions, part_of
 from nodebench.results.record import Record

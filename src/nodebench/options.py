@@ -13,8 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from nodebench.bench.request import Request, several
-from nodebench.bench.settings import Settings
+from nodebench.bench.request import Request, Settings, several
 from nodebench.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:

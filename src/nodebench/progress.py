@@ -20,7 +20,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from typing_extensions import override
 
-from nodebench.bench.events import ClusterState, Event, NodeState
+from nodebench.bench.messages import ClusterState, Event, NodeState
 from nodebench.measuring import Notify, Watcher
 from nodebench.printing import new_console, print_broken
 

@@ -84,7 +84,7 @@ class CellBenchmark:
             control: Backend that takes turns with it, so that the record has the ratio to its time; None for none.
             **options: Those of `nodebench run`, with underscores: `model`, `solver`, `rtol`, `seed` (one of each),
                 `atol`, `dtype`, `device`, `preset` (default: `smoke`), `batch_size`, `rounds` and so on; fields of
-                `nodebench.bench.request.Request` and `nodebench.bench.settings.Settings`.
+                `nodebench.bench.request.Request` and `nodebench.bench.request.Settings`.
 
         Returns:
             The record of the cell, whose status is `ok`. A cell that is unsupported, or whose library is not installed,
@@ -142,8 +142,7 @@ def _options(
     given: dict[str, Any], backends: tuple[str, ...], task: str, control: str | None, **usual: Any
 ) -> "RunOptions":
     """The options of a test as those of a run."""
-    from nodebench.bench.request import Request
-    from nodebench.bench.settings import Settings
+    from nodebench.bench.request import Request, Settings
     from nodebench.options import RunOptions
 
     several = {"backends", "tasks", "measure", *SINGLE.values()}

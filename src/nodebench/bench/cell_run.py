@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from nodebench.bench.accuracy import Reference
+from nodebench.bench.client import LostError, WorkerError, WorkerProcess, launch, with_launchers
 from nodebench.bench.jobs import Cores, WorkClock
 from nodebench.bench.messages import Assignment, Failure, Questions, TrainingProgress, Turn, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.process import LostError, WorkerError, WorkerProcess, launch, with_launchers
-from nodebench.bench.settings import Settings
-from nodebench.bench.starting import Launchers
+from nodebench.bench.processes import Launchers
+from nodebench.bench.request import Settings
 from nodebench.errors import Status
 from nodebench.results.record import Measurement
 

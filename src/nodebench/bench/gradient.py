@@ -10,8 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from nodebench.bench.accuracy import UNREADABLE, Reference, continuous_errors, judged_errors, method_errors, suffices
 from nodebench.bench.cell_run import CellRun
-from nodebench.bench.events import Event
-from nodebench.bench.interleaving import MEMORY_SHARE, Interleaving, cpu_time, step_ratio, step_time
+from nodebench.bench.client import WorkerError
 from nodebench.bench.jobs import Cores, Jobs
 from nodebench.bench.judgement import (
     disagreement,
@@ -22,12 +21,11 @@ from nodebench.bench.judgement import (
     unlike_fields,
     wrong_gradient,
 )
-from nodebench.bench.messages import Counts, DiscreteReference, Failure, Preparation, Questions
-from nodebench.bench.process import WorkerError
+from nodebench.bench.messages import Counts, DiscreteReference, Event, Failure, Preparation, Questions
+from nodebench.bench.processes import Launchers
 from nodebench.bench.references import References
-from nodebench.bench.settings import Settings
-from nodebench.bench.starting import Launchers
-from nodebench.bench.timing import Interval
+from nodebench.bench.request import Settings
+from nodebench.bench.timing import MEMORY_SHARE, Interleaving, Interval, cpu_time, step_ratio, step_time
 from nodebench.results.record import Measurement
 
 P = ParamSpec("P")

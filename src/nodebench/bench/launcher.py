@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from nodebench import registry
-from nodebench.bench import worker
 from nodebench.bench.messages import sentence_of
+from nodebench.bench.worker import main as worker
 from nodebench.errors import NotInstalledError
 from nodebench.frameworks.base import FRAMEWORKS, load_framework
 

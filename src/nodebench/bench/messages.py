@@ -10,12 +10,71 @@ from nodebench.bench.plan import Cell
 from nodebench.errors import NodebenchError, Status
 from nodebench.plots import RenderedPlot
 from nodebench.problem import Evaluations
-from nodebench.results.record import Measurement
+from nodebench.results.record import Measurement, Record
 
 if TYPE_CHECKING:
     from nodebench.bench.jobs import Cores
-    from nodebench.bench.request import Request
-    from nodebench.bench.settings import Settings
+    from nodebench.bench.request import Request, Settings
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to show to a person.
+
+    Attributes:
+        kind: `run`, `cell` (a cell enters a phase), `timing` or `training` (progress), `record` (a cell has ended),
+            `cluster` (what is going on where), `lost` (work is to be done again, since its machine is gone) or
+            `waiting` (nothing can be done until a machine joins).
+        text: What happened, in a few words.
+        cell: The cell concerned.
+        done: How much of the phase is done, out of `total`.
+        total: The whole of the phase.
+        record: The record of a cell that has ended.
+        node: Name of the machine concerned, of `record` and `lost`.
+        cluster: Of `cluster`, what is going on where.
+    """
+
+    kind: str
+    text: str
+    cell: Cell | None = None
+    done: int | None = None
+    total: int | None = None
+    record: Record | None = None
+    node: str = ""
+    cluster: "ClusterState | None" = None
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What one machine of several is doing.
+
+    Attributes:
+        name: Its name.
+        running: What is at work there: a label, of how many more cells it is, and its phase.
+        done: Cells that have ended there.
+        failed: Those of them that did not end well.
+    """
+
+    name: str
+    running: tuple[str, ...] = ()
+    done: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """What several machines are doing.
+
+    Attributes:
+        nodes: Each machine that there is.
+        queued: Parts of the plan that wait for one.
+        failed: Cells that did not end well, on whichever machine.
+    """
+
+    nodes: tuple[NodeState, ...]
+    queued: int
+    failed: int
+
 
 OUT_OF_MEMORY = re.compile(
     r"out of memory|(?:can't|cannot) allocate memory|MemoryError|RESOURCE_EXHAUSTED|bad_alloc|OutOfMemory|cannot map",
@@ -240,7 +299,7 @@ class Turn:
 class Questions(Protocol):
     """What a runner may ask a worker; both ends hold to it.
 
-    A worker implements each question as a method of this name, and `nodebench.bench.process` sends a question by its
+    A worker implements each question as a method of this name, and `nodebench.bench.client` sends a question by its
     name, so that its arguments and its answer have the same types at both ends. A worker imports what its cell needs
     unasked, before the first question.
     """

@@ -22,11 +22,11 @@ from nodebench import __version__, registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.solvers import tableau
 from nodebench.bench.accuracy import UNREADABLE, Reference, reference_from, relative_error
-from nodebench.bench.check_up import SLACK, Direction, Doubts, contradiction, differentiated
 from nodebench.bench.judgement import KNOWN, MARGIN
 from nodebench.bench.messages import DiscreteReference, ReferenceFile, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.subject import load_inputs, make_subject, prepare_problem
+from nodebench.bench.worker.check_up import SLACK, Direction, Doubts, contradiction, differentiated
+from nodebench.bench.worker.subject import load_inputs, make_subject, prepare_problem
 from nodebench.errors import CellError, UnsupportedError
 from nodebench.frameworks.base import AbstractFramework
 from nodebench.problem import Problem, SolverSpec, State

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from nodebench.bench.accuracy import UNREADABLE, Reference
 from nodebench.bench.cell_run import CellRun
-from nodebench.bench.events import Event
+from nodebench.bench.client import LostError, WorkerError
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.machine import usable_cores
-from nodebench.bench.messages import Questions, ReferenceFile
+from nodebench.bench.messages import Event, Questions, ReferenceFile
 from nodebench.bench.plan import Cell
-from nodebench.bench.process import LostError, WorkerError
-from nodebench.bench.settings import Settings
-from nodebench.bench.starting import kept_launchers
+from nodebench.bench.processes import kept_launchers
+from nodebench.bench.request import Settings
 
 
 def preparer(cell: Cell, settings: Settings, clock: WorkClock) -> CellRun:

@@ -8,11 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nodebench.bench.matrix import plan
+from nodebench.bench.matrix import plan, scaling_plan
 from nodebench.bench.plan import Plan, joined
 from nodebench.bench.request import Request
 from nodebench.bench.runner import Continuation
-from nodebench.bench.scaling import scaling_plan
 from nodebench.errors import UnknownNameError
 from nodebench.results.environment import differences, environment_of
 from nodebench.results.record import Record

@@ -1,9 +1,15 @@
-"""What a user asks to be measured, as the command line, Python and tests say it."""
+"""What a user asks to be measured, and how, as the command line, Python and tests say it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from nodebench.bench.jobs import Cores
+from nodebench.bench.machine import available_cores, usable_cores
+from nodebench.bench.plan import Cell
+from nodebench.bench.processes import Interpreter
 from nodebench.errors import UserError
 from nodebench.registry import split_list
 
@@ -84,3 +90,76 @@ def several(name: str, values: Any) -> tuple[Any, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise UserError(f"`{name}` must be a list; got {values!r}.")
     return tuple(values)
+
+
+BUDGETS_S: Mapping[str, float] = {"smoke": 3.0, "quick": 20.0, "standard": 60.0, "paper": 120.0}
+"""Timing budget of a cell by preset, in seconds."""
+
+TIMEOUTS_S: Mapping[str, float | None] = {"smoke": 300.0, "quick": 1200.0, "standard": 7200.0, "paper": None}
+"""Longest pass of a cell by preset, in seconds; training as a whole is one pass."""
+
+MOST_JOBS = 1000
+"""More at once no machine has the memory for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a plan is measured; none of it changes what a cell is.
+
+    Attributes:
+        jobs: Cells whose untimed passes run in parallel (default: as many as the cores permit).
+        rounds: Timing rounds (default: until --precision or --budget-s). They are spread over the starts.
+        budget_s: Timing budget of a cell, in seconds. The preset has its own by default. The first few starts, without
+            which there is no interval, are made whatever they take.
+        precision: Relative half width of a ratio's interval that ends the timing. The interval is that of 95 %.
+        timeout_s: Time limit of one pass of a cell, in seconds. The preset has its own by default.
+        memory_limit_gib: Memory limit of a worker above its idle size, in GiB.
+        max_grad_error: Relative gradient error above which a cell is `wrong_gradient`. That of a zero gradient is 1.
+        control: Backend that time ratios refer to (default: the first of each group).
+        cores: Cores that workers may use, the same for all; None for all cores.
+        interpreter: How workers are started.
+    """
+
+    jobs: int | None = None
+    rounds: int | None = None
+    budget_s: float | None = None
+    precision: float = 0.05
+    timeout_s: float | None = None
+    memory_limit_gib: float | None = None
+    max_grad_error: float = 1.0
+    control: str | None = None
+    cores: Cores = None
+    interpreter: Interpreter = field(default_factory=Interpreter)
+
+    def timeout(self, cell: Cell) -> float | None:
+        """Longest pass of a cell, in seconds."""
+        return TIMEOUTS_S[cell.preset] if self.timeout_s is None else self.timeout_s
+
+    def budget(self, cell: Cell) -> float:
+        """Timing budget of a cell, in seconds."""
+        return BUDGETS_S[cell.preset] if self.budget_s is None else self.budget_s
+
+    def slots(self, threads: int) -> list[Cores]:
+        """The cores of each job that is at work side by side with others, each of so many threads."""
+        n = max(1, usable_cores() // threads) if self.jobs is None else self.jobs
+        if self.cores is None:
+            return [None] * n
+        others = [core for core in available_cores() if core not in self.cores]
+        whole = [tuple(others[at : at + threads]) for at in range(0, len(others) - threads + 1, threads)]
+        # More jobs than there are cores for share them.
+        return list(islice(cycle([self.cores, *whole]), n))
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "--rounds": self.rounds,
+            "--budget-s": self.budget_s,
+            "--timeout-s": self.timeout_s,
+            "--precision": self.precision,
+            "--max-grad-error": self.max_grad_error,
+            "--memory-limit-gib": self.memory_limit_gib,
+        }
+        for name, value in numbers.items():
+            if value is not None and not (value > 0 and isfinite(value)):
+                raise UserError(f"`{name}` must be positive and finite; got {value}.")
+        if self.jobs is not None and not 1 <= self.jobs <= MOST_JOBS:
+            raise UserError(f"`--jobs` must be from 1 to {MOST_JOBS}; got {self.jobs}.")

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
+from nodebench import __version__
 from nodebench.bench.checkpoints import Checkpoint, remove_folder
-from nodebench.bench.events import Event
 from nodebench.bench.executor import AbstractExecutor, LocalExecutor
 from nodebench.bench.gradient import GradientGroup
-from nodebench.bench.loaded import Files, changed
-from nodebench.bench.messages import Failure
+from nodebench.bench.machine import Files, changed
+from nodebench.bench.messages import Event, Failure
 from nodebench.bench.plan import Cell, Plan
-from nodebench.bench.recording import record_of
-from nodebench.bench.settings import Settings
+from nodebench.bench.request import Settings
 from nodebench.bench.work import (
     AbstractWork,
     CellResult,
@@ -32,8 +31,45 @@ from nodebench.bench.work import (
 )
 from nodebench.errors import UserError
 from nodebench.results.environment import differences, environment_key
-from nodebench.results.record import Measurement
-from nodebench.results.store import Store
+from nodebench.results.record import Measurement, Record, SettingsPart
+from nodebench.results.store import Store, now
+
+
+def record_of(outcome: CellResult, run_id: str, attempt: int = 1) -> Record:
+    """What a cell leaves behind.
+
+    Args:
+        outcome: What became of it, and where: its figures have the fields `node` and `environment`.
+        run_id: The run it belongs to.
+        attempt: How often it has been measured in this run.
+    """
+    values: dict[str, Any] = vars(settings_of(outcome.cell)) | vars(outcome.found)
+    return Record(run_id=run_id, created_at=now(), nodebench_version=__version__, attempt=attempt, **values)
+
+
+def settings_of(cell: Cell) -> SettingsPart:
+    """The settings of a cell as a record has them; those of a solver are none of a model that solves no ODE."""
+    spec, solves = cell.spec, cell.backend is not None
+    return SettingsPart(
+        cell_id=cell.cell_id,
+        task=cell.task,
+        model=cell.model,
+        backend=cell.backend,
+        framework=cell.framework,
+        solver=spec.solver if solves else None,
+        controller=spec.controller if solves else None,
+        rtol=spec.rtol if solves else None,
+        atol=spec.atol if solves else None,
+        max_steps=spec.max_steps if solves else None,
+        dtype=spec.dtype,
+        device=cell.device,
+        threads=cell.threads,
+        batch_size=cell.batch_size,
+        seed=cell.seed,
+        preset=cell.preset,
+        horizon=cell.horizon,
+    )
+
 
 Continuation = Literal["new", "resume", "rerun-failed"]
 """Whether to begin anew, go on with the newest interrupted run of the same plan, or measure again what failed in the

@@ -16,17 +16,15 @@ from typing import Any
 from scipy.stats import binomtest
 
 from nodebench.bench.cell_run import CellRun
-from nodebench.bench.events import Event
-from nodebench.bench.interleaving import Interleaving, step_ratio
+from nodebench.bench.client import WorkerError
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.matrix import plan
+from nodebench.bench.messages import Event
 from nodebench.bench.plan import Cell
-from nodebench.bench.process import WorkerError
 from nodebench.bench.references import preparer
-from nodebench.bench.request import Request
+from nodebench.bench.request import Request, Settings
 from nodebench.bench.runner import Runner
-from nodebench.bench.settings import Settings
-from nodebench.bench.timing import CONFIDENCE, Interval
+from nodebench.bench.timing import CONFIDENCE, Interleaving, Interval, step_ratio
 from nodebench.bench.work import begin
 from nodebench.errors import UserError
 from nodebench.results.store import Store

@@ -10,12 +10,22 @@ narrow: over five of them it covers 83 % instead of 95 % (`tests/test_timing.py`
 belongs on the highest level that varies.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from math import exp, log, sqrt
+from pathlib import Path
+from random import Random
 from statistics import mean, median, stdev
 from typing import Literal
 
+from nodebench.bench.cell_run import CellRun, Start, repeated
+from nodebench.bench.client import LostError
+from nodebench.bench.messages import Event, Questions, Turn
+from nodebench.bench.processes import Launchers, kept_launchers
+from nodebench.bench.request import Settings
+from nodebench.results.record import Measurement
 from nodebench.stats import quantile
 
 MIN_STARTS = 4
@@ -87,3 +97,230 @@ def paired_ratio(samples: Sequence[Sequence[float]], control: Sequence[Sequence[
         control: Times of the control in the very same rounds.
     """
     return over_starts([[a / b for a, b in zip(s, c, strict=True)] for s, c in zip(samples, control, strict=True)])
+
+
+ROUNDS_PER_START = 10
+"""Rounds of a start, if its share of the budget allows: more would make its own median better, not the estimate."""
+
+STARTS_PER_BUDGET = 6
+"""A start takes no more than this part of the budget, at least one round."""
+
+MEMORY_SHARE = 0.8
+"""Part of the available memory that live workers may take together."""
+
+
+@dataclass
+class Interleaving:
+    """The timing of cells that are compared.
+
+    Attributes:
+        cells: The cells; the first is the control. Their `starts` are filled in.
+        first_step: First step of every solve.
+        settings: Rounds, budget and precision.
+        notify: Told of the progress.
+        programs: Folder in which workers of the same cell keep compiled programs for each other.
+        available_bytes: Memory for live workers, or None where it is not known.
+    """
+
+    cells: Sequence[CellRun]
+    first_step: float
+    settings: Settings
+    notify: Callable[[Event], None]
+    programs: Path | None = None
+    available_bytes: int | None = None
+    _order: Random = field(default_factory=lambda: Random(0), init=False)
+    _launched: list[Launchers] = field(default_factory=list, init=False)
+    _n_starts: int = field(default=0, init=False)
+    _n_rounds: int = field(default=0, init=False)
+
+    @property
+    def control(self) -> CellRun | None:
+        """The first cell whose worker has not failed; None where all have."""
+        return next(iter(self._alive()), None)
+
+    def measure(self) -> None:
+        """Start after start until every ratio is precise enough, the budget is spent, or the rounds are done."""
+        budget_s = self.settings.budget(self.cells[0].cell) * len(self.cells)
+        began, stopped_by = time.monotonic(), ""
+        try:
+            while not stopped_by and self.control is not None:
+                self._series(self.control, self._rounds(), budget_s / STARTS_PER_BUDGET)
+                stopped_by = self._stop(spent=time.monotonic() - began > budget_s)
+        finally:
+            for launchers in self._launched:
+                launchers.close()
+        for measured in self._alive():
+            measured.enter(Measurement(stopped_by=stopped_by, n_rounds=self._n_rounds, n_starts=self._n_starts))
+
+    def _alive(self) -> list[CellRun]:
+        return [measured for measured in self.cells if not measured.failed]
+
+    def _rounds(self) -> int:
+        """Rounds of the next start; those that were asked for are spread evenly."""
+        rounds = self.settings.rounds
+        if rounds is None:
+            return ROUNDS_PER_START
+        return rounds // self._least_starts + (self._n_starts < rounds % self._least_starts)
+
+    @property
+    def _least_starts(self) -> int:
+        """Starts that there are in any case."""
+        return min(MIN_STARTS, self.settings.rounds or MIN_STARTS)
+
+    def _stop(self, *, spent: bool) -> str:
+        if self.settings.rounds is not None:
+            return "rounds" if self._n_rounds >= self.settings.rounds else ""
+        if not self._n_starts:
+            return ""  # the control has just failed
+        return reason_to_stop(self._intervals(), self._n_starts, self.settings.precision, spent=spent)
+
+    def _intervals(self) -> list[Interval]:
+        control, *others = self._alive()
+        return [step_ratio(measured) for measured in others] or [step_time(control)]
+
+    def _series(self, control: CellRun, rounds: int, share_s: float) -> None:
+        """One start of every cell."""
+        groups = subgroups(self._alive(), self.available_bytes)
+        done = [self._start(group, rounds, share_s / len(groups)) for group in groups]
+        if control.failed:
+            # What was paired with it is worth nothing: the timing begins anew with another control.
+            for measured in self.cells:
+                measured.starts.clear()
+            self._n_starts = self._n_rounds = 0
+        else:
+            self._n_starts += 1
+            self._n_rounds += min(done)
+
+    def _start(self, group: Sequence[CellRun], rounds: int, share_s: float) -> int:
+        """One start of a subgroup, the control first; returns how many rounds it had.
+
+        Where a launcher ends in the midst of it, it is worth nothing, and is made again with new interpreters.
+        """
+        try:
+            with self._launchers() as launchers:
+                return self.start(group, launchers, rounds, share_s)
+        except LostError as lost:
+            for measured in group:
+                measured.note(repeated(lost))
+            return self.start(group, None, rounds, share_s)
+
+    def _launchers(self) -> AbstractContextManager[Launchers]:
+        """Launchers of the next start: fresh ones, but for a single start, which is no sample of starts anyway."""
+        return nullcontext(kept_launchers()) if self._least_starts == 1 else self._fresh_launchers()
+
+    def _fresh_launchers(self) -> Launchers:
+        """Launchers of the next start."""
+        if not self._launched:
+            self._launch(self._n_starts)
+        return self._launched.pop(0)
+
+    def _launch(self, n_before: int) -> None:
+        """Have launchers of the starts after so many begin to import side by side, as many as there are cores for.
+
+        Only of starts that there will be in any case, until those are over: more then follow more often than not.
+        """
+        n_certain = self._least_starts - n_before
+        if n_certain > 0 or self.settings.rounds is None:
+            n_beside = len(self.settings.slots(self.cells[0].cell.threads))
+            for _ in range(min(n_beside, n_certain) if n_certain > 0 else n_beside):
+                self._launched.append(Launchers())
+                for measured in self._alive():
+                    measured.launch(self._launched[-1])
+
+    def start(self, group: Sequence[CellRun], launchers: Launchers | None, rounds: int, share_s: float) -> int:
+        """One start of a subgroup.
+
+        Args:
+            group: The cells, the control first; what they measure is added to their `starts`.
+            launchers: Where their workers are forked if that is safe; None for new interpreters.
+            rounds: Most rounds.
+            share_s: Time after which no round begins, where the number of rounds was not asked for, in seconds.
+
+        Returns:
+            How many rounds it had.
+
+        Raises:
+            LostError: If a launcher ends; nothing has been added then.
+        """
+        if group[0].failed:
+            return 0
+        group = [measured for measured in group if not measured.failed]
+        with ExitStack() as stack:
+            for measured in group:
+                stack.callback(measured.dismiss)
+                measured.open(launchers, self.programs)
+            self._warm_up(group)
+            turns = self._turns(group, rounds, share_s)
+        for measured, own in zip(group, turns, strict=True):
+            if not (measured.failed or group[0].failed):
+                measured.starts.append(Start(own, turns[0]))
+        return len(turns[0])
+
+    def _warm_up(self, group: Sequence[CellRun]) -> None:
+        """Warm all workers up side by side, on all cores, and wait until nothing but them is at work.
+
+        What the next start needs is imported meanwhile, but after the last certain start, which may be the last.
+        """
+        if not self._launched and self._n_starts + 1 != self._least_starts:
+            self._launch(self._n_starts + 1)
+        for measured in group:
+            assert measured.inputs is not None, "the preparing worker has written them"
+            with measured.failures():
+                measured.send(Questions.prepare, self.first_step, measured.inputs)
+                measured.send(Questions.warm_up)
+        for measured in (one for one in group if one.alive):
+            with measured.failures():
+                measured.receive(Questions.prepare)
+                measured.receive(Questions.warm_up)
+                measured.ask_aside(Questions.pin)
+        for launchers in self._launched:
+            launchers.settle(self.settings.timeout(group[0].cell))
+
+    def _turns(self, group: Sequence[CellRun], rounds: int, share_s: float) -> list[list[Turn]]:
+        """The turns of each cell; those of a cell that fails on the way are incomplete."""
+        turns: list[list[Turn]] = [[] for _ in group]
+        until = time.monotonic() + share_s
+        for n in range(1, rounds + 1):
+            order = [i for i, measured in enumerate(group) if measured.alive]
+            for i in self._order.sample(order, len(order)):
+                with group[i].failures():
+                    turns[i].append(group[i].ask(Questions.turn))
+            text = f"timing {len(order)} cells in turns, start {self._n_starts + 1}"
+            self.notify(Event("timing", text, group[0].cell, n, rounds))
+            if self.settings.rounds is None and time.monotonic() > until:
+                break
+        return turns
+
+
+def subgroups(cells: Sequence[CellRun], available_bytes: int | None) -> list[list[CellRun]]:
+    """Groups whose workers fit in memory together, each with the control, the first of `cells`, at its head.
+
+    A pair that does not fit is tried all the same: nothing smaller can be compared.
+    """
+    control, *others = cells
+    room = float("inf") if available_bytes is None else MEMORY_SHARE * available_bytes
+    groups: list[list[CellRun]] = [[control]]
+    for measured in others:
+        taken = sum(member.resident_bytes for member in groups[-1])
+        if len(groups[-1]) > 1 and taken + measured.resident_bytes > room:
+            groups.append([control])
+        groups[-1].append(measured)
+    return groups
+
+
+def step_time(measured: CellRun) -> Interval:
+    """Time of a gradient step, in seconds."""
+    return over_starts([[turn.step_s for turn in start.turns] for start in measured.starts])
+
+
+def cpu_time(measured: CellRun) -> Interval:
+    """CPU time of a gradient step, all threads together, in seconds."""
+    return over_starts([[turn.cpu_s for turn in start.turns] for start in measured.starts])
+
+
+def step_ratio(measured: CellRun) -> Interval:
+    """Time of a gradient step relative to the control's in the same rounds."""
+    return paired_ratio(
+        [[turn.step_s for turn in start.turns] for start in measured.starts],
+        [[turn.step_s for turn in start.control] for start in measured.starts],
+    )

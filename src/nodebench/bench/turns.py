@@ -10,16 +10,14 @@ from typing import cast
 
 from nodebench import registry
 from nodebench.bench.cell_run import CellRun
-from nodebench.bench.events import Event
 from nodebench.bench.gradient import GradientGroup
 from nodebench.bench.machine import fingerprint
+from nodebench.bench.messages import Event
 from nodebench.bench.plan import Plan
 from nodebench.bench.presence import ABSENT, BROKEN, Lack, lack
-from nodebench.bench.recording import record_of
 from nodebench.bench.references import preparer
-from nodebench.bench.request import Request
-from nodebench.bench.runner import Runner, new_run_id
-from nodebench.bench.settings import Settings
+from nodebench.bench.request import Request, Settings
+from nodebench.bench.runner import Runner, new_run_id, record_of
 from nodebench.bench.versions import Version, ask_presence
 from nodebench.bench.work import CellResult, begin
 from nodebench.results.baseline import Baseline, BaselineCell

@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from nodebench.bench import presence, protocol
-from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.plan import Cell
 from nodebench.bench.presence import Lack
+from nodebench.bench.processes import Interpreter
 from nodebench.errors import UserError
 
 PROBE_S = 120.0

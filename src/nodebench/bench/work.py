@@ -11,17 +11,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from nodebench.bench.cell_run import CellRun
-from nodebench.bench.events import Event
+from nodebench.bench.client import WorkerError
 from nodebench.bench.gradient import Comparison, GradientGroup
 from nodebench.bench.jobs import WorkClock
-from nodebench.bench.loaded import Files
-from nodebench.bench.machine import available_memory
-from nodebench.bench.messages import Beginning, Failure, Questions, TrainingProgress, sentence_of
+from nodebench.bench.machine import Files, available_memory
+from nodebench.bench.messages import Beginning, Event, Failure, Questions, TrainingProgress, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.process import WorkerError
+from nodebench.bench.processes import Launchers
 from nodebench.bench.references import References, preparer
-from nodebench.bench.settings import Settings
-from nodebench.bench.starting import Launchers
+from nodebench.bench.request import Settings
 from nodebench.plots import RenderedPlot
 from nodebench.results.record import Measurement
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from nodebench.bench.events import Event
+from nodebench.bench.messages import Event
 
 TELL_S = 1.0
 """How often progress within a phase is told; phases themselves always are."""

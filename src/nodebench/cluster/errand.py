@@ -11,7 +11,7 @@ import platformdirs
 import ray
 
 from nodebench.bench.machine import fingerprint, idle_cores
-from nodebench.bench.settings import Settings
+from nodebench.bench.request import Settings
 from nodebench.bench.work import AbstractWork, CellResult, MachineContext
 from nodebench.cluster.board import Notice, teller
 from nodebench.cluster.cores import claimed

@@ -8,9 +8,8 @@ from typing import Any
 
 import ray
 
-from nodebench.bench.events import Event
 from nodebench.bench.executor import AbstractExecutor, Arrival
-from nodebench.bench.messages import Failure
+from nodebench.bench.messages import Event, Failure
 from nodebench.bench.work import AbstractWork, GroupWork, MachineContext, TrainingWork, WorkResult
 from nodebench.cluster.board import board
 from nodebench.cluster.errand import Errand, Report, run_errand

@@ -10,7 +10,7 @@ import ray
 
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.plan import Plan
-from nodebench.bench.settings import Settings
+from nodebench.bench.request import Settings
 from nodebench.cluster.connection import connected
 from nodebench.cluster.errand import Errand
 from nodebench.cluster.executor import RayExecutor

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from nodebench.bench.events import ClusterState, Event, NodeState
+from nodebench.bench.messages import ClusterState, Event, NodeState
 from nodebench.bench.work import AbstractWork
 from nodebench.cluster.board import Notice
 from nodebench.cluster.nodes import Node, alive_nodes

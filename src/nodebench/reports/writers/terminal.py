@@ -105,7 +105,8 @@ def _rich(table: Table, numbers: Mapping[str, int], gap: int) -> RichTable:
 
 
 def _coloured(entry: Entry, numbers: Mapping[str, int]) -> str:
-    text = escape(f"{entry.text} ({numbers[entry.reason]})" if entry.reason else entry.text)
+    text = f"{entry.text} ({numbers[entry.reason]})" if entry.reason else entry.text
+    text = escape(text.replace("`", ""))  # which set a name apart where that can be done in another way
     return f"[{COLOURS[entry.tone]}]{text}[/]" if entry.tone and text else text
 
 

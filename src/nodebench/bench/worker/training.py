@@ -7,15 +7,20 @@ step sees what an uninterrupted one would have seen.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
 
 import numpy as np
 
+from nodebench.backends.solvers import method
+from nodebench.bench.accuracy import relative_error
 from nodebench.bench.checkpoints import Checkpoint, Progress
 from nodebench.bench.messages import TrainingProgress
-from nodebench.errors import DivergedError
+from nodebench.bench.worker.subject import Subject
+from nodebench.errors import CellError, DivergedError
 from nodebench.frameworks.base import AbstractTrainer, Batch
-from nodebench.problem import Evaluations
+from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.tasks.base import Metric, Recipe, Splits
 
 CHECKPOINT_S = 20.0
@@ -158,3 +163,65 @@ def _reduced(metric: Metric, parts: Sequence[np.ndarray]) -> float:
     if metric.reduction == "root-mean-square":
         return float(np.sqrt(np.mean(values**2)))
     return float(np.mean(values))
+
+
+TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""Relative and absolute tolerance alike; below lies the rounding of float32."""
+
+REFERENCE_TOLERANCE = 1e-7
+MAX_STEPS = 4096
+N_TIMED = 5
+
+Entry = dict[str, float | int | str | None]
+"""Figures at one tolerance."""
+
+
+def tolerance_sweep(subject: Subject, problem: Problem) -> list[Entry]:
+    """Solve a problem at each of `TOLERANCES`.
+
+    Args:
+        subject: The cell whose backend and solver are used.
+        problem: The problem at the trained weights.
+
+    Returns:
+        For each tolerance a mapping of `rtol`, `nfe_forward`, `solution_error` (relative L2 distance of the states at
+        the output times from those at `REFERENCE_TOLERANCE`, in the cell's dtype), `forward_s` (median time of a solve
+        without gradients) and `reason`, which says why figures are None. Empty for a solver of fixed steps.
+    """
+    if not method(subject.spec.solver).adaptive:
+        return []
+    try:
+        reference = _solution(subject, problem, REFERENCE_TOLERANCE)
+    except CellError as error:
+        return [_entry(rtol, reason=f"no reference: {error}") for rtol in TOLERANCES]
+    return [_measured(subject, problem, rtol, reference) for rtol in TOLERANCES]
+
+
+def _measured(subject: Subject, problem: Problem, rtol: float, reference: np.ndarray) -> Entry:
+    step = subject.gradient_backend().gradient_step(problem, _spec(subject, rtol), subject.framework)
+    try:
+        error = relative_error(subject.framework.flat_state(step.solution()), reference)
+        evaluations = step.forward_evaluations()
+    except CellError as failed:
+        return _entry(rtol, reason=str(failed))
+    if not np.isfinite(error):
+        return _entry(rtol, reason="the solve did not come to its end.")
+    seconds = []
+    for _ in range(N_TIMED):
+        start = time.perf_counter()
+        step.solution()
+        seconds.append(time.perf_counter() - start)
+    return _entry(rtol, nfe_forward=evaluations, solution_error=error, forward_s=median(seconds))
+
+
+def _solution(subject: Subject, problem: Problem, rtol: float) -> np.ndarray:
+    step = subject.gradient_backend().gradient_step(problem, _spec(subject, rtol), subject.framework)
+    return subject.framework.flat_state(step.solution())
+
+
+def _spec(subject: Subject, rtol: float) -> SolverSpec:
+    return replace(subject.spec, rtol=rtol, atol=rtol, max_steps=max(MAX_STEPS, subject.spec.max_steps))
+
+
+def _entry(rtol: float, **figures: Any) -> Entry:
+    return {"rtol": rtol, "nfe_forward": None, "solution_error": None, "forward_s": None, "reason": None, **figures}

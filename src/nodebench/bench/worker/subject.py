@@ -12,7 +12,7 @@ import numpy as np
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.bench.loaded import code_identity
+from nodebench.bench.machine import code_identity
 from nodebench.bench.plan import Cell, unwritten
 from nodebench.errors import PluginError, UnsupportedError, UserError
 from nodebench.frameworks.base import AbstractFramework, Weights, load_framework, solve_checked

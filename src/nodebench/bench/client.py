@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from nodebench.bench.interpreter import Interpreter
 from nodebench.bench.messages import LIMITED, OUT_OF_MEMORY, Assignment, Failure, Questions, TrainingProgress
-from nodebench.bench.starting import (
+from nodebench.bench.processes import (
     CAN_FORK,
     AbstractProcess,
     Forked,
+    Interpreter,
     Launcher,
     LauncherError,
     Launchers,

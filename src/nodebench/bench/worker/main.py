@@ -1,8 +1,8 @@
 """The worker: the process in which one cell is measured, and the only place that imports its framework.
 
-It is forked by a launcher or, where that is not safe, started as `python -m nodebench.bench.worker FD`. It receives an
-`Assignment` over the socket FD and then answers commands, one at a time, until the socket closes. Its standard output
-and error are the runner's to keep.
+It is forked by a launcher or, where that is not safe, started as `python -m nodebench.bench.worker.main FD`. It
+receives an `Assignment` over the socket FD and then answers questions, one at a time, until the socket closes. Its
+standard output and error are the runner's to keep.
 """
 
 import ctypes
@@ -27,10 +27,8 @@ from typing_extensions import override
 
 from nodebench.backends.solvers import STARTING_ORDER, method
 from nodebench.backends.step_size import StepScale, first_step
-from nodebench.bench import memory
-from nodebench.bench.check_up import check_up, field_figures
 from nodebench.bench.checkpoints import Checkpoint
-from nodebench.bench.loaded import loaded_files
+from nodebench.bench.machine import loaded_files
 from nodebench.bench.matrix import task_cells
 from nodebench.bench.messages import (
     OUT_OF_MEMORY,
@@ -49,21 +47,15 @@ from nodebench.bench.messages import (
     Turn,
     sentence_of,
 )
-from nodebench.bench.passes import GradientPasses
 from nodebench.bench.plan import Cell
+from nodebench.bench.processes import THREAD_COUNTS
 from nodebench.bench.reference_solver import rounded, solve_discrete, solve_reference
 from nodebench.bench.request import Request
-from nodebench.bench.starting import THREAD_COUNTS
-from nodebench.bench.subject import (
-    Subject,
-    import_all,
-    load_inputs,
-    make_subject,
-    prepare_problem,
-    save_inputs,
-)
-from nodebench.bench.sweep import Entry, tolerance_sweep
-from nodebench.bench.training import Training, steps_per_epoch
+from nodebench.bench.worker import memory
+from nodebench.bench.worker.check_up import check_up, field_figures
+from nodebench.bench.worker.passes import GradientPasses
+from nodebench.bench.worker.subject import Subject, import_all, load_inputs, make_subject, prepare_problem, save_inputs
+from nodebench.bench.worker.training import Entry, Training, steps_per_epoch, tolerance_sweep
 from nodebench.errors import (
     CellError,
     DivergedError,
