@@ -6,7 +6,6 @@ needs is imported when it is called, so that `--help` and `list` answer at once.
 
 import inspect
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -217,20 +216,6 @@ def _interrupted(shown: "Watcher", words: str = "") -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-@contextmanager
-def _ended_gently() -> Iterator[None]:
-    """Take SIGTERM, by which a cluster ends what it has no more time for, as Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
 def _version(*, wanted: bool) -> None:
     if wanted:
         from nodebench import __version__
@@ -320,7 +305,7 @@ def _measured(planned: "Plan", options: RunOptions, *, as_json: bool) -> "list[R
     from nodebench import measuring, progress
 
     shown = progress.Shown(command_line(), err=as_json)
-    with _interrupted(shown, "interrupted; continue with the same command and --resume"), _ended_gently():
+    with _interrupted(shown, "interrupted; continue with the same command and --resume"):
         return measuring.measure(planned, options, shown)
 
 

@@ -1,8 +1,9 @@
 """Progress of work that goes on, as events become lines: live on a terminal, plain when piped."""
 
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -250,5 +251,22 @@ class Shown(Watcher):
         print_broken(plugins)
 
     @override
-    def progress(self, n_cells: int) -> AbstractContextManager[Notify]:
-        return display(self.console, n_cells)
+    @contextmanager
+    def progress(self, n_cells: int) -> Iterator[Notify]:
+        # Not before: Ray, once it has been joined, has put a handler of its own in place.
+        with _ended_gently(), display(self.console, n_cells) as notify:
+            yield notify
+
+
+@contextmanager
+def _ended_gently() -> Iterator[None]:
+    """Take SIGTERM, by which a cluster ends what it has no more time for, as Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
