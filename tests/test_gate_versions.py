@@ -19,8 +19,8 @@ from nodebench.bench.client import WorkerProcess
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
 from nodebench.bench.presence import ABSENT, BROKEN, cell_lack
-from nodebench.bench.processes import Interpreter
 from nodebench.bench.protocol import protocol
+from nodebench.bench.request import Interpreter
 from nodebench.bench.turns import unlike_conditions
 from nodebench.bench.versions import _is_package, ask_version, version_of_python, version_of_ref, version_of_wheel
 from nodebench.errors import UserError

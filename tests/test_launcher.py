@@ -10,8 +10,8 @@ from nodebench.bench import client, launcher
 from nodebench.bench.client import LostError, WorkerError, WorkerProcess
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment, Questions
-from nodebench.bench.processes import Forked, Interpreter, Launchers, environment, kept_launchers
-from nodebench.bench.request import Settings
+from nodebench.bench.processes import Forked, Launchers, environment, kept_launchers
+from nodebench.bench.request import Interpreter, Settings
 from nodebench.bench.runner import Runner
 from nodebench.results.store import Store
 

@@ -17,8 +17,7 @@ from nodebench.bench.client import WorkerProcess
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
-from nodebench.bench.processes import Interpreter
-from nodebench.bench.request import Settings
+from nodebench.bench.request import Interpreter, Settings
 from nodebench.bench.runner import Runner
 from nodebench.bench.worker.main import Worker, _failure
 from nodebench.errors import UserError

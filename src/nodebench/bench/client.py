@@ -15,7 +15,6 @@ from nodebench.bench.processes import (
     CAN_FORK,
     AbstractProcess,
     Forked,
-    Interpreter,
     Launcher,
     LauncherError,
     Launchers,
@@ -26,6 +25,7 @@ from nodebench.bench.processes import (
     kept_launchers,
     printed,
 )
+from nodebench.bench.request import Interpreter
 from nodebench.results.record import PRINTED
 
 P = ParamSpec("P")

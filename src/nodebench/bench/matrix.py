@@ -12,8 +12,8 @@ from nodebench.backends.solvers import METHODS
 from nodebench.bench.client import WorkerError, WorkerProcess, with_launchers
 from nodebench.bench.messages import Assignment, Planned, Questions
 from nodebench.bench.plan import Cell, Plan, joined, unique, unwritten
-from nodebench.bench.processes import Interpreter, Launchers
-from nodebench.bench.request import Request
+from nodebench.bench.processes import Launchers
+from nodebench.bench.request import Interpreter, Request
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
 from nodebench.importing import users_code
 from nodebench.problem import SolverSpec

@@ -1,15 +1,17 @@
 """What a user asks to be measured, and how, as the command line, Python and tests say it."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nodebench.bench.jobs import Cores
 from nodebench.bench.machine import available_cores, usable_cores
 from nodebench.bench.plan import Cell
-from nodebench.bench.processes import Interpreter
 from nodebench.errors import UserError
 from nodebench.registry import split_list
 
@@ -100,6 +102,40 @@ TIMEOUTS_S: Mapping[str, float | None] = {"smoke": 300.0, "quick": 1200.0, "stan
 
 MOST_JOBS = 1000
 """More at once no machine has the memory for."""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """How a worker is started.
+
+    Attributes:
+        name: What a person calls the version it runs; empty for this process's own.
+        python: Its Python.
+        paths: Folders that come before all others on its import path.
+        folder: Its working directory; None for this process's.
+        inherits: Whether this process's `PYTHONPATH` is its own too.
+    """
+
+    name: str = ""
+    python: str = sys.executable
+    paths: tuple[Path, ...] = ()
+    folder: Path | None = None
+    inherits: bool = True
+
+    @property
+    def command(self) -> list[str]:
+        """How it is called, before what it is to run.
+
+        With `-P` Python puts no folder before its own: what lies in the user's would hide the standard library, and a
+        package in it that of another version, which would be compared with itself.
+        """
+        return [self.python, "-P"]
+
+    @property
+    def search_path(self) -> str:
+        """Its `PYTHONPATH`; the folder of a plugin is added where it is imported, after the standard library."""
+        inherited = os.environ.get("PYTHONPATH", "") if self.inherits else ""
+        return os.pathsep.join(filter(None, [*map(str, self.paths), inherited]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any
 from nodebench.bench import presence, protocol
 from nodebench.bench.plan import Cell
 from nodebench.bench.presence import Lack
-from nodebench.bench.processes import Interpreter
+from nodebench.bench.request import Interpreter
 from nodebench.errors import UserError
 
 PROBE_S = 120.0

@@ -15,7 +15,7 @@ from typing import Any
 
 from nodebench import registry
 from nodebench.bench.machine import fingerprint, frameworks
-from nodebench.bench.processes import Interpreter
+from nodebench.bench.request import Interpreter
 from nodebench.errors import NodebenchError
 from nodebench.tasks.base import AbstractTask
 from nodebench.tasks.mnist.data import FOLDER_VARIABLE
