@@ -16,12 +16,11 @@ from tempfile import TemporaryDirectory
 
 from scipy.stats import f as snedecor
 
-from nodebench.bench.cell_run import CellRun
+from nodebench.bench.cell_run import CellRun, probe_run
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.machine import idle_cores
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.processes import Launchers
-from nodebench.bench.references import preparer
 from nodebench.bench.request import Settings
 from nodebench.bench.timing import Interleaving
 from nodebench.bench.work import begin
@@ -38,7 +37,7 @@ def main(n_starts: int, backend: str, task: str) -> None:
     cell = plan(request).cells[0]
     with TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
-        worker = preparer(cell, settings, WorkClock())
+        worker = probe_run(cell, settings, WorkClock())
         first_step = begin(worker, inputs).first_step
         worker.dismiss()
         found: dict[str, list[CellRun]] = {

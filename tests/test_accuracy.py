@@ -9,8 +9,8 @@ pytest.importorskip("torch")
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.bench.accuracy import Reference, in_tolerances, relative_error
-from nodebench.bench.reference_solver import ReferenceSolver
+from nodebench.bench.reference import ReferenceSolver
+from nodebench.bench.saved import Reference, in_tolerances, relative_error
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask

@@ -19,7 +19,7 @@ from nodebench import registry
 from nodebench.bench import reference_solver
 from nodebench.bench.matrix import Request, task_cells
 from nodebench.bench.messages import Assignment
-from nodebench.bench.reference_solver import solve_reference
+from nodebench.bench.reference import solve_reference
 from nodebench.bench.worker.main import Worker
 from nodebench.conformance.task import task_checks
 from nodebench.errors import NodebenchError

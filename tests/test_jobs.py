@@ -9,7 +9,7 @@ import pytest
 from nodebench.bench import jobs as jobs_module
 from nodebench.bench import machine
 from nodebench.bench.cell_run import CellRun
-from nodebench.bench.gradient import UNKNOWN_BYTES, Comparison, GradientGroup
+from nodebench.bench.group import UNKNOWN_BYTES, GradientGroup
 from nodebench.bench.jobs import Jobs, WorkClock
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.request import Settings
@@ -167,11 +167,11 @@ def test_another_worker_begins_where_memory_allows_it():
     """As large as the largest so far, and a gibibyte where none has been measured; what is not known allows all."""
     first, second = measured("", "sleep_s=0.001")
     for room, n in ((None, 9), (2.2 * UNKNOWN_BYTES / MEMORY_SHARE, 1), (1.9 * UNKNOWN_BYTES / MEMORY_SHARE, 0)):
-        group = GradientGroup([first, second], Comparison(0.1, None, None, room), first.settings, print)
+        group = GradientGroup([first, second], 0.1, None, None, room, first.settings, print)
         assert [group._fits(n_beside) for n_beside in (n, n + 1)] == [True, room is None]
     first.resident_bytes = 5 * UNKNOWN_BYTES
     room = 8 * UNKNOWN_BYTES
-    assert not GradientGroup([first, second], Comparison(0.1, None, None, room), first.settings, print)._fits(1)
+    assert not GradientGroup([first, second], 0.1, None, None, room, first.settings, print)._fits(1)
 
 
 def test_what_ran_out_of_memory_beside_others_is_measured_again_alone(tmp_path):

@@ -4,16 +4,8 @@ import math
 
 import pytest
 
-from nodebench.bench.judgement import (
-    disagreement,
-    ignorance,
-    refusal,
-    sought,
-    state_refusal,
-    unlike,
-    unlike_fields,
-    wrong_gradient,
-)
+from nodebench.bench.judge import disagreement, unlike, unlike_fields, wrong_gradient
+from nodebench.bench.reference import ignorance, refusal, sought, state_refusal
 from nodebench.results.quantities import GradientPart
 
 

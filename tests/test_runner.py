@@ -12,13 +12,14 @@ from multiprocessing.connection import Connection
 import pytest
 from processes import children, ended, within, workers
 
-from nodebench.bench.accuracy import Reference, continuous_errors
 from nodebench.bench.client import WorkerProcess
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
+from nodebench.bench.reference import continuous_errors
 from nodebench.bench.request import Interpreter, Settings
 from nodebench.bench.runner import Runner
+from nodebench.bench.saved import Reference
 from nodebench.bench.worker.main import Worker, _failure
 from nodebench.errors import UserError
 from nodebench.results.record import PRINTED

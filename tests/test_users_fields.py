@@ -10,9 +10,10 @@ pytest.importorskip("torch")
 
 from users_fields import jax_file, torch_file
 
-from nodebench.bench.accuracy import Reference, continuous_errors
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
+from nodebench.bench.reference import continuous_errors
+from nodebench.bench.saved import Reference
 from nodebench.bench.worker.main import Worker
 from nodebench.errors import UnsupportedError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nodebench import registry
 from nodebench.bench.checkpoints import check_folder
 from nodebench.bench.executor import AbstractExecutor, LocalExecutor
-from nodebench.bench.gradient import GradientGroup
+from nodebench.bench.group import GradientGroup
 from nodebench.bench.machine import finds_cuda, fingerprint, idle_cores
 from nodebench.bench.matrix import plan as plan_of
 from nodebench.bench.matrix import scaling_plan

@@ -20,7 +20,7 @@ import pytest
 from nodebench.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:
-    from nodebench.bench.gradient import GradientGroup
+    from nodebench.bench.group import GradientGroup
     from nodebench.options import RunOptions
     from nodebench.results.record import Record
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from nodebench.bench.accuracy import Reference
 from nodebench.bench.client import LostError, WorkerError, WorkerProcess, launch, with_launchers
 from nodebench.bench.jobs import Cores, WorkClock
+from nodebench.bench.machine import usable_cores
 from nodebench.bench.messages import Assignment, Failure, Questions, TrainingProgress, Turn, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
+from nodebench.bench.saved import Reference
 from nodebench.errors import Status
 from nodebench.results.record import Measurement
 
@@ -226,3 +227,12 @@ class CellRun:
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+
+
+def probe_run(cell: Cell, settings: Settings, clock: WorkClock) -> CellRun:
+    """What prepares for the cells that are compared with this one: on all cores, since nothing is timed.
+
+    It has no backend: one that is broken must not take the others down.
+    """
+    alone = replace(cell, backend=None, threads=usable_cores())
+    return CellRun(alone, replace(settings, cores=None), clock=clock)

@@ -15,13 +15,12 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from nodebench.bench.cell_run import CellRun
+from nodebench.bench.cell_run import CellRun, probe_run
 from nodebench.bench.client import WorkerError
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.matrix import plan
 from nodebench.bench.messages import Event
 from nodebench.bench.plan import Cell
-from nodebench.bench.references import preparer
 from nodebench.bench.request import Request, Settings
 from nodebench.bench.runner import Runner
 from nodebench.bench.timing import CONFIDENCE, Interleaving, Interval, step_ratio
@@ -215,7 +214,7 @@ class _Bench:
         return plan(self._request(option)).cells[0]
 
     def _begin(self) -> float:
-        worker = preparer(self._plain, self._settings, WorkClock())
+        worker = probe_run(self._plain, self._settings, WorkClock())
         try:
             return begin(worker, self._inputs).first_step
         except WorkerError as error:

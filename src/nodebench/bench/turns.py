@@ -9,13 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import cast
 
 from nodebench import registry
-from nodebench.bench.cell_run import CellRun
-from nodebench.bench.gradient import GradientGroup
+from nodebench.bench.cell_run import CellRun, probe_run
+from nodebench.bench.group import GradientGroup
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.messages import Event
 from nodebench.bench.plan import Plan
 from nodebench.bench.presence import ABSENT, BROKEN, Lack, lack
-from nodebench.bench.references import preparer
 from nodebench.bench.request import Request, Settings
 from nodebench.bench.runner import Runner, new_run_id, record_of
 from nodebench.bench.versions import Version, ask_presence
@@ -79,13 +78,13 @@ class VersionTurns:
             what, why = self.lacks.get(measured.cell.cell_id, (None, ""))
             if what == ABSENT:
                 self._unloadable(measured, "does not have it", why)
-                GradientGroup([measured], group.comparison, group.settings, group.notify).measure()
+                replace(group, cells=[measured]).measure()
                 continue
             with TemporaryDirectory() as folder:
                 old = self._other(measured, group, Path(folder) / "inputs.npz")
                 settings = replace(group.settings, control=None)
                 both = [measured] if old.failed else [old, measured]
-                GradientGroup(both, group.comparison, settings, group.notify).measure()
+                replace(group, cells=both, settings=settings).measure()
             self._check_conditions(old, measured)
             if what == BROKEN and measured.ok:  # what fails here too is compared by its status
                 self._unloadable(measured, "cannot be compared with", why)
@@ -103,8 +102,8 @@ class VersionTurns:
         """The other version's side, with a model and a batch that it has made itself; failed where it cannot."""
         settings = replace(group.settings, interpreter=self.version.interpreter)
         old = CellRun(measured.cell, settings, companion=True, inputs=inputs, clock=measured.clock)
-        old.enter(Measurement(first_step=group.comparison.first_step))
-        worker = preparer(measured.cell, settings, measured.clock)
+        old.enter(Measurement(first_step=group.first_step))
+        worker = probe_run(measured.cell, settings, measured.clock)
         with old.failures():
             begin(worker, inputs)
         worker.dismiss()

@@ -10,15 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from nodebench.bench.cell_run import CellRun
+from nodebench.bench.cell_run import CellRun, probe_run
 from nodebench.bench.client import WorkerError
-from nodebench.bench.gradient import Comparison, GradientGroup
+from nodebench.bench.group import GradientGroup
 from nodebench.bench.jobs import WorkClock
+from nodebench.bench.judge import References
 from nodebench.bench.machine import Files, available_memory
 from nodebench.bench.messages import Beginning, Event, Failure, Questions, TrainingProgress, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.processes import Launchers
-from nodebench.bench.references import References, preparer
 from nodebench.bench.request import Settings
 from nodebench.plots import RenderedPlot
 from nodebench.results.record import Measurement
@@ -168,8 +168,8 @@ class GroupWork(AbstractWork):
             measured.enter(Measurement(first_step=first_step, notes=beginning.notes))
             measured.files.update(beginning.files)
         if reference is not None:
-            comparison = Comparison(first_step, reference, site.references, available_memory())
-            compared = GradientGroup(fresh, comparison, site.settings, site.notify)
+            room = available_memory()
+            compared = GradientGroup(fresh, first_step, reference, site.references, room, site.settings, site.notify)
             compared.count() if self.measure == "counts" else site.measure_group(compared)
             overhead_s = time.monotonic() - began - cells[0].clock.busy_s
             for measured in fresh:
@@ -256,7 +256,7 @@ def _reference_worker(
     failure = None
     for measured in _one_per_framework(cells):
         site.notify(Event("cell", "check-up of the field and first step", measured.cell))
-        worker = preparer(measured.cell, site.settings, measured.clock)
+        worker = probe_run(measured.cell, site.settings, measured.clock)
         try:
             beginning = begin(worker, inputs)
         except WorkerError as error:

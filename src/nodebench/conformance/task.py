@@ -11,7 +11,7 @@ import numpy as np
 
 from nodebench import registry
 from nodebench.backends.solvers import method
-from nodebench.bench.reference_solver import ReferenceSolver
+from nodebench.bench.reference import ReferenceSolver
 from nodebench.bench.worker.check_up import check_up
 from nodebench.bench.worker.subject import check_times
 from nodebench.conformance.check import Check, NotApplicableError, checks_of, require

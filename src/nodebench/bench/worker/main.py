@@ -49,7 +49,7 @@ from nodebench.bench.messages import (
 )
 from nodebench.bench.plan import Cell
 from nodebench.bench.processes import THREAD_COUNTS
-from nodebench.bench.reference_solver import rounded, solve_discrete, solve_reference
+from nodebench.bench.reference import rounded, solve_discrete, solve_reference
 from nodebench.bench.request import Request
 from nodebench.bench.worker import memory
 from nodebench.bench.worker.check_up import check_up, field_figures

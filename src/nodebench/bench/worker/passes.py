@@ -14,8 +14,8 @@ from statistics import median
 import numpy as np
 
 from nodebench.backends.solvers import method
-from nodebench.bench.accuracy import reference_from
 from nodebench.bench.messages import Counts, Preparation, Sizes, Turn
+from nodebench.bench.saved import reference_from
 from nodebench.bench.worker.memory import peak_resident_bytes, traced_bytes
 from nodebench.bench.worker.subject import Prepared
 from nodebench.errors import DivergedError

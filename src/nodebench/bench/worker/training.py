@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from nodebench.backends.solvers import method
-from nodebench.bench.accuracy import relative_error
 from nodebench.bench.checkpoints import Checkpoint, Progress
 from nodebench.bench.messages import TrainingProgress
+from nodebench.bench.saved import relative_error
 from nodebench.bench.worker.subject import Subject
 from nodebench.errors import CellError, DivergedError
 from nodebench.frameworks.base import AbstractTrainer, Batch

@@ -5,6 +5,10 @@ gradient with far finer steps, checkpointed so that it fits in memory. It is sol
 tolerances ten times as large (and another method of the same order) the first time, and states the difference as its
 own accuracy. Steps of a fixed length begin several times as long as the task's and are halved from level to level; each
 solve is compared with the one before it.
+
+A gradient is judged by a reference that is `MARGIN` times more accurate. Which level that is, a group finds out when
+the gradients of all its cells are there (`suffices`). A reference that knows nothing of a gradient states no error of it
+(`ignorance`), and one that its own loss contradicts judges nothing.
 """
 
 import hashlib
@@ -21,15 +25,16 @@ import numpy as np
 from nodebench import __version__, registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.solvers import tableau
-from nodebench.bench.accuracy import UNREADABLE, Reference, reference_from, relative_error
-from nodebench.bench.judgement import KNOWN, MARGIN
 from nodebench.bench.messages import DiscreteReference, ReferenceFile, sentence_of
 from nodebench.bench.plan import Cell
+from nodebench.bench.saved import UNREADABLE, Reference, in_tolerances, reference_from, relative_error
 from nodebench.bench.worker.check_up import SLACK, Direction, Doubts, contradiction, differentiated
 from nodebench.bench.worker.subject import load_inputs, make_subject, prepare_problem
 from nodebench.errors import CellError, UnsupportedError
 from nodebench.frameworks.base import AbstractFramework
 from nodebench.problem import Problem, SolverSpec, State
+from nodebench.results.quantities import CATALOGUE
+from nodebench.results.record import Measurement
 from nodebench.tasks.base import GradientInputs
 
 CROSS_CHECK: Mapping[str, str] = {"dopri5": "tsit5", "tsit5": "dopri5"}
@@ -44,6 +49,104 @@ LOSS_STEP = 1e-4
 
 HALVINGS = 3
 """How often the length of fixed steps may be halved for an accuracy that the first reference does not have."""
+
+MARGIN = 100
+"""How many times more accurate than what it judges a reference must be."""
+
+KNOWN = 0.05
+"""Relative error of its own beyond which a reference knows nothing of a gradient, and so judges none."""
+
+TOLERANCES_PER_STEP = 10
+"""Error of a solution, in tolerances for each step, beyond which it is not one of this problem. A step may err by one;
+later steps may amplify that, and an interpolant between them errs by a few more."""
+
+STATE_MARGIN = 10
+"""How many times more accurate than that the states of the reference must be."""
+
+
+def sought(error: float) -> float:
+    """Largest own error of a reference that can state this one; no limit for one that is no number."""
+    return math.inf if math.isnan(error) else error / MARGIN
+
+
+def ignorance(own: float, largest: float, beside: float, dtype: str) -> str | None:
+    """Why a reference knows nothing of a gradient, so that it states no error of it and condemns none; or None.
+
+    Args:
+        own: Its own relative error.
+        largest: The largest entry of the gradient, as it has it.
+        beside: The largest entry of all gradients of the problem.
+        dtype: The cell's dtype.
+    """
+    numbers = np.finfo(dtype)
+    if largest < numbers.tiny:
+        return f"its largest entry is {largest:.2g}, below what {dtype} can say ({numbers.tiny:.2g})"
+    if own <= KNOWN:
+        return None
+    told = f"the reference's own relative error of it is {own:.2g}, so that it judges nothing"
+    if largest < numbers.eps * beside:
+        return f"it is {largest:.2g} at most, below what {dtype} can say beside {beside:.2g}, and {told}"
+    return told
+
+
+def refusal(error: float, own: float) -> str | None:
+    """Why a reference of the relative error `own` is not good enough to state an error, or None."""
+    if own <= error / MARGIN:
+        return None
+    return f"{error:.2g} was found, but the reference is known to {own:.1e} only, not {MARGIN} times better"
+
+
+def state_refusal(own: float | None, n_accepted: int | None) -> str | None:
+    """Why the states of a reference are not good enough to judge a solution by, or None.
+
+    Args:
+        own: Their own error in tolerances, where there are any.
+        n_accepted: Steps of the solve that is judged; as one where the library does not tell.
+    """
+    limit = TOLERANCES_PER_STEP * (n_accepted or 1)
+    if own is None or own <= limit / STATE_MARGIN:
+        return None
+    return (
+        f"the reference's own solution is known to {own:.2g} tolerances only, not {STATE_MARGIN} times better than "
+        f"the {limit} that {n_accepted or 1} steps allow"
+    )
+
+
+def continuous_errors(found: Reference, reference: Reference, spec: SolverSpec) -> Measurement:
+    """Errors of gradients and states against the continuous problem's, and what the reference is."""
+    forward = None
+    if found.states is not None and reference.states is not None:
+        forward = in_tolerances(found.states, reference.states, spec)
+    return Measurement(
+        grad_error_params=relative_error(found.params, reference.params) if reference.params else None,
+        grad_error_y0=relative_error(found.y0, reference.y0),
+        forward_error=forward,
+        reference=reference.description,
+        reference_error_params=reference.params_error if reference.params else None,
+        reference_error_y0=reference.y0_error,
+    )
+
+
+def judged_errors(found: Measurement) -> dict[str, tuple[float, float]]:
+    """Errors against the reference that are known, by name, each with the reference's own."""
+    pairs = {
+        name: (getattr(found, name), getattr(found, said.own_error))
+        for name, said in CATALOGUE.items()
+        if said.own_error
+    }
+    return {name: pair for name, pair in pairs.items() if None not in pair}
+
+
+def suffices(reference: Reference, found: Reference, spec: SolverSpec, n_accepted: int | None) -> bool:
+    """Whether a reference is accurate enough for all that is judged by it: both gradients and the solution."""
+    judged = judged_errors(continuous_errors(found, reference, spec))
+    stated = all(reference.largest[name] < tiny(spec) or own <= sought(error) for name, (error, own) in judged.items())
+    return stated and state_refusal(reference.state_error(spec), n_accepted) is None
+
+
+def tiny(spec: SolverSpec) -> float:
+    """The smallest number that the dtype of a cell has in full precision."""
+    return float(np.finfo(spec.dtype).tiny)
 
 
 def rounded(inputs: GradientInputs, dtype: str) -> GradientInputs:

@@ -8,23 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Concatenate, ParamSpec, TypeVar
 
-from nodebench.bench.accuracy import UNREADABLE, Reference, continuous_errors, judged_errors, method_errors, suffices
 from nodebench.bench.cell_run import CellRun
 from nodebench.bench.client import WorkerError
 from nodebench.bench.jobs import Cores, Jobs
-from nodebench.bench.judgement import (
-    disagreement,
-    ignorance,
-    refusal,
-    state_refusal,
-    unlike,
-    unlike_fields,
-    wrong_gradient,
-)
+from nodebench.bench.judge import References, judge_accuracy, judge_fairness, method_errors
 from nodebench.bench.messages import Counts, DiscreteReference, Event, Failure, Preparation, Questions
 from nodebench.bench.processes import Launchers
-from nodebench.bench.references import References
 from nodebench.bench.request import Settings
+from nodebench.bench.saved import UNREADABLE, Reference
 from nodebench.bench.timing import MEMORY_SHARE, Interleaving, Interval, cpu_time, step_ratio, step_time
 from nodebench.results.record import Measurement
 
@@ -45,30 +36,16 @@ BUSY = 1.05
 """Wall time over CPU time of one thread from which something else must have been at work on its core."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What is the same for all cells that are compared.
-
-    Attributes:
-        first_step: First step of every solve.
-        reference: Gradients of the continuous problem, as accurate as the cells need.
-        folder: Where reference gradients are kept.
-        available_bytes: Memory for the workers of the timing, or None where it is not known.
-    """
-
-    first_step: float
-    reference: References
-    folder: Path
-    available_bytes: int | None = None
-
-
 @dataclass
 class GradientGroup:
     """The gradient measurement of cells that are compared with each other.
 
     Attributes:
         cells: The cells; what is found is entered in them.
-        comparison: What is the same for all.
+        first_step: First step of every solve.
+        references: Gradients of the continuous problem, as accurate as the cells need.
+        folder: Where reference gradients are kept.
+        available_bytes: Memory for the workers of the timing, or None where it is not known.
         settings: How they are measured; names the control, which is the first cell unless told otherwise.
         notify: Told what happens.
         jobs: How many cells are at work at once.
@@ -77,7 +54,10 @@ class GradientGroup:
     """
 
     cells: list[CellRun]
-    comparison: Comparison
+    first_step: float
+    references: References
+    folder: Path
+    available_bytes: int | None
     settings: Settings
     notify: Callable[[Event], None]
     jobs: Jobs = field(init=False)
@@ -92,7 +72,7 @@ class GradientGroup:
     def count(self) -> None:
         """Evaluations and steps of all cells, and nothing else."""
         self._each(lambda measured, _: self._prepared(measured), None)
-        self._judge_fairness()
+        judge_fairness(self.cells)
 
     def measure(self) -> None:
         """All passes of all cells, side by side where nothing is timed, then the timing in turns."""
@@ -118,7 +98,7 @@ class GradientGroup:
 
     def _fits(self, n_beside: int) -> bool:
         """Whether memory allows another worker beside so many, as large as the largest that there has been."""
-        room = self.comparison.available_bytes
+        room = self.available_bytes
         needed = max([UNKNOWN_BYTES, *(measured.resident_bytes for measured in self.cells)])
         return room is None or (n_beside + 1) * needed <= MEMORY_SHARE * room
 
@@ -130,12 +110,11 @@ class GradientGroup:
         programs = folder / "programs"
         # By place: two versions of one cell have the same id.
         self._each(lambda measured, at: self._passes(measured, folder / f"{at}.npz"), programs)
-        self._judge_accuracy()
-        self._judge_fairness()
+        judge_accuracy(self.cells, self.references, self.settings.max_grad_error)
+        judge_fairness(self.cells)
         timed = sorted((m for m in self.cells if not m.failed), key=lambda m: (not m.ok, not self._wanted(m)))
         if timed:
-            first_step, available_bytes = self.comparison.first_step, self.comparison.available_bytes
-            timing = Interleaving(timed, first_step, self.settings, self.notify, programs, available_bytes)
+            timing = Interleaving(timed, self.first_step, self.settings, self.notify, programs, self.available_bytes)
             timing.measure()
             self._summarise([m for m in timed if not m.failed], timing.control)
 
@@ -146,7 +125,7 @@ class GradientGroup:
     def _prepared(self, measured: CellRun) -> tuple[Preparation, Counts]:
         """The first gradient step of an open worker, and its evaluations."""
         assert measured.inputs is not None, "the preparing worker has written them"
-        first_step, inputs = self.comparison.first_step, measured.inputs
+        first_step, inputs = self.first_step, measured.inputs
         self._ask(measured, Questions.pin)
         checked = self._ask(measured, Questions.check, first_step, inputs)
         prepared = self._time(measured, Questions.prepare, first_step, inputs)
@@ -179,7 +158,7 @@ class GradientGroup:
     def _accept(self, measured: CellRun, gradients: Path, exact: Reference | None) -> None:
         """Keep the gradients of a cell until those of all are there, once they are seen to be of the right sizes."""
         found = Reference.load(gradients)
-        for reference in (self.comparison.reference.found, exact):
+        for reference in (self.references.found, exact):
             misfit = None if reference is None else found.misfit(reference)
             if misfit is not None:
                 raise WorkerError(Failure("failed", f"compared with its reference, {misfit}.", ""))
@@ -213,7 +192,7 @@ class GradientGroup:
         solver = CellRun(replace(measured.cell, backend=counterpart), self.settings, clock=measured.clock)
         self.helpers.append(solver)
         assert measured.inputs is not None, "the cell has read them"
-        arguments = (self.comparison.first_step, measured.inputs, self.comparison.folder)
+        arguments = (self.first_step, measured.inputs, self.folder)
         try:
             with self.jobs.beside():
                 return solver.anew(lambda: solver.ask(Questions.discrete, *arguments))
@@ -241,75 +220,6 @@ class GradientGroup:
     def _tell(self, text: str, measured: CellRun) -> None:
         with self._telling:
             self.notify(Event("cell", text, measured.cell))
-
-    def _judge_accuracy(self) -> None:
-        """Errors of all cells against one and the same reference: the first that is accurate enough for all of them.
-
-        Only when the gradients of all are there: an error must not depend on what was asked for before its turn.
-        """
-        reference = self.comparison.reference
-        judged = [(measured, measured.gradients) for measured in self.cells if measured.gradients is not None]
-        if judged and reference.found is not None:
-            reference.refine(lambda found: all(_suffices(found, *each) for each in judged))
-        for measured, gradients in judged:
-            with measured.failures():
-                self._judge_one(measured, gradients)
-
-    def _judge_one(self, measured: CellRun, gradients: Reference) -> None:
-        reference = self.comparison.reference
-        for note in reference.notes:
-            measured.note(note)
-        if reference.contradicted:
-            measured.condemn("wrong_gradient", reference.reason)
-        if reference.found is None:
-            measured.note(f"no grad_error: {reference.reason}")
-            return
-        measured.enter(continuous_errors(gradients, reference.found, measured.cell.spec))
-        if not gradients.params:
-            measured.note("no error of d/dparams: the field has no trainable parameters")
-        self._judge_gradient(measured, reference.found)
-        self._judge_states(measured, reference.found)
-
-    def _judge_gradient(self, measured: CellRun, reference: Reference) -> None:
-        """Say whether the gradient is wrong, and refuse a reference that is no better than what it judges."""
-        beside = max(reference.largest.values())
-        judged = judged_errors(measured.found)
-        unknown = {
-            name: ignorance(own, reference.largest[name], beside, measured.cell.spec.dtype)
-            for name, (_, own) in judged.items()
-        }
-        refusals = {name: unknown[name] or refusal(error, own) for name, (error, own) in judged.items()}
-        unstated = {name: reason for name, reason in refusals.items() if reason}
-        known = {name: error for name, (error, _) in judged.items() if not unknown[name]}
-        measured.condemn("wrong_gradient", wrong_gradient(known, self.settings.max_grad_error, unstated))
-        for name, reason in unstated.items():
-            self._refuse(measured, name, reason)
-
-    def _judge_states(self, measured: CellRun, reference: Reference) -> None:
-        """Refuse to judge a solution by one that may be as far from the truth."""
-        reason = state_refusal(reference.state_error(measured.cell.spec), measured.found.n_accepted)
-        if reason:
-            self._refuse(measured, "forward_error", reason)
-
-    def _refuse(self, measured: CellRun, name: str, reason: str) -> None:
-        measured.found = measured.found.without(name)
-        failed = self.comparison.reference.reason
-        more = f"; a more accurate reference: {failed}" if failed else ""
-        measured.note(f"no {name} of {measured.cell.backend}: {reason}{more}")
-
-    def _judge_fairness(self) -> None:
-        """Whether all solve the same problem under the same conditions, and their solutions agree."""
-        prepared = [measured for measured in self.cells if measured.conditions]
-        conditions = [measured.conditions for measured in prepared]
-        fields = [measured.found for measured in prepared]
-        for measured in prepared:
-            found = measured.found
-            reason = (
-                unlike(measured.conditions, conditions)
-                or unlike_fields(found, fields)
-                or disagreement(found.forward_error, found.n_accepted)
-            )
-            measured.condemn("incomparable", reason)
 
     def _summarise(self, timed: Sequence[CellRun], control: CellRun | None) -> None:
         for measured in timed:
@@ -344,10 +254,6 @@ def _compared(measured: CellRun, control: CellRun) -> Measurement:
         ratio_high=ratio.high,
         verdict=ratio.verdict,
     )
-
-
-def _suffices(reference: Reference, measured: CellRun, gradients: Reference) -> bool:
-    return suffices(reference, gradients, measured.cell.spec, measured.found.n_accepted)
 
 
 def _steps(counts: Counts) -> tuple[int, int] | None:

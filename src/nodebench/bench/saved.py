@@ -1,7 +1,4 @@
-"""The gradient error: the relative L2 distance of a gradient from a reference, and whether the reference can state it.
-
-NumPy alone, so that the runner can judge all cells of a group by the same reference when it has the gradients of all.
-"""
+"""Gradients as files: those of a cell until they are judged, and those that judge them; how far apart two are."""
 
 import os
 import platform
@@ -14,11 +11,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from nodebench.bench.judgement import sought, state_refusal
 from nodebench.frameworks.base import AbstractFramework
 from nodebench.problem import Gradients, SolverSpec
-from nodebench.results.quantities import CATALOGUE
-from nodebench.results.record import Measurement
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error)
 """What comes of reading a file that is cut short, damaged or of another kind."""
@@ -119,51 +113,6 @@ class Reference:
 def reference_from(framework: AbstractFramework, gradients: Gradients, description: str) -> Reference:
     """Gradients of a framework as a reference."""
     return Reference(framework.flat_state(gradients.y0), framework.to_numpy(gradients).params, description)
-
-
-def method_errors(found: Reference, exact: Reference) -> Measurement:
-    """Errors of gradients against the exact ones of the same discretisation; none of parameters that there are not."""
-    return Measurement(
-        method_error_params=relative_error(found.params, exact.params) if exact.params else None,
-        method_error_y0=relative_error(found.y0, exact.y0),
-    )
-
-
-def continuous_errors(found: Reference, reference: Reference, spec: SolverSpec) -> Measurement:
-    """Errors of gradients and states against the continuous problem's, and what the reference is."""
-    forward = None
-    if found.states is not None and reference.states is not None:
-        forward = in_tolerances(found.states, reference.states, spec)
-    return Measurement(
-        grad_error_params=relative_error(found.params, reference.params) if reference.params else None,
-        grad_error_y0=relative_error(found.y0, reference.y0),
-        forward_error=forward,
-        reference=reference.description,
-        reference_error_params=reference.params_error if reference.params else None,
-        reference_error_y0=reference.y0_error,
-    )
-
-
-def judged_errors(found: Measurement) -> dict[str, tuple[float, float]]:
-    """Errors against the reference that are known, by name, each with the reference's own."""
-    pairs = {
-        name: (getattr(found, name), getattr(found, said.own_error))
-        for name, said in CATALOGUE.items()
-        if said.own_error
-    }
-    return {name: pair for name, pair in pairs.items() if None not in pair}
-
-
-def suffices(reference: Reference, found: Reference, spec: SolverSpec, n_accepted: int | None) -> bool:
-    """Whether a reference is accurate enough for all that is judged by it: both gradients and the solution."""
-    judged = judged_errors(continuous_errors(found, reference, spec))
-    stated = all(reference.largest[name] < tiny(spec) or own <= sought(error) for name, (error, own) in judged.items())
-    return stated and state_refusal(reference.state_error(spec), n_accepted) is None
-
-
-def tiny(spec: SolverSpec) -> float:
-    """The smallest number that the dtype of a cell has in full precision."""
-    return float(np.finfo(spec.dtype).tiny)
 
 
 def relative_error(value: Any, reference: Any) -> float:
