@@ -16,7 +16,7 @@ import torch
 from users_fields import torch_file
 
 from nodebench import registry
-from nodebench.bench import reference_solver
+from nodebench.bench import reference
 from nodebench.bench.matrix import Request, task_cells
 from nodebench.bench.messages import Assignment
 from nodebench.bench.reference import solve_reference
@@ -95,7 +95,7 @@ SOUND = {
 def few_pieces():
     """Of fields that have nothing to step over: a second solve by fewer of the short steps that would find it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference_solver, "PIECES", 20)
+        patch.setattr(reference, "PIECES", 20)
         yield
 
 

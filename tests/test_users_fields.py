@@ -81,7 +81,7 @@ def test_a_field_without_parameters_has_no_error_of_them(tmp_path):
     assert (record["status"], record["n_params"], record["grad_error_params"]) == ("ok", 0, None)
     assert record["grad_error_y0"] < 1e-2
     assert record["step_s"] > 0
-    assert record["metric_value"] is None
+    assert record.found.metric_value is None
     assert any("no trainable parameters" in note for note in record["notes"])
     assert any("no training: there is nothing to train" in note for note in record["notes"])
 
@@ -196,13 +196,13 @@ def test_states_of_any_shape_are_trained_on(tmp_path, shape):
     task = torch_file(
         tmp_path, f"return {rate}", "self.net = None; self.a = nn.Parameter(torch.ones(()))", states=states
     )
-    assert 0 < trained(tmp_path, task, "direct")["metric_value"] < 1
+    assert 0 < trained(tmp_path, task, "direct").found.metric_value < 1
 
 
 def test_layers_that_are_never_trained_stay_so(tmp_path):
     """A training switches on what was on when the model was made, and not a dropout that was switched off."""
     task = torch_file(tmp_path, init="self.net.append(nn.Dropout(0.5).eval())")
-    assert trained(tmp_path, task, "direct")["metric_value"] > 0
+    assert trained(tmp_path, task, "direct").found.metric_value > 0
 
 
 def test_times_that_float32_cannot_tell_apart_are_not_trained_on(tmp_path):
@@ -226,7 +226,7 @@ def test_states_of_any_shape_in_jax(tmp_path):
     rate, states = SHAPES["two parts"]
     init, attributes = "self.net = None; self.a = jnp.ones(())", "a: jax.Array"
     task = jax_file(tmp_path, f"return {rate}", init, attributes=attributes, states=states)
-    assert 0 < trained(tmp_path, task, "diffrax")["metric_value"] < 1
+    assert 0 < trained(tmp_path, task, "diffrax").found.metric_value < 1
     (tmp_path / "bare").mkdir()
     bare = jax_file(tmp_path / "bare", "return -y * jnp.sin(t)", "self.net = None", states="rng.standard_normal(n)")
     with pytest.raises(UnsupportedError, match="nothing to train"):

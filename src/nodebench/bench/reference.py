@@ -7,8 +7,8 @@ own accuracy. Steps of a fixed length begin several times as long as the task's 
 solve is compared with the one before it.
 
 A gradient is judged by a reference that is `MARGIN` times more accurate. Which level that is, a group finds out when
-the gradients of all its cells are there (`suffices`). A reference that knows nothing of a gradient states no error of it
-(`ignorance`), and one that its own loss contradicts judges nothing.
+the gradients of all its cells are there (`suffices`). A reference that knows nothing of a gradient states no error of
+it (`ignorance`), and one that its own loss contradicts judges nothing.
 """
 
 import hashlib
