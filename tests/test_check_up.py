@@ -1,9 +1,8 @@
 """A field is measured as it is, or refused in a sentence that says what to write instead. No process is started."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -56,8 +55,7 @@ def measured(task, *, with_reference=True, **changes):
         worker = Worker(Assignment(cell), None)
         checked = worker.check(beginning.first_step, inputs)
         prepared = worker.prepare(beginning.first_step, inputs)
-        notes = prepared.notes + checked.notes
-        return beginning, reference, SimpleNamespace(**{**asdict(prepared), **asdict(checked), "notes": notes})
+        return beginning, reference, prepared.found.joined(checked.found)
 
 
 SOUND = {
