@@ -34,18 +34,16 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from nodebench import registry
 from nodebench.bench import machine
+from nodebench.bench.executors.options import ExecutorOptions
+from nodebench.bench.executors.ray.executor import RayExecutor, ray_executor
+from nodebench.bench.executors.ray.inspection import NodeInspection, Requirements
+from nodebench.bench.executors.ray.nodes import ClusterInspection, alive_nodes
+from nodebench.bench.executors.ray.remote import RunSpec
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.request import BUDGETS_S, Settings
 from nodebench.bench.runner import Runner
 from nodebench.bench.work import AbstractWork, CellResult, GroupWork, MachineContext
-from nodebench.cluster.errand import Errand
-from nodebench.cluster.executor import RayExecutor
-from nodebench.cluster.inspection import Question
-from nodebench.cluster.nodes import alive_nodes
-from nodebench.cluster.session import session
-from nodebench.cluster.simulation import pretend
-from nodebench.options import ExecutorOptions
 from nodebench.results.store import Store
 from nodebench.tasks.base import AbstractTask
 
@@ -155,25 +153,32 @@ class Watch:
 Chains = Sequence[tuple[float, Sequence[float]]]
 """Length of each group and of the trainings that follow from it."""
 
-DISPATCH = "nodebench.cluster.executor:_Dispatch"
+DISPATCH = "nodebench.bench.executors.ray.executor:_Dispatcher"
 STORE = "nodebench.results.store:Store"
 SENDING = (f"{DISPATCH}._send",)
-ALL = (*SENDING, f"{DISPATCH}._settle", "nodebench.cluster.watch:Watch.look")
+ALL = (*SENDING, f"{DISPATCH}._settle", "nodebench.bench.executors.ray.tracking:Tracker.poll")
 RECORDING = ("nodebench.bench.runner:record_of",)
 STORING = (f"{STORE}.append", f"{STORE}.save_environment", f"{STORE}.start_run", f"{STORE}.finish_run")
 
 
+def pass_briefly(work: AbstractWork, machine_context: MachineContext) -> tuple[CellResult, ...]:
+    """Work of `driver`: pass a few milliseconds and measure nothing."""
+    del machine_context
+    time.sleep(SLEEP_S)
+    return work.outcomes
+
+
 def print_driver() -> None:
     """The driver's time per cell, and whether each cell has its row."""
-    backend, task = f"nodebench.testing:FakeBackend[sleep_s={SLEEP_S}]", "nodebench.testing:FakeTask"
+    backend, task = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
     request = Request(backends=(backend,), tasks=(task,), seeds=tuple(range(N_CELLS)), measure="gradient")
     planned, settings = plan(request), Settings()
     with cluster_of(3, cpus=2) as cluster, tempfile.TemporaryDirectory() as folder, ExitStack() as watches:
         store = Store(Path(folder) / "results.db")
         options = ExecutorOptions(executor="ray", ray_address=cluster.address, group_cpus=1)
-        ready = watches.enter_context(session(options, planned, settings, None))
-        errand = replace(ready.executor.errand, perform=pretend)
-        runner = Runner(store, settings, lambda _: None, executor=replace(ready.executor, errand=errand))
+        ready = watches.enter_context(ray_executor(options, planned, settings, None))
+        executor = replace(ready, spec=replace(ready.spec, perform=pass_briefly))
+        runner = Runner(store, settings, lambda _: None, executor=executor)
         whole, sending, recording, storing = (
             watches.enter_context(Watch().over(*names)) for names in (ALL, SENDING, RECORDING, STORING)
         )
@@ -272,7 +277,7 @@ def _examples(task: AbstractTask, preset: str) -> int:
 
 @dataclass(frozen=True)
 class Passing:
-    """Work that passes the time that it would take, scaled; `pretend` knows no length by backend of a training."""
+    """Work that passes the time that it would take, scaled."""
 
     lengths: Lengths
     scale: float
@@ -357,15 +362,16 @@ class Bench:
 
     def _wall_s(self, planned: Plan, perform: Passing) -> float:
         nodes, settings = alive_nodes(), Settings()
-        errand = Errand(
+        spec = RunSpec(
             settings,
-            Question(str(Path.cwd()), None),
+            Requirements(str(Path.cwd()), None),
             expected=None,
             expected_data=None,
             inspected=frozenset(node.node_id for node in nodes),
             perform=perform,
         )
-        executor = RayExecutor(errand, nodes, {}, self.cpus, retries=0, shares_checkpoints=False)
+        cluster = ClusterInspection(nodes, {node.node_id: NodeInspection({}) for node in nodes}, {})
+        executor = RayExecutor(spec, cluster, self.cpus, retries=0, shares_checkpoints=False)
         with tempfile.TemporaryDirectory() as folder:
             store = Store(Path(folder) / "results.db")
             began = time.perf_counter()

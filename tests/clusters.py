@@ -9,7 +9,8 @@ import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from nodebench.cluster.simulation import pretend
+from nodebench import registry
+from nodebench.bench.work import TrainingWork
 
 OBJECTS = 80 * 2**20
 
@@ -44,11 +45,25 @@ def add(cluster, name, cpus=2, **options):
     return cluster.add_node(num_cpus=cpus, node_name=name, object_store_memory=OBJECTS, **options)
 
 
-def clocked(work, site):
+def pretend(work, machine):
+    """Take as long as work would, and measure nothing.
+
+    A group takes the sum of its backends' option `sleep_s`, a training the option `train_sleep_s` of its task, in
+    seconds, as those of `nodebench.testing`.
+    """
+    del machine
+    cells = [outcome.cell for outcome in work.outcomes]
+    names = [cell.task if isinstance(work, TrainingWork) else cell.backend or "" for cell in cells]
+    option = "train_sleep_s" if isinstance(work, TrainingWork) else "sleep_s"
+    time.sleep(sum(float(registry.parse(name)[1].get(option, 0.0)) for name in names))
+    return work.outcomes
+
+
+def clocked(work, machine):
     """Pretend to do work, and note when and where, on the clock that all nodes of this machine share."""
     began = time.monotonic()
-    outcomes = pretend(work, site)
-    note = f"{type(work).__name__} {site.node} {began} {time.monotonic()}"
+    outcomes = pretend(work, machine)
+    note = f"{type(work).__name__} {machine.node} {began} {time.monotonic()}"
     return tuple(outcome.noted(note) for outcome in outcomes)
 
 

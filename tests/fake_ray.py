@@ -88,6 +88,7 @@ class FakeRay:
     """Stands in for the module `ray`."""
 
     exceptions = ray.exceptions
+    __version__ = ray.__version__
     address = "fake:1"
 
     def __init__(self):

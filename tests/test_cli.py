@@ -33,7 +33,7 @@ def test_help_imports_not_even_numpy(arguments):
     """Options are made from dataclasses that need nothing to be imported: help answers at once."""
     code = (
         f"import sys\nfrom nodebench import cli\nsys.argv[1:] = {arguments}\ntry: cli.main()\nexcept SystemExit:\n"
-        "    print(sorted({'numpy', 'nodebench.api', 'nodebench.cluster'} & set(sys.modules)))"
+        "    print(sorted({'numpy', 'nodebench.api', 'nodebench.bench.executors.ray'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -216,7 +216,7 @@ def test_dry_run_watches_no_cores_and_loads_no_cluster(tmp_path):
     code = (
         "import sys\nfrom nodebench import cli\nfrom nodebench.bench import machine\nmachine.idle_cores = None\n"
         f"sys.argv = {['nodebench', *FAKE, '--dry-run']}\n"
-        "try: cli.main()\nexcept SystemExit as ended: print(ended.code, 'nodebench.cluster' in sys.modules)"
+        "try: cli.main()\nexcept SystemExit as ended: print(ended.code, 'nodebench.bench.executors.ray' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "0 False"

@@ -22,30 +22,25 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from clusters import add, at_once, clocked, cluster_of  # noqa: E402
+from clusters import add, at_once, clocked, cluster_of, pretend  # noqa: E402
 from commands import nodebench  # noqa: E402
 from fake_ray import FakeRay  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
+from nodebench.bench.executors.options import ExecutorOptions  # noqa: E402
+from nodebench.bench.executors.ray import connection, executor, inspection, nodes, remote, tracking  # noqa: E402
+from nodebench.bench.executors.ray.connection import AUTH_MODE, connected, probe  # noqa: E402
+from nodebench.bench.executors.ray.executor import needs, ray_executor  # noqa: E402
+from nodebench.bench.executors.ray.inspection import NodeInspection, Requirements  # noqa: E402
+from nodebench.bench.executors.ray.nodes import alive_nodes, inspect, software  # noqa: E402
+from nodebench.bench.executors.ray.remote import RunSpec, claimed, unfitness  # noqa: E402
 from nodebench.bench.machine import available_cores, fingerprint  # noqa: E402
 from nodebench.bench.matrix import Request, plan  # noqa: E402
 from nodebench.bench.request import Settings  # noqa: E402
 from nodebench.bench.runner import Runner  # noqa: E402
 from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
 from nodebench.cli import app  # noqa: E402
-from nodebench.cluster import board, errand, executor, inspection, nodes, rehearsal, watch  # noqa: E402
-from nodebench.cluster import session as session_module  # noqa: E402
-from nodebench.cluster.connection import connected  # noqa: E402
-from nodebench.cluster.cores import claimed  # noqa: E402
-from nodebench.cluster.errand import Errand, unfitness  # noqa: E402
-from nodebench.cluster.executor import needs  # noqa: E402
-from nodebench.cluster.inspection import Inspection, Question  # noqa: E402
-from nodebench.cluster.nodes import alive_nodes, inspect, software  # noqa: E402
-from nodebench.cluster.rehearsal import AUTH_MODE, rehearse  # noqa: E402
-from nodebench.cluster.session import session  # noqa: E402
-from nodebench.cluster.simulation import pretend  # noqa: E402
 from nodebench.errors import UserError  # noqa: E402
-from nodebench.options import ExecutorOptions  # noqa: E402
 from nodebench.results.store import Store  # noqa: E402
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
@@ -54,8 +49,8 @@ COMMAND = ["run", "--preset", "smoke", "--rounds", "1", "--executor", "ray"]
 
 JOINED = """
 import sys
-from nodebench.cluster import rehearsal
-rehearsal.rehearse = lambda address: None
+from nodebench.bench.executors.ray import connection
+connection.probe = lambda address: None
 from nodebench.cli import main
 sys.argv[0] = "nodebench"
 main()
@@ -96,7 +91,7 @@ def one(plugin):
     """A cluster of a node with two CPUs, and a head that takes no work; three as soon as a test has asked for three."""
     with cluster_of() as (cluster, _):
         join(cluster, "a", env_vars=before(plugin))
-        os.environ[AUTH_MODE] = "disabled"  # as a rehearsal would find
+        os.environ[AUTH_MODE] = "disabled"  # as the probe would find
         yield cluster
 
 
@@ -150,17 +145,18 @@ SEEN = {}
 """What nodes were found to have, by their ids."""
 
 
-def inspected_once(nodes, question):
-    """Nodes are looked at by the first test that works on them; another question is answered by what was found then."""
-    SEEN.update(inspect([node for node in nodes if node.node_id not in SEEN], question))
-    data = {task: "fake" for task, *_ in question.tasks}
+def inspected_once(nodes, requirements):
+    """Nodes are looked at by the first test that works on them; others are answered by what was found then."""
+    SEEN.update(inspect([node for node in nodes if node.node_id not in SEEN], requirements))
+    data = {task: "fake" for task, *_ in requirements.tasks}
     return {node.node_id: replace(SEEN[node.node_id], data=data) for node in nodes}
 
 
 @pytest.fixture(autouse=True)
 def _nodes_are_joined_and_inspected_once(monkeypatch):
-    monkeypatch.setattr(session_module, "connected", connected_once)
-    monkeypatch.setattr(session_module, "inspect", inspected_once)
+    for module in (connection, executor):
+        monkeypatch.setattr(module, "connected", connected_once)
+    monkeypatch.setattr(nodes, "inspect", inspected_once)
 
 
 def ids(*names):
@@ -177,10 +173,10 @@ def measure(store, cluster, *, perform=None, notify=None, choices=None, without=
     """Run a request on a cluster into a store and return its records; some nodes may have to do without work."""
     planned = plan(request_of(**changes))
     chosen = on_ray(cluster, **(choices or {}))
-    with session(chosen, planned, QUICK, None) as ready:
-        worker = replace(ready.executor, unfit=ready.executor.unfit | ids(*without))
+    with ray_executor(chosen, planned, QUICK, None) as ready:
+        worker = replace(ready, unfit=ready.unfit | ids(*without))
         if perform is not None:
-            worker = replace(worker, errand=replace(worker.errand, perform=perform))
+            worker = replace(worker, spec=replace(worker.spec, perform=perform))
         runner = Runner(store, QUICK, notify or (lambda _: None), executor=worker, checkpoint_dir=chosen.checkpoint_dir)
         run_id = runner.run(planned, "test", ready.environment)
     return store.records([run_id])
@@ -201,7 +197,7 @@ def test_the_cluster_of_this_machine_is_found(monkeypatch):
     """`auto` stands for the cluster that this machine belongs to; of several for one of them."""
     ray.shutdown()  # the connection of other tests
     monkeypatch.delenv(AUTH_MODE)
-    rehearse("auto")
+    probe("auto")
     assert os.environ[AUTH_MODE] == "disabled"
     for _ in range(2):
         with connected("auto"):
@@ -224,7 +220,7 @@ def test_a_killed_driver_is_resumed(tmp_path, one, monkeypatch):
         before = [record for record in Store(path).records() if record.seed < 3]
         assert 1 <= len(before) < 3
         assert [record.status for record in beside.result()] == ["ok"]
-    monkeypatch.setattr(rehearsal, "rehearse", lambda _: None)
+    monkeypatch.setattr(connection, "probe", lambda _: None)
     command = [*COMMAND, "--store", path, "--ray-address", one.address, *arguments, "--resume"]
     resumed = nodebench(*command)
     assert resumed.returncode == 0, resumed.stderr
@@ -275,8 +271,8 @@ def test_nodes_that_are_not_alike(tmp_path, one, plugin, other_diffrax, monkeypa
     """They are named before anything is started, by `run` and by `doctor`; with --allow-mixed those work that can."""
     monkeypatch.syspath_prepend(str(plugin))
     # Their devices, which nothing here depends on, would take as long as all else.
-    anew = cache(lambda nodes, question: inspect(nodes, replace(question, devices=False)))
-    monkeypatch.setattr(session_module, "inspect", anew)
+    anew = cache(lambda nodes, requirements: inspect(nodes, replace(requirements, devices=False)))
+    monkeypatch.setattr(nodes, "inspect", anew)
     store = Store(tmp_path / "results.db")
     changes = {"backends": ("only_some_have_it:Mine",), "seeds": (0, 1), "measure": "gradient"}
     with more(one, bare={}, old={"env_vars": before(other_diffrax, plugin)}):
@@ -475,24 +471,24 @@ def test_a_training_goes_on_elsewhere(tmp_path, three):
 def fake(monkeypatch):
     """A cluster in this process, of nodes that have all that is asked for and look like this machine."""
     stand_in = FakeRay()
-    for module in (board, errand, executor, nodes, watch):
+    for module in (executor, nodes, remote, tracking):
         monkeypatch.setattr(module, "ray", stand_in)
-    for module in (executor, watch):
-        monkeypatch.setattr(module, "LOOK_S", 0.02)
-    monkeypatch.setattr(executor, "RUN_ERRAND", stand_in.remote(errand.run_errand))
-    monkeypatch.setattr(session_module, "connected", lambda _: nullcontext())
-    fit = Inspection(fingerprint())
-    monkeypatch.setattr(session_module, "inspect", lambda nodes, _: {node.node_id: fit for node in nodes})
-    monkeypatch.setattr(errand, "_inspected", lambda _: fit)
+    for module in (executor, tracking):
+        monkeypatch.setattr(module, "POLL_S", 0.02)
+    monkeypatch.setattr(executor, "RUN_WORK", stand_in.remote(remote.run_work))
+    monkeypatch.setattr(executor, "connected", lambda _: nullcontext())
+    fit = NodeInspection(fingerprint())
+    monkeypatch.setattr(nodes, "inspect", lambda nodes, _: {node.node_id: fit for node in nodes})
+    monkeypatch.setattr(remote, "_inspected", lambda _: fit)
     yield stand_in
     for name in stand_in.members:
         stand_in.lose(name)
 
 
-def until_its_node_is_lost(work, site):
+def until_its_node_is_lost(work, machine):
     """Work that no fake node ever ends."""
-    del site
-    errand.ray.node_here().lost.wait()
+    del machine
+    remote.ray.node_here().lost.wait()
     return work.outcomes
 
 
@@ -517,10 +513,10 @@ def test_a_cell_that_takes_its_node_down_is_given_up(tmp_path, fake):
     assert store.environments()[records[0].environment]["cpu"] == fingerprint()["cpu"]
 
 
-def until_the_first_node_is_lost(work, site):
+def until_the_first_node_is_lost(work, machine):
     """Work that ends on no fake node that is called the first."""
-    node = errand.ray.node_here()
-    return until_its_node_is_lost(work, site) if node.name == "first" else pretend(work, site)
+    node = remote.ray.node_here()
+    return until_its_node_is_lost(work, machine) if node.name == "first" else pretend(work, machine)
 
 
 def test_the_last_node_is_gone(tmp_path, monkeypatch, fake):
@@ -547,8 +543,8 @@ def test_the_last_node_is_gone(tmp_path, monkeypatch, fake):
 def test_a_late_node_is_looked_at(tmp_path, monkeypatch, fake):
     """A node that joins after the beginning and has other versions gets no work, and the run ends all the same."""
     here, told, left = fingerprint(), [], []
-    other = Inspection(here | {"libraries": here["libraries"] | {"diffrax": "9.9"}})
-    monkeypatch.setattr(errand, "_inspected", lambda _: other)
+    other = NodeInspection(here | {"libraries": here["libraries"] | {"diffrax": "9.9"}})
+    monkeypatch.setattr(remote, "_inspected", lambda _: other)
     fake.add("first")
 
     def notify(event):
@@ -593,9 +589,9 @@ def test_a_node_out_of_memory(tmp_path, three):
     full = {"env_vars": {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}}
     planned = plan(request_of(backends=(f"{BACKEND}[behaviour=hang]",), measure="gradient"))
     store, events = Store(tmp_path / "results.db"), []
-    with session(on_ray(three), planned, QUICK, None) as ready, more(three, full=full):
-        trusted = replace(ready.executor.errand, inspected=ids("full"))
-        worker = replace(ready.executor, errand=trusted, unfit=ids("a", "b", "c"))
+    with ray_executor(on_ray(three), planned, QUICK, None) as ready, more(three, full=full):
+        trusted = replace(ready.spec, inspected=ids("full"))
+        worker = replace(ready, spec=trusted, unfit=ids("a", "b", "c"))
         Runner(store, QUICK, events.append, executor=worker).run(planned, "test", ready.environment)
     [record] = store.records()
     assert (record.status, record.node) == ("oom", "full")
@@ -607,8 +603,8 @@ def test_a_node_says_what_it_has(capsys, monkeypatch):
     """The program that looks at a node answers in one line, of its devices only where it is asked for them."""
     monkeypatch.setattr(inspection, "frameworks", lambda: {"torch": "2.0, cpu"})
     for devices, expected in ((True, {"torch": "2.0, cpu"}), (False, {})):
-        question = Question("/", None, ("nosuch:Backend",), ((TASK, "smoke", 0),), devices=devices)
-        inspection.main(json.dumps(asdict(question)))
+        requirements = Requirements("/", None, ("nosuch:Backend",), ((TASK, "smoke", 0),), devices=devices)
+        inspection.main(json.dumps(asdict(requirements)))
         found = json.loads(capsys.readouterr().out)
         assert found["frameworks"] == expected
         assert found["data"] == {TASK: "fake"}
@@ -626,7 +622,7 @@ def test_a_node_says_what_it_has(capsys, monkeypatch):
 def test_an_address_without_a_cluster(address, expected):
     """Each is an error in one sentence, and no Ray has been asked."""
     with pytest.raises(UserError, match=expected):
-        rehearse(address)
+        probe(address)
 
 
 @pytest.mark.parametrize(
@@ -649,20 +645,18 @@ def test_what_cannot_be_is_told_before_anything_is_started(tmp_path, three, choi
 
 def test_a_late_node_with_other_data_is_unfit():
     """Software alone does not make a node fit: one run is never of two data sets."""
-    found = Inspection(fingerprint(), data={"mnist": "digits"})
-    errand = Errand(QUICK, Question("/", None), software(fingerprint()), {"mnist": "mnist"}, frozenset())
-    assert unfitness(found, errand) == "task `mnist` has digits there, mnist elsewhere"
-    assert unfitness(found, replace(errand, expected_data=None)) == ""
+    found = NodeInspection(fingerprint(), data={"mnist": "digits"})
+    spec = RunSpec(QUICK, Requirements("/", None), software(fingerprint()), {"mnist": "mnist"}, frozenset())
+    assert unfitness(found, spec) == "task `mnist` has digits there, mnist elsewhere"
+    assert unfitness(found, replace(spec, expected_data=None)) == ""
 
 
 def test_what_a_node_that_lacks_the_plugin_has_does_not_count(tmp_path, monkeypatch, fake):
     """With --allow-mixed what is asked for must be had by nodes that can do the work."""
     fake.add("bare", cpus=4)
     fake.add("fit", cpus=1)
-    lacking = {"bare": Inspection(fingerprint(), ("it lacks something",)), "fit": Inspection(fingerprint())}
-    monkeypatch.setattr(
-        session_module, "inspect", lambda nodes, _: {node.node_id: lacking[node.name] for node in nodes}
-    )
+    lacking = {"bare": NodeInspection(fingerprint(), ("it lacks something",)), "fit": NodeInspection(fingerprint())}
+    monkeypatch.setattr(nodes, "inspect", lambda nodes, _: {node.node_id: lacking[node.name] for node in nodes})
     with pytest.raises(UserError, match=r"no node of the cluster has 2 CPUs \(fit: 1 CPUs"):
         measure(Store(tmp_path / "results.db"), fake, choices={"allow_mixed": True}, threads=2)
 
@@ -676,7 +670,7 @@ def test_a_cluster_of_another_ray(three):
     client.internal_kv_put(b"CLUSTER_METADATA", other, overwrite=True, namespace=b"cluster")
     try:
         with pytest.raises(UserError, match=rf"Version mismatch.*Ray: 2\.1\.0.*Ray: {ray.__version__}"):
-            rehearse(three.address)
+            probe(three.address)
     finally:
         client.internal_kv_put(b"CLUSTER_METADATA", kept, overwrite=True, namespace=b"cluster")
 
@@ -701,11 +695,11 @@ def test_without_an_address_ray_is_our_own(tmp_path):
 
 def test_ray_is_an_extra(monkeypatch):
     """Without it the command says how to install it, and nothing else needs it."""
-    from nodebench import cluster
+    from nodebench.bench.executors import ray as ray_folder
 
-    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
+    monkeypatch.setattr(ray_folder, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'nodebench\[cluster\]'"):
-        cluster.require_ray()
+        ray_folder.require_ray()
     code = "import sys, nodebench.cli, nodebench.bench.runner, nodebench.progress; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

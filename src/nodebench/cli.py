@@ -21,12 +21,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from nodebench.bench.executors.options import ExecutorOptions
 from nodebench.bench.request import Request, Settings
 from nodebench.errors import NodebenchError, NotInstalledError, UnknownNameError, UserError
 from nodebench.options import (
     DEFAULT_STORE,
     STORE_VARIABLE,
-    ExecutorOptions,
     GateOptions,
     ReproduceOptions,
     RunOptions,
@@ -597,9 +597,9 @@ def doctor(
     if options.executor == "ray":
         if selftest:
             raise UserError("`--selftest` is of this machine; leave `--executor ray` out.")
-        survey = measuring.survey(options.ray_address, progress.Shown(command_line(), err=True).tell)
-        printing.print_survey(survey, as_json=as_json)
-        raise typer.Exit(1 if survey.differences else 0)
+        cluster = measuring.inspect_cluster(options.ray_address, progress.Shown(command_line(), err=True).tell)
+        printing.print_cluster(cluster, as_json=as_json)
+        raise typer.Exit(1 if cluster.differences else 0)
     if comparisons is not None and not selftest:
         raise UserError("`--comparisons` belongs to `--selftest`.")
     environment, frameworks, data = machine.fingerprint(), machine.frameworks(), installed.data_sources()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from nodebench import registry
 from nodebench.bench.checkpoints import check_folder
-from nodebench.bench.executor import AbstractExecutor, LocalExecutor
+from nodebench.bench.executors.local import AbstractExecutor, LocalExecutor
+from nodebench.bench.executors.options import ExecutorOptions
 from nodebench.bench.group import GradientGroup
 from nodebench.bench.machine import finds_cuda, fingerprint, idle_cores
 from nodebench.bench.matrix import plan as plan_of
@@ -21,13 +22,13 @@ from nodebench.bench.plan import Plan, parse_shard
 from nodebench.bench.request import Request, Settings
 from nodebench.bench.runner import Continuation, Runner
 from nodebench.errors import PluginError, UserError
-from nodebench.options import ExecutorOptions, GateOptions, RunOptions, ScaleOptions, part_of
+from nodebench.options import GateOptions, RunOptions, ScaleOptions, part_of
 from nodebench.results.record import Record
 from nodebench.results.store import Store
 
 if TYPE_CHECKING:
+    from nodebench.bench.executors.ray.nodes import ClusterInspection
     from nodebench.bench.selftest import SelfTest
-    from nodebench.cluster.session import Survey
 
 Notify = Callable[[Event], None]
 
@@ -136,50 +137,50 @@ def executor_for(
         return
     _join(options.ray_address, tell)
     # Only now: it imports Ray, which must know by then whether it is to show a token.
-    from nodebench.cluster.session import session
+    from nodebench.bench.executors.ray.executor import ray_executor
 
     options = replace(options, checkpoint_dir=_absolute(options.checkpoint_dir))
-    with session(options, plan, settings, _data_folder()) as ready:
-        nodes = ready.executor.nodes
+    with ray_executor(options, plan, settings, _data_folder()) as executor:
+        nodes = executor.cluster.fit
         n_cpus, n_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         counted = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {n_cpus} CPUs, {n_gpus} GPUs"
-        own = ready.executor.group_cpus
+        own = executor.group_cpus
         tell(f"{counted}; cells timed in turns have {own} CPU{'s' if own > 1 else ''} to themselves")
-        for difference in ready.survey.differences:
+        for difference in executor.cluster.differences:
             tell(f"unlike: {difference}")
-        if plan.measure in ("training", "both") and not ready.executor.shares_checkpoints:
+        if plan.measure in ("training", "both") and not executor.shares_checkpoints:
             tell("no --checkpoint-dir: a training that loses its node begins anew")
-        yield ready.executor, lambda: ready.environment
+        yield executor, lambda: executor.environment
 
 
 def _require_ray() -> None:
-    from nodebench import cluster
+    from nodebench.bench.executors import ray
 
-    cluster.require_ray()
+    ray.require_ray()
 
 
 def _join(address: str | None, tell: Callable[[str], None]) -> None:
     """See that a Ray cluster can be joined, or Ray be started."""
-    from nodebench.cluster.rehearsal import rehearse
+    from nodebench.bench.executors.ray.connection import probe
 
     tell("joining the Ray cluster and looking at its nodes" if address else "starting Ray")
-    rehearse(address)
+    probe(address)
 
 
-def survey(address: str | None, tell: Callable[[str], None]) -> "Survey":
+def inspect_cluster(address: str | None, tell: Callable[[str], None]) -> "ClusterInspection":
     """What the nodes of a cluster have, and in what they differ.
 
     Raises:
         UserError: If the cluster cannot be joined.
     """
-    from nodebench.cluster.inspection import Question
-
     _require_ray()
     _join(address, tell)
-    from nodebench.cluster.session import surveyed
+    from nodebench.bench.executors.ray.connection import connected
+    from nodebench.bench.executors.ray.inspection import Requirements
+    from nodebench.bench.executors.ray.nodes import ClusterInspection
 
-    with surveyed(address, Question(str(Path.cwd()), _data_folder(), devices=True)) as found:
-        return found
+    with connected(address):
+        return ClusterInspection.of(Requirements(str(Path.cwd()), _data_folder(), devices=True))
 
 
 def _data_folder() -> str | None:

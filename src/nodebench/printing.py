@@ -18,10 +18,9 @@ from nodebench.reports.writers.terminal import new_console, print_page, print_ta
 from nodebench.results.environment import differences, environment_of
 
 if TYPE_CHECKING:
+    from nodebench.bench.executors.ray.nodes import ClusterInspection, Node
     from nodebench.bench.plan import Cell, Plan
     from nodebench.bench.selftest import SelfTest
-    from nodebench.cluster.nodes import Node
-    from nodebench.cluster.session import Survey
     from nodebench.conformance.check import CheckOutcome
     from nodebench.paper import Study
     from nodebench.reports.files import Written
@@ -297,32 +296,32 @@ def print_machine(environment: Mapping[str, Any], frameworks: Mapping[str, str],
         new_console().print(f"data of {name}: {escape(source)}")
 
 
-def print_survey(survey: "Survey", *, as_json: bool) -> None:
+def print_cluster(cluster: "ClusterInspection", *, as_json: bool) -> None:
     """Print what the nodes of a cluster have, those alike together, and in what they differ."""
     if as_json:
-        rows = [asdict(node) | asdict(survey.inspections[node.node_id]) for node in survey.nodes]
-        print_json({"nodes": rows, "differences": survey.differences})
+        rows = [asdict(node) | asdict(cluster.inspections[node.node_id]) for node in cluster.nodes]
+        print_json({"nodes": rows, "differences": cluster.differences})
         return
     console = new_console()
-    for alike in _alike(survey):
-        names, found = ", ".join(node.name for node in alike), survey.inspections[alike[0].node_id]
+    for alike in _alike(cluster):
+        names, found = ", ".join(node.name for node in alike), cluster.inspections[alike[0].node_id]
         each = " each" if len(alike) > 1 else ""
         console.print(f"[bold]{escape(names)}[/bold]: {alike[0].cpus} CPUs and {alike[0].gpus} GPUs for Ray{each}")
         if found.environment:
             print_environment(found.environment)
         for name, state in found.frameworks.items():
             console.print(f"{name}: {escape(state)}", soft_wrap=True)
-    for difference in survey.differences:
+    for difference in cluster.differences:
         console.print(f"[red]unlike:[/red] {escape(difference)}", soft_wrap=True)
-    if not survey.differences:
+    if not cluster.differences:
         console.print("no differences in Python, libraries and nodebench's commit")
 
 
-def _alike(survey: "Survey") -> list[list["Node"]]:
+def _alike(cluster: "ClusterInspection") -> list[list["Node"]]:
     """The nodes of a cluster, those together of which there is the same to say."""
     groups: dict[str, list[Node]] = {}
-    for node in survey.nodes:
-        found = survey.inspections[node.node_id]
+    for node in cluster.nodes:
+        found = cluster.inspections[node.node_id]
         told = json.dumps([node.cpus, node.gpus, found.environment, found.frameworks], sort_keys=True)
         groups.setdefault(told, []).append(node)
     return list(groups.values())

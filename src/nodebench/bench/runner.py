@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from nodebench import __version__
 from nodebench.bench.checkpoints import Checkpoint, remove_folder
-from nodebench.bench.executor import AbstractExecutor, LocalExecutor
+from nodebench.bench.executors.local import AbstractExecutor, LocalExecutor
 from nodebench.bench.group import GradientGroup
 from nodebench.bench.machine import Files, changed
 from nodebench.bench.messages import Event, Failure

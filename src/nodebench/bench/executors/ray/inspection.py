@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import Any
 
 from nodebench import registry
 from nodebench.bench.machine import fingerprint, frameworks
+from nodebench.bench.plan import Plan
 from nodebench.bench.request import Interpreter
 from nodebench.errors import NodebenchError
-from nodebench.tasks.base import AbstractTask
+from nodebench.tasks.base import AbstractTask, Preset
 from nodebench.tasks.mnist.data import FOLDER_VARIABLE
 
 INSPECTION_S = 600.0
@@ -25,8 +26,8 @@ INSPECTION_S = 600.0
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a node is asked.
+class Requirements:
+    """What a node must have.
 
     Attributes:
         folder: The working directory of the command, in which plugins may lie.
@@ -39,8 +40,15 @@ class Question:
     folder: str
     data: str | None
     backends: tuple[str, ...] = ()
-    tasks: tuple[tuple[str, str, int], ...] = ()
+    tasks: tuple[tuple[str, Preset, int], ...] = ()
     devices: bool = False
+
+    @classmethod
+    def of(cls, plan: Plan, data: str | None) -> "Requirements":
+        """What nodes must have for a plan, started in this folder and with a folder of data sets or None."""
+        tasks = {cell.task: (cell.task, cell.preset, cell.seed) for cell in reversed(plan.cells)}
+        backends = dict.fromkeys(cell.backend for cell in plan.cells if cell.backend is not None)
+        return cls(str(Path.cwd()), data, tuple(backends), tuple(tasks.values()))
 
     def interpreter(self) -> Interpreter:
         """How workers of the command are started on this machine."""
@@ -48,7 +56,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class NodeInspection:
     """What a node has.
 
     Attributes:
@@ -64,24 +72,24 @@ class Inspection:
     frameworks: Mapping[str, str] = field(default_factory=dict)
 
 
-def inspect_here(question: Question) -> Inspection:
+def inspect_here(requirements: Requirements) -> NodeInspection:
     """Inspect this machine, by a process that is started as workers are."""
-    interpreter = question.interpreter()
-    with data_folder(question.data):
+    interpreter = requirements.interpreter()
+    with data_folder(requirements.data):
         environment = {**os.environ, "PYTHONPATH": interpreter.search_path}
-    command = [*interpreter.command, "-m", __name__, json.dumps(asdict(question))]
+    command = [*interpreter.command, "-m", __name__, json.dumps(asdict(requirements))]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=INSPECTION_S, check=False, cwd=interpreter.folder,
             env=environment,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return Inspection(fingerprint(), (f"its inspection took longer than {INSPECTION_S:g} s",))
+        return NodeInspection(fingerprint(), (f"its inspection took longer than {INSPECTION_S:g} s",))
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return Inspection(fingerprint(), (f"its inspection failed: {last[0]}",))
+        return NodeInspection(fingerprint(), (f"its inspection failed: {last[0]}",))
     found = json.loads(done.stdout.rpartition("\n")[2])
-    return Inspection(**{**found, "problems": tuple(found["problems"])})
+    return NodeInspection(**{**found, "problems": tuple(found["problems"])})
 
 
 @contextmanager
@@ -99,34 +107,31 @@ def data_folder(given: str | None) -> Iterator[None]:
             os.environ[FOLDER_VARIABLE] = before
 
 
-def _inspect(question: Question) -> Inspection:
+def main(asked: str) -> None:
+    """Print what this machine has of `Requirements`, both as JSON."""
+    given = json.loads(asked)
+    requirements = Requirements(
+        **{**given, "backends": tuple(given["backends"]), "tasks": tuple(map(tuple, given["tasks"]))}
+    )
     problems: list[str] = []
     data: dict[str, str] = {}
 
-    def attempt(what: str, call: Callable[[], Any]) -> None:
+    @contextmanager
+    def problem_with(what: str) -> Iterator[None]:
         try:
-            call()
+            yield
         except NodebenchError as error:
             problems.append(f"{what}: {error}")
 
-    for name in question.backends:
-        attempt(f"backend `{name}`", lambda name=name: registry.describe("backend", name))  # type: ignore[misc]
-    for task in question.tasks:
-        attempt(f"task `{task[0]}`", lambda task=task: data.update({task[0]: _data(*task)}))  # type: ignore[misc]
-    return Inspection(fingerprint(), tuple(problems), data, frameworks() if question.devices else {})
-
-
-def _data(name: str, preset: Any, seed: int) -> str:
-    """The data set that a task has here, found or fetched."""
-    task: AbstractTask = registry.load("task", name, AbstractTask)
-    return task.data(preset, seed).name
-
-
-def main(text: str) -> None:
-    """Print what this machine has."""
-    asked = json.loads(text)
-    question = Question(**{**asked, "backends": tuple(asked["backends"]), "tasks": tuple(map(tuple, asked["tasks"]))})
-    sys.stdout.write(json.dumps(asdict(_inspect(question))))
+    for name in requirements.backends:
+        with problem_with(f"backend `{name}`"):
+            registry.describe("backend", name)
+    for name, preset, seed in requirements.tasks:
+        with problem_with(f"task `{name}`"):
+            task: AbstractTask = registry.load("task", name, AbstractTask)
+            data[name] = task.data(preset, seed).name  # found or fetched
+    found = NodeInspection(fingerprint(), tuple(problems), data, frameworks() if requirements.devices else {})
+    sys.stdout.write(json.dumps(asdict(found)))
 
 
 if __name__ == "__main__":
