@@ -10,7 +10,8 @@ from nodebench.bench.matrix import plan
 from nodebench.bench.plan import Plan, joined
 from nodebench.bench.request import Request
 from nodebench.errors import UnknownNameError, UserError
-from nodebench.results.scaling import MIN_POINTS, Axis
+from nodebench.results.scaling import Axis
+from nodebench.stats import MIN_POINTS
 
 VALUES: dict[Axis, tuple[float, ...]] = {
     "steps": (10, 20, 40, 80, 160),
