@@ -24,7 +24,7 @@ from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
 from nodebench.bench.timing import Interleaving
 from nodebench.bench.work import begin
-from nodebench.stats import quantile
+from nodebench.stats import student
 
 ROUNDS = 10
 WAYS = ("fork", "spawn")
@@ -79,7 +79,7 @@ def _row(name: str, logs: dict[str, list[float]]) -> None:
 def _coverage(logs: list[float]) -> float:
     """Per cent of the intervals, each of four consecutive starts, that hold the true ratio, which is 1."""
     fours = [logs[at : at + 4] for at in range(0, len(logs) - 3, 4)]
-    half = quantile(0.975, 3)
+    half = student(3)
     return 100 * mean(abs(mean(four)) <= half * stdev(four) / sqrt(4) for four in fours)
 
 

@@ -6,15 +6,12 @@ from dataclasses import replace
 import pytest
 
 from nodebench.errors import StoreError, UserError
-from nodebench.results.baseline import Baseline, BaselineCell, loads
+from nodebench.gating.baseline import Baseline, BaselineCell, find, loads, of_benchmarks, read_file
+from nodebench.gating.compare import compare, update
+from nodebench.gating.thresholds import Thresholds
 from nodebench.results.environment import environment_key
-from nodebench.results.gate import compare
-from nodebench.results.pytest_benchmark import read_pytest_benchmark
-from nodebench.results.ratchet import update
 from nodebench.results.record import Record
-from nodebench.results.sources import find, read_baseline_file
 from nodebench.results.store import Store
-from nodebench.results.thresholds import Thresholds
 
 HERE = {"cpu": "one", "libraries": {"torch": "2"}}
 THERE = {"cpu": "two"}
@@ -164,14 +161,14 @@ def test_a_name_is_a_file_or_a_run(tmp_path):
     store.append(record("a"))
     path = tmp_path / "b.json"
     path.write_text(baseline(record("b")).dumps())
-    assert list(find("r1", lambda: store).cells) == ["a"]
-    assert find("latest", lambda: store).environments == baseline(record("a")).environments
-    assert list(find(str(path), lambda: store).cells) == ["b"]
+    assert list(find("r1", store.path).cells) == ["a"]
+    assert find("latest", store.path).environments == baseline(record("a")).environments
+    assert list(find(str(path), store.path).cells) == ["b"]
     with pytest.raises(UserError, match="there is no file"):
-        find("none.json", lambda: store)
+        find("none.json", store.path)
     path.write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
-        read_baseline_file(path)
+        read_file(path)
 
 
 STATS = {"min": 0.1, "max": 0.3, "mean": 0.2, "median": 0.2, "rounds": 10}
@@ -188,7 +185,7 @@ def benchmarks(**extra):
 
 def test_pytest_benchmark_is_read():
     """Counters from `extra_info`, the median from `stats`; what else is in `extra_info` is left alone."""
-    found = read_pytest_benchmark("p.json", benchmarks(nfe_forward=7, mine="x"))
+    found = of_benchmarks("p.json", benchmarks(nfe_forward=7, mine="x"))
     cell = found.cells["test_a.py::test_a"]
     assert (cell.nfe_forward, cell.step_s, cell.label) == (7, 0.2, "test_a.py::test_a")
     assert found.environments[cell.environment]["cpu"] == {"brand_raw": "one", "count": 2}
@@ -199,7 +196,7 @@ def test_a_cell_in_pytest_benchmark_is_the_cell_of_a_run(tmp_path):
     known = BaselineCell.from_record(record("a", step_s=0.1)).to_dict()
     path = tmp_path / "p.json"
     path.write_text(json.dumps(benchmarks(**known)))
-    read = read_baseline_file(path)
+    read = read_file(path)
     assert read.cells["a"].nfe_forward == 7
     slower = replace(read, cells={"a": replace(read.cells["a"], step_s=9.0, nfe_forward=8)})
     found = compare(read, slower, Thresholds())
@@ -210,13 +207,13 @@ def test_a_cell_in_pytest_benchmark_is_the_cell_of_a_run(tmp_path):
 def test_a_wrong_extra_info_is_refused():
     """With the benchmark and the key."""
     with pytest.raises(UserError, match=r"`extra_info.nfe_forward` of `test_a.py::test_a`"):
-        read_pytest_benchmark("p.json", benchmarks(nfe_forward="many"))
+        of_benchmarks("p.json", benchmarks(nfe_forward="many"))
 
 
 def test_a_benchmark_without_a_number_is_refused():
     """NaN is not less than any figure, and not larger either: it must not read as an improvement."""
     with pytest.raises(UserError, match=r"`extra_info.grad_error_params` of .* finite number"):
-        read_pytest_benchmark("p.json", benchmarks(grad_error_params=float("nan")))
+        of_benchmarks("p.json", benchmarks(grad_error_params=float("nan")))
 
 
 def test_two_benchmarks_of_one_cell_are_refused():
@@ -224,7 +221,7 @@ def test_two_benchmarks_of_one_cell_are_refused():
     content = benchmarks(nfe_forward=7)
     content["benchmarks"] *= 2
     with pytest.raises(UserError, match=r"has the cell test_a.py::test_a, .* more than once"):
-        read_pytest_benchmark("p.json", content)
+        of_benchmarks("p.json", content)
 
 
 def test_two_tests_of_one_cell_are_compared_each_with_itself():
@@ -234,10 +231,10 @@ def test_two_tests_of_one_cell_are_compared_each_with_itself():
     content = benchmarks(**known)
     content["benchmarks"] += benchmarks(**known, **times)["benchmarks"]
     content["benchmarks"][1]["fullname"] = "test_a.py::test_control"
-    old = read_pytest_benchmark("p.json", content)
+    old = of_benchmarks("p.json", content)
     assert [cell.control for cell in old.cells.values()] == [None, "direct"]
     content["benchmarks"][1]["extra_info"] |= {"ratio": 3.0, "ratio_low": 2.99, "ratio_high": 3.01}
-    found = compare(old, read_pytest_benchmark("p.json", content), Thresholds())
+    found = compare(old, of_benchmarks("p.json", content), Thresholds())
     assert [(f.metric, f.cell.test) for f in found.of("regression")] == [("time", "test_a.py::test_control")]
     assert found.of("regression")[0].cell.label == "linear/linear/a dopri5 rtol 0.001 in test_a.py::test_control"
     assert (found.n_compared, found.of("missing", "new", "incomparable")) == (2, [])
@@ -250,7 +247,7 @@ def test_a_file_that_only_looks_like_one_of_pytest_benchmark_is_refused(tmp_path
     for content in ({"benchmarks": None, "machine_info": {}}, {"benchmarks": [1], "machine_info": {}}):
         path.write_text(json.dumps(content))
         with pytest.raises(UserError, match="is not a baseline"):
-            read_baseline_file(path)
+            read_file(path)
 
 
 def test_what_comes_with_a_status_is_not_told_as_left():

@@ -6,10 +6,10 @@ from math import exp, log
 import pytest
 
 from nodebench.errors import UserError
-from nodebench.results.baseline import Baseline, BaselineCell
-from nodebench.results.gate import compare
-from nodebench.results.slowdown import slowdown
-from nodebench.results.thresholds import Thresholds, read_thresholds
+from nodebench.gating.baseline import Baseline, BaselineCell
+from nodebench.gating.compare import compare
+from nodebench.gating.slowdown import slowdown
+from nodebench.gating.thresholds import Thresholds, read_thresholds
 
 CELL = BaselineCell(
     cell_id="a",

@@ -9,11 +9,10 @@ import pytest
 from rich.console import Console
 
 from nodebench.errors import UserError
-from nodebench.reports.gate import gate_markdown, gate_table
-from nodebench.reports.gate_files import gate_entries, write_gate
-from nodebench.results.baseline import Baseline, BaselineCell
-from nodebench.results.gate import compare
-from nodebench.results.thresholds import Thresholds
+from nodebench.gating.baseline import Baseline, BaselineCell
+from nodebench.gating.compare import compare
+from nodebench.gating.outputs import gate_entries, gate_markdown, gate_table, write_gate
+from nodebench.gating.thresholds import Thresholds
 
 OLD = BaselineCell(
     cell_id="a",

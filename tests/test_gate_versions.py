@@ -18,12 +18,11 @@ import nodebench
 from nodebench.bench.client import WorkerProcess
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
-from nodebench.bench.presence import ABSENT, BROKEN, cell_lack
-from nodebench.bench.protocol import protocol
 from nodebench.bench.request import Interpreter
-from nodebench.bench.turns import unlike_conditions
-from nodebench.bench.versions import _is_package, ask_version, version_of_python, version_of_ref, version_of_wheel
 from nodebench.errors import UserError
+from nodebench.gating.probe import cell_defect, protocol
+from nodebench.gating.turns import unlike_conditions
+from nodebench.gating.versions import _is_package, ask_version, version_of_python, version_of_ref, version_of_wheel
 from nodebench.results.record import Record
 from nodebench.results.store import Store
 
@@ -140,12 +139,12 @@ def test_what_one_version_lacks_is_new_or_missing_and_no_improvement(repository,
     ("changes", "what", "why"),
     [
         ({}, None, ""),
-        ({"model": "nothing"}, ABSENT, "has no model `nothing`"),
-        ({"framework": "torch"}, ABSENT, "is written for nodebench.testing:FakeFramework, not torch"),
-        ({"task": "./none.py:T"}, ABSENT, "none.py"),
-        ({"backend": "no_such_package.mine:B"}, ABSENT, "no_such_package"),
-        ({"backend": "./leaves.py:Mine"}, BROKEN, "3"),
-        ({"backend": "./torn.py:Mine"}, BROKEN, "cannot be parsed"),
+        ({"model": "nothing"}, "absent", "has no model `nothing`"),
+        ({"framework": "torch"}, "absent", "is written for nodebench.testing:FakeFramework, not torch"),
+        ({"task": "./none.py:T"}, "absent", "none.py"),
+        ({"backend": "no_such_package.mine:B"}, "absent", "no_such_package"),
+        ({"backend": "./leaves.py:Mine"}, "broken", "3"),
+        ({"backend": "./torn.py:Mine"}, "broken", "cannot be parsed"),
     ],
 )
 def test_what_there_is_none_of_is_told_from_what_is_broken(tmp_path, monkeypatch, changes, what, why):
@@ -154,7 +153,7 @@ def test_what_there_is_none_of_is_told_from_what_is_broken(tmp_path, monkeypatch
     (tmp_path / "leaves.py").write_text(PLUGIN + "\nimport sys\nsys.exit(3)\n")
     (tmp_path / "torn.py").write_text(PLUGIN + "\ndef\n")
     cell = {"task": TASK, "model": "growth", "backend": "nodebench.testing:FakeBackend"}
-    found = cell_lack({**cell, "framework": "nodebench.testing:FakeFramework", **changes}) or (None, "")
+    found = cell_defect({**cell, "framework": "nodebench.testing:FakeFramework", **changes}) or (None, "")
     assert (found[0], why in found[1]) == (what, True), found
 
 

@@ -15,7 +15,7 @@ from nodebench.reports.paper.pages import PAGES, page_of
 from nodebench.reports.paper.source import UNLIKE, Place, Sample, Source
 from nodebench.reports.paper.verdicts import below, exponent
 from nodebench.results.record import Record
-from nodebench.results.scaling import PowerLaw
+from nodebench.stats import PowerLaw
 from nodebench.tasks.mnist.data import load
 
 COMMAND = "nodebench reproduce here"

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
+from nodebench.gating.baseline import read_file
+from nodebench.gating.compare import compare
+from nodebench.gating.thresholds import Thresholds
 from nodebench.pytest_plugin import ReplayClock
-from nodebench.results.gate import compare
 from nodebench.results.quantities import CATALOGUE
-from nodebench.results.sources import read_baseline_file
-from nodebench.results.thresholds import Thresholds
 
 BACKEND = "nodebench.testing:FakeBackend"
 
@@ -99,7 +99,7 @@ def test_groups_are_problems_unless_named(written):
 
 def test_the_gate_reads_the_file(written):
     """A cell under its own name, with its counters and its ratio; one more evaluation is a regression."""
-    read = read_baseline_file(written)
+    read = read_file(written)
     assert sorted(cell.label for cell in read.cells.values()) == [
         f"nodebench.testing:FakeTask/growth/{BACKEND} dopri5 rtol 0.0001",
         f"nodebench.testing:FakeTask/growth/{BACKEND}[sleep_s=0.001] dopri5 rtol 0.001",
@@ -109,7 +109,7 @@ def test_the_gate_reads_the_file(written):
     content["benchmarks"][0]["extra_info"]["nfe_forward"] += 1
     more = written.with_name("more.json")
     more.write_text(json.dumps(content))
-    assert regressions(read, read_baseline_file(more)) == [(f"{BACKEND}[sleep_s=0.001]", "nfe_forward")]
+    assert regressions(read, read_file(more)) == [(f"{BACKEND}[sleep_s=0.001]", "nfe_forward")]
 
 
 @pytest.fixture(scope="module", name="disabled")

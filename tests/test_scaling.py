@@ -10,7 +10,8 @@ from nodebench.errors import UserError
 from nodebench.problem import SolverSpec
 from nodebench.reports.machines import Machines
 from nodebench.results.record import Record
-from nodebench.results.scaling import fit_power_law, scalings, theory
+from nodebench.results.scaling import scalings, theory
+from nodebench.stats import fit_power_law
 
 X = np.array([10.0, 20.0, 40.0, 80.0, 160.0])
 

@@ -19,7 +19,7 @@ from nodebench.results.store import existing, now
 
 if TYPE_CHECKING:
     from nodebench.conformance.check import CheckOutcome
-    from nodebench.results.finding import Gate
+    from nodebench.gating.compare import GateResult
 
 
 @taking(RunOptions)
@@ -53,7 +53,7 @@ def scale(options: ScaleOptions) -> tuple[list[Record], list[Scaling]]:
 
 
 @taking(GateOptions)
-def gate(options: GateOptions) -> "Gate":
+def gate(options: GateOptions) -> "GateResult":
     """Say what has become worse, of what has been measured or of another version, which then takes turns with this one.
 
     Returns:
@@ -62,7 +62,7 @@ def gate(options: GateOptions) -> "Gate":
     Raises:
         UserError: If there are no such figures, or the other version cannot be built or does not speak with this one.
     """
-    from nodebench.gating import compared
+    from nodebench.gating.gate import compared
 
     return compared(options)
 

@@ -506,14 +506,15 @@ def compare(
     Either BASELINE with a CANDIDATE that has been measured already, or one of the --against options with -b and -t,
     which measures both versions in turns.
     """
-    from nodebench import gating, printing, progress
-    from nodebench.reports.gate_files import check_output, write_gate
+    from nodebench import printing, progress
+    from nodebench.gating.gate import compared
+    from nodebench.gating.outputs import check_output, write_gate
 
     for path in output or []:
         check_output(path)
     shown = progress.Shown(command_line(), err=True)
     with _interrupted(shown):
-        gate = gating.compared(options, shown)
+        gate = compared(options, shown)
     printing.print_gate(gate)
     printing.print_broken(shown.plugins)
     for path in output or []:
@@ -533,20 +534,20 @@ def save(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write the figures of runs into a baseline file."""
-    from nodebench import gating, printing
+    from nodebench import printing
+    from nodebench.gating.baseline import save_baseline
 
     names = run_ids or ["latest"]
-    figures = gating.baseline(names, store=store)
-    gating.write_baseline(figures, output)
-    printing.print_saved(str(output), names, figures)
+    printing.print_saved(str(output), names, save_baseline(names, output, store))
 
 
 @baseline_app.command("show")
 def show_baseline(output: BaselineOption = Path("baseline.json")) -> None:
     """Show a baseline file as a table, and the machines it was measured on."""
-    from nodebench import gating, printing
+    from nodebench import printing
+    from nodebench.gating.baseline import read_baseline
 
-    printing.print_baseline(gating.read_baseline(output))
+    printing.print_baseline(read_baseline(output))
 
 
 @baseline_app.command("update")
@@ -561,9 +562,10 @@ def update_baseline(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Update a baseline file with what has become better and what is new, and list both."""
-    from nodebench import gating, printing
+    from nodebench import printing
+    from nodebench.gating import gate
 
-    found = gating.update_baseline(
+    found = gate.update_baseline(
         output,
         candidate,
         accept_regressions=accept_regressions,

@@ -1,4 +1,4 @@
-"""Every exception of nodebench. This module imports nothing.
+"""Every exception of nodebench, and what those of others are in a sentence. This module imports none of ours.
 
 NodebenchError
 ├── UserError             what was asked for cannot be done: the command line prints it and exits with 2
@@ -15,9 +15,13 @@ NodebenchError
     └── CheckpointError   `failed`
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Status = Literal[
     "ok", "failed", "timeout", "oom", "diverged", "wrong_gradient", "incomparable", "unsupported", "not_installed"
@@ -100,3 +104,23 @@ class StepLimitError(CellError):
 
 class CheckpointError(CellError):
     """A checkpoint of a training cannot be read."""
+
+
+@contextmanager
+def user_error(what: str, kind: type[UserError] = UserError) -> Iterator[None]:
+    """Turn an `OSError` within the block into a `UserError`: what cannot be done, and why in the system's words."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or error}.") from error
+
+
+def first_error(error: "ValidationError") -> tuple[str, str, Any]:
+    """Of what pydantic found wrong the first: where in the value, what in words, and what came."""
+    first = error.errors()[0]
+    return ".".join(str(part) for part in first["loc"]), first["msg"], first["input"]
+
+
+def last_line(text: str) -> str:
+    """The last line that is not empty, which in what a failed program has printed is the error; empty where none is."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -18,7 +18,7 @@ from nodebench.bench.request import Request, Settings, several
 from nodebench.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:
-    from nodebench.results.baseline import Baseline
+    from nodebench.gating.baseline import Baseline
     from nodebench.results.scaling import Axis
     from nodebench.tasks.base import Preset
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.plan import Plan
 from nodebench.bench.reproduction import Conditions, answers, continuation, known, named, settles
-from nodebench.errors import UserError
+from nodebench.errors import user_error
 from nodebench.measuring import Watcher, measure
 from nodebench.options import DEFAULT_STORE, ReproduceOptions
 from nodebench.reports.files import PAGES, check_outputs
@@ -170,12 +170,9 @@ def pages_of(names: Sequence[str], output: Sequence[Path], charts: str | None) -
     paths = [path for files in found.values() for path in files]
     check_outputs(paths, charts, PAGES)
     for folder in {path.parent for path in paths}:
-        try:
-            # Before hours are spent on what is to stand there. Permissions do not tell: a file system may be read-only.
-            with TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise UserError(f"nothing can be written in the folder `{folder}`: {error.strerror or error}.") from error
+        # Before hours are spent on what is to stand there. Permissions do not tell: a file system may be read-only.
+        with user_error(f"nothing can be written in the folder `{folder}`"), TemporaryFile(dir=folder):
+            pass
     return found
 
 

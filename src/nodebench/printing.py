@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from nodebench.bench.plan import Cell, Plan
     from nodebench.bench.selftest import SelfTest
     from nodebench.conformance.check import CheckOutcome
+    from nodebench.gating.baseline import Baseline
+    from nodebench.gating.compare import BaselineUpdate, Finding, GateResult
     from nodebench.paper import Study
     from nodebench.reports.files import Written
-    from nodebench.results.baseline import Baseline
-    from nodebench.results.finding import Finding, Gate
     from nodebench.results.merging import Merged
-    from nodebench.results.ratchet import Update
     from nodebench.results.record import Record
     from nodebench.results.scaling import Scaling
     from nodebench.results.store import Run, Store
@@ -179,7 +178,7 @@ def print_repetition(
 
 def print_log(record: "Record") -> None:
     """Print what an attempt at a cell left behind."""
-    from nodebench.results.baseline import BaselineCell
+    from nodebench.gating.baseline import BaselineCell
 
     print(f"{BaselineCell.from_record(record).label}\ncell {record.cell_id}, run {record.run_id}", end="")
     where = f" on {record.node}" if record.node else ""
@@ -237,9 +236,9 @@ def print_written(files: Sequence["Written"]) -> None:
         new_console().print(f"wrote {escape(str(file.path))}, {count}{size}")
 
 
-def print_gate(gate: "Gate") -> None:
+def print_gate(gate: "GateResult") -> None:
     """Print what has become worse or better, and the verdict."""
-    from nodebench.reports.gate import UPDATE, gate_table
+    from nodebench.gating.outputs import UPDATE, gate_table
 
     console = new_console()
     for line in gate.unlike:
@@ -252,7 +251,7 @@ def print_gate(gate: "Gate") -> None:
     console.print(escape(gate.summary))
 
 
-def print_update(path: str, found: "Update") -> None:
+def print_update(path: str, found: "BaselineUpdate") -> None:
     """Print what was taken over into a baseline file, and what was not."""
     console = new_console()
     for finding in found.taken:
@@ -263,7 +262,7 @@ def print_update(path: str, found: "Update") -> None:
 
 
 def _one_line(finding: "Finding") -> str:
-    from nodebench.reports.gate import value
+    from nodebench.gating.outputs import value
 
     if finding.old is None and finding.new is None:  # of a cell as a whole
         return f"{finding.cell.label}: {finding.reason}"
@@ -280,7 +279,7 @@ def print_saved(path: str, names: Sequence[str], figures: "Baseline") -> None:
 
 def print_baseline(figures: "Baseline") -> None:
     """Print the figures of a baseline, and the machines that it is from."""
-    from nodebench.reports.gate import baseline_table
+    from nodebench.gating.outputs import baseline_table
 
     for environment in figures.environments.values():
         new_console().print(escape(f"{environment.get('cpu')}, {environment.get('system')}"))

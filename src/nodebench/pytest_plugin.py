@@ -124,7 +124,7 @@ class CellBenchmark:
             self._rounds[measured.cell.cell_id] = [turn.step_s for start in measured.starts for turn in start.turns]
 
     def _hand_over(self, record: "Record") -> None:
-        from nodebench.results.baseline import BaselineCell
+        from nodebench.gating.baseline import BaselineCell
 
         figures = BaselineCell.from_record(record)
         self.benchmark.extra_info.update(figures.to_dict())

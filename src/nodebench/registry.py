@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from nodebench.errors import PluginError, UnknownNameError, UserError
+from nodebench.errors import PluginError, UnknownNameError, UserError, first_error, last_line
 from nodebench.importing import UTF_8, module_of, source_file, split_target, users_code
 
 Kind = Literal["backend", "task"]
@@ -257,9 +257,8 @@ def _construct(cls: type, name: str, options: Mapping[str, str]) -> Any:
     try:
         return TypeAdapter(cls).validate_strings(dict(options))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"option `{where}` of `{name}`: {first['msg']}; got {first['input']!r}.") from error
+        where, why, value = first_error(error)
+        raise UserError(f"option `{where}` of `{name}`: {why}; got {value!r}.") from error
 
 
 @cache
@@ -313,7 +312,7 @@ def _trial_error(kind: Kind, target: str) -> str | None:
         return f"importing `{target}` takes longer than a minute."
     if done.stdout.endswith("it works\n"):
         return None
-    return (done.stderr.strip() or f"importing `{target}` ends the process.").splitlines()[-1]
+    return last_line(done.stderr) or f"importing `{target}` ends the process."
 
 
 def _read(name: str, target: str) -> PluginInfo:

@@ -1,6 +1,17 @@
-"""Statistics that several parts need."""
+"""Statistics that several parts need: Student's intervals, Welch's comparison of two estimates, and laws of growth."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from math import exp, hypot, log
+
+import numpy as np
+
+CONFIDENCE = 0.95
+"""How often an interval holds the true value."""
+
+MIN_POINTS = 3
+"""Two points make a slope, but no interval."""
 
 
 @cache
@@ -10,3 +21,57 @@ def quantile(probability: float, degrees: float) -> float:
     from scipy.special import stdtrit  # noqa: PLC0415
 
     return float(stdtrit(degrees, probability))
+
+
+def student(degrees: float) -> float:
+    """How many standard errors Student's interval reaches to either side of the estimate."""
+    return quantile((1 + CONFIDENCE) / 2, degrees)
+
+
+def from_logs(centre: float, half: float) -> tuple[float, float, float]:
+    """Estimate, lower and upper end of an interval that reaches `half` to either side on the scale of logarithms."""
+    return exp(centre), exp(centre - half), exp(centre + half)
+
+
+def log_error(low: float, high: float, degrees: float) -> float:
+    """Standard error of the logarithm of what has this interval."""
+    return log(high / low) / 2 / student(degrees)
+
+
+def welch(error: float, degrees: float, other_error: float, other_degrees: float) -> tuple[float, float]:
+    """Standard error of the difference of two independent estimates, and its degrees of freedom."""
+    both = hypot(error, other_error)
+    spread = error**4 / degrees + other_error**4 / other_degrees
+    return both, both**4 / spread if spread else float(degrees)
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y ~ x^exponent, with the 95 % interval of the exponent."""
+
+    exponent: float
+    low: float
+    high: float
+    n_points: int
+
+
+def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
+    """Least squares of log y on log x, with Student's interval of the slope.
+
+    The slope is b = sum (u - mean u)(v - mean v) / sum (u - mean u)^2 with u = log x and v = log y; its standard error
+    s / sqrt(sum (u - mean u)^2), with s^2 the squared residuals over n - 2.
+
+    Args:
+        x: Places along the axis, positive.
+        y: What was measured there.
+
+    Returns:
+        None with fewer than three different places, or a `y` that is not positive.
+    """
+    if len(set(x)) < MIN_POINTS or min(y) <= 0:
+        return None
+    u, v = np.log(x), np.log(y)
+    slope, intercept = np.polyfit(u, v, 1)
+    variance = float(np.sum((v - intercept - slope * u) ** 2)) / (len(x) - 2)
+    half = student(len(x) - 2) * float(np.sqrt(variance / np.sum((u - u.mean()) ** 2)))
+    return PowerLaw(float(slope), float(slope) - half, float(slope) + half, len(x))

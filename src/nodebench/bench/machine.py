@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 
+from nodebench.errors import last_line
+
 LIBRARIES = (
     "nodebench", "numpy", "scipy", "torch", "torchdiffeq", "jax", "jaxlib", "diffrax", "equinox", "optax", "memray",
 )  # fmt: skip
@@ -186,7 +188,7 @@ def _framework_state(name: str, code: str) -> str:
         return f"not installed; install with: pip install 'nodebench[{name}]'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
-        return f"{installed}, broken: {done.stderr.strip().splitlines()[-1]}"
+        return f"{installed}, broken: {last_line(done.stderr)}"
     return f"{installed}, devices: {done.stdout.strip()}"
 
 

@@ -17,7 +17,8 @@ from nodebench.bench.request import Interpreter, Request
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
 from nodebench.importing import users_code
 from nodebench.problem import SolverSpec
-from nodebench.results.scaling import MIN_POINTS, Axis
+from nodebench.results.scaling import Axis
+from nodebench.stats import MIN_POINTS
 from nodebench.tasks.base import AbstractTask, Preset
 
 MEASURES = ("gradient", "counts", "training", "both")

@@ -7,7 +7,7 @@ planted, all through the code that measures any other cell.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from math import exp, log, sqrt
+from math import exp, sqrt
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
@@ -23,11 +23,11 @@ from nodebench.bench.messages import Event
 from nodebench.bench.plan import Cell
 from nodebench.bench.request import Request, Settings
 from nodebench.bench.runner import Runner
-from nodebench.bench.timing import CONFIDENCE, Interleaving, Interval, step_ratio
+from nodebench.bench.timing import Interleaving, Interval, step_ratio
 from nodebench.bench.work import begin
 from nodebench.errors import UserError
 from nodebench.results.store import Store
-from nodebench.stats import quantile
+from nodebench.stats import CONFIDENCE, log_error, quantile, student
 
 SLOWDOWNS = (0.02, 0.05, 0.1, 0.2)
 LEAK_MIB = 1
@@ -192,9 +192,9 @@ def smallest_effect(alike: Sequence[Interval]) -> float:
     It is (t_0.975 + t_0.8) s with Student's quantiles, s being the standard error of the log ratio, pooled.
     """
     degrees = 3  # of the least number of starts
-    known = [log(ratio.high / ratio.low) for ratio in alike if ratio.low is not None and ratio.high is not None]
-    error = sqrt(mean((width / (2 * quantile((1 + CONFIDENCE) / 2, degrees))) ** 2 for width in known))
-    return exp((quantile((1 + CONFIDENCE) / 2, degrees) + quantile(POWER, degrees)) * error) - 1
+    known = [(ratio.low, ratio.high) for ratio in alike if ratio.low is not None and ratio.high is not None]
+    error = sqrt(mean(log_error(low, high, degrees) ** 2 for low, high in known))
+    return exp((student(degrees) + quantile(POWER, degrees)) * error) - 1
 
 
 class _Bench:

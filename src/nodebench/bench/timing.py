@@ -26,14 +26,12 @@ from nodebench.bench.messages import Event, Questions, Turn
 from nodebench.bench.processes import Launchers, kept_launchers
 from nodebench.bench.request import Settings
 from nodebench.results.record import Measurement
-from nodebench.stats import quantile
+from nodebench.stats import from_logs, student
 
 MIN_STARTS = 4
 """Starts before which the width of an interval ends nothing: rules that may stop earlier cover too little."""
 
-CONFIDENCE = 0.95
-
-Verdict = Literal["faster", "slower", "undecided"]
+RatioVerdict = Literal["faster", "slower", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Interval:
         return (self.high - self.low) / (2 * self.estimate)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RatioVerdict:
         """Of a ratio of times: which of the two is faster, or that the interval, holding 1, does not tell."""
         if self.low is None or self.high is None or self.low <= 1 <= self.high:
             return "undecided"
@@ -69,8 +67,8 @@ def over_starts(samples: Sequence[Sequence[float]]) -> Interval:
     centre = mean(logs)
     if len(logs) == 1:
         return Interval(exp(centre))
-    half = quantile((1 + CONFIDENCE) / 2, len(logs) - 1) * stdev(logs) / sqrt(len(logs))
-    return Interval(exp(centre), exp(centre - half), exp(centre + half))
+    half = student(len(logs) - 1) * stdev(logs) / sqrt(len(logs))
+    return Interval(*from_logs(centre, half))
 
 
 def reason_to_stop(intervals: Sequence[Interval], n_starts: int, precision: float, *, spent: bool) -> str:

@@ -9,7 +9,7 @@ from nodebench.reports.document import Chart, Missing
 from nodebench.reports.formatting import interval, number
 from nodebench.reports.series import Axis, Row, coincident, guide, lines, points, split_series
 from nodebench.results.record import Record
-from nodebench.results.scaling import MIN_POINTS, fit_power_law
+from nodebench.stats import MIN_POINTS, fit_power_law
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from nodebench.errors import UnknownNameError, UserError
+from nodebench.errors import UnknownNameError, UserError, user_error
 from nodebench.importing import require
 from nodebench.results.record import Record
 
@@ -63,10 +63,8 @@ def write_data(records: Sequence[Record], path: Path) -> Written:
     """
     from nodebench.reports import data
 
-    try:
+    with user_error(f"`{path}` cannot be written"):
         data.write(records, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
     return Written(path, path.stat().st_size)
 
 
@@ -87,7 +85,7 @@ def write_page(page: "Document", paths: Sequence[Path], charts: str | None) -> l
     written = []
     folders: dict[Path, dict[str, Path]] = {}
     for path in paths:
-        try:
+        with user_error(f"`{path}` cannot be written"):
             folder = path.parent / f"{path.stem}-charts"
             if charts is not None and folder not in folders:
                 folders[folder] = _write_charts(page, folder, charts)
@@ -95,8 +93,6 @@ def write_page(page: "Document", paths: Sequence[Path], charts: str | None) -> l
                 written.append(Written(folder, size, len(folders[folder])))
             files = {name: file.relative_to(path.parent).as_posix() for name, file in folders.get(folder, {}).items()}
             path.write_text(_text(page, path.suffix, files), encoding="utf-8")
-        except OSError as error:
-            raise _unwritable(path, error) from error
         written.append(Written(path, path.stat().st_size))
     return written
 
@@ -116,7 +112,3 @@ def _text(page: "Document", suffix: str, files: Mapping[str, str]) -> str:
 
     writer = latex.text if suffix == ".tex" else markdown.text
     return writer(page, files)
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"`{path}` cannot be written: {error.strerror or error}.")

@@ -4,31 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
-
 from nodebench.backends.solvers import method
 from nodebench.results.record import Record
-from nodebench.stats import quantile
+from nodebench.stats import MIN_POINTS, PowerLaw, fit_power_law
 
 Axis = Literal["steps", "tolerance", "batch", "horizon"]
 """What is varied: fixed steps over the time span, the relative and absolute tolerance, the batch, or the time span."""
 
-Quantity = Literal["memory", "saved", "nfe", "time"]
-
-MIN_POINTS = 3
-"""Two points make a slope, but no interval."""
-
-_CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class PowerLaw:
-    """y ~ x^exponent, with the 95 % interval of the exponent."""
-
-    exponent: float
-    low: float
-    high: float
-    n_points: int
+ScaledQuantity = Literal["memory", "saved", "nfe", "time"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +32,7 @@ class Scaling:
     task: str
     backend: str
     axis: Axis
-    quantity: Quantity
+    quantity: ScaledQuantity
     law: PowerLaw | None
     theory: float | None
     reason: str | None = None
@@ -69,11 +52,11 @@ def scalings(records: Sequence[Record], axis: Axis) -> list[Scaling]:
     return [
         _scaling((task, backend), axis, quantity, line)
         for (task, backend), line in lines.items()
-        for quantity in get_args(Quantity)
+        for quantity in get_args(ScaledQuantity)
     ]
 
 
-def _scaling(name: tuple[str, str], axis: Axis, quantity: Quantity, line: Sequence[Record]) -> Scaling:
+def _scaling(name: tuple[str, str], axis: Axis, quantity: ScaledQuantity, line: Sequence[Record]) -> Scaling:
     points = [
         (place, value)
         for record in line
@@ -99,36 +82,13 @@ def _place(axis: Axis, record: Record) -> float | None:
     return places[axis]
 
 
-def _value(quantity: Quantity, record: Record) -> float | None:
+def _value(quantity: ScaledQuantity, record: Record) -> float | None:
     if quantity == "nfe":
         return None if record.nfe_forward is None else record.nfe_forward + (record.nfe_backward or 0)
     return {"memory": record.peak_memory_bytes, "saved": record.saved_bytes, "time": record.step_s}[quantity]
 
 
-def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
-    """Least squares of log y on log x, with Student's interval of the slope.
-
-    The slope is b = sum (u - mean u)(v - mean v) / sum (u - mean u)^2 with u = log x and v = log y; its standard error
-    s / sqrt(sum (u - mean u)^2), with s^2 the squared residuals over n - 2.
-
-    Args:
-        x: Places along the axis, positive.
-        y: What was measured there.
-
-    Returns:
-        None with fewer than three different places, or a `y` that is not positive.
-    """
-    if len(set(x)) < MIN_POINTS or min(y) <= 0:
-        return None
-    u, v = np.log(x), np.log(y)
-    slope, intercept = np.polyfit(u, v, 1)
-    variance = float(np.sum((v - intercept - slope * u) ** 2)) / (len(x) - 2)
-    error = np.sqrt(variance / np.sum((u - u.mean()) ** 2))
-    half = quantile((1 + _CONFIDENCE) / 2, len(x) - 2) * float(error)
-    return PowerLaw(float(slope), float(slope) - half, float(slope) + half, len(x))
-
-
-def theory(axis: Axis, quantity: Quantity, record: Record) -> float | None:
+def theory(axis: Axis, quantity: ScaledQuantity, record: Record) -> float | None:
     """The exponent that theory states, or None where it states none.
 
     Memory goes with n^p in the number n of steps, p being the record's `memory_exponent`; evaluations and time go with

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nodebench.errors import StoreError, UnknownNameError
+from nodebench.errors import StoreError, UnknownNameError, user_error
 from nodebench.plots import RenderedPlot
 from nodebench.results.environment import environment_key
 from nodebench.results.record import SCHEMA_VERSION, Measurement, Record, columns
@@ -78,10 +78,8 @@ class Store:
         if read_only:
             self._snapshot = self._read()
             return
-        try:
+        with user_error(f"the store `{path}` cannot be made", StoreError):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"the store `{path}` cannot be made: {error.strerror or error}.") from error
         with self._connection() as db:
             db.execute("BEGIN IMMEDIATE")
             if _tables(db) or _version(db):

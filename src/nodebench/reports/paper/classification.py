@@ -12,7 +12,8 @@ from nodebench.reports.paper.frame import page, stand_ins
 from nodebench.reports.paper.source import UNLIKE, Place, Sample, Source, published, sample
 from nodebench.reports.paper.verdicts import exponent_text, growth_claim, seen
 from nodebench.results.record import Record
-from nodebench.results.scaling import PowerLaw, fit_power_law, scalings
+from nodebench.results.scaling import scalings
+from nodebench.stats import PowerLaw, fit_power_law
 
 Row = tuple[str, str | None]
 """Model and backend."""

@@ -15,7 +15,7 @@ from nodebench.reports.paper.verdicts import growth_claim, seen
 from nodebench.reports.series import Axis, Row, lines
 from nodebench.reports.tables import sweep_table
 from nodebench.results.record import Record
-from nodebench.results.scaling import fit_power_law
+from nodebench.stats import fit_power_law
 
 ABOUT_HALF = 0.75
 """Ratio below which the backward pass counts as taking about half the evaluations."""

@@ -3,21 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from statistics import fmean, stdev
-
-from scipy.stats import ttest_ind_from_stats
 
 from nodebench.reports.formatting import number
 from nodebench.reports.paper.source import DIGITS, Sample, Source
-from nodebench.results.scaling import PowerLaw
+from nodebench.stats import PowerLaw, student, welch
 
 NEAR = 0.25
 """How close a measured exponent must be to the stated one."""
 
 CLEAR = 0.02
 """What a single seed must show to decide: a relative difference, or one in nats, that is larger than this."""
-
-SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -131,5 +128,6 @@ def exponent_text(law: PowerLaw) -> str:
 
 
 def _apart(one: Sequence[float], other: Sequence[float]) -> bool:
-    figures = [figure for values in (one, other) for figure in (fmean(values), stdev(values), len(values))]
-    return bool(ttest_ind_from_stats(*figures, equal_var=False).pvalue < SIGNIFICANCE)
+    errors = [(stdev(values) / sqrt(len(values)), len(values) - 1) for values in (one, other)]
+    error, degrees = welch(*errors[0], *errors[1])
+    return abs(fmean(one) - fmean(other)) > student(degrees) * error

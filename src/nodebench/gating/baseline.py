@@ -1,21 +1,28 @@
-"""Baselines: figures of cells as a small JSON file to commit, sorted, one block per cell.
+"""Baselines: figures of cells as a small JSON file to commit, sorted, one block per cell; and figures by name.
+
+A name is that of a run in the store, of a baseline, or of the file that pytest-benchmark writes with `--benchmark-json`
+or `--benchmark-autosave`. In the latter the times of benchmarks are in `stats`; what is exact, and the ratio to a
+control where the benchmark has one, in `extra_info`, under the names of a record's fields. Times without a ratio are
+shown and never gated: nothing in that file was timed in turns with anything else.
 
 Schema history:
 1  first release.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from nodebench import __version__
-from nodebench.errors import UserError
-from nodebench.results.environment import environment_of
+from nodebench.errors import UserError, first_error, user_error
+from nodebench.results.environment import environment_key, environment_of
 from nodebench.results.quantities import CATALOGUE, kept
 from nodebench.results.record import Measurement, Record, SettingsPart
+from nodebench.results.store import Store, existing
 
 BASELINE_SCHEMA = 1
 
@@ -31,6 +38,12 @@ USUAL: Mapping[str, Any] = {
     "horizon": 1.0,
 }
 """Settings that a cell's name mentions only where they are others."""
+
+MACHINE = ("node", "processor", "machine", "python_version", "system", "release", "cpu")
+"""What is kept of the machine that pytest-benchmark describes."""
+
+CPU = ("brand_raw", "count")
+"""What is kept of its processor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +153,91 @@ class Baseline:
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
+def save_baseline(runs: Sequence[str], path: Path, store: str | Path) -> Baseline:
+    """Write the figures of runs into a baseline file; of a cell in several, the last holds.
+
+    Args:
+        runs: Runs by id, the beginning of it, or `latest`.
+        path: The file.
+        store: Results store.
+
+    Raises:
+        UserError: If there is no such run or store, or the file cannot be written.
+    """
+    opened = existing(store)
+    first, *others = [of_run(opened, run_id) for run_id in runs]
+    for other in others:
+        first = first.joined(other)
+    write_baseline(first, path)
+    return first
+
+
+def write_baseline(figures: Baseline, path: Path) -> None:
+    """Write figures into a baseline file.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    with user_error(f"`{path}` cannot be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(figures.dumps(), encoding="utf-8")
+
+
+def read_baseline(path: Path) -> Baseline:
+    """The figures in a baseline file.
+
+    Raises:
+        UserError: If there is none, or it cannot be read.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no baseline `{path}`; `nodebench baseline save -o {path}` writes one.")
+    return read_file(path)
+
+
+def find(name: str | Path | Baseline, store: str | Path) -> Baseline:
+    """The figures that a name stands for.
+
+    Args:
+        name: A file, or a run in the store; figures stand for themselves.
+        store: Results store, which need not exist where a file is named.
+
+    Raises:
+        UserError: If there is no such file or run, or it cannot be read.
+    """
+    if isinstance(name, Baseline):
+        return name
+    path = Path(name)
+    if path.is_file():
+        return read_file(path)
+    if path.suffix or path.name != str(name):
+        raise UserError(f"there is no file `{name}`; `nodebench baseline save -o {name}` writes one.")
+    return of_run(existing(store), str(name))
+
+
+def of_run(store: Store, name: str) -> Baseline:
+    """The figures of a run, by its id, the beginning of it, or `latest`."""
+    run = store.run(name)
+    return Baseline.from_records(run.run_id, store.records([run.run_id]), store.environments())
+
+
+def read_file(path: Path) -> Baseline:
+    """The figures in a file: a baseline, or what pytest-benchmark wrote.
+
+    Raises:
+        UserError: If it cannot be read or is neither.
+    """
+    try:
+        with user_error(f"`{path}` cannot be read"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"`{path}` is not JSON: {error}.") from error
+    if isinstance(content, dict) and isinstance(content.get("machine_info"), dict):
+        benchmarks = content.get("benchmarks")
+        if isinstance(benchmarks, list) and all(isinstance(benchmark, dict) for benchmark in benchmarks):
+            return of_benchmarks(str(path), content)
+    return loads(str(path), content)
+
+
 def loads(name: str, content: Any) -> Baseline:
     """The baseline in the content of a file.
 
@@ -161,18 +259,55 @@ def loads(name: str, content: Any) -> Baseline:
         cells = TypeAdapter(list[BaselineCell]).validate_python(content["cells"])
         environments = TypeAdapter(dict[str, dict[str, Any]]).validate_python(content.get("environments", {}))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"the baseline `{name}` is damaged at `{where}`: {first['msg']}.") from error
-    return Baseline(name, by_id(name, cells), environments)
+        where, why, _ = first_error(error)
+        raise UserError(f"the baseline `{name}` is damaged at `{where}`: {why}.") from error
+    return Baseline(name, _by_id(name, cells), environments)
 
 
-def by_id(name: str, cells: Iterable[BaselineCell]) -> dict[str, BaselineCell]:
-    """Cells of a file by their ids.
+def of_benchmarks(name: str, content: Mapping[str, Any]) -> Baseline:
+    """The figures in the content of pytest-benchmark's file.
+
+    Args:
+        name: The file's name.
+        content: What it holds, as `json.loads` gives it.
 
     Raises:
-        UserError: If two have the same: what became of one of them would not be seen.
+        UserError: If an `extra_info` is no figure of a cell, or two are of the same cell.
     """
+    machine = {key: content["machine_info"][key] for key in MACHINE if key in content["machine_info"]}
+    if isinstance(machine.get("cpu"), Mapping):
+        machine["cpu"] = {key: machine["cpu"][key] for key in CPU if key in machine["cpu"]}
+    environment = environment_key(machine)
+    found = [_of_benchmark(name, benchmark, environment) for benchmark in content["benchmarks"]]
+    tests: dict[str, set[str | None]] = {}
+    for cell in found:
+        tests.setdefault(cell.cell_id, set()).add(cell.test)
+    # Only cells that several tests measured keep the name of their test.
+    cells = [
+        replace(cell, cell_id=f"{cell.cell_id} in {cell.test}")
+        if len(tests[cell.cell_id]) > 1
+        else replace(cell, test=None)
+        for cell in found
+    ]
+    return Baseline(name, _by_id(name, cells), {environment: machine})
+
+
+def _of_benchmark(name: str, benchmark: Mapping[str, Any], environment: str) -> BaselineCell:
+    full = benchmark.get("fullname", "?")
+    usual = {"task": full, "model": "", "cell_id": full, "step_s": benchmark.get("stats", {}).get("median")}
+    known = {key: value for key, value in benchmark.get("extra_info", {}).items() if key in KEPT}
+    try:
+        cell: BaselineCell = TypeAdapter(BaselineCell).validate_python(
+            {**usual, **known, "environment": environment, "test": full}
+        )
+    except ValidationError as error:
+        where, why, value = first_error(error)
+        raise UserError(f"`{name}`: `extra_info.{where}` of `{full}`: {why}; got {value!r}.") from error
+    return cell.rounded
+
+
+def _by_id(name: str, cells: Iterable[BaselineCell]) -> dict[str, BaselineCell]:
+    """Cells by their ids, which must differ: what became of one of two would not be seen."""
     found: dict[str, BaselineCell] = {}
     for cell in cells:
         if found.setdefault(cell.cell_id, cell) is not cell:

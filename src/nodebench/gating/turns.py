@@ -14,17 +14,14 @@ from nodebench.bench.group import GradientGroup
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.messages import Event
 from nodebench.bench.plan import Plan
-from nodebench.bench.presence import ABSENT, BROKEN, Lack, lack
 from nodebench.bench.request import Request, Settings
 from nodebench.bench.runner import Runner, new_run_id, record_of
-from nodebench.bench.versions import Version, ask_presence
 from nodebench.bench.work import CellResult, begin
-from nodebench.results.baseline import Baseline, BaselineCell
-from nodebench.results.finding import Gate
-from nodebench.results.gate import compare
+from nodebench.gating.baseline import Baseline, BaselineCell
+from nodebench.gating.probe import Defect, plugin_defect
+from nodebench.gating.versions import Version, ask_available
 from nodebench.results.record import Measurement
 from nodebench.results.store import Store
-from nodebench.results.thresholds import Thresholds
 
 THIS_VERSION = "this version"
 
@@ -42,12 +39,8 @@ class TwoVersions:
 
     old: Baseline
     new: Baseline
-    refused: Mapping[str, str] = field(default_factory=dict)
-    unloadable: Mapping[str, str] = field(default_factory=dict)
-
-    def gate(self, thresholds: Thresholds) -> Gate:
-        """The comparison of the two."""
-        return compare(self.old, self.new, thresholds, self.refused, self.unloadable)
+    refused: Mapping[str, str]
+    unloadable: Mapping[str, str]
 
 
 @dataclass
@@ -59,7 +52,7 @@ class VersionTurns:
         store: Where its records go.
         run_id: The run they belong to.
         environment: Key of the other version's fingerprint of this machine.
-        lacks: What the other version lacks of cells, by their ids.
+        defects: Why the other version cannot load a cell, by its id.
         refused: Why the two sides of a cell are not one problem, by its id.
         unloadable: Why the other version cannot load a cell, by its id.
     """
@@ -68,16 +61,18 @@ class VersionTurns:
     store: Store
     run_id: str
     environment: str
-    lacks: Mapping[str, Lack]
+    defects: Mapping[str, Defect]
     refused: dict[str, str] = field(default_factory=dict, init=False)
     unloadable: dict[str, str] = field(default_factory=dict, init=False)
 
     def measure(self, group: GradientGroup) -> None:
         """Pair by pair: what is compared is a cell with itself, and not with others of its group."""
+        other = self.version.interpreter.name
         for measured in group.cells:
-            what, why = self.lacks.get(measured.cell.cell_id, (None, ""))
-            if what == ABSENT:
-                self._unloadable(measured, "does not have it", why)
+            cell_id = measured.cell.cell_id
+            defect = self.defects.get(cell_id)
+            if defect is not None and defect.kind == "absent":
+                self.unloadable[cell_id] = f"{other} does not have it: {defect.reason}"
                 replace(group, cells=[measured]).measure()
                 continue
             with TemporaryDirectory() as folder:
@@ -85,18 +80,17 @@ class VersionTurns:
                 settings = replace(group.settings, control=None)
                 both = [measured] if old.failed else [old, measured]
                 replace(group, cells=both, settings=settings).measure()
-            self._check_conditions(old, measured)
-            if what == BROKEN and measured.ok:  # what fails here too is compared by its status
-                self._unloadable(measured, "cannot be compared with", why)
+            unlike = unlike_conditions(old.conditions, measured.conditions)
+            if unlike:
+                self.refused[cell_id] = ", ".join(unlike)
+            if defect is not None and measured.ok:  # what fails here too is compared by its status
+                self.unloadable[cell_id] = f"{other} cannot be compared with: {defect.reason}"
             if measured.found.control:
-                measured.enter(Measurement(control=f"{measured.cell.backend} of {self.version.interpreter.name}"))
+                measured.enter(Measurement(control=f"{measured.cell.backend} of {other}"))
             old.enter(Measurement(node=platform.node(), environment=self.environment))
             record = record_of(CellResult(old.cell, old.found), self.run_id)
-            self.store.append(replace(record, nodebench_version=self._version_number))
-
-    @property
-    def _version_number(self) -> str:
-        return str(self.version.environment["libraries"]["nodebench"])
+            number = str(self.version.environment["libraries"]["nodebench"])
+            self.store.append(replace(record, nodebench_version=number))
 
     def _other(self, measured: CellRun, group: GradientGroup, inputs: Path) -> CellRun:
         """The other version's side, with a model and a batch that it has made itself; failed where it cannot."""
@@ -108,14 +102,6 @@ class VersionTurns:
             begin(worker, inputs)
         worker.dismiss()
         return old
-
-    def _unloadable(self, measured: CellRun, what: str, why: str) -> None:
-        self.unloadable[measured.cell.cell_id] = f"{self.version.interpreter.name} {what}: {why}"
-
-    def _check_conditions(self, old: CellRun, new: CellRun) -> None:
-        unlike = unlike_conditions(old.conditions, new.conditions)
-        if unlike:
-            self.refused[new.cell.cell_id] = ", ".join(unlike)
 
 
 def unlike_conditions(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
@@ -132,10 +118,10 @@ def unlike_conditions(old: Mapping[str, str], new: Mapping[str, str]) -> list[st
     ]
 
 
-def present(request: Request) -> Request:
+def available(request: Request) -> Request:
     """A request without the plugins that this version does not have."""
     backends, tasks = (
-        tuple(name for name in names if name == "all" or not _is_absent(lack(kind, name)))
+        tuple(name for name in names if name == "all" or not _is_absent(plugin_defect(kind, name)))
         for kind, names in _plugins(request).items()
     )
     return replace(request, backends=backends, tasks=tasks)
@@ -147,11 +133,11 @@ def only_there(request: Request, version: Version) -> Baseline:
     Raises:
         UserError: If neither has a plugin.
     """
-    here = _plugins(present(request))
+    here = _plugins(available(request))
     gone = {kind: [name for name in names if name not in here[kind]] for kind, names in _plugins(request).items()}
-    found = ask_presence(version, [(kind, name) for kind, names in gone.items() for name in names])
-    for (kind, name), there in found.plugins.items():
-        if _is_absent(there):
+    found = ask_available(version, [(kind, name) for kind, names in gone.items() for name in names])
+    for (kind, name), defect in found.plugins.items():
+        if _is_absent(defect):
             registry.describe(cast(registry.Kind, kind), name)  # raises what it lacks here
     for kind, names in gone.items():
         if "all" in here[kind]:
@@ -162,15 +148,15 @@ def only_there(request: Request, version: Version) -> Baseline:
         for task, backend in product([*here["task"], *gone["task"]], backends or [None])
         if task in gone["task"] or backend in gone["backend"]
     ]
-    return Baseline(version.interpreter.name, {cell.cell_id: cell for cell in cells}, {})
+    return Baseline(version.interpreter.name, {cell.cell_id: cell for cell in cells})
 
 
 def _plugins(request: Request) -> dict[registry.Kind, tuple[str, ...]]:
     return {"backend": tuple(request.backends), "task": tuple(request.tasks)}
 
 
-def _is_absent(found: Lack | None) -> bool:
-    return found is not None and found[0] == ABSENT
+def _is_absent(defect: Defect | None) -> bool:
+    return defect is not None and defect.kind == "absent"
 
 
 def compare_versions(
@@ -187,16 +173,14 @@ def compare_versions(
         notify: Told what happens.
         command: The command line, for the store.
     """
-    name = version.interpreter.name
+    name, other = version.interpreter.name, new_run_id()
     planned = replace(plan, against=name)
-    lacks = ask_presence(version, cells=planned.cells).cells
-    turns = VersionTurns(version, store, new_run_id(), store.save_environment(version.environment), lacks)
-    store.start_run(
-        turns.run_id, f"{command} [{name}]", f"{planned.plan_id} other", version.environment, len(plan.cells)
-    )
+    defects = ask_available(version, cells=planned.cells).cells
+    turns = VersionTurns(version, store, other, store.save_environment(version.environment), defects)
+    store.start_run(other, f"{command} [{name}]", f"{planned.plan_id} other", version.environment, len(plan.cells))
     run_id = Runner(store, settings, notify, turns.measure).run(planned, command, fingerprint())
-    store.finish_run(turns.run_id)
+    store.finish_run(other)
     environments = store.environments()
-    old = Baseline.from_records(name, store.records([turns.run_id]), environments)
+    old = Baseline.from_records(name, store.records([other]), environments)
     new = Baseline.from_records(THIS_VERSION, store.records([run_id]), environments, paired=True)
     return TwoVersions(old, new, turns.refused, turns.unloadable)

@@ -5,38 +5,29 @@ Student's quantile and as many degrees of freedom as there are starts but one.
 """
 
 from dataclasses import dataclass
-from math import ceil, exp, hypot, log
+from math import ceil, log
 from typing import Literal
 
-from nodebench.results.baseline import BaselineCell
-from nodebench.stats import quantile
-
-CONFIDENCE = 0.95
+from nodebench.gating.baseline import BaselineCell
+from nodebench.stats import from_logs, log_error, student, welch
 
 MANY_STARTS = 1000
 """More than this is no advice."""
 
-SlowdownVerdict = Literal["slower", "faster", "alike", "undecided"]
-
 
 @dataclass(frozen=True)
-class Estimate:
+class LogRatio:
     """Logarithm of a ratio of times, as one run found it.
 
     Attributes:
         centre: The estimate.
         error: Its standard error.
-        n_starts: Starts it was made of, at least two.
+        degrees: Degrees of freedom of the error: the starts but one.
     """
 
     centre: float
     error: float
-    n_starts: int
-
-    @property
-    def degrees(self) -> int:
-        """Degrees of freedom of the error."""
-        return self.n_starts - 1
+    degrees: int
 
 
 @dataclass(frozen=True)
@@ -54,20 +45,20 @@ class Slowdown:
     ratio: float
     low: float
     high: float
-    new: Estimate
-    old_error: float = 0.0
+    new: LogRatio
+    old_error: float
 
-    def verdict(self, limit: float) -> SlowdownVerdict:
+    def verdict(self, limit: float) -> Literal["regression", "improvement", "same", "undecided"]:
         """Whether it lies wholly beyond a slowdown or the speed-up of the same factor, wholly below, or on it.
 
         Args:
             limit: Slowdown that matters; 0.1 is a tenth.
         """
         if self.low > 1 + limit:
-            return "slower"
+            return "regression"
         if self.high < 1 / (1 + limit):
-            return "faster"
-        return "alike" if self.high <= 1 + limit else "undecided"
+            return "improvement"
+        return "same" if self.high <= 1 + limit else "undecided"
 
     def starts_needed(self, limit: float) -> int | None:
         """About how many more starts of the candidate would decide, if the estimate were to stay; None if none would.
@@ -75,12 +66,12 @@ class Slowdown:
         The interval must become narrower than the estimate's distance from the limit, and its width falls with the
         square root of the starts; what the baseline contributes stays.
         """
-        distance = abs(log(self.ratio) - log(1 + limit))
-        allowed = (distance / _quantile(self.new.degrees)) ** 2 - self.old_error**2
+        distance, n_starts = abs(log(self.ratio) - log(1 + limit)), self.new.degrees + 1
+        allowed = (distance / student(self.new.degrees)) ** 2 - self.old_error**2
         if allowed <= 0:
             return None
-        needed = ceil(self.new.error**2 * self.new.n_starts / allowed)
-        return max(1, needed - self.new.n_starts) if needed <= MANY_STARTS else None
+        needed = ceil(self.new.error**2 * n_starts / allowed)
+        return max(1, needed - n_starts) if needed <= MANY_STARTS else None
 
 
 def slowdown(old: BaselineCell, new: BaselineCell) -> Slowdown | None:
@@ -89,32 +80,17 @@ def slowdown(old: BaselineCell, new: BaselineCell) -> Slowdown | None:
     Two runs are compared through the ratio to the control in each, whose errors are independent of each other (Welch's
     test); `new.paired` is the ratio itself.
     """
-    estimate = _estimate(new)
-    if estimate is None:
+    after, before = _log_ratio(new), None if new.paired else _log_ratio(old)
+    if after is None or (before is None and not new.paired):
         return None
-    if new.paired:
-        return _between(estimate.centre, estimate.error, float(estimate.degrees), estimate)
-    before = _estimate(old)
     if before is None:
+        return Slowdown(*from_logs(after.centre, student(after.degrees) * after.error), after, old_error=0.0)
+    error, degrees = welch(after.error, after.degrees, before.error, before.degrees)
+    return Slowdown(*from_logs(after.centre - before.centre, student(degrees) * error), after, before.error)
+
+
+def _log_ratio(cell: BaselineCell) -> LogRatio | None:
+    degrees = (cell.n_starts or 0) - 1
+    if cell.ratio is None or cell.ratio_low is None or cell.ratio_high is None or degrees < 1:
         return None
-    error = hypot(estimate.error, before.error)
-    spread = estimate.error**4 / estimate.degrees + before.error**4 / before.degrees
-    degrees = error**4 / spread if spread else float(estimate.degrees)
-    return _between(estimate.centre - before.centre, error, degrees, estimate, before.error)
-
-
-def _between(centre: float, error: float, degrees: float, new: Estimate, old_error: float = 0.0) -> Slowdown:
-    half = _quantile(degrees) * error
-    return Slowdown(exp(centre), exp(centre - half), exp(centre + half), new, old_error)
-
-
-def _estimate(cell: BaselineCell) -> Estimate | None:
-    if cell.ratio is None or cell.ratio_low is None or cell.ratio_high is None or (cell.n_starts or 0) < 2:
-        return None
-    n_starts = int(cell.n_starts or 0)
-    half = log(cell.ratio_high / cell.ratio_low) / 2
-    return Estimate(log(cell.ratio), half / _quantile(n_starts - 1), n_starts)
-
-
-def _quantile(degrees: float) -> float:
-    return quantile((1 + CONFIDENCE) / 2, degrees)
+    return LogRatio(log(cell.ratio), log_error(cell.ratio_low, cell.ratio_high, degrees), degrees)

@@ -2,14 +2,14 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from nodebench.errors import UnknownNameError, UserError
+from nodebench.errors import UnknownNameError, UserError, first_error, user_error
 from nodebench.results.quantities import CATALOGUE, Band, Quantity, gated
 
 CONFIG_NAME = "nodebench.toml"
@@ -17,16 +17,13 @@ CONFIG_NAME = "nodebench.toml"
 TIME = "time"
 """Name of the gated ratio of times."""
 
-
 METRICS: Mapping[str, Quantity] = {metric: CATALOGUE[name] for metric, name in gated().items()}
 """What is gated, beside the status, by what the gate calls it."""
 
 
 def default_band(metric: str) -> Band:
-    """The band of a metric, unless told otherwise."""
-    band = METRICS[metric].band
-    assert band is not None, "what is gated has a band"
-    return band
+    """The band of a metric, unless told otherwise; of no metric, that of what must be equal."""
+    return (METRICS[metric].band if metric in METRICS else None) or Band()
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,11 @@ class Rule:
 
     def holds(self, metric: str, task: str, backend: str | None) -> bool:
         """Whether it is meant for this figure of this cell."""
-        return self.metric == metric and _matches(self.task, task) and _matches(self.backend, backend or "")
+        # Not `parse`: a benchmark of others has brackets in its name that hold no options.
+        return self.metric == metric and all(
+            wanted is None or wanted in (name, name.partition("[")[0])
+            for wanted, name in ((self.task, task), (self.backend, backend or ""))
+        )
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,6 @@ def read_thresholds(path: Path | None = None, max_slowdown: str | None = None) -
     return Thresholds(tuple(rules), missing_fails=gate.missing == "fail")
 
 
-def _matches(wanted: str | None, name: str) -> bool:
-    # Not `parse`: a benchmark of others has brackets in its name that hold no options.
-    return wanted is None or wanted in (name, name.partition("[")[0])
-
-
 def _fraction(value: Any) -> float:
     """`"10%"` as 0.1, and 0.1 as it is; 10 without a sign is likely to be meant for the former."""
     percent = isinstance(value, str) and value.strip().endswith("%")
@@ -126,8 +122,7 @@ class _Band(_Strict):
     def to_band(self, metric: str) -> Band:
         """The band; what is not said is as in the metric's own."""
         if self.band is None and not self.absolute:
-            own = default_band(metric) if metric in METRICS else Band()
-            return Band(own.relative, own.absolute, own.epsilons, self.ignore)
+            return replace(default_band(metric), ignored=self.ignore)
         return Band(self.band or 0.0, self.absolute, ignored=self.ignore)
 
 
@@ -165,19 +160,17 @@ def _content(path: Path, *, wanted: bool) -> dict[str, Any]:
             raise UserError(f"there is no file `{path}`.")
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"`{path}` cannot be read: {error.strerror or error}.") from error
+        with user_error(f"`{path}` cannot be read"):
+            return tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no TOML, or no UTF-8
         raise UserError(f"`{path}` is not TOML: {error}.") from error
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    *parents, last = first["loc"]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        return f"`{where}`: {first['msg'].removeprefix('Value error, ')}."
+    where, why, _ = first_error(error)
+    if error.errors()[0]["type"] != "extra_forbidden":
+        return f"`{where}`: {why.removeprefix('Value error, ')}."
+    *parents, last = error.errors()[0]["loc"]
     named = [part for part in parents if part in _KEYS]
     known = list(_KEYS[str(named[-1]) if named else ""].model_fields)
     near = get_close_matches(str(last), known, n=1)

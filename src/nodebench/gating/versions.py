@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
-from nodebench.bench import presence, protocol
 from nodebench.bench.plan import Cell
-from nodebench.bench.presence import Lack
 from nodebench.bench.request import Interpreter
-from nodebench.errors import UserError
+from nodebench.errors import UserError, last_line, user_error
+from nodebench.gating import probe
+from nodebench.gating.probe import Defect
 
 PROBE_S = 120.0
 """How long another version may take to say what it is."""
@@ -44,17 +43,17 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Presence:
+class Available:
     """What a version has of the plugins that it was asked for.
 
     Attributes:
-        plugins: What it lacks of each plugin, by kind and name; None where it has it.
-        cells: What it lacks of cells, by their ids; those that it can load are left out.
+        plugins: Why it cannot use a plugin, by kind and name; None where it can.
+        cells: Why it cannot load a cell, by its id; those that it can load are left out.
         names: Names of all installed plugins, by kind.
     """
 
-    plugins: Mapping[tuple[str, str], Lack | None]
-    cells: Mapping[str, Lack]
+    plugins: Mapping[tuple[str, str], Defect | None]
+    cells: Mapping[str, Defect]
     names: Mapping[str, Sequence[str]]
 
 
@@ -115,11 +114,16 @@ def ask_version(interpreter: Interpreter) -> Version:
     Raises:
         UserError: If it cannot.
     """
-    found = _answer(interpreter, protocol, "did not answer the version probe")
+    found = _answer(interpreter, "did not answer the version probe")
     for path in interpreter.paths:
         if (path / "nodebench").is_dir() and not Path(found["file"]).is_relative_to(path):
             raise UserError(f"{interpreter.name} imports nodebench from {found['file']}; call it from another folder.")
-    unlike = _unlike(protocol.protocol(), found["protocol"])
+    ours, theirs = probe.protocol(), found["protocol"]
+    unlike = [
+        f"{name}: {_words(ours.get(name))} here, {_words(theirs.get(name))} there"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
+    ]
     if unlike:
         raise UserError(
             f"cannot compare with {interpreter.name}: its workers speak another protocol ({'; '.join(unlike)})."
@@ -127,7 +131,11 @@ def ask_version(interpreter: Interpreter) -> Version:
     return Version(interpreter, found["environment"])
 
 
-def ask_presence(version: Version, plugins: Sequence[tuple[str, str]] = (), cells: Sequence[Cell] = ()) -> Presence:
+def _words(names: list[str] | None) -> str:
+    return "nothing" if names is None else ", ".join(names) or "without parameters"
+
+
+def ask_available(version: Version, plugins: Sequence[tuple[str, str]] = (), cells: Sequence[Cell] = ()) -> Available:
     """Ask another version what it has, once for all, since that imports the plugins of the cells.
 
     Args:
@@ -140,40 +148,28 @@ def ask_presence(version: Version, plugins: Sequence[tuple[str, str]] = (), cell
     """
     named = [{name: getattr(cell, name) for name in ("task", "model", "backend", "framework")} for cell in cells]
     asked = json.dumps({"plugins": plugins, "cells": named})
-    found = _answer(version.interpreter, presence, "did not list its plugins", asked)
-    return Presence(
-        plugins=dict(zip(plugins, found["plugins"], strict=True)),
-        cells={cell.cell_id: lack for cell, lack in zip(cells, found["cells"], strict=True) if lack},
+    found = _answer(version.interpreter, "did not list its plugins", asked)
+    of_plugins, of_cells = ([each and Defect(*each) for each in found[what]] for what in ("plugins", "cells"))
+    return Available(
+        plugins=dict(zip(plugins, of_plugins, strict=True)),
+        cells={cell.cell_id: defect for cell, defect in zip(cells, of_cells, strict=True) if defect},
         names=found["names"],
     )
 
 
-def _answer(interpreter: Interpreter, program: ModuleType, silent: str, asked: str = "") -> dict[str, Any]:
-    """What a version answers to a module of ours that it runs, after whatever else its start may print."""
-    code = Path(str(program.__file__)).read_text(encoding="utf-8")
+def _answer(interpreter: Interpreter, silent: str, asked: str = "") -> dict[str, Any]:
+    """What a version answers to our probe, after whatever else its start may print."""
+    code = Path(probe.__file__).read_text(encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": interpreter.search_path}
     done = _run([*interpreter.command, "-c", code], cwd=interpreter.folder, env=environment, input=asked)
     if done.returncode != 0:
-        words = _last_line(done.stderr) or f"exit code {done.returncode}"
+        words = last_line(done.stderr) or f"exit code {done.returncode}"
         raise UserError(f"cannot compare with {interpreter.name}: its nodebench {silent} ({words}).")
     try:
         found: dict[str, Any] = json.loads(done.stdout.rpartition("\n")[2])
     except ValueError as error:
         raise UserError(f"cannot compare with {interpreter.name}: it does not answer as a Python does.") from error
     return found
-
-
-def _unlike(ours: Mapping[str, list[str]], theirs: Mapping[str, list[str]]) -> list[str]:
-    """What two protocols differ in, a few words each."""
-    return [
-        f"{name}: {_words(ours.get(name))} here, {_words(theirs.get(name))} there"
-        for name in dict.fromkeys([*ours, *theirs])
-        if ours.get(name) != theirs.get(name)
-    ]
-
-
-def _words(names: list[str] | None) -> str:
-    return "nothing" if names is None else ", ".join(names) or "without parameters"
 
 
 def _commit(ref: str) -> str:
@@ -229,7 +225,7 @@ def _installed(source: Path, site: Path, name: str) -> Path:
         done = _run([*pip, *isolation, "--target", str(site), str(source)], env=_elsewhere())
         if done.returncode == 0:
             return site
-        told.append(_words_of_pip(done.stderr) or _last_line(done.stdout) or f"exit code {done.returncode}")
+        told.append(_words_of_pip(done.stderr) or last_line(done.stdout) or f"exit code {done.returncode}")
     raise UserError(f"{name} cannot be installed: {'; with build tools of its own: '.join(dict.fromkeys(told))}.")
 
 
@@ -237,7 +233,7 @@ def _words_of_pip(text: str) -> str:
     """The line that tells what went wrong: the last that a build printed, after which pip gives advice of its own."""
     printed = text.rpartition("[end of output]")[0]
     errors = "\n".join(line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: "))
-    return (_last_line(printed) or _last_line(errors) or _last_line(text)).rstrip(".")
+    return (last_line(printed) or last_line(errors) or last_line(text)).rstrip(".")
 
 
 def _git(*arguments: str, said: str = "git does not answer") -> str:
@@ -250,7 +246,7 @@ def _git(*arguments: str, said: str = "git does not answer") -> str:
         raise UserError("git is not installed.")
     done = _run(["git", *arguments], env=dict(os.environ) if arguments[0] == "rev-parse" else _elsewhere())
     if done.returncode != 0:
-        words = _last_line(done.stderr)
+        words = last_line(done.stderr)
         raise UserError(f"{said} ({words})." if words else f"{said}.")
     return done.stdout.strip()
 
@@ -262,13 +258,7 @@ def _elsewhere() -> dict[str, str]:
 
 def _run(command: list[str], **where: Any) -> "subprocess.CompletedProcess[str]":
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False, **where)
+        with user_error(f"`{command[0]}` cannot be started"):
+            return subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False, **where)
     except subprocess.TimeoutExpired as error:
         raise UserError(f"`{command[0]}` took longer than {PROBE_S:g} s.") from error
-    except OSError as error:
-        raise UserError(f"`{command[0]}` cannot be started: {error.strerror or error}.") from error
-
-
-def _last_line(text: str) -> str:
-    """The last line that is not empty; empty where none is."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,0 +1,224 @@
+"""What a comparison found, for people and programs: a table, Markdown, JUnit's XML and customSmallerIsBetter's JSON."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from nodebench.errors import UserError, user_error
+from nodebench.gating.baseline import Baseline, BaselineCell
+from nodebench.gating.compare import Finding, FindingVerdict, GateResult
+from nodebench.gating.thresholds import METRICS, TIME
+from nodebench.reports.columns import printed_beside
+from nodebench.reports.document import Column, Entry, Table, Tone
+from nodebench.reports.markdown import inline
+from nodebench.results.quantities import CATALOGUE, in_table
+
+TONES: dict[FindingVerdict, Tone] = {
+    "regression": "bad",
+    "incomparable": "bad",
+    "undecided": "doubtful",
+    "improvement": "good",
+    "changed": "doubtful",
+    "missing": "doubtful",
+    "new": "new",
+}
+"""The verdicts that are shown, in their order, and their tone on a terminal."""
+
+UPDATE = "Raise the baseline with `nodebench baseline update`."
+
+ELEMENTS: Mapping[FindingVerdict, str] = {"regression": "failure", "incomparable": "error", "missing": "skipped"}
+"""What JUnit calls the verdicts that are not a pass."""
+
+_UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 cannot hold, escaped or not."""
+
+
+def gate_table(gate: GateResult) -> Table | None:
+    """All that has changed, worst first; None where nothing has."""
+    told = sorted_findings(gate)
+    if not told:
+        return None
+    titles = ("verdict", "cell", "figure", gate.old, gate.new, "why")
+    columns = tuple(Column(title, numeric=title in (gate.old, gate.new), wraps=True) for title in titles)
+    rows = tuple(
+        (
+            Entry(finding.verdict, tone=TONES[finding.verdict]),
+            Entry(finding.cell.label),
+            Entry(finding.metric),
+            Entry(value(finding.old)),
+            Entry(value(finding.new)),
+            Entry(finding.reason),
+        )
+        for finding in told
+    )
+    return Table("gate", "", columns, rows)
+
+
+def gate_markdown(gate: GateResult) -> str:
+    """The comparison as a comment of a pull request: what must be looked at first, the rest folded away."""
+    sign = {0: "✅", 1: "❌", 2: "⚠️"}[gate.exit_code]
+    parts = [f"### {sign} nodebench: {inline(gate.summary)}", f"`{gate.old}` against `{gate.new}`"]
+    urgent = [finding for finding in sorted_findings(gate) if finding.verdict in ("regression", "incomparable")]
+    better = gate.of("improvement")
+    others = [finding for finding in sorted_findings(gate) if finding not in (*urgent, *better)]
+    if urgent:
+        parts.append(_markdown_table(urgent))
+    if better:
+        parts += [f"**Improvements.** {UPDATE}", _markdown_table(better)]
+    if others:
+        parts.append(_folded(f"{len(others)} more: undecided, missing, new", _markdown_table(others)))
+    if gate.unlike:
+        lines = "\n".join(f"- `{line}`" for line in gate.unlike)
+        parts.append(_folded("The machines are not alike; times are compared through ratios only", lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def baseline_table(baseline: Baseline) -> Table:
+    """The values of a baseline, a row for each cell."""
+    names = in_table("baseline")
+    titles = [Column(CATALOGUE[name].tables["baseline"], wraps=True) for name in names]
+    columns = (Column("cell", numeric=False, wraps=True), Column("status", numeric=False), *titles)
+    rows = tuple(
+        (Entry(cell.label), Entry(cell.status), *(_kept(cell, name) for name in names))
+        for cell in sorted(baseline.cells.values(), key=lambda cell: cell.order)
+    )
+    return Table("baseline", "", columns, rows)
+
+
+def _kept(cell: BaselineCell, name: str) -> Entry:
+    said = CATALOGUE[name]
+    text = value(getattr(cell, name)) + printed_beside(said, cell)
+    ends = [getattr(cell, end) for end in said.ends or ()]
+    return Entry(f"{text} ({'..'.join(map(value, ends))})" if ends and None not in ends else text)
+
+
+def sorted_findings(gate: GateResult) -> list[Finding]:
+    """All that is not the same, worst first, by cell."""
+    order = list(TONES)
+    told = [finding for finding in gate.findings if finding.verdict in TONES]
+    return sorted(told, key=lambda finding: order.index(finding.verdict))
+
+
+def value(figure: float | str | None) -> str:
+    """A figure as it is shown: whole numbers in full, since a difference of one counts."""
+    if figure is None:
+        return "-"
+    if isinstance(figure, int):
+        return f"{figure:,}"
+    return figure if isinstance(figure, str) else f"{figure:.4g}"
+
+
+def _markdown_table(findings: Sequence[Finding]) -> str:
+    rows = ["| verdict | cell | figure | baseline | candidate | why |", "|---|---|---|---:|---:|---|"]
+    for finding in findings:
+        names = (finding.verdict, f"`{finding.cell.label}`", f"`{finding.metric}`")
+        cells = (*names, value(finding.old), value(finding.new), inline(finding.reason))
+        rows.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def gate_junit(gate: GateResult) -> str:
+    """The comparison as JUnit's XML: a suite, a test case for each figure of each cell."""
+    n = {kind: len(gate.of(verdict)) for verdict, kind in ELEMENTS.items()}
+    n["error"] += gate.problem is not None
+    counts = {
+        "tests": len(gate.findings) + (gate.problem is not None),
+        "failures": n["failure"],
+        "errors": n["error"],
+        "skipped": n["skipped"],
+    }
+    name = _printable(f"nodebench compare {gate.old} {gate.new}")
+    suite = ET.Element("testsuite", {"name": name, **{key: str(count) for key, count in counts.items()}})
+    if gate.unlike:
+        properties = ET.SubElement(suite, "properties")
+        for line in gate.unlike:
+            what, _, rest = line.partition(": ")
+            ET.SubElement(properties, "property", {"name": _printable(what), "value": _printable(rest)})
+    if gate.problem is not None:
+        case = ET.SubElement(suite, "testcase", {"classname": "nodebench", "name": "comparison"})
+        ET.SubElement(case, "error", {"type": "incomparable", "message": _printable(gate.problem)})
+    for finding in gate.findings:
+        _add_case(suite, finding)
+    root = ET.Element("testsuites")
+    root.append(suite)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _add_case(suite: ET.Element, finding: Finding) -> None:
+    names = {"classname": _printable(finding.cell.label), "name": finding.metric}
+    case = ET.SubElement(suite, "testcase", names)
+    if finding.verdict == "same":
+        return
+    text = f"{value(finding.old)} -> {value(finding.new)} {finding.unit}: {finding.reason}"
+    if finding.verdict in ELEMENTS:
+        attributes = {"type": finding.verdict, "message": _printable(f"{finding.metric} {text}")}
+        ET.SubElement(case, ELEMENTS[finding.verdict], attributes).text = _printable(finding.cell.label)
+    else:
+        ET.SubElement(case, "system-out").text = _printable(f"{finding.verdict}: {text}")
+
+
+def gate_entries(gate: GateResult) -> list[dict[str, Any]]:
+    """The candidate's figures as github-action-benchmark's `customSmallerIsBetter`, with the baseline's in `extra`."""
+    entries = []
+    found = {(finding.cell.cell_id, finding.metric): finding for finding in gate.findings}
+    cells = {finding.cell.cell_id: finding.cell for finding in gate.findings if finding.measured}
+    for cell in cells.values():
+        for metric, (figure, unit) in _figures(cell).items():
+            entry = {"name": f"{cell.label}: {metric}", "unit": unit, "value": figure}
+            if metric == TIME and None not in (cell.ratio_low, cell.ratio_high):
+                entry["range"] = f"{cell.ratio_low:.4g} to {cell.ratio_high:.4g}"
+            finding = found.get((cell.cell_id, metric))
+            if finding is not None:
+                entry["extra"] = f"{finding.verdict}; baseline {value(finding.old)}. {finding.reason}".strip()
+            entries.append(entry)
+    return entries
+
+
+def _figures(cell: BaselineCell) -> dict[str, tuple[float, str]]:
+    """What is known of a cell, with its units; the plain time only where there is no ratio."""
+    times = {TIME: (cell.ratio, "ratio")} if cell.ratio is not None else {"step_s": (cell.step_s, "s")}
+    exact = {name: (getattr(cell, name), metric.unit) for name, metric in METRICS.items() if name != TIME}
+    return {name: (figure, unit) for name, (figure, unit) in {**exact, **times}.items() if figure is not None}
+
+
+WRITERS: Mapping[str, Callable[[GateResult], str]] = {
+    ".md": gate_markdown,
+    ".xml": gate_junit,
+    ".json": lambda gate: json.dumps(gate_entries(gate), indent=2, allow_nan=False) + "\n",
+}
+
+
+def check_output(path: Path) -> None:
+    """See that a file has a suffix that can be written, before anything is measured for it.
+
+    Raises:
+        UserError: If it has not.
+    """
+    if path.suffix not in WRITERS:
+        raise UserError(
+            f"`--output` ends with .md (Markdown), .xml (JUnit) or .json (customSmallerIsBetter); got {path}."
+        )
+
+
+def write_gate(gate: GateResult, path: Path) -> None:
+    """Write a comparison in the form that the file's suffix names.
+
+    Raises:
+        UserError: If the suffix is unknown, or the file cannot be written.
+    """
+    check_output(path)
+    with user_error(f"`{path}` cannot be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(WRITERS[path.suffix](gate), encoding="utf-8")
+
+
+def _printable(text: str) -> str:
+    return _UNPRINTABLE.sub("?", text)
