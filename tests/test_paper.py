@@ -8,12 +8,12 @@ from pages import plot
 
 from nodebench.bench.reproduction import REPRODUCTIONS, Conditions
 from nodebench.errors import StoreError
-from nodebench.reports import html, latex, markdown
-from nodebench.reports.colours import BACKENDS, style
 from nodebench.reports.document import Bullets, Chart, Document, Drawing, Missing, Section, Table
 from nodebench.reports.paper.pages import PAGES, page_of
 from nodebench.reports.paper.source import UNLIKE, Place, Sample, Source
 from nodebench.reports.paper.verdicts import below, exponent
+from nodebench.reports.series import BACKENDS, style
+from nodebench.reports.writers import html, latex, markdown
 from nodebench.results.record import Record
 from nodebench.results.scaling import PowerLaw
 from nodebench.tasks.mnist.data import load

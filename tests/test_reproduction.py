@@ -23,8 +23,7 @@ from nodebench.bench.runner import Runner
 from nodebench.bench.settings import Settings
 from nodebench.cli import app
 from nodebench.errors import UnknownNameError, UserError
-from nodebench.reports.document import Document
-from nodebench.reports.formatting import number
+from nodebench.reports.document import Document, number
 from nodebench.reports.paper import pages
 from nodebench.results.store import Store
 

@@ -361,7 +361,7 @@ def reproduce(
     `--no-run` may find, are left out with that reason.
     """
     from nodebench import paper, printing, progress
-    from nodebench.reports.files import write_page
+    from nodebench.reports.writers.files import write_page
     from nodebench.results.store import existing
 
     if no_run and dry_run:

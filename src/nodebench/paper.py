@@ -13,7 +13,7 @@ from nodebench.bench.reproduction import Conditions, answers, continuation, know
 from nodebench.errors import UserError
 from nodebench.measuring import Watcher, measure
 from nodebench.options import DEFAULT_STORE, ReproduceOptions
-from nodebench.reports.files import PAGES, check_outputs
+from nodebench.reports.writers.files import PAGES, check_outputs
 from nodebench.results.record import Record
 from nodebench.results.store import Store, now
 

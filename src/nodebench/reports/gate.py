@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from nodebench.reports.columns import printed_beside
 from nodebench.reports.document import Column, Entry, Table, Tone
-from nodebench.reports.markdown import inline
+from nodebench.reports.writers.markdown import inline
 from nodebench.results.baseline import Baseline, BaselineCell
 from nodebench.results.finding import Finding, Gate, Verdict
 from nodebench.results.quantities import CATALOGUE, in_table

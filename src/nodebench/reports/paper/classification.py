@@ -5,8 +5,7 @@ from math import sqrt
 
 import numpy as np
 
-from nodebench.reports.document import Column, Document, Entry, Section, Table
-from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.document import ABSENT, Column, Document, Entry, Section, Table, number
 from nodebench.reports.paper.figures import MEMORY_EXPONENTS, TABLE_1, Classifier
 from nodebench.reports.paper.frame import page, stand_ins
 from nodebench.reports.paper.source import UNLIKE, Place, Sample, Source, published, sample

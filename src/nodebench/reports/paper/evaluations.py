@@ -6,8 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from nodebench.reports.charts import backward_evaluations
-from nodebench.reports.document import Block, Chart, Column, Document, Entry, Missing, Section, Table
-from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.document import ABSENT, Block, Chart, Column, Document, Entry, Missing, Section, Table, number
 from nodebench.reports.paper.figures import BACKWARD_SHARE
 from nodebench.reports.paper.frame import page
 from nodebench.reports.paper.source import Place, Source

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from nodebench import __version__
 from nodebench.reports.comparison import base_task
-from nodebench.reports.document import Block, Bullets, Document, Paragraph, Section
-from nodebench.reports.formatting import ABSENT, count, number
+from nodebench.reports.document import ABSENT, Block, Bullets, Document, Paragraph, Section, count, number
 from nodebench.reports.paper.figures import BUDGETS, PAPER
 from nodebench.reports.paper.source import Place, Source, holes
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from nodebench.errors import StoreError
 from nodebench.plots import RenderedPlot
-from nodebench.reports.document import Block, Drawing, Entry, Missing, key
-from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.document import ABSENT, Block, Drawing, Entry, Missing, key, number
 from nodebench.reports.machines import Machines, parts
 from nodebench.results.record import Record
 

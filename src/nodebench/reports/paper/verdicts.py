@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from scipy.stats import ttest_ind_from_stats
 
-from nodebench.reports.formatting import number
+from nodebench.reports.document import number
 from nodebench.reports.paper.source import DIGITS, Sample, Source
 from nodebench.results.scaling import PowerLaw
 
