@@ -360,14 +360,15 @@ def reproduce(
     the same command goes on, so that it must not be given again while it still runs. Times of unlike machines, which
     `--no-run` may find, are left out with that reason.
     """
-    from nodebench import paper, printing, progress
+    from nodebench import printing, progress
+    from nodebench.paper.study import Study, pages_of
     from nodebench.reports.writers.files import write_page
     from nodebench.results.store import existing
 
     if no_run and dry_run:
         raise UserError("`--dry-run` shows what would be measured, and with `--no-run` nothing is; leave one out.")
-    pages = paper.pages_of(names, output or (), charts)
-    study = paper.Study.of(names, options, any_machine=no_run)
+    pages = pages_of(names, output or (), charts)
+    study = Study.of(names, options, any_machine=no_run)
     printing.print_broken(study.broken)
     if dry_run:
         printing.print_study(study)

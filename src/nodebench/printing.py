@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nodebench.cluster.nodes import Node
     from nodebench.cluster.session import Survey
     from nodebench.conformance.check import CheckOutcome
-    from nodebench.paper import Study
+    from nodebench.paper.study import Study
     from nodebench.reports.writers.files import Written
     from nodebench.results.baseline import Baseline
     from nodebench.results.finding import Finding, Gate

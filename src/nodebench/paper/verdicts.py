@@ -7,8 +7,8 @@ from statistics import fmean, stdev
 
 from scipy.stats import ttest_ind_from_stats
 
+from nodebench.paper.pages import DIGITS, Sample, Source
 from nodebench.reports.document import number
-from nodebench.reports.paper.source import DIGITS, Sample, Source
 from nodebench.results.scaling import PowerLaw
 
 NEAR = 0.25
