@@ -666,7 +666,7 @@ def new(
 ) -> None:
     """Write a working backend or task, with a test, as a starting point for your own."""
     from nodebench import printing
-    from nodebench.starting.point import class_name, write
+    from nodebench.templates.new import class_name, write
 
     files = write(kind_of(kind), name, framework, output)
     console = printing.new_console()
