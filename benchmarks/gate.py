@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 PLUGIN = """
 from dataclasses import dataclass, replace
 from typing import ClassVar
-from nodebench.planted import PlantedTorch, planted
+from nodebench.testing import PlantedTorch, planted
 
 EXTRA, SLOWDOWN, LEAK, WRONG = 0, 0.0, 0, False
 

@@ -20,7 +20,7 @@ from nodebench.bench.matrix import Request, plan
 from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
 from nodebench.progress import display
-from nodebench.reports.formatting import ABSENT, interval, mebibytes, milliseconds, number
+from nodebench.reports.document import ABSENT, interval, mebibytes, milliseconds, number
 from nodebench.results.record import Record
 from nodebench.results.store import Store
 

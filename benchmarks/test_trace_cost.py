@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from nodebench.tasks.cnf import weights
-from nodebench.tasks.cnf.torch_models import GatedPlanarField
+from nodebench.tasks.cnf.task import cnf_weights
+from nodebench.tasks.cnf.torch import GatedPlanarField
 
 POINTS = 64
 TRACE_SIZES = (128, 256, 512, 1024, 2048, 4096)
@@ -41,7 +41,7 @@ def seconds_fixture():
 def test_exact_trace(benchmark, seconds, size):
     """Rates of 64 points and their log-densities by a sum of M gated planar functions."""
     field = GatedPlanarField(size)
-    named = weights.cnf(size, 0)
+    named = cnf_weights(size, 0)
     field.load_state_dict({name.removeprefix("field."): torch.tensor(array) for name, array in named.items()})
     field.double()
     state = (torch.tensor(np.random.default_rng(0).normal(size=(POINTS, 2))), torch.zeros(POINTS, dtype=torch.float64))

@@ -7,7 +7,7 @@ from jax.tree_util import Partial
 
 from nodebench.conformance.subjects import MATRIX, STATES
 from nodebench.problem import Problem
-from nodebench.tasks.linear.jax_models import LinearField, path_loss
+from nodebench.tasks.linear.jax import LinearField, path_loss
 
 
 def linear(times, *, matrix=MATRIX, y0=STATES, timed=False):

@@ -10,8 +10,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.conformance.subjects import MATRIX, STATES
 from nodebench.frameworks.base import load_framework
 from nodebench.problem import SolverSpec
-from nodebench.tasks.linear.closed_form import gradients
-from nodebench.tasks.linear.task import Linear
+from nodebench.tasks.linear.task import Linear, gradients
 
 FRAMEWORKS = ("torch",)
 

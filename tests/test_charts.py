@@ -5,12 +5,10 @@ import re
 import pytest
 from synthetic import ALIKE, ELSEWHERE, ENVIRONMENTS, record, timed, trained
 
-from nodebench.reports.charts import MAX_CHARTS, backward_evaluations, growth, work_precision
-from nodebench.reports.colours import BACKENDS, style
+from nodebench.reports.charts import MAX_CHARTS, backward_evaluations, courses, growth, work_precision
 from nodebench.reports.document import Chart, Missing
 from nodebench.reports.machines import Machines
-from nodebench.reports.series import MAX_SERIES
-from nodebench.reports.training_charts import courses
+from nodebench.reports.series import BACKENDS, MAX_SERIES, style
 
 
 def of_one_machine(records):

@@ -9,15 +9,20 @@ import pytest
 import torch
 
 from nodebench.errors import UnknownNameError
-from nodebench.tasks.cnf.datasets import SAMPLERS, checkerboard, circles, eight_gaussians, moons, pinwheel
-from nodebench.tasks.cnf.densities import (
+from nodebench.tasks.cnf.data import (
     POTENTIALS,
+    SAMPLERS,
     WALL_WIDTH,
     WINDOW,
+    checkerboard,
+    circles,
+    eight_gaussians,
     log_base,
     log_normaliser,
     log_window,
+    moons,
     outside,
+    pinwheel,
     potential,
     wall,
 )

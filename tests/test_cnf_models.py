@@ -13,10 +13,9 @@ from nodebench.backends.runge_kutta.direct import Direct
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
-from nodebench.tasks.cnf.densities import POTENTIALS, log_base, log_normaliser, potential, wall
-from nodebench.tasks.cnf.objectives import DensityMatching
+from nodebench.tasks.cnf.data import POTENTIALS, DensityMatching, log_base, log_normaliser, potential, wall
 from nodebench.tasks.cnf.task import Cnf
-from nodebench.tasks.cnf.torch_models import HutchinsonField
+from nodebench.tasks.cnf.torch import HutchinsonField
 
 TIGHT = SolverSpec(rtol=1e-11, atol=1e-11, first_step=0.05, max_steps=2000, dtype="float64")
 CPU = ("cpu", "float64", 1)

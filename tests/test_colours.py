@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nodebench import registry
-from nodebench.reports.colours import BACKENDS, MODELS, line_styles, point_styles, style
-from nodebench.reports.theme import PALETTES
+from nodebench.reports.series import BACKENDS, MODELS, line_styles, point_styles, style
+from nodebench.reports.writers.theme import PALETTES
 
 APART = 14
 """Least distance in CIELAB of two colours that stand for different backends of the same shape; 2.3 is just visible."""

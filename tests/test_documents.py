@@ -16,7 +16,6 @@ import pytest
 from pages import NO_MEMORY, TIMEOUT, plot, rich_document, table
 
 from nodebench.errors import UserError
-from nodebench.reports import data, html, latex, markdown, static
 from nodebench.reports.document import (
     Bullets,
     Chart,
@@ -29,7 +28,9 @@ from nodebench.reports.document import (
     Section,
     Table,
 )
-from nodebench.reports.notation import Span, contents, order, spans
+from nodebench.reports.writers import html, latex, markdown
+from nodebench.reports.writers.files import write_charts, write_data
+from nodebench.reports.writers.notation import Span, contents, order, spans
 from nodebench.reports.writers.terminal import print_page
 from nodebench.results.record import Record
 
@@ -182,7 +183,7 @@ def test_latex_compiles(tmp_path):
     nasty = Table("nasty", NASTY, (Column(NASTY, NASTY),), ((Entry(NASTY, 1.0, NASTY),), (Entry("[x]"),)))
     wide = table("wide", 50)
     wide = Table("wide", "Wide.", wide.columns * 4, tuple(row * 4 for row in wide.rows))
-    charts = static.write(page_with(*contents(rich)[4:8]), tmp_path, "pdf")
+    charts = write_charts(page_with(*contents(rich)[4:8]), tmp_path, "pdf")
     document = Document(rich.title, rich.facts, (Paragraph(NASTY), nasty, wide, *rich.lead), rich.sections)
     (tmp_path / "page.tex").write_text(latex.text(document, {name: path.name for name, path in charts.items()}))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
@@ -195,7 +196,7 @@ def test_latex_compiles(tmp_path):
 def test_every_chart_and_drawing_is_a_file(tmp_path, kind, begins):
     """Each has its name and the format asked for, those that are folded away too."""
     document = rich_document()
-    files = static.write(document, tmp_path / "images", kind)
+    files = write_charts(document, tmp_path / "images", kind)
     names = {block.name for block in contents(document) if isinstance(block, Chart | Drawing)}
     assert set(files) == names
     assert {path.name for path in files.values()} == {f"{name}.{kind}" for name in names}
@@ -206,7 +207,7 @@ def test_a_static_chart_shows_the_data_of_its_definition(tmp_path):
     """As many dots as the definition has values."""
     values = [{"x": float(at), "y": float(at * at)} for at in range(7)]
     chart = alt.Chart(alt.Data(values=values)).mark_point().encode(x="x:Q", y="y:Q")
-    path = static.write(page_with(Chart("c", "A chart.", chart)), tmp_path, "svg")["c"]
+    path = write_charts(page_with(Chart("c", "A chart.", chart)), tmp_path, "svg")["c"]
     assert path.read_text().count('aria-roledescription="point"') == len(values)
 
 
@@ -319,14 +320,14 @@ def rows(path):
 def test_records_come_back_exactly(tmp_path, suffix):
     """Every field with its type; what was not measured or is not finite is null."""
     path = tmp_path / f"records.{suffix}"
-    data.write(RECORDS, path)
+    write_data(RECORDS, path)
     assert rows(path) == [record.to_row() for record in RECORDS]
 
 
 def test_csv_has_every_digit_and_leaves_holes_empty(tmp_path):
     """Numbers read back as they were; null is nothing, not zero."""
     path = tmp_path / "records.csv"
-    data.write(RECORDS, path)
+    write_data(RECORDS, path)
     expected = [{n: "" if v is None else str(v) for n, v in record.to_row().items()} for record in RECORDS]
     assert rows(path) == expected
     assert float(rows(path)[0]["step_s"]) == RECORDS[0].step_s
@@ -336,13 +337,13 @@ def test_csv_has_every_digit_and_leaves_holes_empty(tmp_path):
 def test_no_records_are_a_file_too(tmp_path, suffix):
     """An empty store gives an empty table."""
     path = tmp_path / f"records.{suffix}"
-    data.write((), path)
+    write_data((), path)
     assert rows(path) == []
 
 
 def test_a_column_without_a_single_figure_keeps_its_type(tmp_path):
     """Null throughout is still a column of numbers in Parquet."""
-    data.write(RECORDS[1:], tmp_path / "records.parquet")
+    write_data(RECORDS[1:], tmp_path / "records.parquet")
     schema = pyarrow.parquet.read_schema(tmp_path / "records.parquet")
     assert [str(schema.field(name).type) for name in ("step_s", "nfe_forward", "metric_name")] == [
         "double",
@@ -354,7 +355,7 @@ def test_a_column_without_a_single_figure_keeps_its_type(tmp_path):
 def test_another_format_is_refused_with_those_there_are(tmp_path):
     """The message names the file and the formats."""
     with pytest.raises(UserError, match=r"records\.xlsx.*\.csv, \.json, \.parquet"):
-        data.write(RECORDS, tmp_path / "records.xlsx")
+        write_data(RECORDS, tmp_path / "records.xlsx")
 
 
 def test_sections_and_folded_blocks_are_in_every_format():
@@ -393,7 +394,7 @@ def test_drawings_of_like_names_are_files_of_their_own(tmp_path):
     """None overwrites another, and each is where the writer says."""
     one, other = plot(n=1), plot(n=2)
     document = Document("page", (), (Drawing("a[x=1]", "1.", one), Drawing("a[x=-1]", "-1.", other)))
-    files = static.write(document, tmp_path, "png")
+    files = write_charts(document, tmp_path, "png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-x-1-2.png", "a-x-1.png"]
     assert len({path.read_bytes() for path in files.values()}) == 2
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from browser import check_page
 
-from nodebench.reports import markdown
-from nodebench.reports.document import Chart, Drawing, key
-from nodebench.reports.formatting import mebibytes, milliseconds, number
+from nodebench.reports.document import Chart, Drawing, key, mebibytes, milliseconds, number
 from nodebench.reports.machines import Machines
-from nodebench.reports.notation import contents
 from nodebench.reports.report import report
+from nodebench.reports.writers import markdown
+from nodebench.reports.writers.notation import contents
 from nodebench.results.store import Store
 
 ROOT = Path(__file__).parents[1]

@@ -32,7 +32,7 @@ PLUGIN = """
 from dataclasses import dataclass, replace
 from typing import ClassVar
 from nodebench.problem import Evaluations
-from nodebench.planted import planted
+from nodebench.testing import planted
 from nodebench.testing import FakeBackend
 
 EXTRA, SLOWDOWN, LEAK, WRONG = 0, 0.0, 0, False
@@ -185,7 +185,7 @@ def test_a_version_against_itself_is_no_alarm(tmp_path):
         "--against-python",
         sys.executable,
         "-b",
-        "nodebench.planted:Planted",
+        "nodebench.testing:Planted",
         "-t",
         TASK,
         "--rounds",

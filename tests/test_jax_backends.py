@@ -18,8 +18,8 @@ from nodebench.backends.diffrax.solve import controller
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec
-from nodebench.tasks.linear.closed_form import gradients
-from nodebench.tasks.linear.jax_models import end_loss
+from nodebench.tasks.linear.jax import end_loss
+from nodebench.tasks.linear.task import gradients
 
 OWN = [name for name in registry.names("backend") if registry.describe("backend", name).framework == "jax"]
 DIFFRAX = [name for name in OWN if name.startswith("diffrax")]

@@ -12,7 +12,7 @@ from nodebench.errors import PluginError, UserError
 from nodebench.frameworks.jax import step as jax_step
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec
-from nodebench.tasks.linear.jax_models import LinearField, path_loss
+from nodebench.tasks.linear.jax import LinearField, path_loss
 from nodebench.tasks.linear.task import Linear
 
 SPEC = SolverSpec(first_step=0.1, max_steps=32)

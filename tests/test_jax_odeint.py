@@ -13,8 +13,8 @@ from nodebench.backends.jax_odeint import JaxOdeint
 from nodebench.errors import DivergedError, StepLimitError
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec
-from nodebench.tasks.linear.closed_form import gradients
-from nodebench.tasks.linear.jax_models import LinearField, end_loss, path_loss
+from nodebench.tasks.linear.jax import LinearField, end_loss, path_loss
+from nodebench.tasks.linear.task import gradients
 
 BACKEND = JaxOdeint()
 

@@ -11,8 +11,7 @@ from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask
-from nodebench.tasks.linear.closed_form import gradients, states
-from nodebench.tasks.linear.task import Linear
+from nodebench.tasks.linear.task import Linear, gradients, states
 
 
 def _numeric(function, x):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from nodebench.tasks.mnist import torch_models
+from nodebench.tasks.mnist import torch as torch_models
 from nodebench.tasks.mnist.task import Mnist
 
 

@@ -9,7 +9,7 @@ from commands import nodebench
 
 from nodebench.conformance import backend_checks, task_checks
 from nodebench.errors import UnknownNameError, UserError
-from nodebench.starting.point import class_name, write
+from nodebench.templates.new import class_name, write
 
 COMPILED = ("it can be loaded", "it declares itself", "its states are the solution", "nan ends cleanly")
 """Of a backend in JAX every check compiles; these show that what was written is one."""

@@ -20,7 +20,7 @@ from browser import (
 from pages import hole, plot, rich_document, table, work_precision
 
 from nodebench.reports.document import Chart, Column, Details, Document, Drawing, Entry, Table
-from nodebench.reports.html import page
+from nodebench.reports.writers.html import page
 
 NUMBERS = Table(
     "numbers",

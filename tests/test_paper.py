@@ -6,14 +6,13 @@ import pytest
 from browser import check_page
 from pages import plot
 
-from nodebench.bench.reproduction import REPRODUCTIONS, Conditions
 from nodebench.errors import StoreError
-from nodebench.reports import html, latex, markdown
-from nodebench.reports.colours import BACKENDS, style
+from nodebench.paper.pages import UNLIKE, Place, Sample, Source
+from nodebench.paper.plans import REPRODUCTIONS, Conditions, page_of
+from nodebench.paper.verdicts import below, exponent
 from nodebench.reports.document import Bullets, Chart, Document, Drawing, Missing, Section, Table
-from nodebench.reports.paper.pages import PAGES, page_of
-from nodebench.reports.paper.source import UNLIKE, Place, Sample, Source
-from nodebench.reports.paper.verdicts import below, exponent
+from nodebench.reports.series import BACKENDS, style
+from nodebench.reports.writers import html, latex, markdown
 from nodebench.results.record import Record
 from nodebench.stats import PowerLaw
 from nodebench.tasks.mnist.data import load
@@ -144,7 +143,7 @@ def test_a_claim_that_does_not_hold_is_said_not_to():
     assert "0.2 against 0.15" in found[1]
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", REPRODUCTIONS)
 def test_an_empty_store_is_all_holes(name):
     """Nothing measured: no claim, no chart, no drawing, and every hole has the command that fills it."""
     page = page_of(source(name))
@@ -155,7 +154,7 @@ def test_an_empty_store_is_all_holes(name):
     assert all(COMMAND in hole.reason for hole in missing)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", REPRODUCTIONS)
 def test_nothing_is_missing_where_all_was_measured(name):
     """With every cell measured no page has a hole, and every page has something to claim."""
     page = page_of(source(name, whole))
@@ -163,7 +162,7 @@ def test_nothing_is_missing_where_all_was_measured(name):
     assert claims(page)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", REPRODUCTIONS)
 @pytest.mark.parametrize("figures_of", [None, whole])
 def test_every_format_takes_every_page(name, figures_of):
     """Each page becomes HTML, Markdown and LaTeX, whether it is full or empty."""
@@ -325,7 +324,7 @@ def test_a_solution_without_error_is_a_hole():
     assert hole.reason == "at every tolerance the relative error of the solution is 0."
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", REPRODUCTIONS)
 def test_series_of_a_chart_are_told_apart(name):
     """In each chart any two series differ in colour, in shape, or in whether their points are filled."""
     for chart in blocks(page_of(source(name, whole)), Chart):

@@ -14,14 +14,25 @@ from pages import plot
 from synthetic import ALIKE, ELSEWHERE, ENVIRONMENTS, early, record, run, timed, trained
 
 from nodebench.errors import StoreError, UserError
-from nodebench.reports import data, html, latex, markdown
-from nodebench.reports.colours import BACKENDS
-from nodebench.reports.document import Bullets, Chart, Drawing, Missing, Paragraph, Table
-from nodebench.reports.formatting import ABSENT, mebibytes, milliseconds, number
+from nodebench.reports.document import (
+    ABSENT,
+    Bullets,
+    Chart,
+    Drawing,
+    Missing,
+    Paragraph,
+    Table,
+    mebibytes,
+    milliseconds,
+    number,
+)
 from nodebench.reports.machines import Machines
-from nodebench.reports.notation import contents
 from nodebench.reports.report import report
-from nodebench.reports.task_section import MAX_PLOTTED
+from nodebench.reports.sections import MAX_PLOTTED
+from nodebench.reports.series import BACKENDS
+from nodebench.reports.writers import html, latex, markdown
+from nodebench.reports.writers.files import write_data
+from nodebench.reports.writers.notation import contents
 from nodebench.results.record import PRINTED
 
 CELLS = (
@@ -136,7 +147,7 @@ def test_latex_has_the_figures_of_the_records():
 
 def test_csv_has_the_records(tmp_path):
     """All figures to the last digit."""
-    data.write(CELLS, tmp_path / "r.csv")
+    write_data(CELLS, tmp_path / "r.csv")
     rows = list(csv.DictReader((tmp_path / "r.csv").read_text().splitlines()))
     read = [(row["backend"], float(row["grad_error_params"]) if row["grad_error_params"] else None) for row in rows]
     assert read == [(each.backend, each.grad_error_params) for each in CELLS]

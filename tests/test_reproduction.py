@@ -6,26 +6,22 @@ import pytest
 from browser import check_page
 from typer.testing import CliRunner
 
-from nodebench.bench import reproduction
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request
-from nodebench.bench.reproduction import (
-    REPRODUCTIONS,
-    Conditions,
-    Part,
-    Reproduction,
-    answers,
-    continuation,
-    known,
-    named,
-)
 from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
 from nodebench.cli import app
 from nodebench.errors import UnknownNameError, UserError
-from nodebench.reports.document import Document
-from nodebench.reports.formatting import number
-from nodebench.reports.paper import pages
+from nodebench.paper import plans, study
+from nodebench.paper.plans import (
+    REPRODUCTIONS,
+    Conditions,
+    Part,
+    Reproduction,
+    named,
+)
+from nodebench.paper.study import answers, continuation, settles
+from nodebench.reports.document import Document, number
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
@@ -38,7 +34,7 @@ COUNTS = Part("counts", (Request(tasks=(TASK,), backends=(BACKEND,), solvers=("d
 def measure(store, part, notify=print):
     """Measure what the store does not hold of a part, and give the ids of what it held."""
     planned, environment = part.plan(SMOKE), fingerprint()
-    found = known(answers(store, planned, environment), planned.measure)
+    found = {key for key, record in answers(store, planned, environment).items() if settles(record, planned.measure)}
     how = continuation(store, planned, environment)
     Runner(store, QUICK, notify).run(planned, "test", environment, how, found)
     return found
@@ -166,8 +162,8 @@ def fake(monkeypatch):
     def install(behaviour="ok"):
         backends = (BACKEND, f"{BACKEND}[behaviour={behaviour}]")
         counted = Part("counts", (Request(tasks=(TASK,), backends=backends, measure="counts"),))
-        declared = Reproduction("fake", "Fakes", (TRAINING, counted))
-        monkeypatch.setattr(reproduction, "REPRODUCTIONS", {"fake": declared})
+        declared = Reproduction("fake", "Fakes", "none.none", (TRAINING, counted))
+        monkeypatch.setattr(plans, "REPRODUCTIONS", {"fake": declared})
 
     return install
 
@@ -194,7 +190,7 @@ def shown(monkeypatch):
         measured = [place for part in source.places.values() for place in part if place.measured is not None]
         return Document(f"{len(measured)} measured", (), (), ())
 
-    monkeypatch.setattr(pages, "PAGES", {"fake": page})
+    monkeypatch.setattr(study, "page_of", page)
 
 
 def test_a_reproduction_ends_in_a_page_and_goes_on(tmp_path, monkeypatch, fake):
@@ -243,7 +239,7 @@ def test_without_running_any_machine_will_do(tmp_path, monkeypatch, fake):
     """`--no-run` measures nothing and takes what the store has of another machine."""
     shown(monkeypatch)
     fake()
-    part = reproduction.REPRODUCTIONS["fake"].parts[0]
+    part = plans.REPRODUCTIONS["fake"].parts[0]
     Runner(Store(tmp_path / "r.db"), QUICK, print).run(part.plan(SMOKE), "test", fingerprint() | {"cpu": "abacus"})
     page = tmp_path / "page.md"
     done = reproduce("fake", "--no-run", "--preset", "smoke", "--store", str(tmp_path / "r.db"), "-o", str(page))

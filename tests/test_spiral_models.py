@@ -17,7 +17,8 @@ from nodebench.frameworks.jax.framework import Jax
 from nodebench.frameworks.jax.parameters import named_parameters
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
-from nodebench.tasks.spiral import jax_models, torch_models
+from nodebench.tasks.spiral import jax as jax_models
+from nodebench.tasks.spiral import torch as torch_models
 from nodebench.tasks.spiral.data import SPACING, draw, further_times, redraw_noise, span_times
 from nodebench.tasks.spiral.task import Spiral
 

@@ -3,10 +3,16 @@
 import pytest
 from synthetic import ALIKE, ELSEWHERE, ENVIRONMENT, early, record, timed, trained
 
+from nodebench.reports.answers import (
+    absence_sentences,
+    answer,
+    answer_sentences,
+    failure_sentences,
+    training_sentence,
+    trainings,
+)
 from nodebench.reports.comparison import comparisons
 from nodebench.reports.machines import Machines
-from nodebench.reports.sentences import absence_sentences, answer_sentences, failure_sentences, training_sentence
-from nodebench.reports.summary import answer, trainings
 
 
 def only(records):

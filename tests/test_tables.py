@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from nodebench.reports.formatting import ABSENT, interval, number
+from nodebench.reports.document import ABSENT, interval, number
 from nodebench.reports.tables import failures_table, for_terminal, gradient_tables, sweep_table, training_tables
 from nodebench.reports.writers.terminal import print_table
 from nodebench.results.record import Record

@@ -13,7 +13,7 @@ from nodebench.frameworks.torch.framework import Torch
 from nodebench.plots import render
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import Splits
-from nodebench.tasks.cnf.densities import log_base
+from nodebench.tasks.cnf.data import log_base
 from nodebench.tasks.cnf.plots import _window_around as window_around
 from nodebench.tasks.cnf.task import Cnf
 from nodebench.tasks.mnist.task import Mnist

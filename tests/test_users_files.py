@@ -293,7 +293,7 @@ SIZES = [
 def test_a_batch_that_the_data_cannot_fill_is_refused_in_planning(tmp_path, task, measure, most):
     """For gradients and training alike, by the data that each takes."""
     if task == "new":
-        from nodebench.starting.point import write as begin
+        from nodebench.templates.new import write as begin
 
         begin("task", "my_own", "torch", tmp_path)
     write(tmp_path / "field.py", text=FIELD)

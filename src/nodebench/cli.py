@@ -344,14 +344,15 @@ def reproduce(
     the same command goes on, so that it must not be given again while it still runs. Times of unlike machines, which
     `--no-run` may find, are left out with that reason.
     """
-    from nodebench import paper, printing, progress
-    from nodebench.reports.files import write_page
+    from nodebench import printing, progress
+    from nodebench.paper.study import Study, pages_of
+    from nodebench.reports.writers.files import write_page
     from nodebench.results.store import existing
 
     if no_run and dry_run:
         raise UserError("`--dry-run` shows what would be measured, and with `--no-run` nothing is; leave one out.")
-    pages = paper.pages_of(names, output or (), charts)
-    study = paper.Study.of(names, options, any_machine=no_run)
+    pages = pages_of(names, output or (), charts)
+    study = Study.of(names, options, any_machine=no_run)
     printing.print_broken(study.broken)
     if dry_run:
         printing.print_study(study)
@@ -651,7 +652,7 @@ def new(
 ) -> None:
     """Write a working backend or task, with a test, as a starting point for your own."""
     from nodebench import printing
-    from nodebench.starting.point import class_name, write
+    from nodebench.templates.new import class_name, write
 
     files = write(kind_of(kind), name, framework, output)
     console = printing.new_console()

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from nodebench.reports.document import Column, Entry, Table, Tone
-from nodebench.reports.exponents import exponents_table
-from nodebench.reports.formatting import ABSENT, mebibytes
+from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, mebibytes
 from nodebench.reports.machines import Machines, parts
-from nodebench.reports.tables import for_terminal, repetition_table
+from nodebench.reports.tables import exponents_table, for_terminal, repetition_table
 from nodebench.reports.writers.terminal import new_console, print_page, print_table
 from nodebench.results.environment import differences, environment_of
 
@@ -24,8 +22,8 @@ if TYPE_CHECKING:
     from nodebench.conformance.check import CheckOutcome
     from nodebench.gating.baseline import Baseline
     from nodebench.gating.compare import BaselineUpdate, Finding, GateResult
-    from nodebench.paper import Study
-    from nodebench.reports.files import Written
+    from nodebench.paper.study import Study
+    from nodebench.reports.writers.files import Written
     from nodebench.results.merging import Merged
     from nodebench.results.record import Record
     from nodebench.results.scaling import Scaling

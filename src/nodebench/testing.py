@@ -1,7 +1,7 @@
-"""Fakes for tests of the harness: a framework, a task and a backend that need no torch and no JAX.
+"""Fakes that need no torch and no JAX, a framework, a task and a backend, and backends with planted faults.
 
-They fail on demand, and enter by the same door as any plugin: `nodebench run -b nodebench.testing:FakeBackend -t
-nodebench.testing:FakeTask`.
+The fakes fail on demand, and enter by the same door as any plugin: `nodebench run -b nodebench.testing:FakeBackend -t
+nodebench.testing:FakeTask`. The faults are what the harness and its gate must find.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import DivergedError, NotInstalledError
 from nodebench.frameworks.base import (
@@ -35,20 +36,9 @@ from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, Sol
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
 
 Behaviour = Literal[
-    "ok",
-    "raise",
-    "crash",
-    "hang",
-    "memory",
-    "nan",
-    "missing",
-    "unsupported",
-    "wrong",
-    "shifted",
-    "die",
-    "until",
+    "ok", "raise", "crash", "hang", "memory", "nan", "missing", "unsupported", "wrong", "shifted", "die", "until",
     "while",
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,7 @@ class FakeBackend(AbstractBackend):
             _MATRIX @ _MATRIX
         if self.behaviour in ("until", "while") and not Path(self.path).exists():
             raise ValueError(f"the fake raises without {self.path}")
-        _MISBEHAVIOURS.get(self.behaviour, lambda: None)()
+        _misbehave(self.behaviour)
         growth = np.exp(field.rate * (times - times[0]))[:, None]  # type: ignore[attr-defined]  # a FakeField
         return {"wrong": -1.0, "shifted": 1.2}.get(self.behaviour, 1.0) * growth * y0
 
@@ -105,45 +95,24 @@ class FakeBackend(AbstractBackend):
 _MATRIX = np.eye(64)
 
 
-def _raise() -> None:
-    raise ValueError("the fake raises as told")
-
-
-def _crash() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _die() -> None:
-    sys.stderr.write("last words\n")
-    sys.stderr.flush()
-    os._exit(3)
-
-
-def _hang() -> None:
-    time.sleep(3600)
-
-
-def _memory() -> None:
-    np.ones(2**62, dtype=np.uint8)
-
-
-def _nan() -> None:
-    raise DivergedError("the state left the finite numbers at t = 0.5, in step 3.")
-
-
-def _missing() -> None:
-    raise NotInstalledError("nosuchlibrary is not installed; install with: pip install nosuchlibrary")
-
-
-_MISBEHAVIOURS: Mapping[str, Callable[[], None]] = {
-    "raise": _raise,
-    "crash": _crash,
-    "die": _die,
-    "hang": _hang,
-    "memory": _memory,
-    "nan": _nan,
-    "missing": _missing,
-}
+def _misbehave(behaviour: Behaviour) -> None:
+    match behaviour:
+        case "raise":
+            raise ValueError("the fake raises as told")
+        case "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "die":
+            sys.stderr.write("last words\n")
+            sys.stderr.flush()
+            os._exit(3)
+        case "hang":
+            time.sleep(3600)
+        case "memory":
+            np.ones(2**62, dtype=np.uint8)
+        case "nan":
+            raise DivergedError("the state left the finite numbers at t = 0.5, in step 3.")
+        case "missing":
+            raise NotInstalledError("nosuchlibrary is not installed; install with: pip install nosuchlibrary")
 
 
 @dataclass(frozen=True)
@@ -411,3 +380,88 @@ class FakeTask(AbstractTask):
             return Gradients(growth * x.sum(), growth * np.ones(3), {"rate": growth * x.sum()})
 
         return GradientInputs(weights, {"x": drawn}, closed_form, dataset="fake")
+
+
+def planted(inner: GradientStep, slowdown: float, leak_bytes: int, *, wrong: bool) -> GradientStep:
+    """A gradient step with a fault planted into it.
+
+    Args:
+        inner: The step as it is.
+        slowdown: How much longer it takes: 0.1 is a tenth. It is spent at work, not asleep.
+        leak_bytes: What each step keeps alive for ever.
+        wrong: Whether its gradients have the wrong sign.
+    """
+    leaked: list[bytearray] = []
+
+    def step() -> Gradients:
+        began = time.perf_counter()
+        gradients = inner.step()
+        until = began + (1 + slowdown) * (time.perf_counter() - began)
+        while time.perf_counter() < until:
+            pass
+        if leak_bytes:
+            leaked.append(bytearray(leak_bytes))
+        return turned(gradients)
+
+    def turned(gradients: Gradients) -> Gradients:
+        if not wrong:
+            return gradients
+        y0 = tuple(-part for part in gradients.y0) if isinstance(gradients.y0, tuple) else -gradients.y0
+        return replace(gradients, y0=y0, params={name: -value for name, value in gradients.params.items()})
+
+    return replace(inner, step=step, backward=lambda state: turned(inner.backward(state)))
+
+
+@dataclass(frozen=True)
+class Planted(FakeBackend):
+    """A `FakeBackend` with a fault that a benchmark must find.
+
+    Attributes:
+        slowdown: How much longer a step takes: 0.1 is a tenth.
+        leak_mib: What each step keeps alive, in MiB.
+        wrong: Whether its gradients have the wrong sign.
+    """
+
+    framework: ClassVar[str] = "nodebench.testing:FakeFramework"
+    work: int = 200
+    slowdown: float = 0.0
+    leak_mib: int = 0
+    wrong: bool = False
+
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> GradientStep:
+        """The step with its fault."""
+        inner = super().gradient_step(problem, spec, framework)
+        return planted(inner, self.slowdown, self.leak_mib * 2**20, wrong=self.wrong)
+
+
+@dataclass(frozen=True)
+class PlantedTorch(AbstractBackend):
+    """`direct` with a fault that a benchmark must find; options as those of `Planted`."""
+
+    framework: ClassVar[str] = "torch"
+    exact_counterpart = "direct"
+    slowdown: float = 0.0
+    leak_mib: int = 0
+    wrong: bool = False
+
+    @property
+    def _direct(self) -> AbstractBackend:
+        direct: AbstractBackend = registry.load("backend", "direct", AbstractBackend)
+        return direct
+
+    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
+        """What `direct` says."""
+        return self._direct.unsupported(problem, spec)
+
+    def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
+        """The solution by `direct`."""
+        return self._direct.solve(field, y0, times, spec)
+
+    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
+        """The steps of `direct`."""
+        return self._direct.grid(field, y0, times, spec)
+
+    def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> GradientStep:
+        """The step of `direct` with its fault."""
+        inner = self._direct.gradient_step(problem, spec, framework)
+        return planted(inner, self.slowdown, self.leak_mib * 2**20, wrong=self.wrong)

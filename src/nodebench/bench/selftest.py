@@ -56,8 +56,8 @@ class Workload:
     comparison_s: float
 
 
-TORCH = Workload("linear", "nodebench.planted:PlantedTorch", 9.0)
-FAKE = Workload("nodebench.testing:FakeTask", "nodebench.planted:Planted", 5.0)
+TORCH = Workload("linear", "nodebench.testing:PlantedTorch", 9.0)
+FAKE = Workload("nodebench.testing:FakeTask", "nodebench.testing:Planted", 5.0)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from nodebench.conformance.subjects import MATRIX, MIDDLE, STATES, BackendSubjec
 from nodebench.errors import CellError, DivergedError, UserError
 from nodebench.frameworks.base import FRAMEWORKS, load_framework
 from nodebench.problem import Gradients, Problem, SolverSpec
-from nodebench.tasks.linear.closed_form import states
+from nodebench.tasks.linear.task import states
 
 BACKWARDS = (1.0, 0.4, -0.5)
 

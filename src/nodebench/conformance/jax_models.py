@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from nodebench.problem import Field, Problem, SolverSpec, State
-from nodebench.tasks.linear.jax_models import JaxBatch
+from nodebench.tasks.linear.jax import JaxBatch
 
 
 class KnownField(eqx.Module):

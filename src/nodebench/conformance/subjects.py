@@ -16,7 +16,7 @@ from nodebench.errors import NotInstalledError
 from nodebench.frameworks.base import AbstractFramework, AbstractTrainer, Batch, Weights, load_framework, solve_checked
 from nodebench.problem import Gradients, Problem, SolverSpec
 from nodebench.tasks.base import AbstractTask, Preset, Splits
-from nodebench.tasks.linear.closed_form import gradients
+from nodebench.tasks.linear.task import gradients
 
 MODELS: Mapping[str, str] = {
     "torch": "nodebench.conformance.torch_models:KnownODE",

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from nodebench.frameworks.torch.field import like_state, state_parts
 from nodebench.problem import Field, Problem, SolverSpec, State
-from nodebench.tasks.linear.torch_models import TorchBatch
+from nodebench.tasks.linear.torch import TorchBatch
 
 
 class KnownField(nn.Module):

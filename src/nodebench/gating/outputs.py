@@ -13,7 +13,7 @@ from nodebench.gating.compare import Finding, FindingVerdict, GateResult
 from nodebench.gating.thresholds import METRICS, TIME
 from nodebench.reports.columns import printed_beside
 from nodebench.reports.document import Column, Entry, Table, Tone
-from nodebench.reports.markdown import inline
+from nodebench.reports.writers.markdown import inline
 from nodebench.results.quantities import CATALOGUE, in_table
 
 TONES: dict[FindingVerdict, Tone] = {

@@ -4,8 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from nodebench.reports.document import Column, Entry
-from nodebench.reports.formatting import ABSENT, count, interval, mebibytes, milliseconds, number
+from nodebench.reports.document import ABSENT, Column, Entry, count, interval, mebibytes, milliseconds, number
 from nodebench.reports.machines import OTHER_MACHINE
 from nodebench.results.quantities import CATALOGUE, Format, Quantity, TableName, in_table
 from nodebench.results.record import Measurement, Record

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nodebench.backends.solvers import method
 from nodebench.registry import parse
-from nodebench.reports.formatting import number
+from nodebench.reports.document import number
 from nodebench.results.record import Record
 
 NOT_COMPARED = ("wrong_gradient", "incomparable")
@@ -161,6 +161,34 @@ def tolerances(record: Record) -> str:
     apart = f"rtol {number(record.rtol)}, atol {number(record.atol)}"
     both = f"rtol and atol {number(record.rtol)}" if record.rtol == record.atol else apart
     return f"{both}, first step {number(record.first_step)}"
+
+
+def line_key(record: Record) -> tuple[Hashable, ...]:
+    """What the records of one chart have in common: all but backend, tolerance and steps."""
+    return (
+        record.task, record.model, record.dataset, record.solver, record.controller, record.dtype, record.device,
+        record.threads, record.batch_size, record.seed, record.preset, record.horizon,
+    )  # fmt: skip
+
+
+def line_setting(record: Record, varied: str = "") -> str:
+    """What the points of a line have in common, in words.
+
+    Args:
+        record: One of them.
+        varied: `batch` or `horizon` where they differ in it.
+    """
+    parts = [f"`{record.task}` {record.model}", str(record.solver)]
+    if varied in ("batch", "horizon"):
+        parts.append(tolerances(record))
+    if varied != "batch":
+        parts.append(f"batch {record.batch_size}")
+    parts.append(f"{record.dtype} on {record.device}")
+    if record.seed:
+        parts.append(f"seed {record.seed}")
+    if record.horizon != 1 and varied != "horizon":
+        parts.append(f"time span times {number(record.horizon)}")
+    return ", ".join([*parts, f"preset {record.preset}"])
 
 
 def _comparison(records: Sequence[Record], without: Sequence[Record]) -> Comparison:

@@ -1,4 +1,4 @@
-"""A page as plain values, made once and written as HTML, Markdown or LaTeX.
+"""A page as plain values, made once and written as HTML, Markdown or LaTeX, and figures as the text that stands in it.
 
 Text is plain but for names in `backticks`, which each format sets as code; a writer escapes all else.
 """
@@ -6,9 +6,11 @@ Text is plain but for names in `backticks`, which each format sets as code; a wr
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from nodebench.plots import RenderedPlot
+if TYPE_CHECKING:
+    from nodebench.plots import RenderedPlot
+
 
 Tone = Literal["", "bad", "doubtful", "good", "new"]
 
@@ -93,7 +95,7 @@ class Drawing:
 
     name: str
     caption: str
-    plot: RenderedPlot
+    plot: "RenderedPlot"
 
 
 @dataclass(frozen=True)
@@ -192,3 +194,34 @@ def _named(block: Table | Chart | Drawing, taken: set[tuple[bool, str]]) -> Tabl
         n += 1
     taken.add((is_table, name.lower()))
     return block if n == 1 else replace(block, name=name)
+
+
+ABSENT = "-"
+"""What stands where a figure was not measured."""
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits, whole from `10 ** digits` on, or `ABSENT`."""
+    if value is None:
+        return ABSENT
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:.{digits}g}"
+
+
+def count(value: int | None) -> str:
+    """A whole number, or `ABSENT`."""
+    return ABSENT if value is None else str(value)
+
+
+def mebibytes(value: int | None) -> str:
+    """Bytes as MiB, or `ABSENT`."""
+    return number(None if value is None else value / 2**20, 4)
+
+
+def milliseconds(value: float | None) -> str:
+    """Seconds as ms, or `ABSENT`."""
+    return number(None if value is None else 1000 * value, 4)
+
+
+def interval(low: float | None, high: float | None, scale: float = 1.0) -> str:
+    """The ends of an interval, or nothing."""
+    return "" if low is None or high is None else f"{number(scale * low)}..{number(scale * high)}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nodebench.errors import UserError
-from nodebench.reports.formatting import ABSENT, number
+from nodebench.reports.document import ABSENT, number
 from nodebench.results.environment import differences, environment_of
 from nodebench.results.record import Record
 

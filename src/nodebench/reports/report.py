@@ -6,23 +6,23 @@ from collections.abc import Callable, Sequence
 
 from nodebench import __version__
 from nodebench.plots import RenderedPlot
-from nodebench.reports.appendix import appendix
-from nodebench.reports.comparison import base_task, grouped, newest
-from nodebench.reports.document import Block, Bullets, Column, Document, Entry, Paragraph, Table
-from nodebench.reports.formatting import ABSENT, number
-from nodebench.reports.machines import Machines, several_nodes
-from nodebench.reports.sentences import (
+from nodebench.reports.answers import (
     ERROR,
     MEMORY,
+    Answer,
+    Least,
     answer_sentences,
     failure_sentences,
     names,
     training_sentence,
+    trainings,
     why_no_front,
     why_no_least,
 )
-from nodebench.reports.summary import Answer, Least, trainings
-from nodebench.reports.task_section import TaskContents, contents, task_section
+from nodebench.reports.comparison import base_task, grouped, newest
+from nodebench.reports.document import ABSENT, Block, Bullets, Column, Document, Entry, Paragraph, Table, number
+from nodebench.reports.machines import Machines, several_nodes
+from nodebench.reports.sections import TaskContents, appendix, contents, task_section
 from nodebench.results.record import Record
 from nodebench.results.store import Run
 

@@ -19,7 +19,7 @@ from nodebench.reports.document import (
     Table,
     Tone,
 )
-from nodebench.reports.notation import reasons
+from nodebench.reports.writers.notation import reasons
 
 NARROWEST = 8
 """Characters in a line of a column that wraps, at the least."""

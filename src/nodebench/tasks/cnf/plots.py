@@ -16,8 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from nodebench.frameworks.base import Batch
 from nodebench.plots import Plot, View
-from nodebench.tasks.cnf.datasets import SAMPLERS
-from nodebench.tasks.cnf.densities import POTENTIALS, WINDOW, log_base, log_window, potential
+from nodebench.tasks.cnf.data import POTENTIALS, SAMPLERS, WINDOW, log_base, log_window, potential
 from nodebench.tasks.plotting import small_multiples, view_in_batches, without_ticks
 
 CELLS = 96

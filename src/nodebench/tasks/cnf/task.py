@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,10 +13,7 @@ from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
-from nodebench.tasks.cnf import weights
-from nodebench.tasks.cnf.datasets import SAMPLERS
-from nodebench.tasks.cnf.densities import IMPROPER, POTENTIALS
-from nodebench.tasks.cnf.objectives import KL, KL_WITHOUT_WALL, MASS_OUTSIDE, NLL
+from nodebench.tasks.cnf.data import IMPROPER, KL, KL_WITHOUT_WALL, MASS_OUTSIDE, NLL, POTENTIALS, SAMPLERS
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,9 @@ FULL = Size(train=50_000, validation=2_000, test=10_000)
 
 STREAMS: Mapping[str, int] = {"train": 0, "validation": 1, "test": 2}
 """Each part has a random stream of its own, so that its examples do not depend on the size of another."""
+
+HYPER_WIDTH = 32
+"""Units in each of the two hidden layers of the hypernetwork."""
 
 _ONE_CYCLE = Optimizer("adam", 2e-2, schedule="one-cycle")
 _PAPER_PLANAR = Optimizer("rmsprop", 1e-5, momentum=0.9)
@@ -89,11 +90,11 @@ class Cnf(AbstractTask):
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-5, atol=1e-5, max_steps=256)
     models: ClassVar[Mapping[str, ModelEntry]] = {
         "cnf": ModelEntry(
-            {"torch": "nodebench.tasks.cnf.torch_models:Cnf", "jax": "nodebench.tasks.cnf.jax_models:Cnf"},
+            {"torch": "nodebench.tasks.cnf.torch:Cnf", "jax": "nodebench.tasks.cnf.jax:Cnf"},
             summary="An ODE whose field is a sum of gated planar functions with weights from a hypernetwork of time.",
         ),
         "planar": ModelEntry(
-            {"torch": "nodebench.tasks.cnf.torch_models:Planar"},
+            {"torch": "nodebench.tasks.cnf.torch:Planar"},
             uses_backend=False,
             summary="A stack of planar layers.",
         ),
@@ -165,8 +166,8 @@ class Cnf(AbstractTask):
         """Initial weights drawn from the seed, float64."""
         self._check(model)
         if model == "planar":
-            return weights.planar(self._size(self.layers), seed)
-        return weights.cnf(self._size(self.hidden), seed)
+            return planar_weights(self._size(self.layers), seed)
+        return cnf_weights(self._size(self.hidden), seed)
 
     @override
     def gradient_examples(self, seed: int) -> int | None:
@@ -218,3 +219,49 @@ class Cnf(AbstractTask):
             shape = next(iter(batch.values())).shape
             new["noise"] = rng.choice(np.array([-1, 1], dtype=np.int8), shape)
         return new
+
+
+def cnf_weights(hidden: int, seed: int) -> dict[str, np.ndarray]:
+    """Weights of the hypernetwork of a sum of gated planar functions, float64.
+
+    Hidden layers are drawn as `torch.nn.Linear` draws them. The output layer starts near functions that do not depend
+    on time: directions w standard normal, offsets b uniform over where the data lie, gates one half, and u of order
+    1 / M, so that the sum starts equally gentle whatever the number M of functions.
+
+    Args:
+        hidden: Number M of gated planar functions.
+        seed: Seed of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    weights: dict[str, np.ndarray] = {}
+    for name, fan_in in (("input", 1), ("middle", HYPER_WIDTH)):
+        bound = 1 / sqrt(fan_in)
+        weights[f"field.{name}.weight"] = rng.uniform(-bound, bound, (HYPER_WIDTH, fan_in))
+        weights[f"field.{name}.bias"] = rng.uniform(-bound, bound, HYPER_WIDTH)
+    scale = np.repeat([1.0, 1.0 / hidden, 1.0, 1.0], [2 * hidden, 2 * hidden, hidden, hidden])
+    bound = 1 / sqrt(HYPER_WIDTH)
+    weights["field.output.weight"] = scale[:, None] * rng.uniform(-bound, bound, (6 * hidden, HYPER_WIDTH))
+    weights["field.output.bias"] = np.concatenate(
+        [
+            rng.normal(0, 1, 2 * hidden),
+            rng.normal(0, 1 / hidden, 2 * hidden),
+            np.zeros(hidden),
+            rng.uniform(-2, 2, hidden),
+        ]
+    )
+    return weights
+
+
+def planar_weights(layers: int, seed: int) -> dict[str, np.ndarray]:
+    """Weights of a stack of planar layers that starts near the identity, float64.
+
+    Args:
+        layers: Number K of layers.
+        seed: Seed of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    return {
+        "u": rng.normal(0, 0.1, (layers, 2)),
+        "w": rng.normal(0, 1, (layers, 2)),
+        "b": rng.uniform(-2, 2, layers),
+    }

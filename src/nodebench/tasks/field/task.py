@@ -15,13 +15,13 @@ from nodebench.registry import load_class
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
 
 MODELS: Mapping[str, str] = {
-    "torch": "nodebench.tasks.field.torch_models:FieldODE",
-    "jax": "nodebench.tasks.field.jax_models:FieldODE",
+    "torch": "nodebench.tasks.field.torch:FieldODE",
+    "jax": "nodebench.tasks.field.jax:FieldODE",
 }
 
 WEIGHTS: Mapping[str, str] = {
-    "torch": "nodebench.tasks.field.torch_models:initial_weights",
-    "jax": "nodebench.tasks.field.jax_models:initial_weights",
+    "torch": "nodebench.tasks.field.torch:initial_weights",
+    "jax": "nodebench.tasks.field.jax:initial_weights",
 }
 
 SIZES: Mapping[Preset, int] = {"smoke": 256, "quick": 2048, "standard": 8192, "paper": 8192}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, sqrt
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,15 +13,20 @@ from nodebench.frameworks.base import Optimizer, Weights
 from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
-from nodebench.tasks.spiral import weights
-from nodebench.tasks.spiral.data import N_POINTS, draw, redraw_noise
+from nodebench.tasks.spiral.data import LATENT, N_POINTS, draw, redraw_noise
 
 N_TRAIN = 1000
 N_VALIDATION = 250
 N_TEST = 500
 
-_TORCH = "nodebench.tasks.spiral.torch_models"
-_JAX = "nodebench.tasks.spiral.jax_models"
+HIDDEN = 25
+"""Units of the recurrent networks."""
+
+UNITS = 20
+"""Units in the hidden layer of the dynamics and of the decoder."""
+
+_TORCH = "nodebench.tasks.spiral.torch"
+_JAX = "nodebench.tasks.spiral.jax"
 
 _LATENT_ODE = Optimizer("adam", 0.02, schedule="one-cycle", clip_norm=100.0)
 _RNN = Optimizer("adam", 0.01, schedule="one-cycle", clip_norm=100.0)
@@ -119,7 +124,7 @@ class Spiral(AbstractTask):
     def weights(self, model: str, seed: int) -> Weights:
         """Initial weights with the distributions of `torch.nn`, drawn from the seed, float64."""
         self._check(model)
-        return weights.latent_ode(seed) if model == "latent-ode" else weights.rnn(seed)
+        return latent_ode_weights(seed) if model == "latent-ode" else rnn_weights(seed)
 
     @override
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
@@ -147,3 +152,43 @@ class Spiral(AbstractTask):
     def _check(self, model: str) -> None:
         if model not in self.models:
             raise UnknownNameError("model of task 'spiral'", model, self.models)
+
+
+def latent_ode_weights(seed: int) -> dict[str, np.ndarray]:
+    """Weights of recognition network, dynamics and decoder, float64.
+
+    As `torch.nn` draws them: uniform within 1 / sqrt(fan-in) for linear layers and within 1 / sqrt(hidden units) for
+    recurrent ones. Names are those of `state_dict` in torch.
+    """
+    rng = np.random.default_rng(seed)
+    return {
+        **_recurrent("recognition.rnn", rng),
+        **_linear("recognition.output", (2 * LATENT, HIDDEN), rng),
+        **_linear("field.hidden", (UNITS, LATENT), rng),
+        **_linear("field.output", (LATENT, UNITS), rng),
+        **_linear("decoder.hidden", (UNITS, LATENT), rng),
+        **_linear("decoder.output", (2, UNITS), rng),
+    }
+
+
+def rnn_weights(seed: int) -> dict[str, np.ndarray]:
+    """Weights of the recurrent network that predicts the next observation, float64."""
+    rng = np.random.default_rng(seed)
+    return {**_recurrent("rnn", rng), **_linear("output", (2, HIDDEN), rng)}
+
+
+def _recurrent(name: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A recurrent layer that takes a point and a time."""
+    bound = 1 / sqrt(HIDDEN)
+    shapes = {
+        "weight_ih_l0": (HIDDEN, 3),
+        "weight_hh_l0": (HIDDEN, HIDDEN),
+        "bias_ih_l0": (HIDDEN,),
+        "bias_hh_l0": (HIDDEN,),
+    }
+    return {f"{name}.{key}": rng.uniform(-bound, bound, shape) for key, shape in shapes.items()}
+
+
+def _linear(name: str, shape: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    bound = 1 / sqrt(shape[1])
+    return {f"{name}.weight": rng.uniform(-bound, bound, shape), f"{name}.bias": rng.uniform(-bound, bound, shape[0])}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nodebench.problem import Problem
-from nodebench.tasks.linear.closed_form import Loss
+from nodebench.tasks.linear.task import Loss
 
 TorchBatch = Mapping[str, Tensor]
 """`y0`, shape `(n, d)`, and for training `observed`, shape `(n, n_times, d)`."""

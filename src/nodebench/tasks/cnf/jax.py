@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from nodebench.problem import Field, Problem
-from nodebench.tasks.cnf.objectives import Objective, objective
-from nodebench.tasks.cnf.weights import HYPER_WIDTH
+from nodebench.tasks.cnf.data import Objective, objective
+from nodebench.tasks.cnf.task import HYPER_WIDTH
 
 JaxBatch = Mapping[str, jax.Array]
 """`data` or `base`, shape `(n, 2)`; for Hutchinson's estimate of the trace also `noise`, shape `(n, 2)`, of int8."""

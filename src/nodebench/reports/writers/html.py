@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape
 
-from nodebench.reports import theme
 from nodebench.reports.document import Chart, Column, Document, Drawing, Entry, Missing, Table, key
-from nodebench.reports.notation import contents, meanings, order, reasons, spans
+from nodebench.reports.writers import theme
+from nodebench.reports.writers.notation import contents, meanings, order, reasons, spans
 
 PAGE_LIMIT = 3_000_000
 """Bytes a page may have; drawings are left out from the end on rather than passing it."""
@@ -118,7 +118,7 @@ def _drawing(drawing: Drawing) -> Markup:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("nodebench.reports"),
+        loader=PackageLoader("nodebench.reports.writers"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -143,7 +143,7 @@ def _environment() -> Environment:
 
 def _own(name: str) -> Markup:
     """A part of the page that stands as it is."""
-    return Markup(files("nodebench.reports").joinpath("templates", name).read_text("utf-8"))
+    return Markup(files("nodebench.reports.writers").joinpath("templates", name).read_text("utf-8"))
 
 
 @cache

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from nodebench.bench.machine import fingerprint
 from nodebench.bench.plan import Plan
-from nodebench.bench.reproduction import Conditions, answers, continuation, known, named, settles
+from nodebench.bench.runner import Continuation
 from nodebench.errors import user_error
 from nodebench.measuring import Watcher, measure
 from nodebench.options import DEFAULT_STORE, ReproduceOptions
-from nodebench.reports.files import PAGES, check_outputs
+from nodebench.paper.pages import Place, Source
+from nodebench.paper.plans import Conditions, named, page_of
+from nodebench.reports.writers.files import PAGES, check_outputs
+from nodebench.results.environment import differences, environment_of
 from nodebench.results.record import Record
 from nodebench.results.store import Store, now
 
@@ -95,7 +98,7 @@ class Study:
             UserError: If it cannot be measured.
         """
         assert self.environment is not None, "what is measured is of this machine"
-        found = known(self.answers(plan), plan.measure)
+        found = self.settled(plan)
         how = continuation(Store(self.path), plan, self.environment)
         if len(found) < len(plan.cells) or how == "resume":
             options = replace(self.options, resume=how == "resume")
@@ -103,9 +106,6 @@ class Study:
 
     def page(self, name: str, command: str) -> "Document":
         """The page of a reproduction, made by a command."""
-        from nodebench.reports.paper.pages import page_of
-        from nodebench.reports.paper.source import Place, Source
-
         store = Store(self.path, read_only=True)
         places: dict[str, list[Place]] = {}
         for part, plan in self.plans[name].items():
@@ -174,6 +174,50 @@ def pages_of(names: Sequence[str], output: Sequence[Path], charts: str | None) -
         with user_error(f"nothing can be written in the folder `{folder}`"), TemporaryFile(dir=folder):
             pass
     return found
+
+
+def answers(store: Store, planned: Plan, environment: Mapping[str, Any] | None = None) -> dict[str, Record]:
+    """What a store says of a plan: for each of its cells the newest record that has what is measured, by id.
+
+    Where there is none, the newest failure of a run of this very plan: what failed in another may have been another
+    measurement. A cell of which nothing is known is absent.
+
+    Args:
+        store: The store.
+        planned: The plan.
+        environment: Fingerprint of the machine to whose records, on the same software, to keep; None for any.
+
+    Raises:
+        StoreError: If the store lacks the fingerprint of a record.
+    """
+    wanted = {cell.cell_id for cell in planned.cells}
+    plans = {run.run_id: run.plan for run in store.runs()}
+    records = [record for record in store.records() if record.cell_id in wanted]
+    if environment is not None:
+        taken = store.environments()
+        records = [record for record in records if not differences(environment_of(record, taken), environment)]
+    failed = [r for r in records if r.status != "ok" and plans[r.run_id] == planned.plan_id]
+    settled = [r for r in records if settles(r, planned.measure)]
+    newest = {r.cell_id: r for part in (failed, settled) for r in sorted(part, key=lambda r: r.created_at)}
+    return {cell.cell_id: newest[cell.cell_id] for cell in planned.cells if cell.cell_id in newest}
+
+
+def settles(record: Record, measure: str) -> bool:
+    """Whether a record has what is measured, so that its cell need not be measured again."""
+    needed = {
+        "training": (record.metric_value,),
+        "gradient": (record.step_s,),
+        "counts": (record.nfe_forward,),
+        "both": (record.metric_value, record.step_s),
+    }[measure]
+    return record.status == "ok" and None not in needed
+
+
+def continuation(store: Store, planned: Plan, environment: Mapping[str, Any]) -> Continuation:
+    """Whether there is an interrupted run of a plan to go on with: the newest, if made under the same conditions."""
+    run_id = store.newest(planned.plan_id, unfinished=True)
+    alike = run_id is not None and not differences(store.run(run_id).environment, environment)
+    return "resume" if alike else "new"
 
 
 def _conditions(options: ReproduceOptions) -> Conditions:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
 
-from nodebench.reports.formatting import number
-from nodebench.reports.paper.source import DIGITS, Sample, Source
+from nodebench.paper.pages import DIGITS, Sample, Source
+from nodebench.reports.document import number
 from nodebench.stats import PowerLaw, student, welch
 
 NEAR = 0.25

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+from nodebench.paper.pages import DIGITS, Place, Sample, Source, page, published, sample
+from nodebench.paper.plans import OBSERVATIONS
+from nodebench.paper.published import TABLE_2
+from nodebench.paper.verdicts import Verdict, all_of, below, rule
 from nodebench.reports.document import Block, Column, Document, Entry, Section, Table
-from nodebench.reports.paper.figures import TABLE_2
-from nodebench.reports.paper.frame import page
-from nodebench.reports.paper.source import DIGITS, Place, Sample, Source, published, sample
-from nodebench.reports.paper.verdicts import Verdict, all_of, below, rule
-
-OBSERVATIONS = (30, 50, 100)
 
 NAMES = {"rnn": "RNN", "latent-ode": "Latent ODE"}
 """What the paper calls the models."""

@@ -21,7 +21,7 @@ from nodebench.reports.document import (
     Table,
     key,
 )
-from nodebench.reports.notation import caption, meanings, reasons, spans
+from nodebench.reports.writers.notation import caption, meanings, reasons, spans
 
 NOTHING: Mapping[str, str] = {}
 

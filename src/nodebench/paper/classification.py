@@ -5,12 +5,10 @@ from math import sqrt
 
 import numpy as np
 
-from nodebench.reports.document import Column, Document, Entry, Section, Table
-from nodebench.reports.formatting import ABSENT, number
-from nodebench.reports.paper.figures import MEMORY_EXPONENTS, TABLE_1, Classifier
-from nodebench.reports.paper.frame import page, stand_ins
-from nodebench.reports.paper.source import UNLIKE, Place, Sample, Source, published, sample
-from nodebench.reports.paper.verdicts import exponent_text, growth_claim, seen
+from nodebench.paper.pages import UNLIKE, Place, Sample, Source, page, published, sample, stand_ins
+from nodebench.paper.published import MEMORY_EXPONENTS, TABLE_1, Classifier
+from nodebench.paper.verdicts import exponent_text, growth_claim, seen
+from nodebench.reports.document import ABSENT, Column, Document, Entry, Section, Table, number
 from nodebench.results.record import Record
 from nodebench.results.scaling import scalings
 from nodebench.stats import PowerLaw, fit_power_law

@@ -1,22 +1,23 @@
-"""The tables and figures of the paper that can be measured again, declared as plans, and what of them a store holds.
+"""The tables and figures of the paper that can be measured again, each with its plans and its page.
 
 "Neural Ordinary Differential Equations", Chen, Rubanova, Bettencourt and Duvenaud, 2018,
 https://arxiv.org/abs/1806.07366.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from nodebench.bench.matrix import plan, scaling_plan
 from nodebench.bench.plan import Plan, joined
 from nodebench.bench.request import Request
-from nodebench.bench.runner import Continuation
 from nodebench.errors import UnknownNameError
-from nodebench.results.environment import differences, environment_of
-from nodebench.results.record import Record
-from nodebench.results.store import Store
 from nodebench.tasks.base import Preset
+
+if TYPE_CHECKING:
+    from nodebench.paper.pages import Source
+    from nodebench.reports.document import Document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +72,13 @@ class Reproduction:
     Attributes:
         name: What it is called on the command line.
         title: What it shows.
+        page: Which function makes its page, as `module.function` of this package.
         parts: What is measured for it.
     """
 
     name: str
     title: str
+    page: str
     parts: tuple[Part, ...]
 
 
@@ -117,6 +120,8 @@ EVALUATIONS = Part(
 
 SIZES = (2, 8, 32)
 TARGETS = ("u1", "u2", "u3")
+SAMPLED = ("circles", "moons")
+OBSERVATIONS = (30, 50, 100)
 
 DENSITIES = Part(
     "training",
@@ -139,7 +144,7 @@ LIKELIHOOD = Part(
     "training",
     (
         Request(
-            tasks=("cnf[dataset=circles]", "cnf[dataset=moons]"),
+            tasks=tuple(f"cnf[dataset={data}]" for data in SAMPLED),
             models=("cnf", "planar"),
             backends=("adjoint",),
             measure="training",
@@ -151,7 +156,7 @@ SPIRALS = Part(
     "training",
     (
         Request(
-            tasks=tuple(f"spiral[observations={n}]" for n in (30, 50, 100)),
+            tasks=tuple(f"spiral[observations={n}]" for n in OBSERVATIONS),
             models=("latent-ode", "rnn"),
             backends=("adjoint",),
             measure="training",
@@ -162,13 +167,22 @@ SPIRALS = Part(
 REPRODUCTIONS: Mapping[str, Reproduction] = {
     found.name: found
     for found in (
-        Reproduction("table1", "Classification of digits: error, parameters, memory and time", (CLASSIFIERS, STEPS)),
-        Reproduction("table3", "The same with smaller residual networks", (CLASSIFIERS, STEPS)),
-        Reproduction("figure3", "Evaluations of a trained ODE-Net", (TRAINED_ODE_NET, EVALUATIONS)),
-        Reproduction("figure4", "Density matching: continuous against planar flows", (DENSITIES,)),
-        Reproduction("figure5", "Maximum likelihood: flows between noise and data", (LIKELIHOOD,)),
-        Reproduction("table2", "Spirals continued: latent ODE against recurrent network", (SPIRALS,)),
-        Reproduction("figure8", "Spirals reconstructed, and their latent space", (SPIRALS,)),
+        Reproduction(
+            "table1",
+            "Classification of digits: error, parameters, memory and time",
+            "classification.tables",
+            (CLASSIFIERS, STEPS),
+        ),
+        Reproduction(
+            "table3", "The same with smaller residual networks", "classification.tables", (CLASSIFIERS, STEPS)
+        ),
+        Reproduction(
+            "figure3", "Evaluations of a trained ODE-Net", "evaluations.figure", (TRAINED_ODE_NET, EVALUATIONS)
+        ),
+        Reproduction("figure4", "Density matching: continuous against planar flows", "flows.matching", (DENSITIES,)),
+        Reproduction("figure5", "Maximum likelihood: flows between noise and data", "flows.likelihood", (LIKELIHOOD,)),
+        Reproduction("table2", "Spirals continued: latent ODE against recurrent network", "spirals.table", (SPIRALS,)),
+        Reproduction("figure8", "Spirals reconstructed, and their latent space", "spirals.figure", (SPIRALS,)),
     )
 }
 
@@ -188,50 +202,9 @@ def named(names: Iterable[str]) -> list[Reproduction]:
     return list(chosen.values())
 
 
-def answers(store: Store, planned: Plan, environment: Mapping[str, Any] | None = None) -> dict[str, Record]:
-    """What a store says of a plan: for each of its cells the newest record that has what is measured, by id.
-
-    Where there is none, the newest failure of a run of this very plan: what failed in another may have been another
-    measurement. A cell of which nothing is known is absent.
-
-    Args:
-        store: The store.
-        planned: The plan.
-        environment: Fingerprint of the machine to whose records, on the same software, to keep; None for any.
-
-    Raises:
-        StoreError: If the store lacks the fingerprint of a record.
-    """
-    wanted = {cell.cell_id for cell in planned.cells}
-    plans = {run.run_id: run.plan for run in store.runs()}
-    records = [record for record in store.records() if record.cell_id in wanted]
-    if environment is not None:
-        taken = store.environments()
-        records = [record for record in records if not differences(environment_of(record, taken), environment)]
-    failed = [r for r in records if r.status != "ok" and plans[r.run_id] == planned.plan_id]
-    settled = [r for r in records if settles(r, planned.measure)]
-    newest = {r.cell_id: r for part in (failed, settled) for r in sorted(part, key=lambda r: r.created_at)}
-    return {cell.cell_id: newest[cell.cell_id] for cell in planned.cells if cell.cell_id in newest}
-
-
-def settles(record: Record, measure: str) -> bool:
-    """Whether a record has what is measured, so that its cell need not be measured again."""
-    needed = {
-        "training": (record.metric_value,),
-        "gradient": (record.step_s,),
-        "counts": (record.nfe_forward,),
-        "both": (record.metric_value, record.step_s),
-    }[measure]
-    return record.status == "ok" and None not in needed
-
-
-def known(found: Mapping[str, Record], measure: str) -> Collection[str]:
-    """Ids of the cells that need not be measured again."""
-    return {cell_id for cell_id, record in found.items() if settles(record, measure)}
-
-
-def continuation(store: Store, planned: Plan, environment: Mapping[str, Any]) -> Continuation:
-    """Whether there is an interrupted run of a plan to go on with: the newest, if made under the same conditions."""
-    run_id = store.newest(planned.plan_id, unfinished=True)
-    alike = run_id is not None and not differences(store.run(run_id).environment, environment)
-    return "resume" if alike else "new"
+def page_of(source: "Source") -> "Document":
+    """The page of a reproduction."""
+    module, _, function = REPRODUCTIONS[source.name].page.partition(".")
+    # Pages draw charts, which an extra brings, and plans are made without it.
+    page: Document = getattr(import_module(f"nodebench.paper.{module}"), function)(source)
+    return page

@@ -14,7 +14,7 @@ from typing_extensions import override
 from nodebench.errors import UserError
 from nodebench.problem import Array, Field, Problem, State
 from nodebench.tasks.spiral.data import LATENT, N_FURTHER, N_POINTS, SPACING, further_times, span_times
-from nodebench.tasks.spiral.weights import HIDDEN, UNITS
+from nodebench.tasks.spiral.task import HIDDEN, UNITS
 
 TorchBatch = Mapping[str, Tensor]
 """What `nodebench.tasks.spiral.data.draw` returns, on the device."""

@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from nodebench.problem import Problem
-from nodebench.tasks.linear.closed_form import Loss
+from nodebench.tasks.linear.task import Loss
 
 JaxBatch = Mapping[str, jax.Array]
 """`y0`, shape `(n, d)`, and for training `observed`, shape `(n, n_times, d)`."""

@@ -10,8 +10,8 @@ from torch.nn import functional
 from typing_extensions import override
 
 from nodebench.problem import Field, Problem
-from nodebench.tasks.cnf.objectives import Objective, objective
-from nodebench.tasks.cnf.weights import HYPER_WIDTH
+from nodebench.tasks.cnf.data import Objective, objective
+from nodebench.tasks.cnf.task import HYPER_WIDTH
 
 TorchBatch = Mapping[str, Tensor]
 """`data` or `base`, shape `(n, 2)`; for Hutchinson's estimate of the trace also `noise`, shape `(n, 2)`, of int8."""

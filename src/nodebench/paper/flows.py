@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 
+from nodebench.paper.pages import DIGITS, Place, Sample, Source, page, sample
+from nodebench.paper.plans import SAMPLED, SIZES, TARGETS
+from nodebench.paper.verdicts import below, counted, rule
 from nodebench.reports.document import Block, Chart, Column, Document, Entry, Missing, Section, Table
-from nodebench.reports.paper.frame import page
-from nodebench.reports.paper.source import DIGITS, Place, Sample, Source, sample
-from nodebench.reports.paper.verdicts import below, counted, rule
 from nodebench.reports.series import Axis, Row, lines
-
-TARGETS = ("u1", "u2", "u3")
-SIZES = (2, 8, 32)
-SAMPLED = ("circles", "moons")
 
 KL = Axis("KL(q || p), nats", log=True)
 SIZE = Axis("hidden units M, layers K", log=True)

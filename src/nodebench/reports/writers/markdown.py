@@ -16,7 +16,7 @@ from nodebench.reports.document import (
     Paragraph,
     Table,
 )
-from nodebench.reports.notation import caption, meanings, reasons, spans
+from nodebench.reports.writers.notation import caption, meanings, reasons, spans
 
 NOTHING: Mapping[str, str] = {}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from nodebench.problem import Array, Field, Problem, State
 from nodebench.tasks.spiral.data import LATENT, N_POINTS, further_times, span_times
-from nodebench.tasks.spiral.weights import HIDDEN, UNITS
+from nodebench.tasks.spiral.task import HIDDEN, UNITS
 
 JaxBatch = Mapping[str, jax.Array]
 """What `nodebench.tasks.spiral.data.draw` returns, on the device."""

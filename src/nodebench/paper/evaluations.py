@@ -5,13 +5,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from nodebench.paper.pages import Place, Source, page
+from nodebench.paper.published import BACKWARD_SHARE
+from nodebench.paper.verdicts import growth_claim, seen
 from nodebench.reports.charts import backward_evaluations
-from nodebench.reports.document import Block, Chart, Column, Document, Entry, Missing, Section, Table
-from nodebench.reports.formatting import ABSENT, number
-from nodebench.reports.paper.figures import BACKWARD_SHARE
-from nodebench.reports.paper.frame import page
-from nodebench.reports.paper.source import Place, Source
-from nodebench.reports.paper.verdicts import growth_claim, seen
+from nodebench.reports.document import ABSENT, Block, Chart, Column, Document, Entry, Missing, Section, Table, number
 from nodebench.reports.series import Axis, Row, lines
 from nodebench.reports.tables import sweep_table
 from nodebench.results.record import Record

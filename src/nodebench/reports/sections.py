@@ -1,0 +1,333 @@
+"""The sections of a report: one for each task, then failures, machines, methods, settings and notes."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nodebench.errors import StoreError
+from nodebench.plots import RenderedPlot
+from nodebench.reports.answers import Answer, absence_sentences, answer, answer_sentences, since_sentence
+from nodebench.reports.charts import backward_evaluations, courses, growth, work_precision
+from nodebench.reports.comparison import base_task, comparisons, grouped, newest
+from nodebench.reports.document import (
+    ABSENT,
+    Block,
+    Bullets,
+    Column,
+    Details,
+    Drawing,
+    Entry,
+    Missing,
+    Paragraph,
+    Section,
+    Table,
+    key,
+)
+from nodebench.reports.machines import Machine, Machines, several_nodes
+from nodebench.reports.tables import (
+    SETTINGS,
+    comparison_table,
+    exponents,
+    failed_table,
+    settings_table,
+    sweep_table,
+    trained_table,
+)
+from nodebench.results.quantities import how_taken
+from nodebench.results.record import Record
+from nodebench.results.store import Run
+
+MAX_OPEN = 6
+"""Settings of a task whose tables stand open; those of the others are folded away."""
+
+MAX_SETTINGS = 24
+"""Settings of a task that have a table."""
+
+MAX_HOLES = 2
+"""Holes that stand open; more are folded away."""
+
+MAX_PLOTTED = 6
+"""Models of a task whose plots are shown."""
+
+
+@dataclass(frozen=True)
+class TaskContents:
+    """What there is to say of a task.
+
+    Attributes:
+        records: Its records, one of each cell.
+        answers: What its comparisons say, that of most backends first.
+    """
+
+    records: tuple[Record, ...]
+    answers: tuple[Answer, ...]
+
+    @property
+    def name(self) -> str:
+        """The task without its options."""
+        return base_task(self.records[0])
+
+    @property
+    def measured(self) -> list[Record]:
+        """The records that its comparisons show: those with gradients."""
+        return [record for each in self.answers for record in each.comparison.records]
+
+    @property
+    def trained(self) -> list[Record]:
+        """The newest record of each trained cell, as one of the machine that it was trained on."""
+        return [r.as_trained for r in newest(record for record in self.records if record.metric_value is not None)]
+
+    @property
+    def failed_since(self) -> list[tuple[Record, Record]]:
+        """Trained cells of which the newest attempt failed before it reached anything, each with that attempt."""
+        last = {record.cell_id: record for record in newest(self.records)}
+        pairs = ((record, last[record.cell_id]) for record in self.trained)
+        return [(record, newer) for record, newer in pairs if newer.status != "ok" and newer.metric_value is None]
+
+
+def contents(records: Sequence[Record]) -> TaskContents:
+    """What there is to say of the records of one task."""
+    answers = sorted(map(answer, comparisons(records)), key=lambda each: -len(each.comparison.ranked))
+    return TaskContents(tuple(records), tuple(answers))
+
+
+def task_section(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlot, ...]]) -> Section:
+    """Tables, charts and plots of a task."""
+    blocks: tuple[Block, ...] = (
+        *_comparisons(task),
+        *_trained(task),
+        *exponents(key(task.name), task.measured),
+        *work_precision(task.measured),
+        *growth(task.measured),
+        *backward_evaluations(task.measured),
+        *courses(task.trained),
+        *_drawings(task, plots),
+    )
+    return Section(f"Task {task.name}", _holes_last(blocks))
+
+
+def _holes_last(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """What there is first, then what there is not: a task that was only trained has many holes, told in one place."""
+    holes = [block for block in blocks if isinstance(block, Missing)]
+    there = [block for block in blocks if not isinstance(block, Missing)]
+    if len(holes) <= MAX_HOLES:
+        return (*there, *holes)
+    return (*there, Details(f"What is not shown, and why ({len(holes)})", tuple(holes)))
+
+
+def _comparisons(task: TaskContents) -> Iterator[Block]:
+    if not task.answers:
+        yield Missing("comparison of gradient methods", "no gradient was measured; run with `--measure gradient`.")
+    parts: list[tuple[Block, ...]] = []
+    for at, each in enumerate(task.answers[:MAX_SETTINGS], start=1):
+        table = comparison_table(f"{key(task.name)}-comparison-{at}", each.comparison)
+        # The page opens with what the first one says.
+        said = (*(answer_sentences(each) if at > 1 else ()), *absence_sentences(each))
+        parts.append((table, *([Bullets(said)] if said else [])))
+    for part in parts[:MAX_OPEN]:
+        yield from part
+    if folded := [block for part in parts[MAX_OPEN:] for block in part]:
+        n = len(parts) - MAX_OPEN
+        yield Details(f"{n} more setting{'' if n == 1 else 's'}", tuple(folded))
+    if len(task.answers) > MAX_SETTINGS:
+        reason = "the table of answers has them; a report of single runs, or `-o report.csv`, has their figures."
+        yield Missing(f"tables of {len(task.answers) - MAX_SETTINGS} further settings", reason)
+
+
+def _trained(task: TaskContents) -> Iterator[Block]:
+    if not task.trained:
+        yield Missing("table of trained models", "nothing was trained; run with `--measure training` or `both`.")
+        return
+    yield trained_table(f"{key(task.name)}-trained", task.trained)
+    if task.failed_since:
+        yield Bullets(tuple(since_sentence(record, failure) for record, failure in task.failed_since))
+    swept = [record for record in task.trained if record.tolerance_sweep]
+    if swept:
+        yield sweep_table(f"{key(task.name)}-sweep", swept)
+    else:
+        yield Missing("tolerance sweep of trained networks", "it needs a trained ODE model with an adaptive solver.")
+
+
+def _drawings(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlot, ...]]) -> Iterator[Block]:
+    # The newest of each model, whatever its seed, tolerance or budget.
+    models = grouped(task.trained, lambda r: (r.task, r.model, r.backend))
+    shown = [(max(same, key=lambda r: r.created_at)) for same in models]
+    drawn = 0
+    for record in shown:
+        try:
+            found = plots(record)
+        except StoreError as error:
+            yield Missing(f"plots of {_model(record)}", str(error))
+            continue
+        drawn += bool(found)
+        if found and drawn > MAX_PLOTTED:
+            reason = f"those of {MAX_PLOTTED} models are shown; a report of its run `{record.run_id}` shows them."
+            yield Missing(f"plots of {_model(record)}", reason)
+        elif found:
+            yield from (_drawing(record, plot) for plot in found)
+    if not drawn:
+        reason = "no trained model of this task left any." if shown else "they need a trained model."
+        yield Missing("plots of trained models", reason)
+
+
+def _drawing(record: Record, plot: RenderedPlot) -> Drawing:
+    name = key("-".join([record.task, record.model, record.backend or "", plot.name]))
+    caption = f"{_model(record)}, preset {record.preset}, seed {record.seed}."
+    return Drawing(name, caption, plot)
+
+
+def _model(record: Record) -> str:
+    return f"{record.model} on `{record.task}`" + (f" with `{record.backend}`" if record.backend else "")
+
+
+STARTED = {
+    "fork": "were forked by one that had imported the framework, a fresh one in each of several starts",
+    "spawn": "were, some or all of them, new interpreters",
+}
+"""How the processes of a cell were started, in words."""
+
+MAX_OUTPUTS = 20
+"""Failures whose last output is shown."""
+
+MAX_LINES = 12
+"""Lines of it."""
+
+MAX_NOTES = 12
+"""Notes that stand open."""
+
+
+def appendix(records: Sequence[Record], runs: Sequence[Run], machines: Machines) -> tuple[Section, ...]:
+    """The sections after those of the tasks."""
+    last = newest(records)
+    failed = [record for record in last if record.status != "ok"]
+    sections = [Section("Machines and runs", tuple(_machines(records, runs, machines)))] if runs else []
+    if failed:
+        sections.insert(0, Section("Not ok", tuple(_failures(failed))))
+    sections.append(Section("How each figure is taken", (_methods(), *_start_methods(last))))
+    if records:
+        sections.append(Section("Settings", tuple(_settings(last))))
+        sections.append(Section("Notes", tuple(_notes(last))))
+    return tuple(sections)
+
+
+def _failures(failed: Sequence[Record]) -> Iterator[Block]:
+    yield failed_table("not-ok", failed)
+    told = [record for record in failed if record.stderr]
+    for record in told[:MAX_OUTPUTS]:
+        lines = record.traceback.splitlines()[-MAX_LINES:]
+        yield Details(f"Last output of {record.backend or record.model} on {record.task}", (Bullets(tuple(lines)),))
+    if len(told) > MAX_OUTPUTS:
+        what = f"last output of {len(told) - MAX_OUTPUTS} more cells"
+        yield Missing(what, "`nodebench logs CELL` prints it, `nodebench show RUN --json` has it too.")
+
+
+def _machines(records: Sequence[Record], runs: Sequence[Run], machines: Machines) -> Iterator[Block]:
+    yield _runs_table(runs)
+    several = len(machines.all) > 1 or several_nodes(records)
+    if several:
+        yield _machines_table(machines)
+    if several or len(runs) > 1:
+        alike = "All machines and libraries are alike; git commits are not compared."
+        yield Bullets(tuple(machines.unlike()) or (alike,))
+
+
+ENVIRONMENT = ("cpu", "cores", "gpu", "system", "python", "libraries", "commit")
+
+
+def _runs_table(runs: Sequence[Run]) -> Table:
+    # Only a run that was handed to others has an executor.
+    own = ["executor"] if any(run.environment.get("executor") for run in runs) else []
+    titles = ("run", "began", "ended", "cells", *ENVIRONMENT, *own, "command")
+    columns = tuple(Column(title, numeric=title == "cells") for title in titles)
+    rows = tuple((*_run(run), *(_text(run.environment.get(name)) for name in own), _command(run)) for run in runs)
+    return Table("runs", "Runs, and the machine and software of each.", columns, rows)
+
+
+def _run(run: Run) -> Iterator[Entry]:
+    yield from (_text(value) for value in (run.run_id, run.created_at, run.finished_at))
+    yield Entry(f"{run.n_records} of {run.n_cells}", run.n_records)
+    yield from _environment(run.environment, [_commit(run.environment)])
+
+
+def _command(run: Run) -> Entry:
+    return Entry(f"`{run.command}`", run.command)
+
+
+def _machines_table(machines: Machines) -> Table:
+    columns = (
+        Column("machine"),
+        Column("nodes", "Names of the machines; those that are alike share a row.", numeric=False),
+        *(Column(title, numeric=False) for title in ENVIRONMENT),
+        Column("cells", "How many cells were measured there."),
+    )
+    return Table("machines", "Machines that cells were measured on.", columns, tuple(map(_machine, machines.all)))
+
+
+def _machine(machine: Machine) -> tuple[Entry, ...]:
+    n_cells = len({record.cell_id for record in machine.records})
+    return (
+        Entry(str(machine.place), machine.place),
+        _text(", ".join(machine.nodes) or None),
+        *_environment(machine.environments[0], map(_commit, machine.environments)),
+        Entry(str(n_cells), n_cells),
+    )
+
+
+def _environment(found: Mapping[str, Any], commits: Iterable[str | None]) -> Iterator[Entry]:
+    """What there is of a fingerprint: that of a run whose cells were measured elsewhere is of its software alone."""
+    texts = {
+        "gpu": (found["gpu"] or "none") if "gpu" in found else None,
+        "libraries": ", ".join(f"{name} {version}" for name, version in found.get("libraries", {}).items() if version),
+        "commit": ", ".join(dict.fromkeys(filter(None, commits))) or None,
+    }
+    yield from (_text(texts.get(name, found.get(name))) for name in ENVIRONMENT)
+
+
+def _commit(environment: Mapping[str, Any]) -> str | None:
+    git = environment.get("git") or {}
+    return f"{git['commit'][:12]}{', changed' if git.get('dirty') else ''}" if git.get("commit") else None
+
+
+def _methods() -> Table:
+    columns = tuple(Column(title, numeric=False) for title in ("figure", "in a record", "how it is taken"))
+    return Table("methods", "How each figure is taken.", columns, tuple(tuple(map(_text, row)) for row in how_taken()))
+
+
+def _start_methods(records: Sequence[Record]) -> Iterator[Block]:
+    """How the processes of the records were started, where that was recorded."""
+    found = Counter(STARTED[record.start_method] for record in records if record.start_method)
+    if found:
+        told = (f"those of {n} cells {how}" for how, n in found.most_common())
+        yield Paragraph(f"Processes: {'; '.join(told)}.")
+
+
+def _settings(records: Sequence[Record]) -> Iterator[Block]:
+    values = {field: {getattr(record, field) for record in records} for field in SETTINGS}
+    common = [field for field, found in values.items() if len(found) == 1]
+    if common:
+        texts = (f"{field} {getattr(records[0], field)}" for field in common if getattr(records[0], field) is not None)
+        yield Paragraph(f"The same in all cells: {', '.join(texts)}.")
+    table = settings_table("settings", records, [field for field in SETTINGS if field not in common])
+    if table.columns:
+        yield Details("Settings of every cell", (table,))
+
+
+def _notes(records: Sequence[Record]) -> Iterator[Block]:
+    notes = sorted({note for record in records for note in record.notes})
+    nature: dict[str, None] = {}
+    for record in records:
+        nature |= {f"`{record.backend}`: {difference}": None for difference in record.differences}
+    if notes:
+        yield Bullets(tuple(notes[:MAX_NOTES]))
+    if notes[MAX_NOTES:]:
+        yield Details(f"{len(notes) - MAX_NOTES} more notes", (Bullets(tuple(notes[MAX_NOTES:])),))
+    if nature:
+        yield Paragraph("By the nature of its library or method:")
+        yield Bullets(tuple(nature))
+    if not notes and not nature:
+        yield Paragraph("No cell left a note.")
+
+
+def _text(value: Any) -> Entry:
+    return Entry(ABSENT if value is None else str(value), value)
