@@ -47,7 +47,7 @@ def main(n_starts: int, backend: str, task: str) -> None:
             for way in WAYS if n % 2 else WAYS[::-1]:
                 timing = Interleaving(found[way], first_step, settings, lambda _: None)
                 with Launchers() as launchers:
-                    timing.start(found[way], launchers if way == "fork" else None, ROUNDS, float("inf"))
+                    timing.start(launchers if way == "fork" else None, found[way], ROUNDS, float("inf"))
     samples = {way: [_of_start(found[way], at) for at in range(n_starts)] for way in WAYS}
     print(f"{backend} on {task}, {n_starts} starts each way, {ROUNDS} rounds; per cent unless said otherwise")
     print("| | fork | spawn | F, two-sided p |\n|---|---|---|---|")

@@ -51,8 +51,11 @@ def test_the_share_is_paired_within_the_turn():
 def test_a_step_of_one_program_has_no_floor():
     """Where the framework offers no calls, or none were counted, nothing is measured."""
     fused = replace(fake_step(), field_calls=lambda: None)
-    assert GradientPasses(None, fused).floor(Evaluations(7, 5, 3), 0.1).known == {}
-    assert GradientPasses(None, fake_step()).floor(Evaluations(0, 0, 0), 0.1).known == {}
+    passes = GradientPasses()
+    passes.step = fused
+    assert passes.floor(Evaluations(7, 5, 3), 0.1).known == {}
+    passes.step = fake_step()
+    assert passes.floor(Evaluations(0, 0, 0), 0.1).known == {}
 
 
 def test_the_floor_is_in_the_record(tmp_path):

@@ -104,7 +104,7 @@ def test_every_failure_is_a_row(tmp_path):
         assert record.reason is None if reason is None else reason in record.reason
         assert record.ratio is None
     assert "ValueError: the fake raises as told" in records[names["raise"]].stderr
-    assert "_MISBEHAVIOURS" in records[names["raise"]].stderr
+    assert "_misbehave" in records[names["raise"]].stderr
     assert records[names["memory"]].requested_bytes == 2**62
     assert records[names["ok"]].stderr is None
     assert records[names["wrong"]].step_s is not None
@@ -188,7 +188,7 @@ def test_references_of_two_problems_are_two(tmp_path):
         reference = preparing.reference(first_step, inputs, tmp_path / "references", 1)
         worker = Worker(Assignment(cell), None)
         worker.prepare(first_step, inputs)
-        worker.passes.gradients(gradients)
+        worker.gradients(gradients)
         found = continuous_errors(Reference.load(gradients), Reference.load(reference.path), cell.spec)
         assert found.grad_error_params < 1e-3
         kept.add(reference.path)

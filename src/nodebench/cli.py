@@ -36,9 +36,7 @@ from nodebench.options import (
 from nodebench.registry import kind_of, split_list
 
 if TYPE_CHECKING:
-    from nodebench.bench.plan import Plan
     from nodebench.measuring import Watcher
-    from nodebench.results.record import Record
 
 OptionsClass = TypeVar("OptionsClass")
 Own = ParamSpec("Own")
@@ -57,6 +55,8 @@ NAMES = {
 
 ARGUMENTS = {"old": "baseline", "new": "candidate"}
 """Fields that are given by their place."""
+
+CONTINUE = "interrupted; continue with the same command and --resume"
 
 NOT_OPTIONS = ("cores", "interpreter", "store")
 """Fields that are chosen for the user, and the one that all commands have."""
@@ -255,7 +255,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Measure backends on tasks: the gradient step, the training, or both."""
-    from nodebench import measuring, printing
+    from nodebench import measuring, printing, progress
     from nodebench.results.store import Store
 
     planned = measuring.planned(options)
@@ -267,7 +267,9 @@ def run(
         printing.print_plan(planned, as_json=as_json)
         raise typer.Exit(1 if planned.broken else 0)
     began = time.monotonic()
-    records = _measured(planned, options, as_json=as_json)
+    watcher = progress.Shown(command_line(), err=as_json)
+    with _interrupted(watcher, CONTINUE):
+        records = measuring.measure(planned, options, watcher)
     shown = records if as_json else printing.of_one_machine(records, Store(Path(options.store), read_only=True))
     printing.print_records(shown, as_json=as_json)
     if not (options.resume or options.rerun_failed or as_json) and options.executor == "local":
@@ -284,12 +286,14 @@ def run(
 )
 def scale(options: ScaleOptions, *, as_json: JsonOption = False) -> None:
     """Measure how memory, evaluations and time grow, and print the exponents beside those of theory."""
-    from nodebench import measuring, printing
+    from nodebench import measuring, printing, progress
     from nodebench.results.scaling import scalings
 
     planned = measuring.planned(options)
     printing.print_broken(planned.broken)
-    records = _measured(planned, options, as_json=as_json)
+    watcher = progress.Shown(command_line(), err=as_json)
+    with _interrupted(watcher, CONTINUE):
+        records = measuring.measure(planned, options, watcher)
     laws = scalings(records, options.over)
     if as_json:
         printing.print_json([asdict(law) for law in laws])
@@ -298,15 +302,6 @@ def scale(options: ScaleOptions, *, as_json: JsonOption = False) -> None:
         printing.print_scalings(laws)
     printing.print_broken(planned.broken)
     raise typer.Exit(0 if measuring.ended_well(records) and not planned.broken else 1)
-
-
-def _measured(planned: "Plan", options: RunOptions, *, as_json: bool) -> "list[Record]":
-    """Measure a plan with its progress shown."""
-    from nodebench import measuring, progress
-
-    shown = progress.Shown(command_line(), err=as_json)
-    with _interrupted(shown, "interrupted; continue with the same command and --resume"):
-        return measuring.measure(planned, options, shown)
 
 
 @app.command()

@@ -142,9 +142,10 @@ class CellRun:
         Raises:
             WorkerError: If the worker fails, dies, or the time is over.
         """
-        self._ready()
+        worker = self._ready()
         with self.clock.running():
-            return self.ask_aside(question, *args, **kwargs)
+            worker.send(question, *args, **kwargs)
+            return worker.receive(question, timeout_s=self.settings.timeout(self.cell))
 
     def ask_aside(self, question: Callable[Concatenate[Questions, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Ask a question that serves the harness alone and is no measured work; otherwise as `ask`."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from nodebench.bench.messages import LIMITED, OUT_OF_MEMORY, Assignment, Failure, Questions, TrainingProgress
 from nodebench.bench.processes import (
@@ -120,7 +120,7 @@ class WorkerProcess:
         began = time.monotonic()
         if isinstance(self._process, Forked):
             self._settle(self._process, timeout_s)
-        self._answer("importing", timeout_s, began)
+        self.receive(Questions.importing, timeout_s=timeout_s, began=began)
 
     def _settle(self, process: Forked, timeout_s: float | None) -> None:
         """Wait for the launcher; where it does not fork, start a new interpreter, which is told all again."""
@@ -172,44 +172,38 @@ class WorkerProcess:
         *,
         timeout_s: float | None = None,
         on_progress: Callable[[TrainingProgress], None] | None = None,
+        began: float | None = None,
     ) -> T:
         """Wait for the answer to the earliest question that has not been answered, which is this one.
 
         Args:
             question: The question.
-            timeout_s: Seconds from now after which the worker is killed; None to wait for ever.
+            timeout_s: Seconds after which the worker is killed; None to wait for ever.
             on_progress: Called with what the worker reports on the way.
+            began: Since when these seconds count, on the clock of `time.monotonic`; None for now.
 
         Raises:
             WorkerError: If the worker fails, dies, or the time is over.
         """
-        self.ready(timeout_s)
-        answer: T = self._answer(question.__name__, timeout_s, time.monotonic(), on_progress)
-        return answer
-
-    def _answer(
-        self,
-        what: str,
-        timeout_s: float | None,
-        began: float,
-        on_progress: Callable[[TrainingProgress], None] | None = None,
-    ) -> Any:
-        deadline = None if timeout_s is None else began + timeout_s
+        if question is not Questions.importing:
+            self.ready(timeout_s)
+        deadline = None if timeout_s is None else (time.monotonic() if began is None else began) + timeout_s
         try:
             while True:
                 remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not self._connection.poll(remaining):
                     self.kill()
-                    raise WorkerError(self._too_long(what, timeout_s))
+                    raise WorkerError(self._too_long(question.__name__, timeout_s))
                 kind, content = self._connection.recv()
                 if kind == "answer":
-                    return content
+                    answer: T = content
+                    return answer
                 if kind == "failure":
                     raise WorkerError(self._limited(self._with_output(content)))
                 if on_progress is not None:
                     on_progress(content)
         except (EOFError, ConnectionError) as error:
-            raise self._death(what) from error
+            raise self._death(question.__name__) from error
 
     def stop(self) -> None:
         """End the worker and everything it started, at once: it holds nothing that is worth waiting for."""

@@ -76,8 +76,19 @@ class GradientGroup:
 
     def measure(self) -> None:
         """All passes of all cells, side by side where nothing is timed, then the timing in turns."""
-        with TemporaryDirectory() as folder:
-            self._measure(Path(folder))
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            programs = folder / "programs"
+            # By place: two versions of one cell have the same id.
+            self._each(lambda measured, at: self._passes(measured, folder / f"{at}.npz"), programs)
+            judge_accuracy(self.cells, self.references, self.settings.max_grad_error)
+            judge_fairness(self.cells)
+            timed = sorted((m for m in self.cells if not m.failed), key=lambda m: (not m.ok, not self._wanted(m)))
+            if timed:
+                room = self.available_bytes
+                timing = Interleaving(timed, self.first_step, self.settings, self.notify, programs, room)
+                timing.measure()
+                self._summarise([m for m in timed if not m.failed], timing.control)
 
     def _each(self, passes: Callable[[CellRun, int], object], programs: Path | None) -> None:
         """Passes of all cells, side by side. What ran out of memory beside others is measured again alone."""
@@ -105,18 +116,6 @@ class GradientGroup:
     def _abandon(self) -> None:
         for measured in [*self.cells, *self.helpers]:
             measured.kill()
-
-    def _measure(self, folder: Path) -> None:
-        programs = folder / "programs"
-        # By place: two versions of one cell have the same id.
-        self._each(lambda measured, at: self._passes(measured, folder / f"{at}.npz"), programs)
-        judge_accuracy(self.cells, self.references, self.settings.max_grad_error)
-        judge_fairness(self.cells)
-        timed = sorted((m for m in self.cells if not m.failed), key=lambda m: (not m.ok, not self._wanted(m)))
-        if timed:
-            timing = Interleaving(timed, self.first_step, self.settings, self.notify, programs, self.available_bytes)
-            timing.measure()
-            self._summarise([m for m in timed if not m.failed], timing.control)
 
     def _wanted(self, measured: CellRun) -> bool:
         """Whether it is the control that was asked for."""

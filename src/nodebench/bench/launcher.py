@@ -78,13 +78,19 @@ class _Launcher:
 
     def __init__(self, control: socket.socket, failure: str) -> None:
         self._control, self._failure = control, failure
+        self._connection: int | None = None
+        """Of a worker that has been forked."""
         self._runner = os.pidfd_open(os.getppid())
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
         self._selector.register(self._runner, selectors.EVENT_READ)
 
-    def serve(self) -> None:
-        """Fork when told to, until the runner has ended or let go."""
+    def serve(self) -> int | None:
+        """Fork when told to, until the runner has ended or let go.
+
+        Returns:
+            In a worker that has been forked, at once, its connection; None in the launcher.
+        """
         while True:
             for key, _ in self._selector.select():
                 child: _Child | None = key.data
@@ -93,7 +99,9 @@ class _Launcher:
                 if child is not None:
                     self._ended(child) if key.fileobj == child.ended else self._let_go(child)
                 elif key.fileobj is self._runner or not self._told():
-                    return
+                    return None
+                elif self._connection is not None:
+                    return self._connection
 
     def _told(self) -> bool:
         """Do as the next message says; False where there is none to come."""
@@ -108,44 +116,38 @@ class _Launcher:
             status.close()
         else:
             self._fork(connection, output, status)
-        os.close(connection)
-        os.close(output)
+        if self._connection is None:
+            os.close(connection)
+            os.close(output)
         return True
 
     def _fork(self, connection: int, output: int, status: socket.socket) -> None:
         launcher = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_worker(connection, output, status, launcher)
+            self._connection = connection
+            self._become_worker(output, status, launcher)
+            return
         child = _Child(pid, os.pidfd_open(pid), status)
         _say(status, "forked", pid)
         self._selector.register(child.ended, selectors.EVENT_READ, child)
         self._selector.register(status, selectors.EVENT_READ, child)
 
-    def _become_worker(self, connection: int, output: int, status: socket.socket, launcher: int) -> None:
-        code = 1
-        try:
-            os.setsid()  # so that it and all it starts can be killed together
-            worker.die_with_parent()
-            if os.getppid() != launcher:
-                return  # it has been killed before
-            for held in [key.fd for key in self._selector.get_map().values()]:
-                os.close(held)
-            self._selector.close()
-            os.close(status.detach())
-            for standard in (1, 2):
-                os.dup2(output, standard)
-            os.close(output)
-            np.random.seed()  # noqa: NPY002  as in an interpreter of its own: what nobody has seeded is not the same
-            gc.enable()
-            worker.serve(connection)
-            code = 0
-        except BaseException:  # noqa: BLE001  the process ends here, whatever it was; its output keeps the reason
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)  # what the launcher would do at its own end is not the worker's to do
+    def _become_worker(self, output: int, status: socket.socket, launcher: int) -> None:
+        """Let go of what is the launcher's."""
+        os.setsid()  # so that it and all it starts can be killed together
+        worker.die_with_parent()
+        if os.getppid() != launcher:
+            sys.exit("the launcher is gone")
+        for held in [key.fd for key in self._selector.get_map().values()]:
+            os.close(held)
+        self._selector.close()
+        os.close(status.detach())
+        for standard in (1, 2):
+            os.dup2(output, standard)
+        os.close(output)
+        np.random.seed()  # noqa: NPY002  as in an interpreter of its own: what nobody has seeded is not the same
+        gc.enable()
 
     def _ended(self, child: _Child) -> None:
         """Tell the runner how a worker ended. It is not reaped: the runner may be about to kill its group by its id."""
@@ -196,11 +198,22 @@ def _import_ahead(framework: str) -> str:
 
 
 def main(control: int, framework: str) -> None:
-    """Serve the runner that holds the other end of a socket."""
+    """Serve the runner that holds the other end of a socket; in each worker that is forked, serve its cell."""
     runner = socket.socket(fileno=control)
     failure = _import_ahead(framework)
     _say(runner, "imported", failure)
-    _Launcher(runner, failure).serve()
+    code = 1
+    try:
+        connection = _Launcher(runner, failure).serve()
+        if connection is not None:
+            worker.serve(connection)
+        code = 0
+    except BaseException:  # noqa: BLE001  the process ends here, whatever it was; its output keeps the reason
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # what the launcher would do at its own end is not a worker's to do
 
 
 if __name__ == "__main__":

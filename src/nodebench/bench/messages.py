@@ -300,9 +300,11 @@ class Questions(Protocol):
     """What a runner may ask a worker; both ends hold to it.
 
     A worker implements each question as a method of this name, and `nodebench.bench.client` sends a question by its
-    name, so that its arguments and its answer have the same types at both ends. A worker imports what its cell needs
-    unasked, before the first question.
+    name, so that its arguments and its answer have the same types at both ends.
     """
+
+    def importing(self) -> None:
+        """Import all that the cell needs, which a worker does unasked."""
 
     def plan(self, task: str, request: "Request", backends: Sequence[tuple[str, str]]) -> Planned:
         """The cells of a task; see `task_cells`."""

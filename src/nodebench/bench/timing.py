@@ -141,14 +141,36 @@ class Interleaving:
         budget_s = self.settings.budget(self.cells[0].cell) * len(self.cells)
         began, stopped_by = time.monotonic(), ""
         try:
-            while not stopped_by and self.control is not None:
-                self._series(self.control, self._rounds(), budget_s / STARTS_PER_BUDGET)
+            while not stopped_by and (control := self.control) is not None:
+                groups, n_rounds = subgroups(self._alive(), self.available_bytes), []
+                for group in groups:
+                    plan = (group, self._rounds(), budget_s / STARTS_PER_BUDGET / len(groups))
+                    try:
+                        with self._launchers() as launchers:
+                            n_rounds.append(self.start(launchers, *plan))
+                    except LostError as lost:
+                        # Where a launcher ends in the midst of a start, it is worth nothing: again, without one.
+                        for measured in group:
+                            measured.note(repeated(lost))
+                        n_rounds.append(self.start(None, *plan))
+                self._count(control, min(n_rounds))
                 stopped_by = self._stop(spent=time.monotonic() - began > budget_s)
         finally:
             for launchers in self._launched:
                 launchers.close()
         for measured in self._alive():
             measured.enter(Measurement(stopped_by=stopped_by, n_rounds=self._n_rounds, n_starts=self._n_starts))
+
+    def _count(self, control: CellRun, n_rounds: int) -> None:
+        """Count a start of every cell."""
+        if control.failed:
+            # What was paired with it is worth nothing: the timing begins anew with another control.
+            for measured in self.cells:
+                measured.starts.clear()
+            self._n_starts = self._n_rounds = 0
+        else:
+            self._n_starts += 1
+            self._n_rounds += n_rounds
 
     def _alive(self) -> list[CellRun]:
         return [measured for measured in self.cells if not measured.failed]
@@ -176,32 +198,6 @@ class Interleaving:
         control, *others = self._alive()
         return [step_ratio(measured) for measured in others] or [step_time(control)]
 
-    def _series(self, control: CellRun, rounds: int, share_s: float) -> None:
-        """One start of every cell."""
-        groups = subgroups(self._alive(), self.available_bytes)
-        done = [self._start(group, rounds, share_s / len(groups)) for group in groups]
-        if control.failed:
-            # What was paired with it is worth nothing: the timing begins anew with another control.
-            for measured in self.cells:
-                measured.starts.clear()
-            self._n_starts = self._n_rounds = 0
-        else:
-            self._n_starts += 1
-            self._n_rounds += min(done)
-
-    def _start(self, group: Sequence[CellRun], rounds: int, share_s: float) -> int:
-        """One start of a subgroup, the control first; returns how many rounds it had.
-
-        Where a launcher ends in the midst of it, it is worth nothing, and is made again with new interpreters.
-        """
-        try:
-            with self._launchers() as launchers:
-                return self.start(group, launchers, rounds, share_s)
-        except LostError as lost:
-            for measured in group:
-                measured.note(repeated(lost))
-            return self.start(group, None, rounds, share_s)
-
     def _launchers(self) -> AbstractContextManager[Launchers]:
         """Launchers of the next start: fresh ones, but for a single start, which is no sample of starts anyway."""
         return nullcontext(kept_launchers()) if self._least_starts == 1 else self._fresh_launchers()
@@ -225,12 +221,12 @@ class Interleaving:
                 for measured in self._alive():
                     measured.launch(self._launched[-1])
 
-    def start(self, group: Sequence[CellRun], launchers: Launchers | None, rounds: int, share_s: float) -> int:
+    def start(self, launchers: Launchers | None, group: Sequence[CellRun], rounds: int, share_s: float) -> int:
         """One start of a subgroup.
 
         Args:
-            group: The cells, the control first; what they measure is added to their `starts`.
             launchers: Where their workers are forked if that is safe; None for new interpreters.
+            group: The cells, the control first; what they measure is added to their `starts`.
             rounds: Most rounds.
             share_s: Time after which no round begins, where the number of rounds was not asked for, in seconds.
 
@@ -248,7 +244,16 @@ class Interleaving:
                 stack.callback(measured.dismiss)
                 measured.open(launchers, self.programs)
             self._warm_up(group)
-            turns = self._turns(group, rounds, share_s)
+            until, turns = time.monotonic() + share_s, [list[Turn]() for _ in group]
+            for n in range(1, rounds + 1):
+                order = [i for i, measured in enumerate(group) if measured.alive]
+                for i in self._order.sample(order, len(order)):
+                    with group[i].failures():
+                        turns[i].append(group[i].ask(Questions.turn))
+                text = f"timing {len(order)} cells in turns, start {self._n_starts + 1}"
+                self.notify(Event("timing", text, group[0].cell, n, rounds))
+                if self.settings.rounds is None and time.monotonic() > until:
+                    break
         for measured, own in zip(group, turns, strict=True):
             if not (measured.failed or group[0].failed):
                 measured.starts.append(Start(own, turns[0]))
@@ -273,21 +278,6 @@ class Interleaving:
                 measured.ask_aside(Questions.pin)
         for launchers in self._launched:
             launchers.settle(self.settings.timeout(group[0].cell))
-
-    def _turns(self, group: Sequence[CellRun], rounds: int, share_s: float) -> list[list[Turn]]:
-        """The turns of each cell; those of a cell that fails on the way are incomplete."""
-        turns: list[list[Turn]] = [[] for _ in group]
-        until = time.monotonic() + share_s
-        for n in range(1, rounds + 1):
-            order = [i for i, measured in enumerate(group) if measured.alive]
-            for i in self._order.sample(order, len(order)):
-                with group[i].failures():
-                    turns[i].append(group[i].ask(Questions.turn))
-            text = f"timing {len(order)} cells in turns, start {self._n_starts + 1}"
-            self.notify(Event("timing", text, group[0].cell, n, rounds))
-            if self.settings.rounds is None and time.monotonic() > until:
-                break
-        return turns
 
 
 def subgroups(cells: Sequence[CellRun], available_bytes: int | None) -> list[list[CellRun]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from nodebench.bench.cell_run import CellRun, probe_run
 from nodebench.bench.client import WorkerError
 from nodebench.bench.group import GradientGroup
@@ -102,20 +104,8 @@ class AbstractWork(ABC):
         """Its cells, with what is known of them before it is done."""
 
     @abstractmethod
-    def _measured(self, site: MachineContext) -> tuple[CellResult, ...]:
+    def measured(self, machine: MachineContext) -> tuple[CellResult, ...]:
         """Measure the cells on a machine."""
-
-    def measured(self, site: MachineContext) -> tuple[CellResult, ...]:
-        """Measure the cells on a machine. Whatever happens becomes of these cells: the rest of the run goes on."""
-        try:
-            return self._measured(site)
-        except Exception as error:  # noqa: BLE001  it ends in the records of these cells, with its traceback
-            failure = Failure("failed", sentence_of(error), "".join(traceback.format_exception(error)))
-            return tuple(outcome.failed(failure) for outcome in self.outcomes)
-
-    def perform(self, site: MachineContext) -> WorkResult:
-        """Do the work on a machine."""
-        return WorkResult(self, self.measured(site), site.node, site.environment)
 
     @property
     def cell(self) -> Cell:
@@ -147,33 +137,30 @@ class GroupWork(AbstractWork):
         """Whether times are taken, which nothing else may disturb."""
         return self.measure in ("gradient", "both")
 
-    def _measured(self, site: MachineContext) -> tuple[CellResult, ...]:
+    @override
+    def measured(self, site: MachineContext) -> tuple[CellResult, ...]:
         """Choose the first step and measure what gradients are to be measured."""
-        clock = WorkClock()
+        began, clock = time.monotonic(), WorkClock()
         cells = [CellRun(cell, site.settings, clock=clock) for cell in self.missing]
-        with TemporaryDirectory() as folder:
-            self._solve(cells, site, Path(folder) / "inputs.npz")
-        return tuple(CellResult(measured.cell, measured.found, files=measured.files) for measured in cells)
-
-    def _solve(self, cells: list[CellRun], site: MachineContext, inputs: Path) -> None:
-        began = time.monotonic()
         fresh = [] if self.measure == "training" else [*self._companion(cells, site), *cells]
-        with _reference_worker(cells, site, inputs) as (worker, beginning):
-            if worker is None or beginning is None:
-                return
-            first_step = beginning.first_step
-            reference = self._references(worker, first_step, site) if fresh else None
-        for measured in fresh or cells:
-            measured.inputs = inputs
-            measured.enter(Measurement(first_step=first_step, notes=beginning.notes))
-            measured.files.update(beginning.files)
-        if reference is not None:
-            room = available_memory()
-            compared = GradientGroup(fresh, first_step, reference, site.references, room, site.settings, site.notify)
-            compared.count() if self.measure == "counts" else site.measure_group(compared)
-            overhead_s = time.monotonic() - began - cells[0].clock.busy_s
-            for measured in fresh:
-                measured.enter(Measurement(overhead_s=overhead_s / len(fresh)))
+        with TemporaryDirectory() as folder:
+            inputs = Path(folder) / "inputs.npz"
+            with _reference_worker(cells, site, inputs) as (worker, beginning):
+                if worker is not None and beginning is not None:
+                    references = self._references(worker, beginning.first_step, site) if fresh else None
+            if beginning is not None:
+                for measured in fresh or cells:
+                    measured.inputs = inputs
+                    measured.enter(Measurement(first_step=beginning.first_step, notes=beginning.notes))
+                    measured.files.update(beginning.files)
+                if references is not None:
+                    room, step = available_memory(), beginning.first_step
+                    group = GradientGroup(fresh, step, references, site.references, room, site.settings, site.notify)
+                    group.count() if self.measure == "counts" else site.measure_group(group)
+                    for measured in fresh:
+                        overhead_s = time.monotonic() - began - clock.busy_s
+                        measured.enter(Measurement(overhead_s=overhead_s / len(fresh)))
+        return tuple(CellResult(measured.cell, measured.found, files=measured.files) for measured in cells)
 
     def _companion(self, cells: Sequence[CellRun], site: MachineContext) -> list[CellRun]:
         """The group's control, where it is not to be measured but what is to be measured is compared with it."""
@@ -207,7 +194,8 @@ class TrainingWork(AbstractWork):
         """The cell as it was before."""
         return (self.before,)
 
-    def _measured(self, site: MachineContext) -> tuple[CellResult, ...]:
+    @override
+    def measured(self, site: MachineContext) -> tuple[CellResult, ...]:
         """Train, from the last checkpoint where there is one."""
         cell, before = self.before.cell, self.before.found
         measured = CellRun(cell, site.settings, found=before)
@@ -241,6 +229,15 @@ class TrainingWork(AbstractWork):
         measured.files |= trained.files
         measured.enter(trained.found)
         return trained.plots
+
+
+def results_of(work: AbstractWork, machine: MachineContext) -> tuple[CellResult, ...]:
+    """Do work on a machine. Whatever happens becomes of its cells: the rest of the run goes on."""
+    try:
+        return work.measured(machine)
+    except Exception as error:  # noqa: BLE001  it ends in the records of these cells, with its traceback
+        failure = Failure("failed", sentence_of(error), "".join(traceback.format_exception(error)))
+        return tuple(outcome.failed(failure) for outcome in work.outcomes)
 
 
 def checkpoint(folder: str, cell: Cell) -> str:

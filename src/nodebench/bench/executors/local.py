@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from typing_extensions import override
 
-from nodebench.bench.work import AbstractWork, MachineContext, WorkResult
+from nodebench.bench.work import AbstractWork, MachineContext, WorkResult, results_of
 
 ResultHandler = Callable[[WorkResult], Iterable[AbstractWork]]
 """Called with each piece of work the moment it is done; returns the work that follows from it."""
@@ -33,4 +33,6 @@ class LocalExecutor(AbstractExecutor):
     def carry_out(self, work: Iterable[AbstractWork], machine: MachineContext, on_result: ResultHandler) -> None:
         queue = deque(work)
         while queue:
-            queue.extendleft(reversed(list(on_result(queue.popleft().perform(machine)))))
+            first = queue.popleft()
+            result = WorkResult(first, results_of(first, machine), machine.node, machine.environment)
+            queue.extendleft(reversed(list(on_result(result))))

@@ -35,16 +35,13 @@ from nodebench.bench.messages import (
     Assignment,
     Beginning,
     Checked,
-    Counts,
     DiscreteReference,
     Failure,
     Planned,
     Preparation,
     Questions,
     ReferenceFile,
-    Sizes,
     Trained,
-    Turn,
     sentence_of,
 )
 from nodebench.bench.plan import Cell
@@ -80,22 +77,20 @@ PR_SET_PDEATHSIG = 1
 
 
 @dataclass
-class Worker(Questions):
+class Worker(GradientPasses, Questions):
     """One cell in its process.
 
     Attributes:
         assignment: The cell and its limits.
         connection: Where progress is sent while a command is being carried out.
-        passes: The gradient measurement, once it has been prepared.
     """
 
     assignment: Assignment
     connection: Connection
-    passes: GradientPasses | None = field(default=None, init=False)
     _is_limited: bool = field(default=False, init=False)
 
-    def load(self) -> None:
-        """Import all that the cell needs."""
+    @override
+    def importing(self) -> None:
         os.environ |= thread_variables(self.assignment.threads)
         if self.assignment.cell is None:
             return
@@ -171,36 +166,7 @@ class Worker(Questions):
         subject = make_subject(self.cell, self.cell.spec.dtype, first_step)
         prepared = prepare_problem(subject, load_inputs(inputs))
         self._limit_memory()
-        self.passes, preparation = GradientPasses.begin(prepared)
-        return preparation
-
-    @override
-    def count(self) -> Counts:
-        return self._prepared().count()
-
-    @override
-    def gradients(self, path: Path) -> None:
-        self._prepared().gradients(path)
-
-    @override
-    def memory(self) -> Sizes:
-        return self._prepared().memory()
-
-    @override
-    def split(self, seconds: float) -> Measurement:
-        return self._prepared().split(seconds)
-
-    @override
-    def floor(self, evaluations: Evaluations, seconds: float) -> Measurement:
-        return self._prepared().floor(evaluations, seconds)
-
-    @override
-    def warm_up(self) -> None:
-        self._prepared().warm_up()
-
-    @override
-    def turn(self) -> Turn:
-        return self._prepared().turn()
+        return self.first_step(prepared)
 
     @override
     def train(self, first_step: float | None, checkpoint: str) -> Trained:
@@ -282,10 +248,6 @@ class Worker(Questions):
             report=lambda progress: self.connection.send(("progress", progress)),
         )
 
-    def _prepared(self) -> GradientPasses:
-        assert self.passes is not None, "prepare comes first"
-        return self.passes
-
     def _limit_memory(self) -> None:
         # Only now: a limit set before a framework is imported aborts it instead of raising an error.
         allowed = self.assignment.memory_limit_bytes
@@ -302,13 +264,17 @@ def serve(fd: int) -> None:
     try:
         assignment: Assignment = connection.recv()
         worker = Worker(assignment, connection)
-        answer = _attempt(worker.load)
+        call: Callable[[], object] = worker.importing
         while True:
+            try:
+                answer = ("answer", call())
+            except BaseException as error:  # noqa: BLE001  whatever a cell raises, an exit too, is recorded as its result
+                answer = ("failure", _failure(error))
             if os.getpid() != own:  # a fork that a plugin has made and not ended: the runner speaks with one of us
                 os._exit(0)
-            connection.send(("failure" if isinstance(answer, Failure) else "answer", answer))
+            connection.send(answer)
             question, args, kwargs = connection.recv()
-            answer = _attempt(partial(getattr(worker, question), *args, **kwargs))
+            call = partial(getattr(worker, question), *args, **kwargs)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the runner is gone or done
 
@@ -332,13 +298,6 @@ def thread_variables(threads: int) -> dict[str, str]:
     counts = dict.fromkeys((*THREAD_COUNTS, "NPROC"), str(threads))
     flags = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
     return {**counts, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
-
-
-def _attempt(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except BaseException as error:  # noqa: BLE001  whatever a cell raises, an exit too, is its result, which is recorded
-        return _failure(error)
 
 
 def _failure(error: BaseException) -> Failure:

@@ -73,9 +73,8 @@ FLOOR_PART_S = 0.01, 0.1
 what slows the machine for a moment slows both alike."""
 
 
-@dataclass
 class GradientPasses:
-    """The gradient measurement of one prepared subject.
+    """The gradient measurement of one prepared subject; `first_step` comes first.
 
     Attributes:
         prepared: The subject and its problem.
@@ -87,33 +86,31 @@ class GradientPasses:
     step: GradientStep
     steps_per_turn: int = 1
 
-    @classmethod
-    def begin(cls, prepared: Prepared) -> tuple["GradientPasses", Preparation]:
+    def first_step(self, prepared: Prepared) -> Preparation:
         """Make the first gradient step, compilation and warm-up included.
 
         Raises:
             DivergedError: If loss or gradient is not finite.
         """
-        subject = prepared.subject
+        subject, backend = prepared.subject, prepared.subject.gradient_backend()
         # Before the field is evaluated: some keep what they see.
         wanted = conditions(prepared)
         start = time.perf_counter()
-        step = subject.gradient_backend().gradient_step(prepared.problem, subject.spec, subject.framework)
+        step = backend.gradient_step(prepared.problem, subject.spec, subject.framework)
         gradients = step.step()
         first_step_s = time.perf_counter() - start
-        passes = cls(prepared, step)
-        backend = subject.gradient_backend()
+        self.prepared, self.step = prepared, step
         found = Measurement(
             first_step_s=first_step_s,
             n_params=subject.framework.n_params(prepared.model),
-            loss=passes._finite_loss(gradients),
+            loss=self._finite_loss(gradients),
             dataset=prepared.inputs.dataset,
             notes=list(filter(None, [prepared.inputs.note])),
             differences=list(backend.differences(subject.spec)),
             memory_exponent=backend.memory_exponent,
         )
         compiles = subject.framework.compiles or backend.compiles
-        return passes, Preparation(found, compiles, backend.exact_counterpart, wanted)
+        return Preparation(found, compiles, backend.exact_counterpart, wanted)
 
     def count(self) -> Counts:
         """Count evaluations and steps, in instrumented runs of their own."""

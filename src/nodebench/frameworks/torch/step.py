@@ -45,11 +45,9 @@ class TorchGradientStep:
         """Loss and all gradients."""
         return self.backward(self.forward())
 
-    def forward(self) -> Pending:
-        """Solve and loss, with the graph that `backward` reads."""
-        return self._forward(self._problem.field)
-
-    def _forward(self, field: Field) -> Pending:
+    def forward(self, field: Field | None = None) -> Pending:
+        """Solve and loss, with the graph that `backward` reads; of the problem's own field unless told otherwise."""
+        field = self._problem.field if field is None else field
         y0 = tuple(part.detach().requires_grad_() for part in self._y0)
         times = self._times.detach().requires_grad_(self._problem.differentiate_times)
         state: State = y0 if isinstance(self._problem.y0, tuple) else y0[0]
@@ -104,7 +102,7 @@ class TorchGradientStep:
         """
         counter = CountingField(self._problem.field)
         with self._unchanged():
-            pending = self._forward(counter)
+            pending = self.forward(counter)
             forward = counter.n_evaluations
             self.backward(pending)
         return Evaluations(forward, counter.n_evaluations - forward, counter.n_vjps)

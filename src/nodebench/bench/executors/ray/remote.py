@@ -20,7 +20,7 @@ from nodebench.bench.executors.ray.tracking import Notice
 from nodebench.bench.machine import available_cores, fingerprint, idle_cores
 from nodebench.bench.messages import Event
 from nodebench.bench.request import Settings
-from nodebench.bench.work import AbstractWork, CellResult, MachineContext
+from nodebench.bench.work import AbstractWork, CellResult, MachineContext, results_of
 
 NOTICE_S = 1.0
 """How often progress within a phase is sent; phases themselves always are."""
@@ -47,7 +47,7 @@ class RunSpec:
     expected_data: Mapping[str, str] | None
     inspected: frozenset[str]
     checkpoints: str | None = None
-    perform: Callable[[AbstractWork, MachineContext], tuple[CellResult, ...]] = AbstractWork.measured
+    perform: Callable[[AbstractWork, MachineContext], tuple[CellResult, ...]] = results_of
 
 
 @dataclass(frozen=True)
