@@ -96,11 +96,12 @@ class Tracker:
     """What is known of the work that is in flight.
 
     Attributes:
+        notices: The actor with the queue of notices.
         in_flight: The work by its number, from when it is sent until its result has been taken.
         environments: Fingerprints of nodes, by id.
 
     Args:
-        notices: The actor with the queue of notices.
+        notices: As the attribute.
         cluster: The nodes of the beginning.
     """
 
