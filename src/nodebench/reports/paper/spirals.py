@@ -7,7 +7,7 @@ from nodebench.reports.document import Block, Column, Document, Entry, Section, 
 from nodebench.reports.paper.figures import TABLE_2
 from nodebench.reports.paper.frame import page
 from nodebench.reports.paper.source import DIGITS, Place, Sample, Source, published, sample
-from nodebench.reports.paper.verdicts import Verdict, all_of, below, rule
+from nodebench.reports.paper.verdicts import ClaimVerdict, all_of, below, rule
 
 OBSERVATIONS = (30, 50, 100)
 
@@ -100,7 +100,7 @@ def _claims(source: Source) -> list[str]:
     return sentences
 
 
-def _falling(source: Source, errors: Sequence[Sample]) -> Verdict:
+def _falling(source: Source, errors: Sequence[Sample]) -> ClaimVerdict:
     """Whether errors fall at each step."""
     return all_of([below(source, after, before) for before, after in pairwise(errors)])
 
