@@ -8,7 +8,7 @@ from nodebench.bench.request import Request
 from nodebench.gating.baseline import Baseline, find, read_baseline, write_baseline
 from nodebench.gating.compare import BaselineUpdate, GateResult, compare, update
 from nodebench.gating.thresholds import Thresholds, read_thresholds
-from nodebench.gating.turns import THIS_VERSION, available, compare_versions, only_there
+from nodebench.gating.turns import THIS_VERSION, available, measure_versions, only_there
 from nodebench.gating.versions import Version, version_of_python, version_of_ref, version_of_wheel
 from nodebench.measuring import Watcher, settings_of
 from nodebench.options import GateOptions, part_of
@@ -40,7 +40,7 @@ def _measured(options: GateOptions, thresholds: Thresholds, watcher: Watcher) ->
             watcher.broken(found.broken)
         with watcher.progress(len(found.cells)) as notify:
             settings = settings_of(options, here=True)
-            both = compare_versions(found, version, store, settings, notify, watcher.command)
+            both = measure_versions(found, version, store, settings, notify, watcher.command)
         return compare(both.old.joined(removed), both.new, thresholds, both.refused, both.unloadable)
 
 

@@ -143,15 +143,23 @@ class _File(_Strict):
     gate: _Gate = Field(default_factory=_Gate)
 
 
+_KEYS: Mapping[str, type[BaseModel]] = {"": _File, "gate": _Gate, "metrics": _Band, "rules": _Rule}
+"""Whose keys belong below which part of the file, for the near ones of a mistyped key."""
+
+
 def _validated(where: str, content: Mapping[str, Any]) -> _Gate:
     try:
         return _File.model_validate(content).gate
     except ValidationError as error:
-        raise UserError(f"`{where}`: {_explain(error)}") from error
-
-
-_KEYS: Mapping[str, type[BaseModel]] = {"": _File, "gate": _Gate, "metrics": _Band, "rules": _Rule}
-"""Whose keys belong below which part of the file, for the near ones of a mistyped key."""
+        key, why, _ = first_error(error)
+        if error.errors()[0]["type"] != "extra_forbidden":
+            raise UserError(f"`{where}`: `{key}`: {why.removeprefix('Value error, ')}.") from error
+        *parents, last = error.errors()[0]["loc"]
+        named = [str(part) for part in parents if part in _KEYS]
+        known = list(_KEYS[named[-1] if named else ""].model_fields)
+        near = get_close_matches(str(last), known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}."
+        raise UserError(f"`{where}`: unknown key `{key}`; {hint}") from error
 
 
 def _content(path: Path, *, wanted: bool) -> dict[str, Any]:
@@ -164,15 +172,3 @@ def _content(path: Path, *, wanted: bool) -> dict[str, Any]:
             return tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no TOML, or no UTF-8
         raise UserError(f"`{path}` is not TOML: {error}.") from error
-
-
-def _explain(error: ValidationError) -> str:
-    where, why, _ = first_error(error)
-    if error.errors()[0]["type"] != "extra_forbidden":
-        return f"`{where}`: {why.removeprefix('Value error, ')}."
-    *parents, last = error.errors()[0]["loc"]
-    named = [part for part in parents if part in _KEYS]
-    known = list(_KEYS[str(named[-1]) if named else ""].model_fields)
-    near = get_close_matches(str(last), known, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}."
-    return f"unknown key `{where}`; {hint}"

@@ -54,7 +54,7 @@ class VersionTurns:
         environment: Key of the other version's fingerprint of this machine.
         defects: Why the other version cannot load a cell, by its id.
         refused: Why the two sides of a cell are not one problem, by its id.
-        unloadable: Why the other version cannot load a cell, by its id.
+        unloadable: What is told of a cell whose other side could not be loaded, by its id.
     """
 
     version: Version
@@ -84,7 +84,7 @@ class VersionTurns:
             if unlike:
                 self.refused[cell_id] = ", ".join(unlike)
             if defect is not None and measured.ok:  # what fails here too is compared by its status
-                self.unloadable[cell_id] = f"{other} cannot be compared with: {defect.reason}"
+                self.unloadable[cell_id] = f"cannot compare with {other}: {defect.reason}"
             if measured.found.control:
                 measured.enter(Measurement(control=f"{measured.cell.backend} of {other}"))
             old.enter(Measurement(node=platform.node(), environment=self.environment))
@@ -159,7 +159,7 @@ def _is_absent(defect: Defect | None) -> bool:
     return defect is not None and defect.kind == "absent"
 
 
-def compare_versions(
+def measure_versions(
     plan: Plan, version: Version, store: Store, settings: Settings, notify: Callable[[Event], None], command: str
 ) -> TwoVersions:
     """Measure the gradient steps of a plan with this version and another, whose workers take turns.

@@ -6,7 +6,7 @@ from itertools import pairwise
 from nodebench.paper.pages import DIGITS, Place, Sample, Source, page, published, sample
 from nodebench.paper.plans import OBSERVATIONS
 from nodebench.paper.published import TABLE_2
-from nodebench.paper.verdicts import Verdict, all_of, below, rule
+from nodebench.paper.verdicts import ClaimVerdict, all_of, below, rule
 from nodebench.reports.document import Block, Column, Document, Entry, Section, Table
 
 NAMES = {"rnn": "RNN", "latent-ode": "Latent ODE"}
@@ -98,7 +98,7 @@ def _claims(source: Source) -> list[str]:
     return sentences
 
 
-def _falling(source: Source, errors: Sequence[Sample]) -> Verdict:
+def _falling(source: Source, errors: Sequence[Sample]) -> ClaimVerdict:
     """Whether errors fall at each step."""
     return all_of([below(source, after, before) for before, after in pairwise(errors)])
 

@@ -18,7 +18,7 @@ CLEAR = 0.02
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """How a claim is told of.
 
     Attributes:
@@ -30,12 +30,12 @@ class Verdict:
     text: str
 
 
-def seen(*, holds: bool) -> Verdict:
+def seen(*, holds: bool) -> ClaimVerdict:
     """The verdict on what was counted or is beyond chance."""
-    return Verdict(holds, "is seen" if holds else "is not seen")
+    return ClaimVerdict(holds, "is seen" if holds else "is not seen")
 
 
-def below(source: Source, one: Sample, other: Sample, *, in_nats: bool = False) -> Verdict:
+def below(source: Source, one: Sample, other: Sample, *, in_nats: bool = False) -> ClaimVerdict:
     """Whether one figure of trained models is below another.
 
     Several seeds decide it where Welch's 95 % interval of the difference of the means excludes 0; a single one where
@@ -48,19 +48,19 @@ def below(source: Source, one: Sample, other: Sample, *, in_nats: bool = False) 
         in_nats: Whether the figures are logarithms of probabilities, whose difference needs no scale.
     """
     if source.preset == "smoke":
-        return Verdict(None, "cannot be told from so short a training")
+        return ClaimVerdict(None, "cannot be told from so short a training")
     if one.mean is None or other.mean is None:
-        return Verdict(None, "cannot be told")
+        return ClaimVerdict(None, "cannot be told")
     alike = number(one.mean, DIGITS) == number(other.mean, DIGITS)
     if min(len(one.values), len(other.values)) > 1:
         if alike or not _apart(one.values, other.values):
-            return Verdict(None, "is undecided, within the spread of the seeds,")
+            return ClaimVerdict(None, "is undecided, within the spread of the seeds,")
         return seen(holds=one.mean < other.mean)
     scale = 1.0 if in_nats else max(abs(one.mean), abs(other.mean))
     if alike or abs(one.mean - other.mean) <= CLEAR * scale:
-        return Verdict(None, "is not decided by one seed")
+        return ClaimVerdict(None, "is not decided by one seed")
     found = seen(holds=one.mean < other.mean)
-    return Verdict(found.holds, f"{found.text} with one seed")
+    return ClaimVerdict(found.holds, f"{found.text} with one seed")
 
 
 def rule(source: Source, *, in_nats: bool = False) -> str:
@@ -74,14 +74,14 @@ def rule(source: Source, *, in_nats: bool = False) -> str:
     )
 
 
-def all_of(verdicts: Sequence[Verdict]) -> Verdict:
+def all_of(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
     """The verdict on a claim that needs several: what denies one denies it, then what leaves one undecided."""
     denied = [each for each in verdicts if each.holds is False]
     undecided = [each for each in verdicts if each.holds is None]
     return [*denied, *undecided, *verdicts[-1:]][0]
 
 
-def counted(verdicts: Mapping[str, Verdict], what: str) -> str:
+def counted(verdicts: Mapping[str, ClaimVerdict], what: str) -> str:
     """How often each verdict was found, and where the claim is not seen.
 
     Args:
@@ -96,13 +96,13 @@ def counted(verdicts: Mapping[str, Verdict], what: str) -> str:
     return "; ".join(told)
 
 
-def exponent(law: PowerLaw, stated: float) -> Verdict:
+def exponent(law: PowerLaw, stated: float) -> ClaimVerdict:
     """Whether a measured exponent is the stated one: its whole interval must lie within `NEAR` of it, or outside."""
     if stated - NEAR <= law.low and law.high <= stated + NEAR:
         return seen(holds=True)
     if law.low > stated + NEAR or law.high < stated - NEAR:
         return seen(holds=False)
-    return Verdict(None, "is undecided, its interval reaching beyond,")
+    return ClaimVerdict(None, "is undecided, its interval reaching beyond,")
 
 
 def growth_claim(claim: str, law: PowerLaw, stated: float, note: str = "") -> str:
