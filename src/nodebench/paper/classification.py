@@ -5,7 +5,7 @@ from math import sqrt
 
 import numpy as np
 
-from nodebench.paper.pages import UNLIKE, Place, Sample, Source, page, published, sample, stand_ins
+from nodebench.paper.pages import UNLIKE, Place, Sample, Source, measured, page, published, sample, stand_ins
 from nodebench.paper.published import MEMORY_EXPONENTS, TABLE_1, Classifier
 from nodebench.paper.verdicts import exponent_text, growth_claim, seen
 from nodebench.reports.document import ABSENT, Column, Document, Entry, Section, Table, number
@@ -107,12 +107,12 @@ def _over_blocks(source: Source, figure: Callable[[Record], float | None]) -> Po
 
 def _over_steps(source: Source, backend: str | None, quantity: str) -> PowerLaw | str:
     places = [place for place in source.places["steps"] if place.backend == backend]
-    measured = [place.measured for place in places if place.measured is not None]
-    if not measured:
+    records = measured(places)
+    if not records:
         return source.why(places)
     if quantity == "time" and not source.of_one_machine(places):
         return UNLIKE
-    scaling = next(each for each in scalings(measured, "steps") if each.quantity == quantity)
+    scaling = next(each for each in scalings(records, "steps") if each.quantity == quantity)
     return scaling.law or f"{scaling.reason}."
 
 
@@ -121,7 +121,9 @@ def _row(source: Source, row: Row, laws: Mapping[str, Mapping[Row, PowerLaw | st
     places, paper = source.trainings(TASK, model, backend), TABLE_1.get(row)
     parameters = sample(source, places, lambda r: None if r.n_params is None else r.n_params / 1e6)
     peak = sample(source, places, lambda r: None if r.train_memory_bytes is None else r.train_memory_bytes / 2**20)
-    step = _step_ms(source, places)
+    step = sample(source, places, lambda r: None if (s := step_s(r)) is None else 1000 * s)
+    if step.values and not source.of_one_machine(source.places["training"]):
+        step = Sample((), UNLIKE)
     return (
         Entry(f"{model} `{backend}`" if backend else model, f"{model} {backend or ''}"),
         Entry(paper.name) if paper else Entry(ABSENT, reason=NO_ROW),
@@ -136,11 +138,6 @@ def _row(source: Source, row: Row, laws: Mapping[str, Mapping[Row, PowerLaw | st
         _law_entry(laws["time"].get(row)),
         _stated(paper, "time"),
     )
-
-
-def _step_ms(source: Source, places: Sequence[Place]) -> Sample:
-    found = sample(source, places, lambda r: None if (s := step_s(r)) is None else 1000 * s)
-    return found if not found.values or source.of_one_machine(source.places["training"]) else Sample((), UNLIKE)
 
 
 def _stated(paper: Classifier | None, quantity: str) -> Entry:
@@ -181,20 +178,17 @@ def _error_claims(source: Source) -> list[str]:
 
 
 def _growth_claims(laws: Mapping[str, Mapping[Row, PowerLaw | str]]) -> list[str]:
-    return [
-        _growth_claim(quantity, row, law)
-        for quantity, found in laws.items()
-        for row, law in found.items()
-        if isinstance(law, PowerLaw)
-    ]
-
-
-def _growth_claim(quantity: str, row: Row, law: PowerLaw) -> str:
-    paper = TABLE_1[row]
-    text, stated = (paper.memory, MEMORY_EXPONENTS[row]) if quantity == "memory" else (paper.time, 1.0)
-    peak = "; below stands what the peak has of them" if quantity == "memory" else ""
-    note = "" if row[1] else f" (1, 2 and 6 blocks, each less the network without any{peak})"
-    return growth_claim(f"{quantity.capitalize()} of {paper.name}, {text} in the paper,", law, stated, note)
+    claims = []
+    for quantity, found in laws.items():
+        for row, law in found.items():
+            if isinstance(law, PowerLaw):
+                paper = TABLE_1[row]
+                text, stated = (paper.memory, MEMORY_EXPONENTS[row]) if quantity == "memory" else (paper.time, 1.0)
+                peak = "; below stands what the peak has of them" if quantity == "memory" else ""
+                note = "" if row[1] else f" (1, 2 and 6 blocks, each less the network without any{peak})"
+                claim = f"{quantity.capitalize()} of {paper.name}, {text} in the paper,"
+                claims.append(growth_claim(claim, law, stated, note))
+    return claims
 
 
 def _deviations(source: Source, rows: Sequence[Row]) -> list[str]:
@@ -202,8 +196,8 @@ def _deviations(source: Source, rows: Sequence[Row]) -> list[str]:
         f"{TABLE_1[row].name} {record.n_params / 1e6:.3f} M here, {TABLE_1[row].n_params / 1e6:.2f} M there"
         for row in rows
         if row in TABLE_1
-        for record in [next((p.measured for p in source.trainings(TASK, *row) if p.measured is not None), None)]
-        if record is not None and record.n_params is not None
+        for record in measured(source.trainings(TASK, *row))[:1]
+        if record.n_params is not None
     ]
     in_first = source.name == "table1"
     solvers = sorted({f"{r.solver} at rtol {number(r.rtol)}" for r in source.records if r.solver and r.train_s})
@@ -231,10 +225,7 @@ def _deviations(source: Source, rows: Sequence[Row]) -> list[str]:
 
 def _peak(source: Source) -> list[str]:
     """What the peak of a training step has of the blocks."""
-    resnet, without = (
-        next((place.measured for place in source.trainings(TASK, model) if place.measured is not None), None)
-        for model in ("resnet", "no-block")
-    )
+    resnet, without = (next(iter(measured(source.trainings(TASK, model))), None) for model in ("resnet", "no-block"))
     if resnet is None or without is None or not (resnet.train_memory_bytes and without.train_memory_bytes):
         return []
     added = (resnet.train_memory_bytes - without.train_memory_bytes) / 2**20

@@ -1,11 +1,11 @@
 """Figure 3: numerical error, time and backward evaluations against forward ones, and evaluations by epoch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from nodebench.paper.pages import Place, Source, page
+from nodebench.paper.pages import Place, Source, measured, page
 from nodebench.paper.published import BACKWARD_SHARE
 from nodebench.paper.verdicts import growth_claim, seen
 from nodebench.reports.charts import backward_evaluations
@@ -37,13 +37,14 @@ TITLES = {
 
 def figure(source: Source) -> Document:
     """The page of `figure3`."""
-    trained = next((place.measured for place in source.places["training"] if place.measured is not None), None)
+    trained = next(iter(measured(source.places["training"])), None)
     why = source.why(source.places["training"])
+    swept = [sweep_table("tolerances", [trained])] if trained is not None and trained.tolerance_sweep else []
     sections = [
         Section(f"({part}) {TITLES[part]}", tuple(blocks))
         for part, blocks in (
             ("a", _swept(trained, "a", why)),
-            ("b", [*_swept(trained, "b", why), *_tolerances(trained)]),
+            ("b", [*_swept(trained, "b", why), *swept]),
             ("c", _backward(source)),
             ("d", _by_epoch(trained, why)),
         )
@@ -75,17 +76,10 @@ def _swept(trained: Record | None, part: str, why: str) -> list[Block]:
     ]
     if not rows:
         return [Missing(TITLES[part], f"at every tolerance the {axis.title} is 0.")]
-    caption = f"{TITLES[part]} of the trained network at tolerances from {_range(e['rtol'] for e in entries)}."
+    rtols = [entry["rtol"] for entry in entries]
+    tolerances = f"{number(max(rtols))} to {number(min(rtols))}"
+    caption = f"{TITLES[part]} of the trained network at tolerances from {tolerances}."
     return [Chart(f"figure3{part}", caption, lines(rows, FORWARD, axis, TITLES[part], TOOLTIP))]
-
-
-def _range(values: Iterable[float]) -> str:
-    found = sorted(values)
-    return f"{number(found[-1])} to {number(found[0])}"
-
-
-def _tolerances(trained: Record | None) -> list[Block]:
-    return [sweep_table("tolerances", [trained])] if trained is not None and trained.tolerance_sweep else []
 
 
 def _name(place: Place) -> str:

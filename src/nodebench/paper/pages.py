@@ -3,6 +3,7 @@
 A page says when and where it was measured, how it deviates from the paper, and what is missing.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -34,6 +35,9 @@ DIGITS = 4
 """Significant digits of what trained models reach."""
 
 UNLIKE = "measured on unlike machines, whose times are not set side by side."
+
+MNIST = "mnist"
+"""The task, and the name of its data set where no other stands in for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,11 @@ class Place:
     def label(self) -> str:
         """Task, model and backend."""
         return f"`{self.task}` {self.model}" + (f" by `{self.backend}`" if self.backend else "")
+
+
+def measured(places: Iterable[Place]) -> list[Record]:
+    """The records of the cells that ended well."""
+    return [place.measured for place in places if place.measured is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +122,7 @@ class Source:
     def of_one_machine(self, places: Iterable[Place]) -> bool:
         """Whether all that was measured of some cells is of machines and software alike, so that times compare."""
         machines = self.machines
-        measured = [place.measured for place in places if place.measured is not None]
-        return len({machines.of_record(record) for record in parts(measured)}) < 2
+        return len({machines.of_record(record) for record in parts(measured(places))}) < 2
 
     def why(self, places: Iterable[Place]) -> str:
         """Why there is nothing of some cells, in one sentence."""
@@ -125,7 +133,7 @@ class Source:
 
     def drawing(self, places: Sequence[Place], name: str, caption: str) -> Block:
         """A plot of the model that the first seed has trained, or why there is none."""
-        record = next((place.measured for place in places if place.measured is not None), None)
+        record = next(iter(measured(places)), None)
         if record is None:
             return Missing(f"{name}, {caption}", self.why(places))
         try:
@@ -169,9 +177,9 @@ class Sample:
 
 def sample(source: Source, places: Sequence[Place], value: Callable[[Record], float | None]) -> Sample:
     """A figure over the seeds of a model."""
-    measured = [place.measured for place in places if place.measured is not None]
-    values = tuple(found for record in measured if (found := value(record)) is not None)
-    reason = "" if values else "its record lacks this figure." if measured else source.why(places)
+    records = measured(places)
+    values = tuple(found for record in records if (found := value(record)) is not None)
+    reason = "" if values else "its record lacks this figure." if records else source.why(places)
     return Sample(values, reason)
 
 
@@ -190,10 +198,6 @@ def holes(source: Source) -> list[Block]:
     return [
         Missing(what + (f", {len(same)} cells" if len(same) > 1 else ""), why) for (what, why), same in lacking.items()
     ]
-
-
-MNIST = "mnist"
-"""The task, and the name of its data set where no other stands in for it."""
 
 
 def page(
@@ -224,11 +228,9 @@ def page(
 
 def told(source: Source) -> list[str]:
     """Deviations that the records tell: budget, data, seeds, machines and what was noted."""
-    sentences = [*_budget(source), *_data(source), *_seeds(source), *source.machines.unlike()]
-    trained = (place.measured for place in source.places["training"])
     # Of the trainings alone: what is noted of a gradient step is about figures that no page here has.
-    notes = dict.fromkeys(note for record in trained if record is not None for note in record.notes)
-    return [*sentences, *notes]
+    notes = dict.fromkeys(note for record in measured(source.places["training"]) for note in record.notes)
+    return [*_budget(source), *_data(source), *_seeds(source), *source.machines.unlike(), *notes]
 
 
 def stand_ins(source: Source) -> set[str]:
@@ -238,7 +240,7 @@ def stand_ins(source: Source) -> set[str]:
 
 
 def _budget(source: Source) -> list[str]:
-    trained = [place.measured for place in source.places["training"] if place.measured is not None]
+    trained = measured(source.places["training"])
     steps = {(record.model, record.train_steps, record.batch_size) for record in trained}
     ours = "; ".join(f"{model} {count(n)} steps of {batch} examples" for model, n, batch in sorted(steps, key=str))
     theirs = BUDGETS.get(source.name)
@@ -279,10 +281,10 @@ def _seeds(source: Source) -> list[str]:
     if len(source.seeds) == 1:
         return [f"A single seed ({source.seeds[0]}): how much it matters is not known; `--seed 0,1,2` would tell."]
     n = len(source.seeds)
-    ended: dict[str, list[Place]] = {}
+    ended: Counter[str] = Counter()
     for place in source.places["training"]:
-        ended.setdefault(place.label, []).extend([place] if place.measured is not None else [])
-    fewer = [f"{label} {len(places)}" for label, places in ended.items() if len(places) < n]
+        ended[place.label] += place.measured is not None
+    fewer = [f"{label} {n_ended}" for label, n_ended in ended.items() if n_ended < n]
     return [
         f"{n} seeds: each trained figure is a mean ± standard deviation over them.",
         *([f"Not all {n} of them have figures of {', '.join(fewer)}."] if fewer else []),
@@ -291,12 +293,12 @@ def _seeds(source: Source) -> list[str]:
 
 def _facts(source: Source) -> tuple[tuple[str, str], ...]:
     dates = sorted({record.created_at[:10] for record in source.records})
-    measured = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else dates[0] if dates else ABSENT
+    days = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else dates[0] if dates else ABSENT
     machines = dict.fromkeys(machine.hardware for machine in source.machines.all)
     return (
         ("paper", PAPER),
         ("made", source.created_at),
-        ("measured", measured),
+        ("measured", days),
         ("command", f"`{source.command}`"),
         ("preset", f"`{source.preset}`"),
         ("seeds", ", ".join(map(str, source.seeds))),

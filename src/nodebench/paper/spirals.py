@@ -1,12 +1,11 @@
 """Table 2 and figure 8: spirals continued by a latent ODE and by a recurrent network."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 from nodebench.paper.pages import DIGITS, Place, Sample, Source, page, published, sample
 from nodebench.paper.plans import OBSERVATIONS
 from nodebench.paper.published import TABLE_2
-from nodebench.paper.verdicts import ClaimVerdict, all_of, below, rule
+from nodebench.paper.verdicts import all_of, below, rule
 from nodebench.reports.document import Block, Column, Document, Entry, Section, Table
 
 NAMES = {"rnn": "RNN", "latent-ode": "Latent ODE"}
@@ -91,16 +90,12 @@ def _claims(source: Source) -> list[str]:
             )
     for model, found in errors.items():
         if all(each.values for each in found):
+            falling = all_of([below(source, after, before) for before, after in pairwise(found)])
             sentences.append(
                 f"The more points are observed, the smaller the error of the {NAMES[model]}, as in the paper: this "
-                f"{_falling(source, found).text} here, {', '.join(each.text(DIGITS) for each in found)}."
+                f"{falling.text} here, {', '.join(each.text(DIGITS) for each in found)}."
             )
     return sentences
-
-
-def _falling(source: Source, errors: Sequence[Sample]) -> ClaimVerdict:
-    """Whether errors fall at each step."""
-    return all_of([below(source, after, before) for before, after in pairwise(errors)])
 
 
 def _deviations(source: Source) -> list[str]:

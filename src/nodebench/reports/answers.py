@@ -11,6 +11,11 @@ from nodebench.reports.comparison import NOT_COMPARED, Comparison, fixed_step, g
 from nodebench.reports.document import interval, mebibytes, milliseconds, number
 from nodebench.results.record import Record
 
+MEMORY, ERROR = "peak memory", "error of d/dparams"
+
+FIELDS = {MEMORY: "peak_memory_bytes", ERROR: "grad_error_params"}
+"""Where a record has what the sentences compare."""
+
 
 @dataclass(frozen=True)
 class Fastest:
@@ -146,12 +151,19 @@ def front(timed: Sequence[Record]) -> tuple[Record, ...]:
     places = [(place, record) for record in timed if (place := _place(record)) is not None]
     if len(places) < 2 or lacking(timed, "grad_error_params", "peak_memory_bytes"):
         return ()
-    found: list[Record] = []
+    found: list[tuple[tuple[float, float, float], Record]] = []
     # In this order each comes after all that may dominate it.
-    for _, record in sorted(places, key=lambda pair: pair[0]):
-        if not any(_dominates(other, record) for other in found):
-            found.append(record)
-    return tuple(record for _, record in places if any(record is each for each in found))
+    for (error, memory, time), record in sorted(places, key=lambda pair: pair[0]):
+        dominated = any(
+            its_error <= error
+            and its_memory <= memory
+            and not surely_faster(record, other)
+            and ((its_error, its_memory) != (error, memory) or surely_faster(other, record))
+            for (its_error, its_memory, _), other in found
+        )
+        if not dominated:
+            found.append(((error, memory, time), record))
+    return tuple(record for _, record in places if any(record is each for _, each in found))
 
 
 def lacking(records: Iterable[Record], *fields: str) -> tuple[Record, ...]:
@@ -181,9 +193,15 @@ def relative_time(record: Record) -> tuple[float, float, float] | None:
 def surely_faster(one: Record, other: Record) -> bool:
     """Whether one cell was faster than another it was timed with: their intervals of the ratio have no common point."""
     first, second = relative_time(one), relative_time(other)
-    if first is None or second is None or "undecided" in _verdict_between(one, other):
+    if first is None or second is None:
         return False
-    return first[2] < second[1]
+    # Of two of which one is the other's control the record itself may say that they are undecided.
+    pairs = ((one, other), (other, one))
+    undecided = any(
+        measured.verdict == "undecided" and measured.control == label(control) and control.control is None
+        for measured, control in pairs
+    )
+    return not undecided and first[2] < second[1]
 
 
 def trainings(records: Iterable[Record]) -> list[Training]:
@@ -194,22 +212,28 @@ def trainings(records: Iterable[Record]) -> list[Training]:
 
 
 def _training(records: Sequence[Record]) -> Training:
-    ranked = (record for record in records if record.status == "ok")
-    models = [
-        _one_of_each_seed(same) for same in grouped(ranked, lambda r: (_model_name(r), *_training_settings(r).values()))
-    ]
+    ranked = [record for record in records if record.status == "ok"]
+    models: list[list[Record]] = []
+    for same in grouped(ranked, lambda r: (_model_name(r), *_training_settings(r).values())):
+        # The newest of each seed: the gradient's time span, say, makes another cell and the same training.
+        seeds = {record.seed: record for record in sorted(same, key=lambda r: r.created_at)}
+        models.append(list(seeds.values()))
+    trained = []
+    for same in models:
+        name, own = _model_name(same[0]), _training_settings(same[0])
+        others = [_training_settings(other[0]) for other in models if _model_name(other[0]) == name]
+        # Where others have that name too, what sets it apart.
+        unlike = [
+            f"{key} {number(value) if value is None or isinstance(value, float) else value}".strip()
+            for key, value in own.items()
+            if {other[key] for other in others} != {value}
+        ]
+        values = [record.metric_value for record in same if record.metric_value is not None]
+        label = name + (f" ({', '.join(unlike)})" if unlike else "")
+        trained.append(Trained(label, tuple(same), fsum(values) / len(values), min(values), max(values)))
     sign = -1 if records[0].metric_direction == "higher" else 1
-    labels = _training_labels([same[0] for same in models])
-    trained = sorted(map(_trained, labels, models), key=lambda each: sign * each.mean)
+    trained.sort(key=lambda each: sign * each.mean)
     return Training(tuple(trained), tuple(record for record in records if record.status != "ok"))
-
-
-def _one_of_each_seed(records: Sequence[Record]) -> list[Record]:
-    """The newest of each seed: the gradient's time span, say, makes another cell and the same training."""
-    seeds: dict[int, Record] = {}
-    for record in sorted(records, key=lambda r: r.created_at):
-        seeds[record.seed] = record
-    return list(seeds.values())
 
 
 def _training_settings(record: Record) -> dict[str, Any]:
@@ -232,52 +256,12 @@ def _model_name(record: Record) -> str:
     return f"{record.model} with `{record.backend}`" if record.backend else record.model
 
 
-def _training_labels(firsts: Sequence[Record]) -> list[str]:
-    """A label for each of several trainings: its name, and where others have that name too, what sets it apart."""
-    labels = []
-    for record in firsts:
-        own = _training_settings(record)
-        others = [_training_settings(other) for other in firsts if _model_name(other) == _model_name(record)]
-        unlike = [f"{key} {_text(value)}".strip() for key, value in own.items() if {o[key] for o in others} != {value}]
-        labels.append(_model_name(record) + (f" ({', '.join(unlike)})" if unlike else ""))
-    return labels
-
-
-def _text(value: Any) -> str:
-    return number(value) if value is None or isinstance(value, float) else str(value)
-
-
-def _trained(label: str, records: Sequence[Record]) -> Trained:
-    values = [record.metric_value for record in records if record.metric_value is not None]
-    return Trained(label, tuple(records), fsum(values) / len(values), min(values), max(values))
-
-
-def _verdict_between(one: Record, other: Record) -> tuple[str | None, ...]:
-    """What the record says of two cells of which one is the control of the other."""
-    pairs = ((one, other), (other, one))
-    return tuple(first.verdict for first, second in pairs if first.control == label(second) and second.control is None)
-
-
 def _place(record: Record) -> tuple[float, float, float] | None:
     """Error and bytes as they print, and time relative to the control's; None where one is missing."""
     error, memory, time = record.grad_error_params, record.peak_memory_bytes, relative_time(record)
     if error is None or memory is None or time is None:
         return None
     return (float(number(error, 2)), float(mebibytes(memory)), time[0])
-
-
-def _dominates(one: Record, other: Record) -> bool:
-    first, second = _place(one), _place(other)
-    if first is None or second is None or surely_faster(other, one):
-        return False
-    as_good = first[0] <= second[0] and first[1] <= second[1]
-    return as_good and (first[:2] != second[:2] or surely_faster(one, other))
-
-
-MEMORY, ERROR = "peak memory", "error of d/dparams"
-
-FIELDS = {MEMORY: "peak_memory_bytes", ERROR: "grad_error_params"}
-"""Where a record has what the sentences compare."""
 
 
 def why_no_least(ranked: Sequence[Record], figure: str) -> str:
@@ -360,7 +344,9 @@ def training_sentence(training: Training) -> str:
     """Which model reached the best metric, on how many seeds, and which comes next."""
     if not training.trained:
         record = training.unranked[0]
-        return f"`{record.task}`: no trained model may be ranked; {_statuses(training.unranked)}."
+        counted = Counter(each.status for each in training.unranked)
+        statuses = ", ".join(f"{n} `{status}`" for status, n in counted.items())
+        return f"`{record.task}`: no trained model may be ranked; {statuses}."
     best, *others = training.trained
     first = best.records[0]
     where = f"`{first.task}` ({first.dataset}, preset {first.preset})"
@@ -370,8 +356,12 @@ def training_sentence(training: Training) -> str:
     if tied:
         alike = ", ".join(each.label for each in [best, *tied])
         return f"{where}: the best {first.metric_name} is {_metric(best)}, of {alike}."
-    follows = f"next is {others[0].label} with {_metric(others[0])}"
-    doubt = "" if _apart(best, others[0]) else _doubt(best, others[0])
+    second = others[0]
+    if min(len(best.records), len(second.records)) == 1:
+        doubt = " How much of that is the seed is not known."
+    else:
+        doubt = "" if best.high < second.low or second.high < best.low else " Their seeds overlap."
+    follows = f"next is {second.label} with {_metric(second)}"
     return f"{where}: best {first.metric_name} {_metric(best)} by {best.label}; {follows}.{doubt}"
 
 
@@ -382,7 +372,7 @@ def failure_sentences(records: Iterable[Record]) -> tuple[str, ...]:
         if record.status != "ok":
             by_status.setdefault(record.status, []).append(record)
     return tuple(
-        f"`{status}`: {_of(len(found), 'cell', 'cells')}, {'such as ' if len(found) > 1 else ''}"
+        f"`{status}`: {len(found)} {'cells, such as' if len(found) > 1 else 'cell,'} "
         f"{_name(found[0])} on `{found[0].task}`: {reason(found[0])}"
         for status, found in by_status.items()
     )
@@ -463,16 +453,8 @@ def _name(record: Record) -> str:
 
 
 def _between(low: float | None, high: float | None, scale: float = 1.0) -> str:
-    return "" if low is None or high is None else f" ({interval(low, high, scale)})"
-
-
-def _of(n: int, one: str, several: str) -> str:
-    return f"{n or 'no'} {one if n < 2 else several}"
-
-
-def _statuses(records: Iterable[Record]) -> str:
-    counted = Counter(record.status for record in records)
-    return ", ".join(f"{n} `{status}`" for status, n in counted.items())
+    ends = interval(low, high, scale)
+    return f" ({ends})" if ends else ""
 
 
 def _value(value: float) -> str:
@@ -485,15 +467,3 @@ def _metric(trained: Trained) -> str:
     if n == 1:
         return f"{value} (a single seed)"
     return f"{value} (mean of {n} seeds, {_value(trained.low)} to {_value(trained.high)})"
-
-
-def _apart(one: Trained, other: Trained) -> bool:
-    """Whether the values of several seeds each have no common range."""
-    several = min(len(one.records), len(other.records)) > 1
-    return several and (one.high < other.low or other.high < one.low)
-
-
-def _doubt(one: Trained, other: Trained) -> str:
-    if min(len(one.records), len(other.records)) == 1:
-        return " How much of that is the seed is not known."
-    return " Their seeds overlap."

@@ -50,6 +50,23 @@ MAX_HOLES = 2
 MAX_PLOTTED = 6
 """Models of a task whose plots are shown."""
 
+ENVIRONMENT = ("cpu", "cores", "gpu", "system", "python", "libraries", "commit")
+
+STARTED = {
+    "fork": "were forked by one that had imported the framework, a fresh one in each of several starts",
+    "spawn": "were, some or all of them, new interpreters",
+}
+"""How the processes of a cell were started, in words."""
+
+MAX_OUTPUTS = 20
+"""Failures whose last output is shown."""
+
+MAX_LINES = 12
+"""Lines of it."""
+
+MAX_NOTES = 12
+"""Notes that stand open."""
+
 
 @dataclass(frozen=True)
 class TaskContents:
@@ -165,36 +182,16 @@ def _drawings(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlot, 
             reason = f"those of {MAX_PLOTTED} models are shown; a report of its run `{record.run_id}` shows them."
             yield Missing(f"plots of {_model(record)}", reason)
         elif found:
-            yield from (_drawing(record, plot) for plot in found)
+            caption = f"{_model(record)}, preset {record.preset}, seed {record.seed}."
+            stem = f"{record.task}-{record.model}-{record.backend or ''}"
+            yield from (Drawing(key(f"{stem}-{plot.name}"), caption, plot) for plot in found)
     if not drawn:
         reason = "no trained model of this task left any." if shown else "they need a trained model."
         yield Missing("plots of trained models", reason)
 
 
-def _drawing(record: Record, plot: RenderedPlot) -> Drawing:
-    name = key("-".join([record.task, record.model, record.backend or "", plot.name]))
-    caption = f"{_model(record)}, preset {record.preset}, seed {record.seed}."
-    return Drawing(name, caption, plot)
-
-
 def _model(record: Record) -> str:
     return f"{record.model} on `{record.task}`" + (f" with `{record.backend}`" if record.backend else "")
-
-
-STARTED = {
-    "fork": "were forked by one that had imported the framework, a fresh one in each of several starts",
-    "spawn": "were, some or all of them, new interpreters",
-}
-"""How the processes of a cell were started, in words."""
-
-MAX_OUTPUTS = 20
-"""Failures whose last output is shown."""
-
-MAX_LINES = 12
-"""Lines of it."""
-
-MAX_NOTES = 12
-"""Notes that stand open."""
 
 
 def appendix(records: Sequence[Record], runs: Sequence[Run], machines: Machines) -> tuple[Section, ...]:
@@ -204,7 +201,11 @@ def appendix(records: Sequence[Record], runs: Sequence[Run], machines: Machines)
     sections = [Section("Machines and runs", tuple(_machines(records, runs, machines)))] if runs else []
     if failed:
         sections.insert(0, Section("Not ok", tuple(_failures(failed))))
-    sections.append(Section("How each figure is taken", (_methods(), *_start_methods(last))))
+    columns = tuple(Column(title, numeric=False) for title in ("figure", "in a record", "how it is taken"))
+    methods = Table(
+        "methods", "How each figure is taken.", columns, tuple(tuple(map(_text, row)) for row in how_taken())
+    )
+    sections.append(Section("How each figure is taken", (methods, *_start_methods(last))))
     if records:
         sections.append(Section("Settings", tuple(_settings(last))))
         sections.append(Section("Notes", tuple(_notes(last))))
@@ -232,26 +233,22 @@ def _machines(records: Sequence[Record], runs: Sequence[Run], machines: Machines
         yield Bullets(tuple(machines.unlike()) or (alike,))
 
 
-ENVIRONMENT = ("cpu", "cores", "gpu", "system", "python", "libraries", "commit")
-
-
 def _runs_table(runs: Sequence[Run]) -> Table:
     # Only a run that was handed to others has an executor.
     own = ["executor"] if any(run.environment.get("executor") for run in runs) else []
     titles = ("run", "began", "ended", "cells", *ENVIRONMENT, *own, "command")
     columns = tuple(Column(title, numeric=title == "cells") for title in titles)
-    rows = tuple((*_run(run), *(_text(run.environment.get(name)) for name in own), _command(run)) for run in runs)
+    rows = tuple(
+        (
+            *(_text(value) for value in (run.run_id, run.created_at, run.finished_at)),
+            Entry(f"{run.n_records} of {run.n_cells}", run.n_records),
+            *_environment(run.environment, [_commit(run.environment)]),
+            *(_text(run.environment.get(name)) for name in own),
+            Entry(f"`{run.command}`", run.command),
+        )
+        for run in runs
+    )
     return Table("runs", "Runs, and the machine and software of each.", columns, rows)
-
-
-def _run(run: Run) -> Iterator[Entry]:
-    yield from (_text(value) for value in (run.run_id, run.created_at, run.finished_at))
-    yield Entry(f"{run.n_records} of {run.n_cells}", run.n_records)
-    yield from _environment(run.environment, [_commit(run.environment)])
-
-
-def _command(run: Run) -> Entry:
-    return Entry(f"`{run.command}`", run.command)
 
 
 def _machines_table(machines: Machines) -> Table:
@@ -287,11 +284,6 @@ def _environment(found: Mapping[str, Any], commits: Iterable[str | None]) -> Ite
 def _commit(environment: Mapping[str, Any]) -> str | None:
     git = environment.get("git") or {}
     return f"{git['commit'][:12]}{', changed' if git.get('dirty') else ''}" if git.get("commit") else None
-
-
-def _methods() -> Table:
-    columns = tuple(Column(title, numeric=False) for title in ("figure", "in a record", "how it is taken"))
-    return Table("methods", "How each figure is taken.", columns, tuple(tuple(map(_text, row)) for row in how_taken()))
 
 
 def _start_methods(records: Sequence[Record]) -> Iterator[Block]:

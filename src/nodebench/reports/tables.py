@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import get_args
 
 from nodebench.backends.solvers import method
@@ -59,10 +60,6 @@ def _solves_none(_: Record) -> str:
     return "it solves no ODE."
 
 
-def _which_metric(record: Record) -> str:
-    return ", ".join(filter(None, (record.metric_name, unit(record), f"{record.metric_direction} is better")))
-
-
 BACKEND = plain("backend", lambda r: r.backend, text=code)
 NAME = plain("backend", lambda r: r.backend)
 MODEL = plain("model", lambda r: r.model)
@@ -97,7 +94,11 @@ def comparison_table(name: str, comparison: Comparison) -> Table:
 
 def trained_table(name: str, records: Sequence[Record]) -> Table:
     """What trained models reached and took, a row for each."""
-    which = plain("which", _which_metric, "Name and unit of the metric, and which direction is better.")
+    which = plain(
+        "which",
+        lambda r: ", ".join(filter(None, (r.metric_name, unit(r), f"{r.metric_direction} is better"))),
+        "Name and unit of the metric, and which direction is better.",
+    )
     metric = of_quantity("metric_value", "trained")
     columns = [
         MODEL,
@@ -189,7 +190,7 @@ def gradient_tables(records: Iterable[Record]) -> list[Table]:
 
     Two, so that each fits a terminal of ordinary width.
     """
-    asked = [record for record in records if record.backend is not None and _has_gradient(record)]
+    asked = [r for r in records if r.backend is not None and (r.first_step_s is not None or r.status != "ok")]
     groups = [group for of_run in grouped(asked, lambda record: record.run_id) for group in alike(of_run)]
     tables = []
     for group in groups:
@@ -208,7 +209,15 @@ def training_tables(records: Iterable[Record]) -> list[Table]:
     if not trained:
         return []
     metric = plain("metric", lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {r.metric_unit}".strip())
-    took = [MODEL, NAME, SEED, *of_table("training cost"), plain("NFE f+b by epoch", _nfe_history)]
+    evaluations = plain(
+        "NFE f+b by epoch",
+        lambda r: (
+            " ".join(f"{e['nfe_forward']}+{e['nfe_backward']}" for e in r.history[-LAST_EPOCHS:])
+            if r.history and r.history[0]["nfe_forward"] is not None
+            else None
+        ),
+    )
+    took = [MODEL, NAME, SEED, *of_table("training cost"), evaluations]
     return [
         _terminal_table("training", [TASK, MODEL, NAME, SEED, *of_table("training", metric_value=metric)], trained),
         _terminal_table("", with_node(took, trained), trained),
@@ -236,7 +245,8 @@ def repetition_table(runs: Sequence[Sequence[Record]]) -> Table | None:
     for cell_id in common:
         same = [records[cell_id] for records in by_cell]
         name = "/".join([same[0].task, same[0].model, same[0].backend or ABSENT])
-        rows.append(tuple(map(Entry, (name, *map(_ratio_with_interval, same), _overlap(same)))))
+        ratios = (f"{number(r.ratio)}  {interval(r.ratio_low, r.ratio_high)}  {r.verdict}" for r in same)
+        rows.append(tuple(map(Entry, (name, *ratios, _overlap(same)))))
     columns = tuple(Column(title, numeric=False) for title in titles)
     return Table("repetition", "ratio of time to the control", columns, tuple(rows))
 
@@ -256,10 +266,6 @@ def _terminal_table(caption: str, columns: Sequence[RecordColumn], records: Sequ
     return replace(table, columns=titled, rows=rows)
 
 
-def _ratio_with_interval(record: Record) -> str:
-    return f"{number(record.ratio)}  {interval(record.ratio_low, record.ratio_high)}  {record.verdict}"
-
-
 def _overlap(records: Sequence[Record]) -> str:
     if len({record.control for record in records}) > 1:
         return "other controls"
@@ -273,8 +279,8 @@ def _overlap(records: Sequence[Record]) -> str:
 def _sweep_row(record: Record, entry: dict[str, float | int | str | None]) -> tuple[Entry, ...]:
     why = None if entry["reason"] is None else str(entry["reason"])
     name = f"`{record.task}` {record.model}, `{record.backend}`, {record.solver}, seed {record.seed}"
-    values = [_number(entry[key]) for key in ("rtol", "nfe_forward", "solution_error", "forward_s")]
-    rtol, nfe, error, seconds = values
+    values = [entry[key] for key in ("rtol", "nfe_forward", "solution_error", "forward_s")]
+    rtol, nfe, error, seconds = (value if isinstance(value, int | float) else None for value in values)
     return (
         Entry(name, name),
         Entry(number(rtol), rtol),
@@ -284,22 +290,8 @@ def _sweep_row(record: Record, entry: dict[str, float | int | str | None]) -> tu
     )
 
 
-def _number(value: float | str | None) -> float | None:
-    return value if isinstance(value, int | float) else None
-
-
 def _entry(value: object) -> Entry:
     return Entry(ABSENT if value is None else str(value), value if isinstance(value, int | float | str) else None)
-
-
-def _nfe_history(record: Record) -> str | None:
-    if not record.history or record.history[0]["nfe_forward"] is None:
-        return None
-    return " ".join(f"{entry['nfe_forward']}+{entry['nfe_backward']}" for entry in record.history[-LAST_EPOCHS:])
-
-
-def _has_gradient(record: Record) -> bool:
-    return record.first_step_s is not None or record.status != "ok"
 
 
 def _gradient_title(record: Record) -> str:
@@ -324,7 +316,10 @@ def exponents(name: str, measured: Sequence[Record]) -> Iterator[Block]:
     n_tables = 0
     for axis in get_args(Axis):
         found: list[tuple[str, Scaling]] = []
-        for line in _lines(shown, axis):
+        # A solver is told its steps or a tolerance, never both.
+        adaptive = {"steps": (False,), "tolerance": (True,)}.get(axis, (False, True))
+        varied = [record for record in shown if method(str(record.solver)).adaptive in adaptive]
+        for line in grouped(varied, partial(_in_common, axis)):
             laws = [scaling for scaling in scalings(line, axis) if scaling.law is not None]
             found += [(line_setting(line[0], axis), scaling) for scaling in laws]
         if found:
@@ -354,36 +349,28 @@ def exponents_table(name: str, axis: str, laws: Sequence[tuple[str, Scaling]]) -
         Column("points"),
         Column("setting", numeric=False),
     )
-    rows = tuple(_law_row(setting, scaling) for setting, scaling in laws)
-    return Table(name, f"Exponents over {axis}: measured, and theory's.", columns, rows)
+    rows = []
+    for setting, scaling in laws:
+        law = scaling.law
+        found = (
+            (Entry(ABSENT, reason=scaling.reason), Entry(ABSENT), Entry(ABSENT))
+            if law is None
+            else (
+                Entry(f"{law.exponent:.3f}", law.exponent),
+                Entry(f"{law.low:.3f}..{law.high:.3f}", law.low),
+                Entry(str(law.n_points), law.n_points),
+            )
+        )
+        exponent, ends, n_points = found
+        names = (Entry(f"`{scaling.backend}`", scaling.backend), Entry(scaling.quantity, scaling.quantity))
+        theory = Entry(number(scaling.theory), scaling.theory)
+        rows.append((*names, exponent, ends, theory, n_points, Entry(setting, setting)))
+    return Table(name, f"Exponents over {axis}: measured, and theory's.", columns, tuple(rows))
 
 
-def _lines(records: Sequence[Record], axis: Axis) -> list[list[Record]]:
-    """Records that differ in the backend and in their place on an axis alone."""
-    return grouped((record for record in records if _varies(record, axis)), lambda record: _in_common(record, axis))
-
-
-def _varies(record: Record, axis: Axis) -> bool:
-    """Whether a record may be a place on an axis: a solver is told its steps or a tolerance, never both."""
-    adaptive = method(str(record.solver)).adaptive
-    return {"steps": not adaptive, "tolerance": adaptive}.get(axis, True)
-
-
-def _in_common(record: Record, axis: Axis) -> Hashable:
+def _in_common(axis: Axis, record: Record) -> Hashable:
+    """What records have in common that differ in the backend and in their place on an axis alone."""
     if axis in ("steps", "tolerance"):
         return line_key(record)
     without = replace(record, batch_size=None) if axis == "batch" else replace(record, horizon=1.0)
     return (*line_key(without), record.rtol, record.atol, fixed_step(record))
-
-
-def _law_row(setting: str, scaling: Scaling) -> tuple[Entry, ...]:
-    law = scaling.law
-    return (
-        Entry(f"`{scaling.backend}`", scaling.backend),
-        Entry(scaling.quantity, scaling.quantity),
-        Entry(ABSENT, reason=scaling.reason) if law is None else Entry(f"{law.exponent:.3f}", law.exponent),
-        Entry(ABSENT) if law is None else Entry(f"{law.low:.3f}..{law.high:.3f}", law.low),
-        Entry(number(scaling.theory), scaling.theory),
-        Entry(ABSENT) if law is None else Entry(str(law.n_points), law.n_points),
-        Entry(setting, setting),
-    )

@@ -63,12 +63,15 @@ def page(document: Document, limit: int = PAGE_LIMIT) -> str:
 
 def inline(text: str) -> Markup:
     """Text with its names in backticks set as code."""
-    return Markup("").join(_code(span.text) if span.code else escape(span.text) for span in spans(text))
-
-
-def _code(name: str) -> Markup:
-    """A name, which may be broken where its options begin and between them."""
-    return Markup("<code>{}</code>").format(escape(name).replace("[", Markup("<wbr>[")).replace(",", Markup(",<wbr>")))
+    # A name may be broken where its options begin and between them.
+    return Markup("").join(
+        Markup("<code>{}</code>").format(
+            escape(span.text).replace("[", Markup("<wbr>[")).replace(",", Markup(",<wbr>"))
+        )
+        if span.code
+        else escape(span.text)
+        for span in spans(text)
+    )
 
 
 @dataclass(frozen=True)
@@ -213,11 +216,6 @@ def _order_attribute(text: str, value: float | str | None) -> Markup:
         return Markup(' class="x"')
     if text == value or (isinstance(value, float | int) and PLAIN_NUMBER.fullmatch(text) and float(text) == value):
         return Markup("")
-    return Markup(' data-v="{}"').format(_printed(value))
-
-
-def _printed(value: float | str) -> str:
-    """A value as JavaScript reads it."""
-    if isinstance(value, str):
-        return value
-    return f"{value:.9g}".replace("inf", "Infinity")
+    # As JavaScript reads it.
+    printed = value if isinstance(value, str) else f"{value:.9g}".replace("inf", "Infinity")
+    return Markup(' data-v="{}"').format(printed)

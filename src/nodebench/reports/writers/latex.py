@@ -5,7 +5,7 @@ It asks for no more than Debian's `texlive-latex-recommended` has: a paper that 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from nodebench.reports.document import (
@@ -131,29 +131,24 @@ def _character(character: str) -> str:
 
 
 def _blocks(blocks: Sequence[Block], charts: Mapping[str, str]) -> list[str]:
-    return [_block(block, charts) for block in blocks]
-
-
-def _block(block: Block, charts: Mapping[str, str]) -> str:
-    match block:
-        case Paragraph():
-            return inline(block.text)
-        case Bullets():
-            return _list(block)
-        case Table():
-            return _tables(block)
-        case Chart() | Drawing():
-            return _figure(block, charts)
-        case Missing():
-            return rf"\begin{{quote}}\textbf{{{inline(block.what)}}}: {inline(block.reason)}\end{{quote}}"
-        case Details():
-            return "\n\n".join([rf"\paragraph{{{inline(block.title)}}}", *_blocks(block.blocks, charts)])
-
-
-def _list(bullets: Bullets) -> str:
-    if not bullets.items:
-        return ""
-    return "\n".join([r"\begin{itemize}", *(rf"\item {inline(item)}" for item in bullets.items), r"\end{itemize}"])
+    """Blocks as LaTeX; an empty list of sentences, which LaTeX refuses, as nothing."""
+    found = []
+    for block in blocks:
+        match block:
+            case Paragraph():
+                found.append(inline(block.text))
+            case Bullets():
+                items = [rf"\item {inline(item)}" for item in block.items]
+                found.append("\n".join([r"\begin{itemize}", *items, r"\end{itemize}"]) if items else "")
+            case Table():
+                found.append(_tables(block))
+            case Chart() | Drawing():
+                found.append(_figure(block, charts))
+            case Missing():
+                found.append(rf"\begin{{quote}}\textbf{{{inline(block.what)}}}: {inline(block.reason)}\end{{quote}}")
+            case Details():
+                found += [rf"\paragraph{{{inline(block.title)}}}", *_blocks(block.blocks, charts)]
+    return found
 
 
 def _figure(block: Chart | Drawing, charts: Mapping[str, str]) -> str:
@@ -174,29 +169,29 @@ def _tables(table: Table) -> str:
     """A table as it fits: on a page, running over several, or in parts where it is too wide to run over."""
     if len(table.rows) <= MANY_ROWS:
         return _table(table)
-    letters = _letters(table)
+    texts = [[column.title for column in table.columns], *([entry.text for entry in row] for row in table.rows)]
+    letters = sum(max(map(len, column)) + 2 for column in zip(*texts, strict=True))
     fitting = [size for most, size in SIZES if letters <= most]
     if fitting:
         return _long_table(table, fitting[0])
-    # LaTeX keeps only so many floats waiting.
-    return "\n\n".join(_table(part) + "\n\\clearpage" for part in _parts(table))
-
-
-def _parts(table: Table) -> Iterator[Table]:
+    parts = []
     for start in range(0, len(table.rows), MANY_ROWS):
         rows = table.rows[start : start + MANY_ROWS]
         caption = f"{table.caption} Rows {start + 1} to {start + len(rows)}."
-        yield replace(table, name=f"{table.name}-{start + 1}", caption=caption, rows=rows)
+        part = replace(table, name=f"{table.name}-{start + 1}", caption=caption, rows=rows)
+        # LaTeX keeps only so many floats waiting.
+        parts.append(_table(part) + "\n\\clearpage")
+    return "\n\n".join(parts)
 
 
 def _table(table: Table) -> str:
     """A table of its own that shrinks to the width of the text where it is wider."""
-    head, rows = _lines(table)
+    alignment, head, rows = _lines(table)
     lines = [
         r"\begin{table}[htbp]\centering\footnotesize",
         rf"\caption{{{inline(table.caption)}}}\label{{tab:{key(table.name)}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{_alignment(table)}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
         head,
         r"\midrule",
@@ -211,10 +206,10 @@ def _table(table: Table) -> str:
 
 def _long_table(table: Table, size: str) -> str:
     """A table that runs over as many pages as it needs, in a size of type in which it is not too wide."""
-    head, rows = _lines(table)
+    alignment, head, rows = _lines(table)
     lines = [
         rf"\begingroup\{size}\setlength{{\tabcolsep}}{{3pt}}",
-        rf"\begin{{longtable}}{{{_alignment(table)}}}",
+        rf"\begin{{longtable}}{{{alignment}}}",
         rf"\caption{{{inline(table.caption)}}}\label{{tab:{key(table.name)}}}\\",
         r"\toprule",
         head,
@@ -232,19 +227,12 @@ def _long_table(table: Table, size: str) -> str:
     return "\n".join(lines)
 
 
-def _letters(table: Table) -> int:
-    texts = [[column.title for column in table.columns], *([entry.text for entry in row] for row in table.rows)]
-    return sum(max(map(len, column)) + 2 for column in zip(*texts, strict=True))
-
-
-def _alignment(table: Table) -> str:
-    return "".join("r" if column.numeric and at else "l" for at, column in enumerate(table.columns))
-
-
-def _lines(table: Table) -> tuple[str, list[str]]:
+def _lines(table: Table) -> tuple[str, str, list[str]]:
+    """Alignment of the columns, the line of their titles, and a line for each row."""
     numbers = reasons(table)
     head = " & ".join(inline(column.title) for column in table.columns) + r" \\"
-    return head, [" & ".join(_entry(entry, numbers) for entry in row) + r" \\" for row in table.rows]
+    alignment = "".join("r" if column.numeric and at else "l" for at, column in enumerate(table.columns))
+    return alignment, head, [" & ".join(_entry(entry, numbers) for entry in row) + r" \\" for row in table.rows]
 
 
 def _entry(entry: Entry, numbers: Mapping[str, int]) -> str:

@@ -17,6 +17,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from nodebench.problem import Problem
+from nodebench.tasks.mnist.task import CHANNELS, CLASSES
 
 Downsampling = Literal["conv", "res"]
 
@@ -26,9 +27,7 @@ JaxBatch = Mapping[str, jax.Array]
 JaxSolve = Callable[[eqx.Module, jax.Array, np.ndarray], jax.Array]
 """`solve(field, y0, times)`: the states at `times`, shape `(n_times, *y0.shape)`."""
 
-CHANNELS = 64
 GROUPS = 32
-CLASSES = 10
 EPSILON = 1e-5
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import softmax
 
 from nodebench.frameworks.base import Batch
 from nodebench.plots import Plot, View
@@ -30,16 +31,17 @@ def misread_digits(test: Batch, view: View) -> tuple[Plot, ...]:
     """
     images, labels = test["images"][:LOOKED_AT], test["labels"][:LOOKED_AT]
     logits = view_in_batches(view, "scores", {"images": images}, BATCH)["logits"]
-    probabilities = _softmax(logits.astype(np.float64))
+    probabilities = softmax(logits.astype(np.float64), axis=1)
     predicted, surest = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
     if not len(wrong):
         return ()
     shown = wrong[np.argsort(-surest[wrong], kind="stable")][:SHOWN]
-    which = _which(len(shown), len(wrong), len(labels))
+    which = f"all {len(wrong)}" if len(shown) == len(wrong) else f"the {len(shown)} surest of {len(wrong):,}"
+    among = f"among the first {len(labels):,} test images"
     grey = np.round(255 * images[shown, 0]).astype(np.uint8)
     titles = [f"{labels[i]} -> {predicted[i]} ({surest[i]:.2f})" for i in shown]
-    caption = f"Misread digits, true -> predicted (probability): {which}"
+    caption = f"Misread digits, true -> predicted (probability): {which} {among}"
     return (Plot("misread-digits", caption, digits(grey, titles)),)
 
 
@@ -50,14 +52,3 @@ def digits(images: np.ndarray, titles: Sequence[str]) -> Figure:
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
         without_ticks(axes)
     return figure
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    shares: np.ndarray = powers / powers.sum(1, keepdims=True)
-    return shares
-
-
-def _which(shown: int, wrong: int, looked_at: int) -> str:
-    among = f"among the first {looked_at:,} test images"
-    return f"all {wrong} {among}" if shown == wrong else f"the {shown} surest of {wrong:,} {among}"

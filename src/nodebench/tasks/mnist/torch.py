@@ -9,6 +9,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from nodebench.problem import Problem, State
+from nodebench.tasks.mnist.task import CHANNELS
 
 Downsampling = Literal["conv", "res"]
 
@@ -17,8 +18,6 @@ TorchBatch = Mapping[str, Tensor]
 
 TorchSolve = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """`solve(field, y0, times)`: the states at `times`, shape `(n_times, *y0.shape)`."""
-
-CHANNELS = 64
 
 
 def _norm() -> nn.GroupNorm:
