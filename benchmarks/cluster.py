@@ -33,17 +33,16 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from nodebench import registry
-from nodebench.bench import machine
-from nodebench.bench.executors.options import ExecutorOptions
 from nodebench.bench.executors.ray.executor import RayExecutor, ray_executor
 from nodebench.bench.executors.ray.inspection import NodeInspection, Requirements
 from nodebench.bench.executors.ray.nodes import ClusterInspection, alive_nodes
 from nodebench.bench.executors.ray.remote import RunSpec
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.plan import Cell, Plan
-from nodebench.bench.request import BUDGETS_S, Settings
+from nodebench.bench.request import BUDGETS_S, ExecutorOptions, Settings
 from nodebench.bench.runner import Runner
 from nodebench.bench.work import AbstractWork, CellResult, GroupWork, MachineContext
+from nodebench.results import machine
 from nodebench.results.store import Store
 from nodebench.tasks.base import AbstractTask
 

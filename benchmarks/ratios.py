@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nodebench.bench.machine import fingerprint, idle_cores
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
 from nodebench.progress import display
 from nodebench.reports.document import ABSENT, interval, mebibytes, milliseconds, number
+from nodebench.results.machine import fingerprint, idle_cores
 from nodebench.results.record import Record
 from nodebench.results.store import Store
 

@@ -18,12 +18,12 @@ from scipy.stats import f as snedecor
 
 from nodebench.bench.cell_run import CellRun, probe_run
 from nodebench.bench.jobs import WorkClock
-from nodebench.bench.machine import idle_cores
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
 from nodebench.bench.timing import Interleaving
 from nodebench.bench.work import begin
+from nodebench.results.machine import idle_cores
 from nodebench.stats import student
 
 ROUNDS = 10

@@ -1,6 +1,6 @@
 """Records and runs made by hand, of which every figure is known."""
 
-from nodebench.results.environment import environment_key
+from nodebench.results.machine import environment_key
 from nodebench.results.record import Record
 from nodebench.results.store import Run
 

@@ -9,7 +9,7 @@ from nodebench.errors import StoreError, UserError
 from nodebench.gating.baseline import Baseline, BaselineCell, find, loads, of_benchmarks, read_file
 from nodebench.gating.compare import compare, update
 from nodebench.gating.thresholds import Thresholds
-from nodebench.results.environment import environment_key
+from nodebench.results.machine import environment_key
 from nodebench.results.record import Record
 from nodebench.results.store import Store
 

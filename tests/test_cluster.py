@@ -27,20 +27,19 @@ from commands import nodebench  # noqa: E402
 from fake_ray import FakeRay  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from nodebench.bench.executors.options import ExecutorOptions  # noqa: E402
 from nodebench.bench.executors.ray import connection, executor, inspection, nodes, remote, tracking  # noqa: E402
 from nodebench.bench.executors.ray.connection import AUTH_MODE, connected, probe  # noqa: E402
 from nodebench.bench.executors.ray.executor import needs, ray_executor  # noqa: E402
 from nodebench.bench.executors.ray.inspection import NodeInspection, Requirements  # noqa: E402
 from nodebench.bench.executors.ray.nodes import alive_nodes, inspect, software  # noqa: E402
 from nodebench.bench.executors.ray.remote import RunSpec, claimed, unfitness  # noqa: E402
-from nodebench.bench.machine import available_cores, fingerprint  # noqa: E402
 from nodebench.bench.matrix import Request, plan  # noqa: E402
-from nodebench.bench.request import Settings  # noqa: E402
+from nodebench.bench.request import ExecutorOptions, Settings  # noqa: E402
 from nodebench.bench.runner import Runner  # noqa: E402
 from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
 from nodebench.cli import app  # noqa: E402
 from nodebench.errors import UserError  # noqa: E402
+from nodebench.results.machine import available_cores, fingerprint  # noqa: E402
 from nodebench.results.store import Store  # noqa: E402
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"

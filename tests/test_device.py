@@ -12,10 +12,10 @@ import pytest
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.bench.machine import finds_cuda
 from nodebench.bench.worker.memory import traced_bytes
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.base import load_framework
+from nodebench.results.machine import finds_cuda
 from nodebench.results.store import Store
 from nodebench.tasks.base import AbstractTask
 

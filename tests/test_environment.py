@@ -1,7 +1,6 @@
 """What sets two machines apart is named."""
 
-from nodebench.bench.machine import fingerprint
-from nodebench.results.environment import differences
+from nodebench.results.machine import differences, fingerprint
 
 
 def test_equal_fingerprints_have_no_differences():

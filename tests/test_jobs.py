@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from nodebench.bench import jobs as jobs_module
-from nodebench.bench import machine
 from nodebench.bench.cell_run import CellRun
 from nodebench.bench.group import UNKNOWN_BYTES, GradientGroup
 from nodebench.bench.jobs import Jobs, WorkClock
@@ -16,6 +15,7 @@ from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
 from nodebench.bench.timing import MEMORY_SHARE
 from nodebench.errors import UserError
+from nodebench.results import machine
 from nodebench.results.store import Store
 
 FIGURES = (

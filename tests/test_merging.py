@@ -11,7 +11,7 @@ from synthetic import ENVIRONMENT, OTHER, record
 
 from nodebench.errors import StoreError
 from nodebench.plots import RenderedPlot
-from nodebench.results.environment import environment_key
+from nodebench.results.machine import environment_key
 from nodebench.results.merging import Merged, merge
 from nodebench.results.record import SCHEMA_VERSION, Measurement
 from nodebench.results.store import Store

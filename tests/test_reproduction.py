@@ -6,7 +6,6 @@ import pytest
 from browser import check_page
 from typer.testing import CliRunner
 
-from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request
 from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
@@ -22,6 +21,7 @@ from nodebench.paper.plans import (
 )
 from nodebench.paper.study import answers, continuation, settles
 from nodebench.reports.document import Document, number
+from nodebench.results.machine import fingerprint
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"

@@ -13,7 +13,6 @@ import pytest
 from processes import children, ended, within, workers
 
 from nodebench.bench.client import WorkerProcess
-from nodebench.bench.machine import fingerprint
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
 from nodebench.bench.reference import continuous_errors
@@ -22,6 +21,7 @@ from nodebench.bench.runner import Runner
 from nodebench.bench.saved import Reference
 from nodebench.bench.worker.main import Worker, _failure
 from nodebench.errors import UserError
+from nodebench.results.machine import fingerprint
 from nodebench.results.record import PRINTED
 from nodebench.results.store import Store
 

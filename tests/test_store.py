@@ -12,7 +12,7 @@ import pytest
 
 from nodebench.errors import StoreError, UnknownNameError
 from nodebench.plots import RenderedPlot
-from nodebench.results.environment import environment_key, environment_of
+from nodebench.results.machine import environment_key, environment_of
 from nodebench.results.record import SCHEMA_VERSION, Record
 from nodebench.results.store import Store, now
 

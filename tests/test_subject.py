@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rough import Midpoint
 
-from nodebench.bench.machine import changed, file_digest
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.worker.subject import check_times, load_inputs, make_subject, save_inputs
 from nodebench.errors import PluginError, UserError
+from nodebench.results.machine import changed, file_digest
 from nodebench.tasks.base import GradientInputs
 
 
@@ -45,7 +45,7 @@ LOADED = """
 import json, sys
 sys.path.append(sys.argv[1])
 import task
-from nodebench.bench.machine import code_identity, loaded_files
+from nodebench.results.machine import code_identity, loaded_files
 print(json.dumps([code_identity(), sorted(path for path in loaded_files() if path.startswith(sys.argv[1]))]))
 """
 

@@ -21,8 +21,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nodebench.bench.executors.options import ExecutorOptions
-from nodebench.bench.request import Request, Settings
+from nodebench.bench.request import ExecutorOptions, Request, Settings
 from nodebench.errors import NodebenchError, NotInstalledError, UnknownNameError, UserError
 from nodebench.options import (
     DEFAULT_STORE,
@@ -590,7 +589,7 @@ def doctor(
     With `--executor ray`: those of each node of the cluster, and in what they differ.
     """
     from nodebench import installed, measuring, printing, progress
-    from nodebench.bench import machine
+    from nodebench.results import machine
 
     if options.executor == "ray":
         if selftest:

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 from nodebench import registry
 from nodebench.bench.checkpoints import check_folder
 from nodebench.bench.executors.local import AbstractExecutor, LocalExecutor
-from nodebench.bench.executors.options import ExecutorOptions
 from nodebench.bench.group import GradientGroup
-from nodebench.bench.machine import finds_cuda, fingerprint, idle_cores
 from nodebench.bench.matrix import plan as plan_of
 from nodebench.bench.matrix import scaling_plan
 from nodebench.bench.messages import Event
 from nodebench.bench.plan import Plan, parse_shard
-from nodebench.bench.request import Request, Settings
+from nodebench.bench.request import ExecutorOptions, Request, Settings
 from nodebench.bench.runner import Continuation, Runner
 from nodebench.errors import PluginError, UserError
 from nodebench.options import GateOptions, RunOptions, ScaleOptions, part_of
+from nodebench.results.machine import finds_cuda, fingerprint, idle_cores
 from nodebench.results.record import Record
 from nodebench.results.store import Store
 

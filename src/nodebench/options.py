@@ -13,8 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from nodebench.bench.executors.options import ExecutorOptions
-from nodebench.bench.request import Request, Settings, several
+from nodebench.bench.request import ExecutorOptions, Request, Settings, several
 from nodebench.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:

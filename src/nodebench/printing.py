@@ -13,7 +13,7 @@ from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, mebib
 from nodebench.reports.machines import Machines, parts
 from nodebench.reports.tables import exponents_table, for_terminal, repetition_table
 from nodebench.reports.writers.terminal import new_console, print_page, print_table
-from nodebench.results.environment import differences, environment_of
+from nodebench.results.machine import differences, environment_of
 
 if TYPE_CHECKING:
     from nodebench.bench.executors.ray.nodes import ClusterInspection, Node

@@ -9,13 +9,13 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from nodebench.bench.client import LostError, WorkerError, WorkerProcess, launch, with_launchers
 from nodebench.bench.jobs import Cores, WorkClock
-from nodebench.bench.machine import usable_cores
 from nodebench.bench.messages import Assignment, Failure, Questions, TrainingProgress, Turn, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
 from nodebench.bench.saved import Reference
 from nodebench.errors import Status
+from nodebench.results.machine import usable_cores
 from nodebench.results.record import Measurement
 
 P = ParamSpec("P")

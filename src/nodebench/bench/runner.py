@@ -15,7 +15,6 @@ from nodebench import __version__
 from nodebench.bench.checkpoints import Checkpoint, remove_folder
 from nodebench.bench.executors.local import AbstractExecutor, LocalExecutor
 from nodebench.bench.group import GradientGroup
-from nodebench.bench.machine import Files, changed
 from nodebench.bench.messages import Event, Failure
 from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.request import Settings
@@ -30,7 +29,7 @@ from nodebench.bench.work import (
     checkpoint,
 )
 from nodebench.errors import UserError
-from nodebench.results.environment import differences, environment_key
+from nodebench.results.machine import Files, changed, differences, environment_key
 from nodebench.results.record import Measurement, Record, SettingsPart
 from nodebench.results.store import Store, now
 

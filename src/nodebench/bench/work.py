@@ -17,12 +17,12 @@ from nodebench.bench.client import WorkerError
 from nodebench.bench.group import GradientGroup
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.judge import References
-from nodebench.bench.machine import Files, available_memory
 from nodebench.bench.messages import Beginning, Event, Failure, Questions, TrainingProgress, sentence_of
 from nodebench.bench.plan import Cell
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
 from nodebench.plots import RenderedPlot
+from nodebench.results.machine import Files, available_memory
 from nodebench.results.record import Measurement
 
 Measure = Literal["gradient", "counts", "training", "both"]

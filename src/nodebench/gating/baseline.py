@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from nodebench import __version__
 from nodebench.errors import UserError, first_error, user_error
-from nodebench.results.environment import environment_key, environment_of
+from nodebench.results.machine import environment_key, environment_of
 from nodebench.results.quantities import CATALOGUE, kept
 from nodebench.results.record import Measurement, Record, SettingsPart
 from nodebench.results.store import Store, existing

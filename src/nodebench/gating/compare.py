@@ -13,7 +13,7 @@ from typing import Literal
 from nodebench.gating.baseline import Baseline, BaselineCell
 from nodebench.gating.slowdown import Slowdown, slowdown
 from nodebench.gating.thresholds import METRICS, TIME, Thresholds
-from nodebench.results.environment import differences
+from nodebench.results.machine import differences
 from nodebench.results.quantities import Band
 from nodebench.results.record import SettingsPart
 

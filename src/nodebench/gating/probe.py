@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple
 from nodebench import registry
 from nodebench.bench import messages
 from nodebench.bench.launcher import HANDED
-from nodebench.bench.machine import fingerprint
 from nodebench.bench.plan import Cell
 from nodebench.errors import PluginError, UnknownNameError
 from nodebench.problem import Evaluations, SolverSpec
+from nodebench.results.machine import fingerprint
 from nodebench.results.record import Measurement
 
 

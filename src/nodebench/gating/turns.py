@@ -11,7 +11,6 @@ from typing import cast
 from nodebench import registry
 from nodebench.bench.cell_run import CellRun, probe_run
 from nodebench.bench.group import GradientGroup
-from nodebench.bench.machine import fingerprint
 from nodebench.bench.messages import Event
 from nodebench.bench.plan import Plan
 from nodebench.bench.request import Request, Settings
@@ -20,6 +19,7 @@ from nodebench.bench.work import CellResult, begin
 from nodebench.gating.baseline import Baseline, BaselineCell
 from nodebench.gating.probe import Defect, plugin_defect
 from nodebench.gating.versions import Version, ask_available
+from nodebench.results.machine import fingerprint
 from nodebench.results.record import Measurement
 from nodebench.results.store import Store
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from nodebench.bench.machine import fingerprint
 from nodebench.bench.plan import Plan
 from nodebench.bench.runner import Continuation
 from nodebench.errors import user_error
@@ -16,7 +15,7 @@ from nodebench.options import DEFAULT_STORE, ReproduceOptions
 from nodebench.paper.pages import Place, Source
 from nodebench.paper.plans import Conditions, named, page_of
 from nodebench.reports.writers.files import PAGES, check_outputs
-from nodebench.results.environment import differences, environment_of
+from nodebench.results.machine import differences, environment_of, fingerprint
 from nodebench.results.record import Record
 from nodebench.results.store import Store, now
 

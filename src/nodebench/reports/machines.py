@@ -6,7 +6,7 @@ from typing import Any
 
 from nodebench.errors import UserError
 from nodebench.reports.document import ABSENT, number
-from nodebench.results.environment import differences, environment_of
+from nodebench.results.machine import differences, environment_of
 from nodebench.results.record import Record
 
 OTHER_MACHINE = "other machine"

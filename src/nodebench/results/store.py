@@ -13,7 +13,7 @@ from typing import Any
 
 from nodebench.errors import StoreError, UnknownNameError, user_error
 from nodebench.plots import RenderedPlot
-from nodebench.results.environment import environment_key
+from nodebench.results.machine import environment_key
 from nodebench.results.record import SCHEMA_VERSION, Measurement, Record, columns
 
 BUSY_TIMEOUT_S = 60.0
@@ -107,7 +107,7 @@ class Store:
         """Keep the fingerprint of a machine that records are to name, once however often it is given.
 
         Args:
-            fingerprint: As `nodebench.bench.machine.fingerprint` makes it.
+            fingerprint: As `nodebench.results.machine.fingerprint` makes it.
 
         Returns:
             The key by which records name it.

@@ -28,7 +28,6 @@ from typing_extensions import override
 from nodebench.backends.solvers import STARTING_ORDER, method
 from nodebench.backends.step_size import StepScale, first_step
 from nodebench.bench.checkpoints import Checkpoint
-from nodebench.bench.machine import loaded_files
 from nodebench.bench.matrix import task_cells
 from nodebench.bench.messages import (
     OUT_OF_MEMORY,
@@ -67,6 +66,7 @@ from nodebench.frameworks.base import AbstractFramework, Batch
 from nodebench.importing import missing_module
 from nodebench.plots import RenderedPlot, render
 from nodebench.problem import Evaluations, Problem, SolverSpec
+from nodebench.results.machine import loaded_files
 from nodebench.results.record import Measurement
 from nodebench.tasks.base import Recipe, Splits
 

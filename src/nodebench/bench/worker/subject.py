@@ -12,11 +12,11 @@ import numpy as np
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.bench.machine import code_identity
 from nodebench.bench.plan import Cell, unwritten
 from nodebench.errors import PluginError, UnsupportedError, UserError
 from nodebench.frameworks.base import AbstractFramework, Weights, load_framework, solve_checked
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
+from nodebench.results.machine import code_identity
 from nodebench.tasks.base import AbstractTask, GradientInputs
 
 

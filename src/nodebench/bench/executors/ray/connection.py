@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nodebench.bench.machine import available_cores
 from nodebench.errors import UserError
+from nodebench.results.machine import available_cores
 
 CONNECT_S = 5.0
 """How long the head of a cluster may take to answer at all."""

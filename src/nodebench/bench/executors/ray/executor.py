@@ -10,7 +10,6 @@ import ray
 from typing_extensions import override
 
 from nodebench.bench.executors.local import AbstractExecutor, ResultHandler
-from nodebench.bench.executors.options import ExecutorOptions
 from nodebench.bench.executors.ray.connection import connected
 from nodebench.bench.executors.ray.inspection import Requirements
 from nodebench.bench.executors.ray.nodes import (
@@ -24,7 +23,7 @@ from nodebench.bench.executors.ray.remote import NodeResult, RunSpec, run_work
 from nodebench.bench.executors.ray.tracking import POLL_S, InFlight, Tracker, notice_queue
 from nodebench.bench.messages import Event, Failure
 from nodebench.bench.plan import Plan
-from nodebench.bench.request import Settings
+from nodebench.bench.request import ExecutorOptions, Settings
 from nodebench.bench.work import AbstractWork, GroupWork, MachineContext, TrainingWork, WorkResult
 from nodebench.errors import Status, UserError
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from nodebench import registry
-from nodebench.bench.machine import fingerprint, frameworks
 from nodebench.bench.plan import Plan
 from nodebench.bench.request import Interpreter
 from nodebench.errors import NodebenchError
+from nodebench.results.machine import fingerprint, frameworks
 from nodebench.tasks.base import AbstractTask, Preset
 from nodebench.tasks.mnist.data import FOLDER_VARIABLE
 

@@ -11,9 +11,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nodebench.bench.checkpoints import check_folder, open_filesystem
 from nodebench.bench.executors.ray.inspection import INSPECTION_S, NodeInspection, Requirements, inspect_here
-from nodebench.bench.machine import fingerprint
 from nodebench.errors import UserError
-from nodebench.results.environment import differences
+from nodebench.results.machine import differences, fingerprint
 
 SOFTWARE = ("python", "libraries", "git")
 """What of a fingerprint must be the same on all nodes of a run."""

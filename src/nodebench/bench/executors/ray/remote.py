@@ -17,10 +17,10 @@ from filelock import FileLock, Timeout
 from nodebench.bench.executors.ray.inspection import NodeInspection, Requirements, data_folder, inspect_here
 from nodebench.bench.executors.ray.nodes import unlike_software
 from nodebench.bench.executors.ray.tracking import Notice
-from nodebench.bench.machine import available_cores, fingerprint, idle_cores
 from nodebench.bench.messages import Event
 from nodebench.bench.request import Settings
 from nodebench.bench.work import AbstractWork, CellResult, MachineContext, results_of
+from nodebench.results.machine import available_cores, fingerprint, idle_cores
 
 NOTICE_S = 1.0
 """How often progress within a phase is sent; phases themselves always are."""
