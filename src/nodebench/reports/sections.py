@@ -34,7 +34,7 @@ from nodebench.reports.tables import (
     sweep_table,
     trained_table,
 )
-from nodebench.results.quantities import how_taken
+from nodebench.results.quantities import HOW_TAKEN
 from nodebench.results.record import Record
 from nodebench.results.store import Run
 
@@ -201,10 +201,9 @@ def appendix(records: Sequence[Record], runs: Sequence[Run], machines: Machines)
     sections = [Section("Machines and runs", tuple(_machines(records, runs, machines)))] if runs else []
     if failed:
         sections.insert(0, Section("Not ok", tuple(_failures(failed))))
-    columns = tuple(Column(title, numeric=False) for title in ("figure", "in a record", "how it is taken"))
-    methods = Table(
-        "methods", "How each figure is taken.", columns, tuple(tuple(map(_text, row)) for row in how_taken())
-    )
+    columns = (Column("figure", numeric=False), Column("how it is taken", numeric=False))
+    rows = tuple(tuple(map(_text, row)) for row in HOW_TAKEN.items())
+    methods = Table("methods", "How each figure is taken.", columns, rows)
     sections.append(Section("How each figure is taken", (methods, *_start_methods(last))))
     if records:
         sections.append(Section("Settings", tuple(_settings(last))))
