@@ -119,12 +119,20 @@ def continuous_errors(found: Reference, reference: Reference, spec: SolverSpec) 
         forward = in_tolerances(found.states, reference.states, spec)
     return Measurement(
         grad_error_params=relative_error(found.params, reference.params) if reference.params else None,
+        grad_cosine_params=cosine(found.params, reference.params) if reference.params_error <= KNOWN else None,
         grad_error_y0=relative_error(found.y0, reference.y0),
         forward_error=forward,
         reference=reference.description,
         reference_error_params=reference.params_error if reference.params else None,
         reference_error_y0=reference.y0_error,
     )
+
+
+def cosine(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float | None:
+    """Cosine of the angle between two gradients by name, each as one vector; None where one of them is zero."""
+    u, v = (np.concatenate([np.zeros(0), *(np.ravel(each[name]) for name in sorted(other))]) for each in (one, other))
+    norms = float(np.linalg.norm(u)) * float(np.linalg.norm(v))
+    return float(u @ v) / norms if norms else None
 
 
 def judged_errors(found: Measurement) -> dict[str, tuple[float, float]]:

@@ -231,6 +231,19 @@ class GradientPart:
         tables={"exactness": "err dy0", "comparison": "error d/dy0", "baseline": "err dy0"},
         **_GRAD_ERROR,
     )
+    grad_cosine_params: float | None = _quantity(
+        meaning="Cosine of the angle between d/dparams and the reference's: 1 where both point the same way, whatever "
+        "their lengths.",
+        unit="cosine",
+        format="metric",
+        group="gradient error",
+        better="higher",
+        band=Band(absolute=0.001, epsilons=16),
+        because="it moves with the square of the error, which itself has a band",
+        digits=6,
+        only_if_any=True,
+        tables={"exactness": "cos dp", "comparison": "cosine d/dparams", "baseline": "cos dp"},
+    )
     method_error_params: float | None = _quantity(
         meaning="Relative L2 distance of d/dparams from the exact gradient of the backend's own discretisation, in "
         "float64.",
