@@ -247,7 +247,7 @@ class GradientPart:
     method_error_params: float | None = _quantity(
         meaning="Relative L2 distance of d/dparams from the exact gradient of the backend's own discretisation, in "
         "float64.",
-        tables={"exactness": "method err"},
+        tables={"exactness": "method\nerr"},
         **_METHOD_ERROR,
     )
     method_error_y0: float | None = _quantity(meaning="The same of d/dy0.", **_METHOD_ERROR)
