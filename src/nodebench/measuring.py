@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nodebench import registry
 from nodebench.bench.checkpoints import check_folder
@@ -21,7 +21,7 @@ from nodebench.bench.request import ExecutorOptions, Request, Settings
 from nodebench.bench.runner import Continuation, Runner
 from nodebench.errors import PluginError, UserError
 from nodebench.options import GateOptions, RunOptions, ScaleOptions, part_of
-from nodebench.results.machine import finds_cuda, fingerprint, idle_cores
+from nodebench.results.machine import Fingerprint, finds_cuda, fingerprint, idle_cores
 from nodebench.results.record import Record
 from nodebench.results.store import Store
 
@@ -81,7 +81,7 @@ def measure(
     options: RunOptions,
     watcher: Watcher | None = None,
     *,
-    environment: Mapping[str, Any] | None = None,
+    environment: Fingerprint | None = None,
     known: Collection[str] = (),
     measure_group: Callable[[GradientGroup], None] = GradientGroup.measure,
 ) -> list[Record]:
@@ -120,7 +120,7 @@ def measure(
 @contextmanager
 def executor_for(
     plan: Plan, options: ExecutorOptions, settings: Settings, tell: Callable[[str], None]
-) -> Iterator[tuple[AbstractExecutor, Callable[[], Mapping[str, Any]]]]:
+) -> Iterator[tuple[AbstractExecutor, Callable[[], Fingerprint]]]:
     """What does the work of a plan, and what gives the fingerprint of where it is done.
 
     Raises:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -13,7 +13,7 @@ from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, mebib
 from nodebench.reports.machines import Machines, parts
 from nodebench.reports.tables import exponents_table, for_terminal, repetition_table
 from nodebench.reports.writers.terminal import new_console, print_page, print_table
-from nodebench.results.machine import differences, environment_of
+from nodebench.results.machine import Fingerprint, differences, environment_of
 
 if TYPE_CHECKING:
     from nodebench.bench.executors.ray.nodes import ClusterInspection, Node
@@ -141,7 +141,7 @@ def of_one_machine(records: Sequence["Record"], store: "Store", name: str | None
     return machines.with_times_of_one(records)
 
 
-def _print_nodes(run: "Run", records: Sequence["Record"], environments: Mapping[str, Mapping[str, Any]]) -> None:
+def _print_nodes(run: "Run", records: Sequence["Record"], environments: Mapping[str, Fingerprint]) -> None:
     """Say what each node is that the cells of a run were measured on, unless it is the one that began the run."""
     nodes: dict[tuple[str | None, str | None], list[Record]] = {}
     for record in parts(records):
@@ -158,7 +158,7 @@ def _print_nodes(run: "Run", records: Sequence["Record"], environments: Mapping[
 
 
 def print_repetition(
-    runs: Sequence["Run"], records: Sequence[Sequence["Record"]], environments: Mapping[str, Mapping[str, Any]]
+    runs: Sequence["Run"], records: Sequence[Sequence["Record"]], environments: Mapping[str, Fingerprint]
 ) -> None:
     """Print the ratios of several runs side by side, and in what their machines differ."""
     first = {record.cell_id: environment_of(record, environments) for record in records[0]}
@@ -193,7 +193,7 @@ def print_broken(broken: Mapping[str, str]) -> None:
         new_console(err=True).print(f"[red]broken:[/red] {escape(f'{name}: {reason}')}", soft_wrap=True)
 
 
-def print_environment(environment: Mapping[str, Any]) -> None:
+def print_environment(environment: Fingerprint) -> None:
     """Print the fingerprint of a machine, or what there is of it: a run on many machines has that of software alone."""
     versions = {name: version or "not installed" for name, version in environment["libraries"].items()}
     lines = (
@@ -205,7 +205,7 @@ def print_environment(environment: Mapping[str, Any]) -> None:
         new_console().print(escape(line))
 
 
-def hardware(environment: Mapping[str, Any]) -> str:
+def hardware(environment: Fingerprint) -> str:
     """Processor, cores, memory and GPU of a machine, in words."""
     if "cpu" not in environment:
         return "lost before it could be looked at"
@@ -284,7 +284,7 @@ def print_baseline(figures: "Baseline") -> None:
     print_table(baseline_table(figures))
 
 
-def print_machine(environment: Mapping[str, Any], frameworks: Mapping[str, str], data: Mapping[str, str]) -> None:
+def print_machine(environment: Fingerprint, frameworks: Mapping[str, str], data: Mapping[str, str]) -> None:
     """Print a machine, its frameworks, and where data sets would come from."""
     print_environment(environment)
     for name, state in frameworks.items():

@@ -29,7 +29,7 @@ from nodebench.bench.work import (
     checkpoint,
 )
 from nodebench.errors import UserError
-from nodebench.results.machine import Files, changed, differences, environment_key
+from nodebench.results.machine import Files, Fingerprint, changed, differences, environment_key
 from nodebench.results.record import Measurement, Record, SettingsPart
 from nodebench.results.store import Store, now
 
@@ -99,7 +99,7 @@ class Runner:
         self,
         plan: Plan,
         command: str,
-        environment: Mapping[str, Any],
+        environment: Fingerprint,
         continuation: Continuation = "new",
         known: Collection[str] = (),
     ) -> str:
@@ -143,7 +143,7 @@ class Runner:
             _forget(lambda: remove_folder(site.checkpoints))
         return run_id
 
-    def _site(self, run_id: str, environment: Mapping[str, Any]) -> MachineContext:
+    def _site(self, run_id: str, environment: Fingerprint) -> MachineContext:
         folder = self.store.path.parent
         return MachineContext(
             platform.node(),
@@ -160,7 +160,7 @@ class Runner:
             return None
         return self.store.newest(plan.plan_id, unfinished=continuation == "resume")
 
-    def _check_environment(self, run_id: str, environment: Mapping[str, Any]) -> None:
+    def _check_environment(self, run_id: str, environment: Fingerprint) -> None:
         found = differences(self.store.run(run_id).environment, environment)
         if found:
             raise UserError(
@@ -176,7 +176,7 @@ class Runner:
                 "changed since. Begin a new run, without --resume and --rerun-failed."
             )
 
-    def _begin(self, plan: Plan, command: str, environment: Mapping[str, Any], n_left_out: int) -> str:
+    def _begin(self, plan: Plan, command: str, environment: Fingerprint, n_left_out: int) -> str:
         run_id = new_run_id()
         self.store.start_run(run_id, command, plan.plan_id, environment, len(plan.cells) - n_left_out)
         return run_id
@@ -274,7 +274,7 @@ class _Job:
             _forget(lambda: Checkpoint(checkpoint(self.site.checkpoints, cell)).remove())
         self.site.notify(Event("record", record.status, cell, record=record, node=done.node))
 
-    def _key(self, environment: Mapping[str, Any]) -> str:
+    def _key(self, environment: Fingerprint) -> str:
         """Key of a machine's fingerprint, which is in the store when this returns."""
         key = environment_key(environment)
         if key not in self.keys:

@@ -3,12 +3,12 @@
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 from typing_extensions import override
 
@@ -22,7 +22,7 @@ from nodebench.bench.plan import Cell
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
 from nodebench.plots import RenderedPlot
-from nodebench.results.machine import Files, available_memory
+from nodebench.results.machine import Files, Fingerprint, available_memory
 from nodebench.results.record import Measurement
 
 Measure = Literal["gradient", "counts", "training", "both"]
@@ -43,7 +43,7 @@ class MachineContext:
     """
 
     node: str
-    environment: Mapping[str, Any]
+    environment: Fingerprint
     settings: Settings
     references: Path
     checkpoints: str
@@ -92,7 +92,7 @@ class WorkResult:
     work: "AbstractWork"
     outcomes: tuple[CellResult, ...]
     node: str
-    environment: Mapping[str, Any]
+    environment: Fingerprint
 
 
 class AbstractWork(ABC):

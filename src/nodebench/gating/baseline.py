@@ -13,13 +13,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from nodebench import __version__
 from nodebench.errors import UserError, first_error, user_error
-from nodebench.results.machine import environment_key, environment_of
+from nodebench.results.machine import Fingerprint, environment_key, environment_of
 from nodebench.results.quantities import CATALOGUE, kept
 from nodebench.results.record import Measurement, Record, SettingsPart
 from nodebench.results.store import Store, existing
@@ -109,14 +109,14 @@ class Baseline:
 
     name: str
     cells: Mapping[str, BaselineCell]
-    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    environments: Mapping[str, Fingerprint] = field(default_factory=dict)
 
     @classmethod
     def from_records(
         cls,
         name: str,
         records: Iterable[Record],
-        environments: Mapping[str, Mapping[str, Any]],
+        environments: Mapping[str, Fingerprint],
         *,
         paired: bool = False,
     ) -> "Baseline":
@@ -261,7 +261,7 @@ def loads(name: str, content: Any) -> Baseline:
     except ValidationError as error:
         where, why, _ = first_error(error)
         raise UserError(f"the baseline `{name}` is damaged at `{where}`: {why}.") from error
-    return Baseline(name, _by_id(name, cells), environments)
+    return Baseline(name, _by_id(name, cells), cast(dict[str, Fingerprint], environments))
 
 
 def of_benchmarks(name: str, content: Mapping[str, Any]) -> Baseline:
@@ -289,7 +289,7 @@ def of_benchmarks(name: str, content: Mapping[str, Any]) -> Baseline:
         else replace(cell, test=None)
         for cell in found
     ]
-    return Baseline(name, _by_id(name, cells), {environment: machine})
+    return Baseline(name, _by_id(name, cells), {environment: cast(Fingerprint, machine)})
 
 
 def _of_benchmark(name: str, benchmark: Mapping[str, Any], environment: str) -> BaselineCell:

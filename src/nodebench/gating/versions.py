@@ -18,6 +18,7 @@ from nodebench.bench.request import Interpreter
 from nodebench.errors import UserError, last_line, user_error
 from nodebench.gating import probe
 from nodebench.gating.probe import Defect
+from nodebench.results.machine import Commit, Fingerprint
 
 PROBE_S = 120.0
 """How long another version may take to say what it is."""
@@ -39,7 +40,7 @@ class Version:
     """
 
     interpreter: Interpreter
-    environment: Mapping[str, Any]
+    environment: Fingerprint
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def version_of_ref(ref: str) -> Iterator[Version]:
             raise UserError(" ".join([str(error), *_left_out(tree)])) from error
         folder = tree / Path.cwd().relative_to(root)
         version = ask_version(Interpreter(ref, paths=paths, folder=folder if folder.is_dir() else tree))
-        git = {"commit": commit, "dirty": False}
+        git: Commit = {"commit": commit, "dirty": False}
         yield Version(version.interpreter, {**version.environment, "git": git})
 
 

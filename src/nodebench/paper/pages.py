@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
 
 from nodebench import __version__
 from nodebench.errors import StoreError
@@ -29,6 +28,7 @@ from nodebench.reports.document import (
     number,
 )
 from nodebench.reports.machines import Machines, parts
+from nodebench.results.machine import Fingerprint
 from nodebench.results.record import Record
 
 DIGITS = 4
@@ -96,7 +96,7 @@ class Source:
 
     name: str
     places: Mapping[str, Sequence[Place]]
-    environments: Mapping[str, Mapping[str, Any]]
+    environments: Mapping[str, Fingerprint]
     plots: Callable[[Record], tuple[RenderedPlot, ...]]
     preset: str
     seeds: tuple[int, ...]

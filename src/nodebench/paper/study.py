@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nodebench.bench.plan import Plan
 from nodebench.bench.runner import Continuation
@@ -15,7 +15,7 @@ from nodebench.options import DEFAULT_STORE, ReproduceOptions
 from nodebench.paper.pages import Place, Source
 from nodebench.paper.plans import Conditions, named, page_of
 from nodebench.reports.writers.files import PAGES, check_outputs
-from nodebench.results.machine import differences, environment_of, fingerprint
+from nodebench.results.machine import Fingerprint, differences, environment_of, fingerprint
 from nodebench.results.record import Record
 from nodebench.results.store import Store, now
 
@@ -35,7 +35,7 @@ class Study:
 
     options: ReproduceOptions
     plans: Mapping[str, Mapping[str, Plan]]
-    environment: Mapping[str, Any] | None
+    environment: Fingerprint | None
 
     @classmethod
     def of(cls, names: Iterable[str], options: ReproduceOptions, *, any_machine: bool) -> "Study":
@@ -175,7 +175,7 @@ def pages_of(names: Sequence[str], output: Sequence[Path], charts: str | None) -
     return found
 
 
-def answers(store: Store, planned: Plan, environment: Mapping[str, Any] | None = None) -> dict[str, Record]:
+def answers(store: Store, planned: Plan, environment: Fingerprint | None = None) -> dict[str, Record]:
     """What a store says of a plan: for each of its cells the newest record that has what is measured, by id.
 
     Where there is none, the newest failure of a run of this very plan: what failed in another may have been another
@@ -212,7 +212,7 @@ def settles(record: Record, measure: str) -> bool:
     return record.status == "ok" and None not in needed
 
 
-def continuation(store: Store, planned: Plan, environment: Mapping[str, Any]) -> Continuation:
+def continuation(store: Store, planned: Plan, environment: Fingerprint) -> Continuation:
     """Whether there is an interrupted run of a plan to go on with: the newest, if made under the same conditions."""
     run_id = store.newest(planned.plan_id, unfinished=True)
     alike = run_id is not None and not differences(store.run(run_id).environment, environment)

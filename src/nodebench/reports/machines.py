@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from nodebench.errors import UserError
 from nodebench.reports.document import ABSENT, number
-from nodebench.results.machine import differences, environment_of
+from nodebench.results.machine import Fingerprint, differences, environment_of
 from nodebench.results.record import Record
 
 OTHER_MACHINE = "other machine"
@@ -26,7 +25,7 @@ class Machine:
 
     place: int
     keys: tuple[str, ...]
-    environments: tuple[Mapping[str, Any], ...]
+    environments: tuple[Fingerprint, ...]
     records: tuple[Record, ...]
 
     @property
@@ -71,7 +70,7 @@ class Machines:
 
     @classmethod
     def of(
-        cls, records: Iterable[Record], environments: Mapping[str, Mapping[str, Any]], name: str | None = None
+        cls, records: Iterable[Record], environments: Mapping[str, Fingerprint], name: str | None = None
     ) -> "Machines":
         """The machines that some records name.
 
@@ -84,7 +83,7 @@ class Machines:
             StoreError: If the fingerprint of a record is not among them.
             UserError: If no machine, or more than one, answers to the name.
         """
-        kinds: list[dict[str, Mapping[str, Any]]] = []
+        kinds: list[dict[str, Fingerprint]] = []
         measured: list[list[Record]] = []
         places: dict[str | None, int] = {}
         for record in parts(records):
@@ -183,5 +182,5 @@ def _handle(machine: Machine, machines: Sequence[Machine]) -> str:
     return next((node for node in machine.nodes if node not in taken), machine.keys[0])
 
 
-def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def _unlike(one: Fingerprint, other: Fingerprint) -> list[str]:
     return [text for text in differences(one, other) if not text.startswith("git.")]

@@ -1,7 +1,7 @@
 """The sections of a report: one for each task, then failures, machines, methods, settings and notes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from nodebench.reports.tables import (
     sweep_table,
     trained_table,
 )
+from nodebench.results.machine import Fingerprint
 from nodebench.results.quantities import HOW_TAKEN
 from nodebench.results.record import Record
 from nodebench.results.store import Run
@@ -270,7 +271,7 @@ def _machine(machine: Machine) -> tuple[Entry, ...]:
     )
 
 
-def _environment(found: Mapping[str, Any], commits: Iterable[str | None]) -> Iterator[Entry]:
+def _environment(found: Fingerprint, commits: Iterable[str | None]) -> Iterator[Entry]:
     """What there is of a fingerprint: that of a run whose cells were measured elsewhere is of its software alone."""
     texts = {
         "gpu": (found["gpu"] or "none") if "gpu" in found else None,
@@ -280,9 +281,9 @@ def _environment(found: Mapping[str, Any], commits: Iterable[str | None]) -> Ite
     yield from (_text(texts.get(name, found.get(name))) for name in ENVIRONMENT)
 
 
-def _commit(environment: Mapping[str, Any]) -> str | None:
-    git = environment.get("git") or {}
-    return f"{git['commit'][:12]}{', changed' if git.get('dirty') else ''}" if git.get("commit") else None
+def _commit(environment: Fingerprint) -> str | None:
+    git = environment.get("git")
+    return f"{git['commit'][:12]}{', changed' if git.get('dirty') else ''}" if git and git.get("commit") else None
 
 
 def _start_methods(records: Sequence[Record]) -> Iterator[Block]:

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import psutil
 
@@ -25,6 +25,32 @@ from nodebench.results.record import Record
 LIBRARIES = (
     "nodebench", "numpy", "scipy", "torch", "torchdiffeq", "jax", "jaxlib", "diffrax", "equinox", "optax", "memray",
 )  # fmt: skip
+
+
+class Commit(TypedDict):
+    """A commit of git, and whether something in its tree has been changed since."""
+
+    commit: str
+    dirty: bool
+
+
+class Fingerprint(TypedDict, total=False):
+    """A machine and its software, as far as they are known; a run on many machines has that of its software alone.
+
+    It is a mapping because it is kept as JSON: what an older version wrote has fewer entries, and what another program
+    wrote has others.
+    """
+
+    cpu: str
+    cores: int
+    memory_bytes: int | None
+    gpu: str | None
+    system: str
+    python: str
+    libraries: dict[str, str | None]
+    git: Commit | None
+    executor: str
+
 
 CONTROL_GROUPS, OWN_CONTROL_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where Linux has the limits of control groups, and which of them a process is in."""
@@ -63,7 +89,7 @@ def finds_cuda(framework: str) -> bool:
     )
 
 
-def fingerprint() -> dict[str, Any]:
+def fingerprint() -> Fingerprint:
     """CPU, cores, memory, GPU, operating system, Python, libraries, and the git commit of this package's sources."""
     return {
         "cpu": _cpu(),
@@ -160,7 +186,7 @@ def _gpu() -> str | None:
     return _output(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
 
 
-def _git() -> dict[str, Any] | None:
+def _git() -> Commit | None:
     here = str(Path(__file__).parent)
     commit = _output(["git", "-C", here, "rev-parse", "HEAD"])
     if commit is None or _output(["git", "-C", here, "ls-files", "--error-unmatch", __file__]) is None:
@@ -236,12 +262,12 @@ def _installed_folders() -> tuple[str, ...]:
     return tuple(f"{folder}{os.sep}" for folder in folders)
 
 
-def environment_key(fingerprint: Mapping[str, Any]) -> str:
+def environment_key(fingerprint: Mapping[str, object]) -> str:
     """Short hash by which records, and cells of a baseline, name the machine that they are from."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def environment_of(record: Record, environments: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+def environment_of(record: Record, environments: Mapping[str, Fingerprint]) -> Fingerprint:
     """The fingerprint of the machine that a record was measured on.
 
     Args:
@@ -259,7 +285,7 @@ def environment_of(record: Record, environments: Mapping[str, Mapping[str, Any]]
     return environments[record.environment]
 
 
-def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+def differences(first: Mapping[str, object], second: Mapping[str, object]) -> list[str]:
     """What differs between two fingerprints, one line per entry, for example `libraries.torch: 2.13.0 against 2.12.0`.
 
     Args:
@@ -271,7 +297,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
     return [f"{name}: {one.get(name)} against {other.get(name)}" for name in names if one.get(name) != other.get(name)]
 
 
-def _entries(fingerprint: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _entries(fingerprint: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in fingerprint.items():
         if isinstance(value, Mapping):
             yield from _entries(value, f"{prefix}{name}.")

@@ -13,7 +13,7 @@ from typing import Any
 
 from nodebench.errors import StoreError, UnknownNameError, user_error
 from nodebench.plots import RenderedPlot
-from nodebench.results.machine import environment_key
+from nodebench.results.machine import Fingerprint, environment_key
 from nodebench.results.record import SCHEMA_VERSION, Measurement, Record, columns
 
 BUSY_TIMEOUT_S = 60.0
@@ -51,7 +51,7 @@ class Run:
     finished_at: str | None
     command: str
     plan: str
-    environment: Mapping[str, Any]
+    environment: Fingerprint
     n_cells: int
     n_records: int
 
@@ -88,7 +88,7 @@ class Store:
             else:
                 _create(db)
 
-    def start_run(self, run_id: str, command: str, plan: str, environment: Mapping[str, Any], n_cells: int) -> None:
+    def start_run(self, run_id: str, command: str, plan: str, environment: Fingerprint, n_cells: int) -> None:
         """Enter a run that has begun."""
         values = (run_id, now(), command, plan, json.dumps(environment), n_cells)
         with self._connection() as db:
@@ -103,7 +103,7 @@ class Store:
             db.execute("UPDATE runs SET finished_at = ? WHERE run_id = ?", (now(), run_id))
             db.execute("DELETE FROM measurements WHERE run_id = ?", (run_id,))
 
-    def save_environment(self, fingerprint: Mapping[str, Any]) -> str:
+    def save_environment(self, fingerprint: Fingerprint) -> str:
         """Keep the fingerprint of a machine that records are to name, once however often it is given.
 
         Args:
@@ -120,7 +120,7 @@ class Store:
             )
         return key
 
-    def environments(self) -> dict[str, dict[str, Any]]:
+    def environments(self) -> dict[str, Fingerprint]:
         """The fingerprints of all machines that records may name, by key."""
         with self._connection() as db:
             rows = db.execute("SELECT environment, fingerprint FROM environments ORDER BY rowid").fetchall()

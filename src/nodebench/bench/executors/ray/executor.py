@@ -1,6 +1,6 @@
 """Hands the work of a run to a Ray cluster and takes the results; Ray decides what is done where and when."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
@@ -26,6 +26,7 @@ from nodebench.bench.plan import Plan
 from nodebench.bench.request import ExecutorOptions, Settings
 from nodebench.bench.work import AbstractWork, GroupWork, MachineContext, TrainingWork, WorkResult
 from nodebench.errors import Status, UserError
+from nodebench.results.machine import Fingerprint
 
 # Made once: what `ray.remote` gives is to Ray a new function each time, which is sent to all nodes and asks for
 # processes of its own.
@@ -61,7 +62,7 @@ class RayExecutor(AbstractExecutor):
     unfit: frozenset[str] = frozenset()
 
     @property
-    def environment(self) -> Mapping[str, Any]:
+    def environment(self) -> Fingerprint:
         """What must be the same for the whole run, as `Runner.run` takes it."""
         return {**self.cluster.expected, "executor": f"ray {ray.__version__}"}
 

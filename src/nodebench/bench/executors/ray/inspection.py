@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from nodebench import registry
 from nodebench.bench.plan import Plan
 from nodebench.bench.request import Interpreter
 from nodebench.errors import NodebenchError
-from nodebench.results.machine import fingerprint, frameworks
+from nodebench.results.machine import Fingerprint, fingerprint, frameworks
 from nodebench.tasks.base import AbstractTask, Preset
 from nodebench.tasks.mnist.data import FOLDER_VARIABLE
 
@@ -66,7 +65,7 @@ class NodeInspection:
         frameworks: What each framework says of its devices; empty where they were not asked.
     """
 
-    environment: Mapping[str, Any]
+    environment: Fingerprint
     problems: tuple[str, ...] = ()
     data: Mapping[str, str] = field(default_factory=dict)
     frameworks: Mapping[str, str] = field(default_factory=dict)

@@ -4,7 +4,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nodebench.bench.checkpoints import check_folder, open_filesystem
 from nodebench.bench.executors.ray.inspection import INSPECTION_S, NodeInspection, Requirements, inspect_here
 from nodebench.errors import UserError
-from nodebench.results.machine import differences, fingerprint
+from nodebench.results.machine import Fingerprint, differences, fingerprint
 
 SOFTWARE = ("python", "libraries", "git")
 """What of a fingerprint must be the same on all nodes of a run."""
@@ -52,7 +52,7 @@ class ClusterInspection:
 
     nodes: tuple[Node, ...]
     inspections: Mapping[str, NodeInspection]
-    expected: Mapping[str, Any]
+    expected: Fingerprint
 
     @classmethod
     def of(cls, requirements: Requirements) -> "ClusterInspection":
@@ -125,12 +125,12 @@ def inspect(nodes: Sequence[Node], requirements: Requirements) -> dict[str, Node
     }
 
 
-def software(environment: Mapping[str, Any]) -> Mapping[str, Any]:
+def software(environment: Fingerprint) -> Fingerprint:
     """What of a fingerprint must be the same on all nodes of a run."""
-    return {name: environment.get(name) for name in SOFTWARE}
+    return cast(Fingerprint, {name: environment.get(name) for name in SOFTWARE})
 
 
-def unlike_software(expected: Mapping[str, Any], environment: Mapping[str, Any]) -> list[str]:
+def unlike_software(expected: Fingerprint, environment: Fingerprint) -> list[str]:
     """In what the versions of a node differ from those of this process, a few words each."""
     return [text.replace(" against ", " here, ") + " there" for text in differences(expected, software(environment))]
 

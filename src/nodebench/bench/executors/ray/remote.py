@@ -20,7 +20,7 @@ from nodebench.bench.executors.ray.tracking import Notice
 from nodebench.bench.messages import Event
 from nodebench.bench.request import Settings
 from nodebench.bench.work import AbstractWork, CellResult, MachineContext, results_of
-from nodebench.results.machine import available_cores, fingerprint, idle_cores
+from nodebench.results.machine import Fingerprint, available_cores, fingerprint, idle_cores
 
 NOTICE_S = 1.0
 """How often progress within a phase is sent; phases themselves always are."""
@@ -43,7 +43,7 @@ class RunSpec:
 
     settings: Settings
     requirements: Requirements
-    expected: Mapping[str, Any] | None
+    expected: Fingerprint | None
     expected_data: Mapping[str, str] | None
     inspected: frozenset[str]
     checkpoints: str | None = None
@@ -62,7 +62,7 @@ class NodeResult:
     """
 
     node_id: str
-    environment: Mapping[str, Any]
+    environment: Fingerprint
     outcomes: tuple[CellResult, ...] = ()
     unfit: str = ""
 

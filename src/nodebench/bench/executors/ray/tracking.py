@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nodebench.bench.executors.ray.nodes import ClusterInspection, alive_nodes
 from nodebench.bench.messages import ClusterState, Event, NodeState
 from nodebench.bench.work import AbstractWork
+from nodebench.results.machine import Fingerprint
 
 POLL_S = 0.5
 """How often notices are read and the state of the cluster is shown."""
@@ -35,7 +36,7 @@ class Notice:
     work_id: int
     node_id: str
     event: Event | None
-    environment: Mapping[str, Any] | None = None
+    environment: Fingerprint | None = None
 
 
 class NoticeQueue:
