@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from nodebench.errors import CheckpointError, UserError
 from nodebench.frameworks.base import AbstractTrainer
+from nodebench.results.quantities import Epoch
 
 PROGRESS, WEIGHTS = "progress.json", "weights"
 """The members of the archive."""
@@ -45,7 +46,7 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     train_s: float = 0.0
-    history: list[dict[str, float | None]] = field(default_factory=list)
+    history: list[Epoch] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 from nodebench.paper.pages import Place, Source, measured, page
 from nodebench.paper.published import BACKWARD_SHARE
@@ -21,11 +21,8 @@ ABOUT_HALF = 0.75
 FORWARD = Axis("evaluations of the forward pass")
 TOOLTIP = {"series": "method"}
 
-SWEEP = {
-    "a": ("solution_error", 1.0, Axis("relative error of the solution", log=True)),
-    "b": ("forward_s", 1000.0, Axis("time of a forward solve, ms")),
-}
-"""Field of a record's `tolerance_sweep`, its scale and its axis, by part of the figure."""
+SWEEP = {"a": Axis("relative error of the solution", log=True), "b": Axis("time of a forward solve, ms")}
+"""The axis of what is shown of a record's `tolerance_sweep`, by part of the figure."""
 
 TITLES = {
     "a": "Numerical error against evaluations",
@@ -60,23 +57,36 @@ def figure(source: Source) -> Document:
     )
 
 
-def _entries(trained: Record | None) -> list[dict[str, Any]]:
-    return [entry for entry in trained.tolerance_sweep if entry["nfe_forward"] is not None] if trained else []
+class _Solve(NamedTuple):
+    """A solve of the sweep that came to its end."""
+
+    rtol: float
+    nfe: int
+    error: float
+    seconds: float | None
+
+
+def _solves(trained: Record | None) -> list[_Solve]:
+    entries = trained.tolerance_sweep if trained else []
+    return [
+        _Solve(entry["rtol"], nfe, error, entry["forward_s"])
+        for entry in entries
+        if (nfe := entry["nfe_forward"]) is not None and (error := entry["solution_error"]) is not None
+    ]
 
 
 def _swept(trained: Record | None, part: str, why: str) -> list[Block]:
-    field, scale, axis = SWEEP[part]
-    entries = _entries(trained)
+    axis, entries = SWEEP[part], _solves(trained)
     if trained is None or not entries:
         return [Missing(TITLES[part], why if trained is None else "its record has no tolerance that was solved at.")]
     rows: list[Row] = [
-        {"series": str(trained.backend), "x": e["nfe_forward"], "y": scale * e[field], "order": -e["rtol"]}
-        for e in entries
-        if e[field]
+        {"series": str(trained.backend), "x": solve.nfe, "y": value, "order": -solve.rtol}
+        for solve in entries
+        if (value := solve.error if part == "a" else 1000 * (solve.seconds or 0.0))
     ]
     if not rows:
         return [Missing(TITLES[part], f"at every tolerance the {axis.title} is 0.")]
-    rtols = [entry["rtol"] for entry in entries]
+    rtols = [solve.rtol for solve in entries]
     tolerances = f"{number(max(rtols))} to {number(min(rtols))}"
     caption = f"{TITLES[part]} of the trained network at tolerances from {tolerances}."
     return [Chart(f"figure3{part}", caption, lines(rows, FORWARD, axis, TITLES[part], TOOLTIP))]
@@ -142,10 +152,10 @@ def _by_epoch(trained: Record | None, why: str) -> list[Block]:
     if trained is None:
         return [Missing(TITLES["d"], why)]
     rows: list[Row] = [
-        {"series": name, "x": entry["epoch"], "y": entry[field], "order": entry["epoch"]}
-        for name, field in (("forward", "nfe_forward"), ("backward", "nfe_backward"))
+        {"series": name, "x": entry["epoch"], "y": evaluations, "order": entry["epoch"]}
+        for name in ("forward", "backward")
         for entry in trained.history
-        if entry[field] is not None
+        if (evaluations := entry["nfe_forward"] if name == "forward" else entry["nfe_backward"]) is not None
     ]
     if not rows:
         return [Missing(TITLES["d"], "no epoch of the training has counted its evaluations.")]
@@ -154,19 +164,20 @@ def _by_epoch(trained: Record | None, why: str) -> list[Block]:
 
 
 def _sweep_claims(trained: Record | None) -> list[str]:
-    entries = sorted(_entries(trained), key=lambda e: e["nfe_forward"])
-    if len(entries) < 2:
+    solves = sorted(_solves(trained), key=lambda solve: solve.nfe)
+    if len(solves) < 2:
         return []
-    if entries[0]["nfe_forward"] == entries[-1]["nfe_forward"]:
-        n = entries[0]["nfe_forward"]
+    if solves[0].nfe == solves[-1].nfe:
+        n = solves[0].nfe
         return [f"At every tolerance the trained network takes {n} evaluations, so that (a) and (b) show no course."]
-    errors = [e["solution_error"] for e in entries]
+    errors = [solve.error for solve in solves]
     falls = all(after <= before for before, after in pairwise(errors))
-    law = fit_power_law([e["nfe_forward"] for e in entries], [e["forward_s"] for e in entries])
+    timed = [(solve.nfe, solve.seconds) for solve in solves if solve.seconds is not None]
+    law = fit_power_law(*zip(*timed, strict=True)) if timed else None
     sentences = [
         f"More evaluations, less error, as in the paper: this {seen(holds=falls).text} here, from "
-        f"{number(errors[0], 2)} at {entries[0]['nfe_forward']} evaluations to {number(errors[-1], 2)} at "
-        f"{entries[-1]['nfe_forward']}."
+        f"{number(errors[0], 2)} at {solves[0].nfe} evaluations to {number(errors[-1], 2)} at "
+        f"{solves[-1].nfe}."
     ]
     if law is not None:
         sentences.append(growth_claim("Time in proportion to evaluations, as in the paper: this", law, 1.0))
@@ -184,10 +195,10 @@ def _backward_claims(source: Source, trained: Record | None) -> list[str]:
         )
     last = _last_epoch(trained)
     if trained is not None and last is not None:
-        share = last["nfe_backward"] / last["nfe_forward"]
+        share = last.backward / last.forward
         sentences.append(
             f"At the trained weights of `{trained.backend}` by {trained.solver}, the backward pass takes "
-            f"{last['nfe_backward']} evaluations, the forward pass {last['nfe_forward']}: {share:.2f} times as many, "
+            f"{last.backward} evaluations, the forward pass {last.forward}: {share:.2f} times as many, "
             f"so that the claim {seen(holds=share < ABOUT_HALF).text} there."
         )
     return sentences
@@ -201,8 +212,20 @@ def _told(source: Source, name: str, shares: Sequence[float]) -> str:
     return f"`{name}` at {n_below} of {len(shares)} tolerances ({min(shares):.2f} to {max(shares):.2f}{more})"
 
 
-def _last_epoch(trained: Record | None) -> dict[str, Any] | None:
-    counted = [e for e in trained.history if e["nfe_forward"] and e["nfe_backward"] is not None] if trained else []
+class _LastEpoch(NamedTuple):
+    """Evaluations at the end of the last epoch after which both were counted."""
+
+    epoch: int
+    forward: int
+    backward: int
+
+
+def _last_epoch(trained: Record | None) -> _LastEpoch | None:
+    counted = [
+        _LastEpoch(entry["epoch"], forward, backward)
+        for entry in (trained.history if trained else [])
+        if (forward := entry["nfe_forward"]) and (backward := entry["nfe_backward"]) is not None
+    ]
     return counted[-1] if counted else None
 
 
@@ -213,10 +236,10 @@ def _epoch_claims(trained: Record | None) -> list[str]:
     first = trained.history[0]["nfe_forward"]
     if first is None:
         return []
-    grows = seen(holds=last["nfe_forward"] > first).text
+    grows = seen(holds=last.forward > first).text
     return [
         f"Forward evaluations grow in the training, as in the paper: this {grows} here, from {first} "
-        f"after epoch 1 to {last['nfe_forward']} after epoch {last['epoch']}."
+        f"after epoch 1 to {last.forward} after epoch {last.epoch}."
     ]
 
 

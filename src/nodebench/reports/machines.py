@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from nodebench.errors import UserError
 from nodebench.reports.document import ABSENT, number
 from nodebench.results.machine import Fingerprint, differences, environment_of
+from nodebench.results.quantities import Epoch, SweepEntry
 from nodebench.results.record import Record
 
 OTHER_MACHINE = "other machine"
@@ -134,8 +135,8 @@ class Machines:
                 verdict=None if record.step_s is None else OTHER_MACHINE,
             )
         if self.all[self.of_record(record.as_trained)] is not self.chosen:
-            history = [{**epoch, "train_s": None} for epoch in record.history]
-            sweep = [{**entry, "forward_s": None} for entry in record.tolerance_sweep]
+            history: list[Epoch] = [{**epoch, "train_s": None} for epoch in record.history]
+            sweep: list[SweepEntry] = [{**entry, "forward_s": None} for entry in record.tolerance_sweep]
             record = replace(record, train_s=None, history=history, tolerance_sweep=sweep)
         return record
 

@@ -31,7 +31,7 @@ from nodebench.reports.document import (
     number,
 )
 from nodebench.reports.machines import several_nodes
-from nodebench.results.quantities import in_table
+from nodebench.results.quantities import SweepEntry, in_table
 from nodebench.results.record import Record, SettingsPart
 from nodebench.results.scaling import Axis, Scaling, scalings
 
@@ -276,17 +276,15 @@ def _overlap(records: Sequence[Record]) -> str:
     return "overlap" if max(lows) <= min(highs) else "apart"
 
 
-def _sweep_row(record: Record, entry: dict[str, float | int | str | None]) -> tuple[Entry, ...]:
-    why = None if entry["reason"] is None else str(entry["reason"])
+def _sweep_row(record: Record, entry: SweepEntry) -> tuple[Entry, ...]:
+    why = entry["reason"]
     name = f"`{record.task}` {record.model}, `{record.backend}`, {record.solver}, seed {record.seed}"
-    values = [entry[key] for key in ("rtol", "nfe_forward", "solution_error", "forward_s")]
-    rtol, nfe, error, seconds = (value if isinstance(value, int | float) else None for value in values)
     return (
         Entry(name, name),
-        Entry(number(rtol), rtol),
-        Entry(ABSENT if nfe is None else f"{nfe:.0f}", nfe, why),
-        Entry(number(error, 2), error, why),
-        Entry(milliseconds(seconds), seconds, why),
+        Entry(number(entry["rtol"]), entry["rtol"]),
+        Entry(count(entry["nfe_forward"]), entry["nfe_forward"], why),
+        Entry(number(entry["solution_error"], 2), entry["solution_error"], why),
+        Entry(milliseconds(entry["forward_s"]), entry["forward_s"], why),
     )
 
 

@@ -9,7 +9,7 @@ quantity, declare it here and give it a value where it is measured.
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Gt
 
@@ -427,6 +427,27 @@ class TimingPart:
     )
 
 
+class Epoch(TypedDict):
+    """What is known of a training at the end of an epoch; evaluations are those of a gradient step at its weights."""
+
+    epoch: int
+    train_loss: float
+    validation: float
+    nfe_forward: int | None
+    nfe_backward: int | None
+    train_s: float | None
+
+
+class SweepEntry(TypedDict):
+    """What is known of a trained network at one tolerance; the reason says why figures are None."""
+
+    rtol: float
+    nfe_forward: int | None
+    solution_error: float | None
+    forward_s: float | None
+    reason: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingPart:
     """What a training reached and took. What was not measured is None, never zero."""
@@ -487,12 +508,12 @@ class TrainingPart:
         better="lower",
         tables={"training cost": "RSS MiB", "trained": "resident MiB"},
     )
-    history: list[dict[str, float | None]] = _quantity(
+    history: list[Epoch] = _quantity(
         default_factory=list,
         meaning="A mapping per epoch: `epoch`, `train_loss`, `validation`, `nfe_forward`, `nfe_backward`, `train_s`.",
         group="training",
     )
-    tolerance_sweep: list[dict[str, float | int | str | None]] = _quantity(
+    tolerance_sweep: list[SweepEntry] = _quantity(
         default_factory=list,
         meaning="The trained network at other tolerances: a mapping per tolerance of `rtol`, `nfe_forward`, "
         "`solution_error`, `forward_s` and `reason`.",

@@ -51,7 +51,7 @@ from nodebench.bench.worker import memory
 from nodebench.bench.worker.check_up import check_up, field_figures
 from nodebench.bench.worker.passes import GradientPasses
 from nodebench.bench.worker.subject import Subject, import_all, load_inputs, make_subject, prepare_problem, save_inputs
-from nodebench.bench.worker.training import Entry, Training, steps_per_epoch, tolerance_sweep
+from nodebench.bench.worker.training import Training, steps_per_epoch, tolerance_sweep
 from nodebench.errors import (
     CellError,
     DivergedError,
@@ -67,6 +67,7 @@ from nodebench.importing import missing_module
 from nodebench.plots import RenderedPlot, render
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.results.machine import loaded_files
+from nodebench.results.quantities import SweepEntry
 from nodebench.results.record import Measurement
 from nodebench.tasks.base import Recipe, Splits
 
@@ -209,7 +210,7 @@ class Worker(GradientPasses, Questions):
                 notes.append(f"no {what}: {_failure(error).reason}")
                 return otherwise
 
-        entries: list[Entry] = []
+        entries: list[SweepEntry] = []
         if subject.backend is not None:
             problem = training.trainer.problem(fixed)
             entries = attempt("tolerance sweep", lambda: tolerance_sweep(subject, problem), [])

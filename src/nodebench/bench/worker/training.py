@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from nodebench.bench.worker.subject import Subject
 from nodebench.errors import CellError, DivergedError
 from nodebench.frameworks.base import AbstractTrainer, Batch
 from nodebench.problem import Evaluations, Problem, SolverSpec
+from nodebench.results.quantities import SweepEntry
 from nodebench.tasks.base import Metric, Recipe, Splits
 
 CHECKPOINT_S = 20.0
@@ -172,11 +172,8 @@ REFERENCE_TOLERANCE = 1e-7
 MAX_STEPS = 4096
 N_TIMED = 5
 
-Entry = dict[str, float | int | str | None]
-"""Figures at one tolerance."""
 
-
-def tolerance_sweep(subject: Subject, problem: Problem) -> list[Entry]:
+def tolerance_sweep(subject: Subject, problem: Problem) -> list[SweepEntry]:
     """Solve a problem at each of `TOLERANCES`.
 
     Args:
@@ -197,7 +194,7 @@ def tolerance_sweep(subject: Subject, problem: Problem) -> list[Entry]:
     return [_measured(subject, problem, rtol, reference) for rtol in TOLERANCES]
 
 
-def _measured(subject: Subject, problem: Problem, rtol: float, reference: np.ndarray) -> Entry:
+def _measured(subject: Subject, problem: Problem, rtol: float, reference: np.ndarray) -> SweepEntry:
     step = subject.gradient_backend().gradient_step(problem, _spec(subject, rtol), subject.framework)
     try:
         error = relative_error(subject.framework.flat_state(step.solution()), reference)
@@ -223,5 +220,13 @@ def _spec(subject: Subject, rtol: float) -> SolverSpec:
     return replace(subject.spec, rtol=rtol, atol=rtol, max_steps=max(MAX_STEPS, subject.spec.max_steps))
 
 
-def _entry(rtol: float, **figures: Any) -> Entry:
-    return {"rtol": rtol, "nfe_forward": None, "solution_error": None, "forward_s": None, "reason": None, **figures}
+def _entry(
+    rtol: float,
+    nfe_forward: int | None = None,
+    solution_error: float | None = None,
+    forward_s: float | None = None,
+    reason: str | None = None,
+) -> SweepEntry:
+    return SweepEntry(
+        rtol=rtol, nfe_forward=nfe_forward, solution_error=solution_error, forward_s=forward_s, reason=reason
+    )
