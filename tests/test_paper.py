@@ -56,9 +56,8 @@ def source(name, figures_of=None, conditions=None, **changes):
         places[part.name] = []
         for cell in part.plan(conditions).cells:
             figures = None if figures_of is None else figures_of(part.name, cell)
-            what = {"task": cell.task, "model": cell.model, "backend": cell.backend, "seed": cell.seed}
             found = None if figures is None else record(cell, **figures)
-            places[part.name].append(Place(**what, solver=cell.spec.solver, rtol=cell.spec.rtol, record=found))
+            places[part.name].append(Place(cell, found))
     made = Source(
         name=name,
         places=places,

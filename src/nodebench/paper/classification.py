@@ -106,7 +106,7 @@ def _over_blocks(source: Source, figure: Callable[[Record], float | None]) -> Po
 
 
 def _over_steps(source: Source, backend: str | None, quantity: str) -> PowerLaw | str:
-    places = [place for place in source.places["steps"] if place.backend == backend]
+    places = [place for place in source.places["steps"] if place.cell.backend == backend]
     records = measured(places)
     if not records:
         return source.why(places)

@@ -93,7 +93,7 @@ def _swept(trained: Record | None, part: str, why: str) -> list[Block]:
 
 
 def _name(place: Place) -> str:
-    return f"{place.backend} {place.solver}"
+    return f"{place.cell.backend} {place.cell.spec.solver}"
 
 
 def _counted(source: Source) -> list[tuple[Place, Record]]:
@@ -130,8 +130,8 @@ def _backward(source: Source) -> list[Block]:
 def _share_table(source: Source) -> Table:
     places: dict[str, dict[float, Place]] = {}
     for place in source.places["counts"]:
-        places.setdefault(_name(place), {})[place.rtol] = place
-    tolerances = sorted({place.rtol for place in source.places["counts"]}, reverse=True)
+        places.setdefault(_name(place), {})[place.cell.spec.rtol] = place
+    tolerances = sorted({place.cell.spec.rtol for place in source.places["counts"]}, reverse=True)
     columns = (Column("backend, solver", numeric=False), *(Column(f"rtol {rtol:g}") for rtol in tolerances))
     rows = tuple(
         (Entry(f"`{name}`", name), *(_share_entry(source, of.get(rtol)) for rtol in tolerances))
@@ -244,7 +244,7 @@ def _epoch_claims(trained: Record | None) -> list[str]:
 
 
 def _deviations(source: Source) -> list[str]:
-    solvers = sorted({str(place.solver) for place in source.places["counts"]})
+    solvers = sorted({place.cell.spec.solver for place in source.places["counts"]})
     return [
         f"Solvers: {', '.join(solvers)}. The paper has SciPy's LSODE and VODE; here VODE's Adams method stands for "
         "both, since SciPy's LSODA sets aside a dense Jacobian, too large for this state.",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from nodebench import __version__
+from nodebench.bench.plan import Cell
 from nodebench.errors import StoreError
 from nodebench.paper.published import BUDGETS, PAPER
 from nodebench.plots import RenderedPlot
@@ -40,26 +41,16 @@ MNIST = "mnist"
 """The task, and the name of its data set where no other stands in for it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Place:
     """A cell that a reproduction wants.
 
     Attributes:
-        task: Its task.
-        model: Its model.
-        backend: Its backend, or None.
-        solver: Its solver.
-        rtol: Its tolerance.
-        seed: Its seed.
+        cell: The cell.
         record: What was measured of it, or how it failed; None where nothing is known.
     """
 
-    task: str
-    model: str
-    backend: str | None
-    solver: str
-    rtol: float
-    seed: int
+    cell: Cell
     record: Record | None = None
 
     @property
@@ -70,7 +61,8 @@ class Place:
     @property
     def label(self) -> str:
         """Task, model and backend."""
-        return f"`{self.task}` {self.model}" + (f" by `{self.backend}`" if self.backend else "")
+        cell = self.cell
+        return f"`{cell.task}` {cell.model}" + (f" by `{cell.backend}`" if cell.backend else "")
 
 
 def measured(places: Iterable[Place]) -> list[Record]:
@@ -112,7 +104,11 @@ class Source:
     def trainings(self, task: str, model: str, backend: str | None = None) -> list[Place]:
         """The cells of one model, a seed each."""
         wanted = (task, model, backend)
-        return [place for place in self.places["training"] if (place.task, place.model, place.backend) == wanted]
+        return [
+            place
+            for place in self.places["training"]
+            if (place.cell.task, place.cell.model, place.cell.backend) == wanted
+        ]
 
     @property
     def machines(self) -> Machines:

@@ -109,18 +109,7 @@ class Study:
         places: dict[str, list[Place]] = {}
         for part, plan in self.plans[name].items():
             found = self.answers(plan)
-            places[part] = [
-                Place(
-                    task=cell.task,
-                    model=cell.model,
-                    backend=cell.backend,
-                    solver=cell.spec.solver,
-                    rtol=cell.spec.rtol,
-                    seed=cell.seed,
-                    record=found.get(cell.cell_id),
-                )
-                for cell in plan.cells
-            ]
+            places[part] = [Place(cell, found.get(cell.cell_id)) for cell in plan.cells]
         source = Source(
             name=name,
             places=places,

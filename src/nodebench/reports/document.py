@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Tone = Literal["", "bad", "doubtful", "good", "new"]
 
+ABSENT = "-"
+"""What stands where a figure was not measured."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -194,10 +197,6 @@ def _named(block: Table | Chart | Drawing, taken: set[tuple[bool, str]]) -> Tabl
         n += 1
     taken.add((is_table, name.lower()))
     return block if n == 1 else replace(block, name=name)
-
-
-ABSENT = "-"
-"""What stands where a figure was not measured."""
 
 
 def number(value: float | None, digits: int = 3) -> str:

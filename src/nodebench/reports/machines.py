@@ -1,16 +1,20 @@
 """The machines that records were measured on: times of unlike ones are never compared, and shown are those of one."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from nodebench.errors import UserError
 from nodebench.reports.document import ABSENT, number
 from nodebench.results.machine import Fingerprint, differences, environment_of
-from nodebench.results.quantities import Epoch, SweepEntry
+from nodebench.results.quantities import Epoch, SweepEntry, TimingPart
 from nodebench.results.record import Record
 
 OTHER_MACHINE = "other machine"
 """What stands for the verdict of a cell whose times are not shown, since they are of another machine."""
+
+TIMES = {each.name for each in fields(TimingPart)} - {"first_step_s", "control", "n_starts", "n_rounds", "stopped_by"}
+"""What is not shown of another machine. `first_step_s` says that there is a gradient, and nothing is ranked by it."""
 
 
 @dataclass(frozen=True)
@@ -117,23 +121,9 @@ class Machines:
 
     def _with_times_of_one(self, record: Record) -> Record:
         if self.all[self.of_record(record)] is not self.chosen:
-            # `first_step_s` is left: it says that there is a gradient, and nothing is ranked by it.
-            record = replace(
-                record,
-                compile_s=None,
-                forward_s=None,
-                backward_s=None,
-                floor_s=None,
-                floor_ratio=None,
-                cpu_s=None,
-                step_s=None,
-                step_s_low=None,
-                step_s_high=None,
-                ratio=None,
-                ratio_low=None,
-                ratio_high=None,
-                verdict=None if record.step_s is None else OTHER_MACHINE,
-            )
+            missing: dict[str, Any] = dict.fromkeys(TIMES)
+            missing["verdict"] = None if record.step_s is None else OTHER_MACHINE
+            record = replace(record, **missing)
         if self.all[self.of_record(record.as_trained)] is not self.chosen:
             history: list[Epoch] = [{**epoch, "train_s": None} for epoch in record.history]
             sweep: list[SweepEntry] = [{**entry, "forward_s": None} for entry in record.tolerance_sweep]

@@ -28,6 +28,22 @@ SOLID, DASHED, DOTTED = DASHES
 VARIANTS = tuple((stroke, gap, *rest) for stroke, gap, rest in product((1, 5, 14), (2, 4), ((), (1, 2), (4, 4))))
 """Dashes of backends with options."""
 
+MAX_SERIES = 14
+"""Series beyond which a chart is split: more cannot be told apart."""
+
+HEIGHT = 320
+LONG_LABEL = 18
+"""Characters beyond which a legend has a single column: two of them fit 390 pixels no more."""
+
+TICK = (
+    "datum.value && (abs(datum.value) < 1e-3 || abs(datum.value) >= 1e5) "
+    "? format(datum.value, '~e') : format(datum.value, '.4~r')"
+)
+"""A tick as a person writes it: 0.01 and 150, but 1e-5 and 2e+6. An expression of Vega."""
+
+Row = Mapping[str, Any]
+"""A point: `series`, `x`, `y`, and whatever else is shown of it."""
+
 
 @dataclass(frozen=True)
 class Style:
@@ -127,23 +143,6 @@ def _distinct(
         found[label] = next((look for look in choices if key(label, look) not in taken), choices[0])
         taken.add(key(label, found[label]))
     return found
-
-
-MAX_SERIES = 14
-"""Series beyond which a chart is split: more cannot be told apart."""
-
-HEIGHT = 320
-LONG_LABEL = 18
-"""Characters beyond which a legend has a single column: two of them fit 390 pixels no more."""
-
-TICK = (
-    "datum.value && (abs(datum.value) < 1e-3 || abs(datum.value) >= 1e5) "
-    "? format(datum.value, '~e') : format(datum.value, '.4~r')"
-)
-"""A tick as a person writes it: 0.01 and 150, but 1e-5 and 2e+6. An expression of Vega."""
-
-Row = Mapping[str, Any]
-"""A point: `series`, `x`, `y`, and whatever else is shown of it."""
 
 
 @dataclass(frozen=True)

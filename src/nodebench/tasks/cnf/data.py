@@ -24,6 +24,23 @@ from nodebench.errors import UnknownNameError
 from nodebench.problem import Array
 from nodebench.tasks.base import Metric
 
+WINDOW = 4.0
+"""Targets live on the square [-WINDOW, WINDOW]^2. `u2` to `u4` go on along z1 without end, and so have no finite mass
+on the whole plane."""
+
+WALL_WIDTH = 0.05
+"""Standard deviation of the skirt that `wall` gives a target outside the window, in units of length."""
+
+IMPROPER = ("u2", "u3", "u4")
+"""Targets without a finite mass on the whole plane."""
+
+LOG_TWO_PI = log(2 * pi)
+
+NLL = Metric("NLL", "nats", "lower")
+KL = Metric("KL", "nats", "lower")
+MASS_OUTSIDE = Metric("mass outside", "%", "lower")
+KL_WITHOUT_WALL = Metric("KL without wall", "nats", "lower")
+
 
 def moons(n: int, rng: np.random.Generator) -> np.ndarray:
     """Two interleaved half circles of radius 2 with normal noise of standard deviation 0.2, shape `(n, 2)`."""
@@ -81,19 +98,6 @@ SAMPLERS: Mapping[str, Callable[[int, np.random.Generator], np.ndarray]] = {
     "8gaussians": eight_gaussians,
 }
 """`sampler(n, rng)` of each data set."""
-
-
-WINDOW = 4.0
-"""Targets live on the square [-WINDOW, WINDOW]^2. `u2` to `u4` go on along z1 without end, and so have no finite mass
-on the whole plane."""
-
-WALL_WIDTH = 0.05
-"""Standard deviation of the skirt that `wall` gives a target outside the window, in units of length."""
-
-IMPROPER = ("u2", "u3", "u4")
-"""Targets without a finite mass on the whole plane."""
-
-LOG_TWO_PI = log(2 * pi)
 
 
 def log_base(z: Array) -> Array:
@@ -201,12 +205,6 @@ POTENTIALS: Mapping[str, Callable[[Array, Any], Array]] = {
     "u4": _split_wave,
 }
 """The targets of density matching."""
-
-
-NLL = Metric("NLL", "nats", "lower")
-KL = Metric("KL", "nats", "lower")
-MASS_OUTSIDE = Metric("mass outside", "%", "lower")
-KL_WITHOUT_WALL = Metric("KL without wall", "nats", "lower")
 
 
 @dataclass(frozen=True)
