@@ -10,14 +10,14 @@ import pytest
 from fsspec.registry import known_implementations
 
 from nodebench.bench import checkpoints
-from nodebench.bench.checkpoints import Checkpoint, Progress, remove_folder
+from nodebench.bench.checkpoints import Progress, TrainingCheckpoint, remove_folder
 from nodebench.errors import CellError, CheckpointError, UserError
 from nodebench.testing import FakeModel, FakeTrainer
 
 SAVE = """
 import os, signal, sys
 from nodebench.bench import checkpoints
-from nodebench.bench.checkpoints import Checkpoint, Progress
+from nodebench.bench.checkpoints import TrainingCheckpoint, Progress
 from nodebench.testing import FakeModel, FakeTrainer
 
 def die(*_, **__):
@@ -36,16 +36,16 @@ if moment == "disk":
     os.fsync = die
 if moment == "name":
     checkpoints.Path.replace = die
-Checkpoint(url).save(trainer, Progress(epoch=2))
+TrainingCheckpoint(url).save(trainer, Progress(epoch=2))
 """
 
 SAVE_FOR_EVER = """
 import itertools, sys
-from nodebench.bench.checkpoints import Checkpoint, Progress
+from nodebench.bench.checkpoints import TrainingCheckpoint, Progress
 from nodebench.testing import FakeModel, FakeTrainer
 
 for step in itertools.count(int(sys.argv[2]), 2):
-    Checkpoint(sys.argv[1]).save(FakeTrainer(FakeModel(rate=float(step)), 0.1), Progress(step=step))
+    TrainingCheckpoint(sys.argv[1]).save(FakeTrainer(FakeModel(rate=float(step)), 0.1), Progress(step=step))
 """
 
 
@@ -57,13 +57,13 @@ def folder(request, tmp_path):
 
 
 def save(url, rate, **progress):
-    Checkpoint(url).save(FakeTrainer(FakeModel(rate=rate), 0.1), Progress(**progress))
+    TrainingCheckpoint(url).save(FakeTrainer(FakeModel(rate=rate), 0.1), Progress(**progress))
 
 
 def restored(url):
     """The weight and the progress of a checkpoint; 9 where there is none."""
     trainer = FakeTrainer(FakeModel(rate=9.0), 0.1)
-    progress = Checkpoint(url).restore(trainer)
+    progress = TrainingCheckpoint(url).restore(trainer)
     return trainer.model.rate, progress
 
 
@@ -93,7 +93,7 @@ def test_a_removed_checkpoint_is_gone(folder):
     save(f"{folder}/c", 1.0)
     save(f"{folder}/d", 2.0)
     for _ in range(2):
-        Checkpoint(f"{folder}/c").remove()
+        TrainingCheckpoint(f"{folder}/c").remove()
     assert restored(f"{folder}/c") == (9.0, Progress())
     assert restored(f"{folder}/d") == (2.0, Progress())
 
@@ -215,7 +215,7 @@ def test_another_file_is_no_checkpoint(tmp_path):
 def test_a_package_that_is_missing_is_named(monkeypatch):
     """The message says what to install."""
     monkeypatch.setitem(known_implementations, "far", {"class": "nosuchfs.FarFileSystem"})
-    for act in (lambda url: save(url, 1.0), restored, lambda url: Checkpoint(url).remove(), remove_folder):
+    for act in (lambda url: save(url, 1.0), restored, lambda url: TrainingCheckpoint(url).remove(), remove_folder):
         with pytest.raises(UserError, match=r"`far://bucket/c` needs .* pip install nosuchfs$"):
             act("far://bucket/c")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nodebench.bench import selftest
-from nodebench.bench.selftest import FAKE, Planted, SelfTest, n_planted, run_selftest, smallest_effect
+from nodebench.bench.selftest import FAKE, PlantedSlowdown, SelfTest, n_planted, run_selftest, smallest_effect
 from nodebench.bench.timing import Interval
 from nodebench.errors import UserError
 
@@ -16,7 +16,7 @@ SOUND = SelfTest(
     n_alarms=2,
     alarm_low=0.006,
     alarm_high=0.17,
-    slowdowns=(Planted(0.02, 0, 5, 1.01), Planted(0.2, 5, 5, 1.2)),
+    slowdowns=(PlantedSlowdown(0.02, 0, 5, 1.01), PlantedSlowdown(0.2, 5, 5, 1.2)),
     leak_bytes=2**20 + 100,
     clean_bytes=600,
     wrong_gradient="wrong_gradient",
@@ -48,7 +48,7 @@ def test_a_sound_harness_has_no_problems():
     ("changes", "problem"),
     [
         ({"n_alarms": 12, "alarm_low": 0.17, "alarm_high": 0.46}, "rate of false alarms is 30%"),
-        ({"slowdowns": (Planted(0.2, 4, 5, 1.1),)}, "caught 4 times of 5 only"),
+        ({"slowdowns": (PlantedSlowdown(0.2, 4, 5, 1.1),)}, "caught 4 times of 5 only"),
         ({"leak_bytes": 900}, "read as 900 bytes"),
         ({"clean_bytes": 2**20}, "planted leak"),
         ({"wrong_gradient": "ok"}, "was called `ok`"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nodebench.bench.checkpoints import Checkpoint
+from nodebench.bench.checkpoints import TrainingCheckpoint
 from nodebench.bench.worker import training as module
 from nodebench.bench.worker.training import Training
 from nodebench.frameworks.base import Optimizer
@@ -40,7 +40,7 @@ def make_training(url, life=10**6, **recipe):
         splits=Splits("x", part, part, part),
         metric=Metric("distance", "1", "lower"),
         seed=1,
-        checkpoint=Checkpoint(str(url)),
+        checkpoint=TrainingCheckpoint(str(url)),
         n_params=1,
         count=None,
         report=lambda *_: None,

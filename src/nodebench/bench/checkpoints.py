@@ -50,7 +50,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """From where a training goes on, on whichever machine.
 
     Attributes:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from nodebench import __version__
-from nodebench.bench.checkpoints import Checkpoint, remove_folder
+from nodebench.bench.checkpoints import TrainingCheckpoint, remove_folder
 from nodebench.bench.executors.local import AbstractExecutor, LocalExecutor
 from nodebench.bench.group import GradientGroup
 from nodebench.bench.messages import Event, Failure
@@ -271,7 +271,7 @@ class _Job:
         if isinstance(done.work, TrainingWork) and outcome.lost:
             self.lost.add(cell.cell_id)
         elif isinstance(done.work, TrainingWork):
-            _forget(lambda: Checkpoint(checkpoint(self.site.checkpoints, cell)).remove())
+            _forget(lambda: TrainingCheckpoint(checkpoint(self.site.checkpoints, cell)).remove())
         self.site.notify(Event("record", record.status, cell, record=record, node=done.node))
 
     def _key(self, environment: Fingerprint) -> str:

@@ -61,7 +61,7 @@ FAKE = Workload("nodebench.testing:FakeTask", "nodebench.testing:Planted", 5.0)
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedSlowdown:
     """A slowdown that was planted, in several comparisons.
 
     Attributes:
@@ -99,7 +99,7 @@ class SelfTest:
     n_alarms: int
     alarm_low: float
     alarm_high: float
-    slowdowns: tuple[Planted, ...]
+    slowdowns: tuple[PlantedSlowdown, ...]
     leak_bytes: int | None
     clean_bytes: int | None
     wrong_gradient: str
@@ -233,11 +233,11 @@ class _Bench:
                 raise UserError(f"the selftest cannot go on: {one.found.reason}")
         return step_ratio(measured[1])
 
-    def plant(self, slowdown: float, n: int) -> Planted:
+    def plant(self, slowdown: float, n: int) -> PlantedSlowdown:
         """Several comparisons with one slowdown."""
         ratios = [self.compare(slowdown, f"slowdown of {slowdown:.0%}, {i + 1} of {n}") for i in range(n)]
         caught = sum(ratio.verdict == "slower" for ratio in ratios)
-        return Planted(slowdown, caught, n, median(ratio.estimate for ratio in ratios))
+        return PlantedSlowdown(slowdown, caught, n, median(ratio.estimate for ratio in ratios))
 
     def judge(self) -> tuple[int | None, int | None, str]:
         """What the leaking and the clean cell leave behind, and the status of the one with a wrong gradient."""

@@ -6,7 +6,7 @@ from math import sqrt
 import numpy as np
 
 from nodebench.paper.pages import UNLIKE, Place, Sample, Source, measured, page, published, sample, stand_ins
-from nodebench.paper.published import MEMORY_EXPONENTS, TABLE_1, Classifier
+from nodebench.paper.published import MEMORY_EXPONENTS, TABLE_1, PublishedClassifier
 from nodebench.paper.verdicts import exponent_text, growth_claim, seen
 from nodebench.reports.document import ABSENT, Column, Document, Entry, Section, Table, number
 from nodebench.results.record import Record
@@ -140,7 +140,7 @@ def _row(source: Source, row: Row, laws: Mapping[str, Mapping[Row, PowerLaw | st
     )
 
 
-def _stated(paper: Classifier | None, quantity: str) -> Entry:
+def _stated(paper: PublishedClassifier | None, quantity: str) -> Entry:
     law = "" if paper is None else paper.memory if quantity == "memory" else paper.time
     return Entry(law, law) if law else Entry(ABSENT, reason="the paper states none.")
 

@@ -11,7 +11,7 @@ PAPER = "Chen et al. 2018, arXiv 1806.07366"
 
 
 @dataclass(frozen=True)
-class Classifier:
+class PublishedClassifier:
     """A row of table 1 (section 3): a network for MNIST.
 
     Attributes:
@@ -29,11 +29,11 @@ class Classifier:
     time: str = ""
 
 
-TABLE_1: Mapping[tuple[str, str | None], Classifier] = {
-    ("mlp", None): Classifier("1-layer MLP", 1.60, 0.24e6),
-    ("resnet", None): Classifier("ResNet", 0.41, 0.60e6, "O(L)", "O(L)"),
-    ("odenet", "direct"): Classifier("RK-Net", 0.47, 0.22e6, "O(L~)", "O(L~)"),
-    ("odenet", "adjoint"): Classifier("ODE-Net", 0.42, 0.22e6, "O(1)", "O(L~)"),
+TABLE_1: Mapping[tuple[str, str | None], PublishedClassifier] = {
+    ("mlp", None): PublishedClassifier("1-layer MLP", 1.60, 0.24e6),
+    ("resnet", None): PublishedClassifier("ResNet", 0.41, 0.60e6, "O(L)", "O(L)"),
+    ("odenet", "direct"): PublishedClassifier("RK-Net", 0.47, 0.22e6, "O(L~)", "O(L~)"),
+    ("odenet", "adjoint"): PublishedClassifier("ODE-Net", 0.42, 0.22e6, "O(1)", "O(L~)"),
 }
 """By model and backend."""
 

@@ -75,7 +75,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """What trainings of one model reached that differ in the seed alone.
 
     Attributes:
@@ -94,7 +94,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Training:
+class ComparedTrainings:
     """Models trained on the same data with the same budget.
 
     Attributes:
@@ -102,7 +102,7 @@ class Training:
         unranked: Records with a metric that must not be ranked.
     """
 
-    trained: tuple[Trained, ...]
+    trained: tuple[TrainedModel, ...]
     unranked: tuple[Record, ...]
 
 
@@ -204,14 +204,14 @@ def surely_faster(one: Record, other: Record) -> bool:
     return not undecided and first[2] < second[1]
 
 
-def trainings(records: Iterable[Record]) -> list[Training]:
+def trainings(records: Iterable[Record]) -> list[ComparedTrainings]:
     """What was trained on the same data with the same budget, in the order of its first record."""
     trained = newest(record for record in records if record.metric_value is not None)
     groups = grouped(trained, lambda r: (r.task, r.dataset, r.preset, r.metric_name, r.device))
     return [_training(group) for group in groups]
 
 
-def _training(records: Sequence[Record]) -> Training:
+def _training(records: Sequence[Record]) -> ComparedTrainings:
     ranked = [record for record in records if record.status == "ok"]
     models: list[list[Record]] = []
     for same in grouped(ranked, lambda r: (_model_name(r), *_training_settings(r).values())):
@@ -230,10 +230,10 @@ def _training(records: Sequence[Record]) -> Training:
         ]
         values = [record.metric_value for record in same if record.metric_value is not None]
         label = name + (f" ({', '.join(unlike)})" if unlike else "")
-        trained.append(Trained(label, tuple(same), fsum(values) / len(values), min(values), max(values)))
+        trained.append(TrainedModel(label, tuple(same), fsum(values) / len(values), min(values), max(values)))
     sign = -1 if records[0].metric_direction == "higher" else 1
     trained.sort(key=lambda each: sign * each.mean)
-    return Training(tuple(trained), tuple(record for record in records if record.status != "ok"))
+    return ComparedTrainings(tuple(trained), tuple(record for record in records if record.status != "ok"))
 
 
 def _training_settings(record: Record) -> dict[str, Any]:
@@ -340,7 +340,7 @@ def fastest_sentence(fastest: Fastest | None, timed: Sequence[Record]) -> str:
     )
 
 
-def training_sentence(training: Training) -> str:
+def training_sentence(training: ComparedTrainings) -> str:
     """Which model reached the best metric, on how many seeds, and which comes next."""
     if not training.trained:
         record = training.unranked[0]
@@ -461,7 +461,7 @@ def _value(value: float) -> str:
     return number(value, 4)
 
 
-def _metric(trained: Trained) -> str:
+def _metric(trained: TrainedModel) -> str:
     value = f"{_value(trained.mean)} {unit(trained.records[0])}".strip()
     n = len(trained.records)
     if n == 1:

@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from nodebench.backends.solvers import STARTING_ORDER, method
 from nodebench.backends.step_size import StepScale, first_step
-from nodebench.bench.checkpoints import Checkpoint
+from nodebench.bench.checkpoints import TrainingCheckpoint
 from nodebench.bench.matrix import task_cells
 from nodebench.bench.messages import (
     OUT_OF_MEMORY,
@@ -173,7 +173,7 @@ class Worker(GradientPasses, Questions):
     def train(self, first_step: float | None, checkpoint: str) -> Trained:
         cell = self.cell
         subject = make_subject(cell, cell.spec.dtype, first_step)
-        training = self._training(subject, Checkpoint(checkpoint))
+        training = self._training(subject, TrainingCheckpoint(checkpoint))
         task, splits = subject.task, training.splits
         progress = training.run()
         value = training.evaluate(splits.test)
@@ -220,7 +220,7 @@ class Worker(GradientPasses, Questions):
         peak = attempt("memory of a training step", lambda: _step_bytes(subject, training.recipe, fixed), None)
         return Measurement(tolerance_sweep=entries, train_memory_bytes=peak, notes=notes), plots
 
-    def _training(self, subject: Subject, checkpoint: Checkpoint) -> Training:
+    def _training(self, subject: Subject, checkpoint: TrainingCheckpoint) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework
         splits = task.data(cell.preset, cell.seed)
         recipe = replace(task.recipe(cell.model, cell.preset), batch_size=cell.batch_size)

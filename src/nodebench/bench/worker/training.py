@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from nodebench.backends.solvers import method
-from nodebench.bench.checkpoints import Checkpoint, Progress
+from nodebench.bench.checkpoints import Progress, TrainingCheckpoint
 from nodebench.bench.messages import TrainingProgress
 from nodebench.bench.saved import relative_error
 from nodebench.bench.worker.subject import Subject
@@ -50,7 +50,7 @@ class Training:
     splits: Splits
     metric: Metric
     seed: int
-    checkpoint: Checkpoint
+    checkpoint: TrainingCheckpoint
     n_params: int
     count: Callable[[], Evaluations] | None
     report: Callable[[TrainingProgress], None]

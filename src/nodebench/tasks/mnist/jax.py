@@ -117,7 +117,7 @@ class ResBlock(eqx.Module):
         return self.shortcut(out) + self.conv2(jax.nn.relu(self.norm2(self.conv1(out))))
 
 
-class Linear(eqx.Module):
+class LinearLayer(eqx.Module):
     """An affine map of feature vectors `(n, 64)` to logits `(n, 10)`."""
 
     weight: jax.Array
@@ -150,7 +150,7 @@ def _downsampling(kind: Downsampling) -> tuple[Callable[[jax.Array], jax.Array],
 
 
 def _head() -> tuple[Callable[[jax.Array], jax.Array], ...]:
-    return (GroupNorm(), jax.nn.relu, _pool, _flatten, Linear())
+    return (GroupNorm(), jax.nn.relu, _pool, _flatten, LinearLayer())
 
 
 def _apply(layers: tuple[Callable[[jax.Array], jax.Array], ...], x: jax.Array) -> jax.Array:

@@ -21,8 +21,8 @@ JaxSolve = Callable[[Field, State, Array], Any]
 """`solve(field, y0, times)`: the states at `times`, shape `(n_times, *y0.shape)`."""
 
 
-class Linear(eqx.Module):
-    """`x A^T + b` over the last axis, for whole batches: `equinox.nn.Linear` takes one vector.
+class LinearLayer(eqx.Module):
+    """`x A^T + b` over the last axis, for whole batches: `equinox.nn.LinearLayer` takes one vector.
 
     Args:
         n_in: Size of the input.
@@ -43,11 +43,11 @@ class Linear(eqx.Module):
 class Dynamics(eqx.Module):
     """The latent dynamics, autonomous, with one hidden layer of 20 units and SiLU."""
 
-    hidden: Linear
-    output: Linear
+    hidden: LinearLayer
+    output: LinearLayer
 
     def __init__(self) -> None:
-        self.hidden, self.output = Linear(LATENT, UNITS), Linear(UNITS, LATENT)
+        self.hidden, self.output = LinearLayer(LATENT, UNITS), LinearLayer(UNITS, LATENT)
 
     def __call__(self, t: Any, z: Array) -> jax.Array:  # noqa: ARG002  autonomous
         """Rate of the latent states, shape `(n, 4)`."""
@@ -57,11 +57,11 @@ class Dynamics(eqx.Module):
 class Decoder(eqx.Module):
     """From the latent state to the plane, with one hidden layer of 20 units."""
 
-    hidden: Linear
-    output: Linear
+    hidden: LinearLayer
+    output: LinearLayer
 
     def __init__(self) -> None:
-        self.hidden, self.output = Linear(LATENT, UNITS), Linear(UNITS, 2)
+        self.hidden, self.output = LinearLayer(LATENT, UNITS), LinearLayer(UNITS, 2)
 
     def __call__(self, z: jax.Array) -> jax.Array:
         """Points, shape `(..., 2)`, of latent states, shape `(..., 4)`."""
@@ -98,10 +98,10 @@ class Recognition(eqx.Module):
     """
 
     rnn: Recurrent
-    output: Linear
+    output: LinearLayer
 
     def __init__(self) -> None:
-        self.rnn, self.output = Recurrent(), Linear(HIDDEN, 2 * LATENT)
+        self.rnn, self.output = Recurrent(), LinearLayer(HIDDEN, 2 * LATENT)
 
     def __call__(self, times: jax.Array, observations: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and log-variance of the latent state at time 0, each of shape `(n, 4)`."""
