@@ -2,12 +2,14 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
 
 import pytest
 from commands import nodebench
+from synthetic import ENVIRONMENT, OTHER, record
 
 from nodebench import api
 from nodebench.bench.request import Request, Settings
@@ -187,3 +189,36 @@ def test_parameters_are_the_fields_with_their_meaning(function, options):
     assert set(parameters) == set(meanings(options))
     for name, meaning in meanings(options).items():
         assert f"    {name}: {meaning}\n" in function.__doc__
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"rtols": ["1e-3"]}, "`rtols` must be a number; got '1e-3'"),
+        ({"backends": [1]}, "`backends` must be text; got 1"),
+        ({"threads": "1"}, "`threads` must be a whole number; got '1'"),
+        ({"threads": True}, "`threads` must be a whole number; got True"),
+        ({"seeds": [0.5]}, "`seeds` must be a whole number; got 0.5"),
+        ({"store": 3}, "`store` must be text or a path; got 3"),
+        ({"shard": 1}, "`shard` must be text; got 1"),
+        ({"resume": "yes"}, "`resume` must be True or False; got 'yes'"),
+    ],
+)
+def test_a_value_of_another_type_is_a_sentence(wrong, said):
+    """It names the parameter and what came; nothing is planned."""
+    with pytest.raises(UserError, match=re.escape(said)):
+        api.run(**{**COUNTS, **wrong})
+
+
+def test_exponents_of_time_are_of_one_machine(tmp_path):
+    """That with most of them; evaluations may come from several."""
+    places = [(10, ENVIRONMENT, 1), (20, ENVIRONMENT, 1), (40, ENVIRONMENT, 1), (80, OTHER, 10), (160, OTHER, 10)]
+    store = Store(tmp_path / "s.db")
+    for n, environment, slow in places:
+        key = store.save_environment(environment)
+        cell = {"solver": "rk4", "n_accepted": n, "nfe_forward": 4 * n, "nfe_backward": 0, "step_s": slow * n / 1000}
+        store.append(record("b", **cell, environment=key, first_step=1 / n))
+    options = ScaleOptions(backends=[BACKEND], tasks=[TASK], store=store.path)
+    laws = {scaling.quantity: scaling.law for scaling in api.exponents(store.records(), options)}
+    assert (laws["time"].n_points, laws["nfe"].n_points) == (3, 5)
+    assert laws["time"].exponent == pytest.approx(1)

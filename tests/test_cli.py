@@ -214,7 +214,7 @@ def test_dry_run_starts_nothing(tmp_path):
 def test_dry_run_watches_no_cores_and_loads_no_cluster(tmp_path):
     """What is only needed to measure is not waited for, and Ray's settings are set for Ray alone."""
     code = (
-        "import sys\nfrom nodebench import cli\nfrom nodebench.bench import machine\nmachine.idle_cores = None\n"
+        "import sys\nfrom nodebench import cli\nfrom nodebench.results import machine\nmachine.idle_cores = None\n"
         f"sys.argv = {['nodebench', *FAKE, '--dry-run']}\n"
         "try: cli.main()\nexcept SystemExit as ended: print(ended.code, 'nodebench.bench.executors.ray' in sys.modules)"
     )

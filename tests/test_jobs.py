@@ -151,6 +151,16 @@ def test_the_share_of_a_container_bounds_the_jobs(tmp_path, monkeypatch):
     assert machine.usable_cores() == 8
 
 
+def test_cores_that_are_switched_off_have_no_row(monkeypatch, tmp_path):
+    """The system lists times of the others alone, without their numbers."""
+    (tmp_path / "online").write_text("0,2-3\n")
+    monkeypatch.setattr(machine, "ONLINE_CORES", tmp_path / "online")
+    assert machine._online_cores(3) == [0, 2, 3]
+    assert machine._online_cores(2) == [0, 1]
+    monkeypatch.setattr(machine, "ONLINE_CORES", tmp_path / "no such file")
+    assert machine._online_cores(3) == [0, 1, 2]
+
+
 def test_the_least_busy_cores_are_chosen(monkeypatch):
     """Whatever a core waits for is no work; of equally busy ones the first, however their seconds are rounded."""
     first = {0: {"user": 5.0}, 1: {"user": 0.1, "guest": 0.1}, 2: {"user": 7.0}, 3: {"user": 1.0}}

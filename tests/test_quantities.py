@@ -1,6 +1,7 @@
 """A quantity is declared once, and is then everywhere; here the last that was added, `grad_cosine_params`."""
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 
@@ -8,17 +9,20 @@ import numpy as np
 import pytest
 from synthetic import ENVIRONMENT, ENVIRONMENTS, record
 
+from nodebench import __version__
 from nodebench.bench.reference import continuous_errors
 from nodebench.bench.saved import Reference
+from nodebench.errors import StoreError
 from nodebench.gating.baseline import Baseline, BaselineCell
 from nodebench.gating.compare import compare
-from nodebench.gating.outputs import baseline_table
+from nodebench.gating.outputs import baseline_table, gate_entries
+from nodebench.gating.probe import protocol
 from nodebench.gating.thresholds import METRICS, Thresholds
 from nodebench.problem import SolverSpec
 from nodebench.reports.comparison import comparisons
 from nodebench.reports.tables import comparison_table, gradient_tables
-from nodebench.results.quantities import CATALOGUE, HOW_TAKEN, bands, how_taken
-from nodebench.results.record import columns
+from nodebench.results.quantities import CATALOGUE, HOW_TAKEN, Band, bands, how_taken
+from nodebench.results.record import Measurement, columns
 from nodebench.results.store import Store
 
 NAME = "grad_cosine_params"
@@ -66,10 +70,11 @@ def test_it_is_a_column_of_the_store_and_a_key_of_json(tmp_path):
 def test_a_store_with_a_quantity_that_is_not_known_is_refused(tmp_path):
     """It is of a newer version, and what that has measured must not be lost."""
     path = tmp_path / "s.db"
-    Store(path)
+    Store(path).append(record("a", nodebench_version="9.9"))
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("ALTER TABLE records ADD COLUMN grad_angle_params REAL")
-    with pytest.raises(Exception, match="of a newer nodebench: it has grad_angle_params, which this one does not know"):
+    said = f"of a newer nodebench, 9.9: it has grad_angle_params, which this one, {__version__}, does not know"
+    with pytest.raises(StoreError, match=re.escape(said)):
         Store(path, read_only=True)
 
 
@@ -101,6 +106,46 @@ def test_the_gate_holds_it_and_more_is_better():
     assert verdict(0.9, 0.5) == "regression"
     assert verdict(0.5, 0.9) == "improvement"
     assert verdict(0.9, 0.8995) == "same"
+
+
+def test_a_file_of_what_is_better_if_smaller_leaves_it_out():
+    """`customSmallerIsBetter` would call a fall an improvement."""
+    cell = BaselineCell(cell_id="c", task="t", model="m", grad_cosine_params=0.9, nfe_forward=7)
+    entries = gate_entries(compare(*(Baseline("f", {"c": cell}, {"": ENVIRONMENT}) for _ in range(2)), Thresholds()))
+    assert [entry["name"] for entry in entries] == [f"{cell.label}: nfe_forward"]
+
+
+def test_another_version_may_lack_it():
+    """Its workers speak the same protocol, and what it says of a cell is joined to what is known."""
+    assert "Measurement" not in protocol()
+    foreign = Measurement(nfe_forward=7)
+    vars(foreign).pop("notes")
+    vars(foreign)["grad_angle_params"] = 0.1
+    assert Measurement(loss=1.0).joined(foreign).known == {"loss": 1.0, "nfe_forward": 7}
+
+
+@pytest.mark.parametrize(
+    ("band", "unit", "text"),
+    [
+        (Band(), "steps", "none: exact"),
+        (Band(relative=0.01, absolute=2**16), "bytes", "1 %, at least 64 KiB"),
+        (Band(absolute=0.001, epsilons=16), "cosine", "0.001, at least 16 roundings"),
+    ],
+)
+def test_a_band_says_how_wide_it_is(band, unit, text):
+    """In the unit of the quantity."""
+    assert band.text(unit) == text
+
+
+def test_a_record_is_made_of_parts():
+    """Each is a value of its own, with the fields that the record has."""
+    found = record("a", step_s=2.0, nfe_forward=7, metric_value=0.5)
+    assert found.settings.backend == "a"
+    assert (found.gradient.nfe_forward, found.timing.step_s, found.training.metric_value) == (7, 2.0, 0.5)
+    assert (found.machine.node, found.outcome.status) == (found.node, "ok")
+    parts = (found.settings, found.outcome, found.machine, found.gradient, found.timing, found.training)
+    own = {"run_id", "created_at", "nodebench_version", "attempt"}
+    assert {name for part in parts for name in vars(part)} | own == vars(found).keys()
 
 
 def test_each_quantity_says_what_it_is():

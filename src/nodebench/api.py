@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nodebench import registry
 from nodebench.measuring import Watcher, measure, planned
 from nodebench.options import GateOptions, RunOptions, ScaleOptions, default_store, taking
+from nodebench.reports.machines import Machines
 from nodebench.reports.writers.files import DATA, PAGES, Written, check_outputs, write_data, write_page
 from nodebench.results.record import Record
 from nodebench.results.scaling import Scaling, scalings
@@ -49,7 +50,7 @@ def scale(options: ScaleOptions) -> tuple[list[Record], list[Scaling]]:
         UserError: As `run`.
     """
     records = _measured(options)
-    return records, scalings(records, options.over)
+    return records, exponents(records, options)
 
 
 @taking(GateOptions)
@@ -101,7 +102,6 @@ def report(
     written = [write_data(records, path) for path in paths if path.suffix in DATA]
     pages = [path for path in paths if path.suffix in PAGES]
     if pages:
-        from nodebench.reports.machines import Machines
         from nodebench.reports.report import report as page_of
 
         machines = Machines.of(records, opened.environments(), machine)
@@ -135,6 +135,12 @@ def check(kind: str, name: str, told: "Callable[[CheckOutcome], None] | None" = 
         if told is not None:
             told(outcome)
     return found
+
+
+def exponents(records: list[Record], options: ScaleOptions) -> list[Scaling]:
+    """The power laws of what was measured for a scaling; times are those of one machine, that with most of them."""
+    environments = existing(options.store).environments() if records else {}
+    return scalings(Machines.of(records, environments).with_times_of_one(records), options.over)
 
 
 def _measured(options: RunOptions) -> list[Record]:

@@ -285,19 +285,19 @@ def run(
 )
 def scale(options: ScaleOptions, *, as_json: JsonOption = False) -> None:
     """Measure how memory, evaluations and time grow, and print the exponents beside those of theory."""
-    from nodebench import measuring, printing, progress
-    from nodebench.results.scaling import scalings
+    from nodebench import api, measuring, printing, progress
+    from nodebench.results.store import Store
 
     planned = measuring.planned(options)
     printing.print_broken(planned.broken)
     watcher = progress.Shown(command_line(), err=as_json)
     with _interrupted(watcher, CONTINUE):
         records = measuring.measure(planned, options, watcher)
-    laws = scalings(records, options.over)
+    laws = api.exponents(records, options)
     if as_json:
         printing.print_json([asdict(law) for law in laws])
     else:
-        printing.print_records(records)
+        printing.print_records(printing.of_one_machine(records, Store(Path(options.store), read_only=True)))
         printing.print_scalings(laws)
     printing.print_broken(planned.broken)
     raise typer.Exit(0 if measuring.ended_well(records) and not planned.broken else 1)

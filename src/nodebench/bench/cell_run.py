@@ -57,7 +57,6 @@ class CellRun:
         gradients: Its gradients and states, until it is judged; None where it did not get so far.
         starts: The series of its timing.
         clock: Measures the time of measured work, together with that of other cells that have the same clock.
-        companion: Whether it is measured for others to be compared with, and leaves no record.
         failed: Whether its worker has failed; a cell that is judged wrong has not.
     """
 
@@ -72,7 +71,6 @@ class CellRun:
     starts: list[Start] = field(default_factory=list)
     gradients: Reference | None = None
     clock: WorkClock = field(default_factory=WorkClock)
-    companion: bool = False
     failed: bool = False
     _worker: WorkerProcess | None = field(default=None, init=False)
 

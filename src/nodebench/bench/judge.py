@@ -67,10 +67,6 @@ class References:
     contradicted: bool = field(default=False, init=False)
     notes: list[str] = field(default_factory=list, init=False)
 
-    def begin(self, worker: CellRun) -> None:
-        """Have a worker of the cell find the first reference, however inaccurate."""
-        self._next(worker)
-
     def refine(self, suffices: Callable[[Reference], bool]) -> None:
         """Go on from level to level until a reference suffices, or there is none that is more accurate.
 
@@ -82,14 +78,14 @@ class References:
         worker.open(kept_launchers())
         try:
             while not self._done(suffices):
-                self._next(worker)
+                self.advance(worker)
         finally:
             worker.dismiss()
 
     def _done(self, suffices: Callable[[Reference], bool]) -> bool:
         return self.finest or (self.found is not None and suffices(self.found))
 
-    def _next(self, worker: CellRun) -> None:
+    def advance(self, worker: CellRun) -> None:
         """One level, with a time limit of its own; where it fails, what there is remains, and is the best there is."""
         text = f"reference gradient, refinement {self.level}" if self.level else "reference gradient"
         self.notify(Event("cell", text, worker.cell))

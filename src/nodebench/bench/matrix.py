@@ -109,6 +109,7 @@ def _planned(name: str, request: Request, backends: Sequence[tuple[str, str]], t
     def ask(launchers: Launchers | None) -> Planned:
         worker = WorkerProcess(Assignment(None, ahead=ahead), Interpreter(), launchers)
         try:
+            worker.ready(timeout_s or PLANNING_S)
             worker.send(Questions.plan, name, request, backends)
             return worker.receive(Questions.plan, timeout_s=timeout_s or PLANNING_S)
         finally:

@@ -135,15 +135,15 @@ class Runner:
         self.notify(Event("run", text, done=len(done), total=len(plan.cells)))
         attempts = {record.cell_id: record.attempt for record in records}
         plan = plan.ordered_as(attempts)
-        site = self._site(run_id, environment)
-        job = _Job(self.store, run_id, cast(Measure, plan.measure), site, attempts, self.store.measurements(run_id))
-        self.executor.carry_out(job.work(plan, done), site, job.arrived)
+        machine = self._machine(run_id, environment)
+        job = _Job(self.store, run_id, cast(Measure, plan.measure), machine, attempts, self.store.measurements(run_id))
+        self.executor.carry_out(job.work(plan, done), machine, job.arrived)
         self.store.finish_run(run_id)
         if not job.lost:
-            _forget(lambda: remove_folder(site.checkpoints))
+            _forget(lambda: remove_folder(machine.checkpoints))
         return run_id
 
-    def _site(self, run_id: str, environment: Fingerprint) -> MachineContext:
+    def _machine(self, run_id: str, environment: Fingerprint) -> MachineContext:
         folder = self.store.path.parent
         return MachineContext(
             platform.node(),
@@ -190,7 +190,7 @@ class _Job:
         store: Where records go.
         run_id: The run.
         measure: What is measured of each.
-        site: This machine.
+        machine: This machine.
         attempts: How often cells have been measured in this run.
         kept: Gradient measurements of the run that need not be made again, by cell.
         keys: Keys of the fingerprints that are in the store.
@@ -201,7 +201,7 @@ class _Job:
     store: Store
     run_id: str
     measure: Measure
-    site: MachineContext
+    machine: MachineContext
     attempts: Mapping[str, int]
     kept: Mapping[str, Measurement]
     keys: set[str] = field(default_factory=set, init=False)
@@ -244,13 +244,13 @@ class _Job:
         """Write the record of a cell for which no process need be started."""
         outcome = CellResult(cell).failed(Failure("unsupported", reason, ""))
         work = GroupWork((cell,), (cell,), self.measure)
-        done = WorkResult(work, (outcome,), self.site.node, self.site.environment)
+        done = WorkResult(work, (outcome,), self.machine.node, self.machine.environment)
         self._finish(self._placed(outcome, done), done)
 
     def _keep_files(self, files: Files, node: str) -> None:
         """Enter what the run depends on; of another machine's files this one knows nothing."""
         fresh = {path: digest for path, digest in files.items() if path not in self.files}
-        if fresh and node == self.site.node:
+        if fresh and node == self.machine.node:
             self.store.save_sources(self.run_id, fresh)
             self.files.update(fresh)
 
@@ -271,8 +271,8 @@ class _Job:
         if isinstance(done.work, TrainingWork) and outcome.lost:
             self.lost.add(cell.cell_id)
         elif isinstance(done.work, TrainingWork):
-            _forget(lambda: TrainingCheckpoint(checkpoint(self.site.checkpoints, cell)).remove())
-        self.site.notify(Event("record", record.status, cell, record=record, node=done.node))
+            _forget(lambda: TrainingCheckpoint(checkpoint(self.machine.checkpoints, cell)).remove())
+        self.machine.notify(Event("record", record.status, cell, record=record, node=done.node))
 
     def _key(self, environment: Fingerprint) -> str:
         """Key of a machine's fingerprint, which is in the store when this returns."""

@@ -138,16 +138,16 @@ class GroupWork(AbstractWork):
         return self.measure in ("gradient", "both")
 
     @override
-    def measured(self, site: MachineContext) -> tuple[CellResult, ...]:
+    def measured(self, machine: MachineContext) -> tuple[CellResult, ...]:
         """Choose the first step and measure what gradients are to be measured."""
         began, clock = time.monotonic(), WorkClock()
-        cells = [CellRun(cell, site.settings, clock=clock) for cell in self.missing]
-        fresh = [] if self.measure == "training" else [*self._companion(cells, site), *cells]
+        cells = [CellRun(cell, machine.settings, clock=clock) for cell in self.missing]
+        fresh = [] if self.measure == "training" else [*self._control(cells, machine), *cells]
         with TemporaryDirectory() as folder:
             inputs = Path(folder) / "inputs.npz"
-            with _reference_worker(cells, site, inputs) as (worker, beginning):
+            with _reference_worker(cells, machine, inputs) as (worker, beginning):
                 if worker is not None and beginning is not None:
-                    references = self._references(worker, beginning.first_step, site) if fresh else None
+                    references = self._references(worker, beginning.first_step, machine) if fresh else None
             if beginning is not None:
                 for measured in fresh or cells:
                     measured.inputs = inputs
@@ -155,27 +155,29 @@ class GroupWork(AbstractWork):
                     measured.files.update(beginning.files)
                 if references is not None:
                     room, step = available_memory(), beginning.first_step
-                    group = GradientGroup(fresh, step, references, site.references, room, site.settings, site.notify)
-                    group.count() if self.measure == "counts" else site.measure_group(group)
+                    group = GradientGroup(
+                        fresh, step, references, machine.references, room, machine.settings, machine.notify
+                    )
+                    group.count() if self.measure == "counts" else machine.measure_group(group)
                     for measured in fresh:
                         overhead_s = time.monotonic() - began - clock.busy_s
                         measured.enter(Measurement(overhead_s=overhead_s / len(fresh)))
         return tuple(CellResult(measured.cell, measured.found, files=measured.files) for measured in cells)
 
-    def _companion(self, cells: Sequence[CellRun], site: MachineContext) -> list[CellRun]:
+    def _control(self, cells: Sequence[CellRun], machine: MachineContext) -> list[CellRun]:
         """The group's control, where it is not to be measured but what is to be measured is compared with it."""
-        wanted = site.settings.control
+        wanted = machine.settings.control
         control = next((cell for cell in self.group if cell.backend == wanted), self.group[0])
         if self.measure == "counts" or any(measured.cell == control for measured in cells):
             return []
-        return [CellRun(control, site.settings, clock=cells[0].clock, companion=True)]
+        return [CellRun(control, machine.settings, clock=cells[0].clock)]
 
-    def _references(self, worker: CellRun, first_step: float, site: MachineContext) -> References:
+    def _references(self, worker: CellRun, first_step: float, machine: MachineContext) -> References:
         assert worker.inputs is not None, "the worker has just written them"
-        settings, inputs = site.settings, worker.inputs
-        found = References(worker.cell, settings, first_step, inputs, site.references, site.notify, worker.clock)
+        settings, inputs = machine.settings, worker.inputs
+        found = References(worker.cell, settings, first_step, inputs, machine.references, machine.notify, worker.clock)
         if self.measure != "counts":
-            found.begin(worker)
+            found.advance(worker)
         return found
 
 
@@ -195,17 +197,17 @@ class TrainingWork(AbstractWork):
         return (self.before,)
 
     @override
-    def measured(self, site: MachineContext) -> tuple[CellResult, ...]:
+    def measured(self, machine: MachineContext) -> tuple[CellResult, ...]:
         """Train, from the last checkpoint where there is one."""
         cell, before = self.before.cell, self.before.found
-        measured = CellRun(cell, site.settings, found=before)
+        measured = CellRun(cell, machine.settings, found=before)
         began = time.monotonic()
-        site.notify(Event("training", "training", cell, 0, 1))
+        machine.notify(Event("training", "training", cell, 0, 1))
         plots: tuple[RenderedPlot, ...] = ()
 
         def train(launchers: Launchers | None) -> None:
             nonlocal plots
-            plots = self._train(measured, site, launchers)
+            plots = self._train(measured, machine, launchers)
 
         measured.attempt(train)
         if measured.found.status == "unsupported" and before.nfe_forward is not None:
@@ -216,15 +218,17 @@ class TrainingWork(AbstractWork):
         measured.enter(Measurement(overhead_s=overhead_s))
         return (CellResult(cell, measured.found, plots, measured.files),)
 
-    def _train(self, measured: CellRun, site: MachineContext, launchers: Launchers | None) -> tuple[RenderedPlot, ...]:
+    def _train(
+        self, measured: CellRun, machine: MachineContext, launchers: Launchers | None
+    ) -> tuple[RenderedPlot, ...]:
         def show(progress: TrainingProgress) -> None:
             text = f"training, loss {progress.loss:.4g}"
-            site.notify(Event("training", text, measured.cell, progress.done, progress.total))
+            machine.notify(Event("training", text, measured.cell, progress.done, progress.total))
 
         measured.open(launchers)
         measured.ask_aside(Questions.pin)
         with measured.clock.running():
-            measured.send(Questions.train, measured.found.first_step, checkpoint(site.checkpoints, measured.cell))
+            measured.send(Questions.train, measured.found.first_step, checkpoint(machine.checkpoints, measured.cell))
             trained = measured.receive(Questions.train, show)
         measured.files |= trained.files
         measured.enter(trained.found)
@@ -247,13 +251,13 @@ def checkpoint(folder: str, cell: Cell) -> str:
 
 @contextmanager
 def _reference_worker(
-    cells: list[CellRun], site: MachineContext, inputs: Path
+    cells: list[CellRun], machine: MachineContext, inputs: Path
 ) -> Iterator[tuple[CellRun | None, Beginning | None]]:
     """A worker in a framework in which the field can be measured, and what it began; the group fails where none is."""
     failure = None
     for measured in _one_per_framework(cells):
-        site.notify(Event("cell", "check-up of the field and first step", measured.cell))
-        worker = probe_run(measured.cell, site.settings, measured.clock)
+        machine.notify(Event("cell", "check-up of the field and first step", measured.cell))
+        worker = probe_run(measured.cell, machine.settings, measured.clock)
         try:
             beginning = begin(worker, inputs)
         except WorkerError as error:

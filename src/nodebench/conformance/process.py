@@ -75,7 +75,7 @@ def _from(wanted: list[Check], kind: Kind, text: str, begun: int, limit_s: float
 
 
 def serve(descriptor: int, kind: Kind, text: str, begun: int) -> None:
-    """Make checks, from the so-and-so-manieth on, and send what comes of each over a pipe."""
+    """Make all checks but the first ones, which have begun before, and send what comes of each over a pipe."""
     connection = Connection(descriptor, readable=False)
     os.dup2(2, 1)  # what a plugin prints is not the answer of the command
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # nobody has put another in its place yet

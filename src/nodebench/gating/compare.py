@@ -163,7 +163,7 @@ def _nothing_shared(absent: list[BaselineCell], added: list[BaselineCell]) -> st
     for old in absent:
         for new in added:
             if (old.task, old.model, old.backend) == (new.task, new.model, new.backend):
-                settings = [f.name for f in fields(SettingsPart) if f.name != "cell_id"]
+                settings = [*(f.name for f in fields(SettingsPart) if f.name != "cell_id"), "first_step", "dataset"]
                 unlike = [n for n in settings if getattr(old, n) != getattr(new, n)]
                 told = ", ".join(f"{n} {getattr(old, n)} against {getattr(new, n)}" for n in unlike)
                 return f"no cell is in both; {new.label} was measured with other settings: {told}."

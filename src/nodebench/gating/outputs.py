@@ -183,9 +183,13 @@ def gate_entries(gate: GateResult) -> list[dict[str, Any]]:
 
 
 def _figures(cell: BaselineCell) -> dict[str, tuple[float, str]]:
-    """What is known of a cell, with its units; the plain time only where there is no ratio."""
+    """What is known of a cell and better if smaller, with its units; the plain time only where there is no ratio."""
     times = {TIME: (cell.ratio, "ratio")} if cell.ratio is not None else {"step_s": (cell.step_s, "s")}
-    exact = {name: (getattr(cell, name), metric.unit) for name, metric in METRICS.items() if name != TIME}
+    exact = {
+        name: (getattr(cell, name), metric.unit)
+        for name, metric in METRICS.items()
+        if name != TIME and metric.better != "higher"
+    }
     return {name: (figure, unit) for name, (figure, unit) in {**exact, **times}.items() if figure is not None}
 
 

@@ -13,14 +13,15 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 from nodebench import registry
 from nodebench.bench import messages
 from nodebench.bench.launcher import HANDED
 from nodebench.bench.plan import Cell
+from nodebench.bench.request import Request
 from nodebench.errors import PluginError, UnknownNameError
-from nodebench.problem import Evaluations, SolverSpec
+from nodebench.problem import SolverSpec
 from nodebench.results.machine import fingerprint
 from nodebench.results.record import Measurement
 
@@ -42,18 +43,16 @@ def protocol() -> dict[str, list[str]]:
 
     The version of Python belongs to it because pickles of the standard library's own classes are not readable by all.
     """
-    spoken = [
-        cls
-        for cls in vars(messages).values()
-        if isinstance(cls, type) and is_dataclass(cls) and cls.__module__ == messages.__name__
+    questions = [
+        call for name, call in vars(messages.Questions).items() if inspect.isfunction(call) and not name.startswith("_")
     ]
-    spoken += [Cell, SolverSpec, Evaluations, Measurement]
-    described = {cls.__name__: [f.name for f in fields(cls)] for cls in spoken}
-    described |= {
-        f"question {name}": list(inspect.signature(call).parameters)[1:]
-        for name, call in vars(messages.Questions).items()
-        if inspect.isfunction(call) and not name.startswith("_")
-    }
+    names = {"Request": Request}  # which `messages` imports for type checkers alone
+    said: list[type] = [kind for question in questions for kind in get_type_hints(question, localns=names).values()]
+    # What was found may have one quantity more or less: of what the other does not know, nothing is said.
+    spoken = {kind for kind in said if is_dataclass(kind)} - {Measurement, Request}
+    spoken |= {messages.Assignment, messages.Failure, messages.TrainingProgress, Cell, SolverSpec}
+    described = {kind.__name__: [f.name for f in fields(kind)] for kind in spoken}
+    described |= {f"question {call.__name__}": list(inspect.signature(call).parameters)[1:] for call in questions}
     return described | {"launcher": list(HANDED), "Python": [f"{sys.version_info.major}.{sys.version_info.minor}"]}
 
 

@@ -95,7 +95,7 @@ class VersionTurns:
     def _other(self, measured: CellRun, group: GradientGroup, inputs: Path) -> CellRun:
         """The other version's side, with a model and a batch that it has made itself; failed where it cannot."""
         settings = replace(group.settings, interpreter=self.version.interpreter)
-        old = CellRun(measured.cell, settings, companion=True, inputs=inputs, clock=measured.clock)
+        old = CellRun(measured.cell, settings, inputs=inputs, clock=measured.clock)
         old.enter(Measurement(first_step=group.first_step))
         worker = probe_run(measured.cell, settings, measured.clock)
         with old.failures():

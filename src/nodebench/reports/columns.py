@@ -162,8 +162,9 @@ def _hole(name: str, said: Quantity) -> Callable[[Record], str | None]:
 
 
 def _not_stated(own: float | None) -> str:
-    known = "" if own is None else f", which is known to {own:.1e}"
-    return f"not stated: the error is not a hundred times that of the reference{known}."
+    if own is None:
+        return "no reference was solved."
+    return f"not stated: the error is not a hundred times that of the reference, which is known to {own:.1e}."
 
 
 def _untimed(record: Record) -> str | None:
@@ -178,5 +179,7 @@ def _untrained(_: Record) -> str | None:
 
 def _no_ratio(record: Record) -> str | None:
     if record.verdict == OTHER_MACHINE:
+        return _untimed(record)
+    if record.step_s is None:
         return _untimed(record)
     return "the control, or timed alone." if record.control is None else "too few starts for an interval."

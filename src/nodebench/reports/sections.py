@@ -315,7 +315,7 @@ def _notes(records: Sequence[Record]) -> Iterator[Block]:
     if notes[MAX_NOTES:]:
         yield Details(f"{len(notes) - MAX_NOTES} more notes", (Bullets(tuple(notes[MAX_NOTES:])),))
     if nature:
-        yield Paragraph("By the nature of its library or method:")
+        yield Paragraph("What differs because of a library or method:")
         yield Bullets(tuple(nature))
     if not notes and not nature:
         yield Paragraph("No cell left a note.")

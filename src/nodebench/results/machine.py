@@ -52,6 +52,9 @@ class Fingerprint(TypedDict, total=False):
     executor: str
 
 
+ONLINE_CORES = Path("/sys/devices/system/cpu/online")
+"""Where Linux has the numbers of the cores that are switched on, such as `0,2-3`."""
+
 CONTROL_GROUPS, OWN_CONTROL_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where Linux has the limits of control groups, and which of them a process is in."""
 
@@ -163,10 +166,20 @@ def idle_cores(n: int) -> list[int]:
 
 def _busy() -> dict[int, float]:
     """Seconds that each core has not been idle."""
+    found = psutil.cpu_times(percpu=True)
     return {
         core: sum(getattr(times, name, 0.0) for name in BUSY)
-        for core, times in enumerate(psutil.cpu_times(percpu=True))
+        for core, times in zip(_online_cores(len(found)), found, strict=False)
     }
+
+
+def _online_cores(n: int) -> list[int]:
+    """The numbers of the cores that are not switched off, of which there are `n`; where no list agrees, in a row."""
+    if not ONLINE_CORES.exists():
+        return list(range(n))
+    ranges = [part.partition("-") for part in ONLINE_CORES.read_text().strip().split(",")]
+    cores = [core for first, _, last in ranges for core in range(int(first), int(last or first) + 1)]
+    return cores if len(cores) == n else list(range(n))
 
 
 def _cpu() -> str:

@@ -9,9 +9,10 @@ quantity, declare it here and give it a value where it is measured.
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
+from typing_extensions import TypedDict  # which pydantic asks for before Python 3.12
 
 from nodebench.errors import Status
 
@@ -90,12 +91,15 @@ class Band:
         """By how much a value may differ from the baseline's."""
         return max(self.relative * abs(old), self.absolute, self.epsilons * EPSILONS.get(dtype, 0.0))
 
-    def __str__(self) -> str:
-        bytes_ = f"{self.absolute / 2**10:g} KiB" if self.absolute else ""
-        share = f"{self.relative:.0%}".replace("%", " %") if self.relative else ""
-        roundings = f"{self.epsilons:g} roundings" if self.epsilons else ""
-        first, *others = [part for part in (share, bytes_, roundings) if part] or ["none: exact"]
-        return ", at least ".join([first, *others])
+    def text(self, unit: str) -> str:
+        """The band in words, for a quantity of this unit."""
+        amount = f"{self.absolute / 2**10:g} KiB" if unit == "bytes" else f"{self.absolute:g}"
+        parts = {
+            f"{100 * self.relative:g} %": self.relative,
+            amount: self.absolute,
+            f"{self.epsilons:g} roundings": self.epsilons,
+        }
+        return ", at least ".join(words for words, value in parts.items() if value) or "none: exact"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,27 +336,12 @@ class GradientPart:
     memory_exponent: float | None = _quantity(
         meaning="p of the law memory ~ steps^p that the method states, or None where it states none.", format="number"
     )
-    n_params: int | None = _quantity(
-        meaning="Trainable parameters of the model.",
-        unit="parameters",
-        format="count",
-        kept=True,
-        tables={"training cost": "params", "comparison": "parameters", "trained": "parameters"},
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingPart:
     """What the timing found, in seconds unless a name says otherwise. What was not measured is None, never zero."""
 
-    first_step_s: float | None = _quantity(
-        meaning="Time of the first gradient step, compilation and warm-up included.",
-        unit="s",
-        format="number",
-        group="compilation",
-        better="lower",
-        tables={"comparison": "first step s"},
-    )
     compile_s: float | None = _quantity(
         meaning="What compilation costs: `first_step_s` less `step_s`, where the first step compiles, with no code "
         "kept from earlier; None where nothing is compiled.",
@@ -413,6 +402,14 @@ class TimingPart:
     control: str | None = _quantity(
         meaning="`backend` of the control cell.", group="time", kept=True, tables={"baseline": "control"}
     )
+    first_step_s: float | None = _quantity(
+        meaning="Time of the first gradient step, compilation and warm-up included.",
+        unit="s",
+        format="number",
+        group="compilation",
+        better="lower",
+        tables={"comparison": "first step s"},
+    )
     forward_s: float | None = _quantity(meaning="Median time of the forward solve and loss.", **_TIME)
     backward_s: float | None = _quantity(meaning="Median time of the backward pass.", **_TIME)
     cpu_s: float | None = _quantity(meaning="CPU time of a gradient step, all threads together.", **_TIME)
@@ -452,6 +449,13 @@ class SweepEntry(TypedDict):
 class TrainingPart:
     """What a training reached and took. What was not measured is None, never zero."""
 
+    n_params: int | None = _quantity(
+        meaning="Trainable parameters of the model.",
+        unit="parameters",
+        format="count",
+        kept=True,
+        tables={"training cost": "params", "comparison": "parameters", "trained": "parameters"},
+    )
     metric_name: str | None = _quantity(meaning="Name of the task's metric.", group="training")
     metric_value: float | None = _quantity(
         meaning="What the trained model reached on held-out data.",
@@ -620,5 +624,5 @@ def bands() -> list[tuple[str, str, str]]:
     same: dict[tuple[str, str], list[str]] = {}
     for name, said in CATALOGUE.items():
         if said.band is not None:
-            same.setdefault((str(said.band), said.because), []).append(f"`{said.gated_as or name}`")
+            same.setdefault((said.band.text(said.unit), said.because), []).append(f"`{said.gated_as or name}`")
     return [(", ".join(names), band, because) for (band, because), names in same.items()]

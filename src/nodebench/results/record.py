@@ -89,14 +89,15 @@ class Measurement(MachinePart, TrainingPart, TimingPart, GradientPart, OutcomePa
 
     @property
     def known(self) -> dict[str, Any]:
-        """The values of what was measured, by name."""
+        """The values of what was measured, by name; another version may have pickled it without some."""
         defaults = ((f.name, f.default if f.default_factory is MISSING else f.default_factory()) for f in _MEASURED)
-        return {name: value for name, default in defaults if (value := getattr(self, name)) != default}
+        return {name: value for name, default in defaults if (value := getattr(self, name, default)) != default}
 
     def joined(self, other: "Measurement") -> "Measurement":
         """This and what another one knows, which replaces what is known here; notes are collected, each once."""
-        notes = list(dict.fromkeys([*self.notes, *other.notes]))
-        return replace(self, **{**other.known, "notes": notes})
+        known = other.known
+        notes = list(dict.fromkeys([*self.notes, *known.get("notes", [])]))
+        return replace(self, **{**known, "notes": notes})
 
     def noted(self, *notes: str) -> "Measurement":
         """The same with what a reader must know of the figures, each note once."""

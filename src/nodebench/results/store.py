@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nodebench import __version__
 from nodebench.errors import StoreError, UnknownNameError, user_error
 from nodebench.plots import RenderedPlot
 from nodebench.results.machine import Fingerprint, environment_key
@@ -330,8 +331,9 @@ class Store:
             raise StoreError(f"`{self.path}` is not a nodebench store; it has the tables {', '.join(sorted(tables))}.")
         if version == SCHEMA_VERSION and (unknown := _columns_of(db, "records") - columns().keys()):
             raise StoreError(
-                f"the store `{self.path}` is of a newer nodebench: it has {', '.join(sorted(unknown))}, which this one "
-                "does not know; install the newer one, or name another with --store."
+                f"the store `{self.path}` is of a newer nodebench{_newest_version(db)}: it has "
+                f"{', '.join(sorted(unknown))}, which this one, {__version__}, does not know; install the newer one, "
+                "or name another with --store."
             )
         if version > SCHEMA_VERSION:
             raise StoreError(
@@ -348,6 +350,12 @@ class Store:
         damage = "it is cut short" if torn else db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if damage != "ok":
             raise StoreError(f"the store `{self.path}` is damaged: {damage}; name another with --store.")
+
+
+def _newest_version(db: sqlite3.Connection) -> str:
+    """The version that wrote the newest record, after a comma."""
+    row = db.execute("SELECT nodebench_version FROM records ORDER BY rowid DESC LIMIT 1").fetchone()
+    return f", {row[0]}" if row else ""
 
 
 def _reader(path: Path) -> sqlite3.Connection:
