@@ -15,12 +15,14 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import psutil
 
 from nodebench.errors import StoreError, last_line
-from nodebench.results.record import Record
+
+if TYPE_CHECKING:
+    from nodebench.results.record import Record
 
 LIBRARIES = (
     "nodebench", "numpy", "scipy", "torch", "torchdiffeq", "jax", "jaxlib", "diffrax", "equinox", "optax", "memray",
@@ -280,7 +282,7 @@ def environment_key(fingerprint: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def environment_of(record: Record, environments: Mapping[str, Fingerprint]) -> Fingerprint:
+def environment_of(record: "Record", environments: Mapping[str, Fingerprint]) -> Fingerprint:
     """The fingerprint of the machine that a record was measured on.
 
     Args:
