@@ -12,7 +12,7 @@ import pytest
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.bench.worker.memory import traced_bytes
+from nodebench.bench.worker.passes import traced_bytes
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.base import load_framework
 from nodebench.results.machine import finds_cuda

@@ -26,11 +26,14 @@ from nodebench.reports.document import (
     Entry,
     Paragraph,
     Section,
+    Span,
     Table,
+    contents,
+    order,
+    spans,
 )
 from nodebench.reports.writers import html, latex, markdown
 from nodebench.reports.writers.files import write_charts, write_data
-from nodebench.reports.writers.notation import Span, contents, order, spans
 from nodebench.reports.writers.terminal import print_page
 from nodebench.results.record import Record
 

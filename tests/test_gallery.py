@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from browser import check_page
 
-from nodebench.reports.document import Chart, Drawing, key, mebibytes, milliseconds, number
+from nodebench.reports.document import Chart, Drawing, contents, key, mebibytes, milliseconds, number
 from nodebench.reports.machines import Machines
 from nodebench.reports.report import report
 from nodebench.reports.writers import markdown
-from nodebench.reports.writers.notation import contents
 from nodebench.results.store import Store
 
 ROOT = Path(__file__).parents[1]

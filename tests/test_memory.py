@@ -5,7 +5,7 @@ import pytest
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.bench.worker.memory import traced_bytes
+from nodebench.bench.worker.passes import traced_bytes
 from nodebench.frameworks.base import load_framework
 from nodebench.problem import SolverSpec
 from nodebench.tasks.linear.task import Linear

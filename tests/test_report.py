@@ -22,6 +22,7 @@ from nodebench.reports.document import (
     Missing,
     Paragraph,
     Table,
+    contents,
     mebibytes,
     milliseconds,
     number,
@@ -32,7 +33,6 @@ from nodebench.reports.sections import MAX_PLOTTED
 from nodebench.reports.series import BACKENDS
 from nodebench.reports.writers import html, latex, markdown
 from nodebench.reports.writers.files import write_data
-from nodebench.reports.writers.notation import contents
 from nodebench.results.record import PRINTED
 
 CELLS = (

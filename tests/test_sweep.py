@@ -4,7 +4,7 @@ import pytest
 
 from nodebench.bench.plan import Cell
 from nodebench.bench.worker import training as sweeping
-from nodebench.bench.worker.subject import make_subject, prepare_problem
+from nodebench.bench.worker.subject import build_problem, make_subject
 from nodebench.problem import SolverSpec
 
 
@@ -23,7 +23,7 @@ def sweep(backend, framework, **spec):
         batch_size=4,
     )
     subject = make_subject(cell, "float64", 0.05)
-    return sweeping.tolerance_sweep(subject, prepare_problem(subject, subject.inputs()).problem)
+    return sweeping.tolerance_sweep(subject, build_problem(subject, subject.inputs()).problem)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def measure(
         return []
     watcher = watcher or Watcher()
     store, folder = Store(Path(options.store)), _absolute(options.checkpoint_dir)
-    settings = settings_of(options, here=options.executor == "local")
+    settings = run_settings(options, here=options.executor == "local")
     continuation: Continuation = "rerun-failed" if options.rerun_failed else "resume" if options.resume else "new"
     with (
         executor_for(plan, options, settings, watcher.tell) as (executor, found),
@@ -207,7 +207,7 @@ def selftest(n_comparisons: int, watcher: Watcher | None = None) -> "SelfTest":
         return run_selftest(chosen, n_comparisons, notify, tuple(idle_cores(1)))
 
 
-def settings_of(options: RunOptions | GateOptions, *, here: bool) -> Settings:
+def run_settings(options: RunOptions | GateOptions, *, here: bool) -> Settings:
     """How cells are measured; on this machine by cores that are idle now, unless some are named."""
     control = None if options.control is None else registry.canonical(options.control)
     settings = replace(part_of(Settings, options), control=control)

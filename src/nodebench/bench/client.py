@@ -39,7 +39,7 @@ OUTPUT_LINES = 200
 
 
 class WorkerError(Exception):
-    """A worker's command failed, or the worker died or was killed for taking too long.
+    """A worker could not answer a question, or the worker died or was killed for taking too long.
 
     Args:
         failure: The status and reason for the record.
@@ -136,16 +136,6 @@ class WorkerProcess:
             self._theirs.close()
             self.start_method = "fork"
 
-    def ask(
-        self,
-        question: Callable[Concatenate[Questions, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Send a question and wait for its answer for as long as it takes, as `send` and `receive` do."""
-        self.send(question, *args, **kwargs)
-        return self.receive(question)
-
     def send(self, question: Callable[Concatenate[Questions, P], T], *args: P.args, **kwargs: P.kwargs) -> None:
         """Send a question, to be answered after those sent before; for each, `receive` waits for the answer.
 
@@ -216,15 +206,15 @@ class WorkerProcess:
         """Kill the worker and everything it started; its last output can still be read."""
         self._process.kill()
 
-    def _too_long(self, command: str, timeout_s: float | None) -> Failure:
-        reason = f"{command} took longer than {timeout_s:g} s; raise --timeout-s to let it."
+    def _too_long(self, question: str, timeout_s: float | None) -> Failure:
+        reason = f"{question} took longer than {timeout_s:g} s; raise --timeout-s to let it."
         return Failure("timeout", reason, self._last_output())
 
-    def _death(self, command: str) -> WorkerError:
+    def _death(self, question: str) -> WorkerError:
         try:
-            return WorkerError(self._limited(self._ended(command, self._code())))
+            return WorkerError(self._limited(self._ended(question, self._code())))
         except LauncherError as error:
-            reason = f"the worker ended during {command}: {error}."
+            reason = f"the worker ended during {question}: {error}."
             return LostError(Failure("failed", reason, self._last_output()))
 
     def _code(self) -> int:
@@ -234,15 +224,15 @@ class WorkerProcess:
             self.kill()
             return self._process.wait(DEATH_S)
 
-    def _ended(self, command: str, code: int) -> Failure:
+    def _ended(self, question: str, code: int) -> Failure:
         output = self._last_output()
         how = ending(code)
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
-            return Failure("oom", f"the worker {how} during {command}: the machine ran out of memory.", output)
+            return Failure("oom", f"the worker {how} during {question}: the machine ran out of memory.", output)
         if OUT_OF_MEMORY.search(output):
-            return Failure("oom", f"the worker {how} during {command}: {_matching_line(output)}", output)
+            return Failure("oom", f"the worker {how} during {question}: {_matching_line(output)}", output)
         last = output.strip().splitlines()[-1:] or ["it printed nothing"]
-        return Failure("failed", f"the worker {how} during {command}; last output: {last[0]}", output)
+        return Failure("failed", f"the worker {how} during {question}; last output: {last[0]}", output)
 
     def _with_output(self, failure: Failure) -> Failure:
         output = self._last_output()

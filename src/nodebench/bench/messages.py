@@ -133,7 +133,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a command was not carried out.
+    """Why a question was not answered.
 
     Attributes:
         status: The status the cell ends with.

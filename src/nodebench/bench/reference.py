@@ -29,7 +29,7 @@ from nodebench.bench.messages import DiscreteReference, ReferenceFile, sentence_
 from nodebench.bench.plan import Cell
 from nodebench.bench.saved import UNREADABLE, Reference, in_tolerances, reference_from, relative_error
 from nodebench.bench.worker.check_up import SLACK, Direction, Doubts, contradiction, differentiated
-from nodebench.bench.worker.subject import load_inputs, make_subject, prepare_problem
+from nodebench.bench.worker.subject import build_problem, load_inputs, make_subject
 from nodebench.errors import CellError, UnsupportedError
 from nodebench.frameworks.base import AbstractFramework
 from nodebench.problem import Problem, SolverSpec, State
@@ -357,13 +357,13 @@ def solve_reference(cell: Cell, first_step: float, inputs: Path, folder: Path, l
     subject = make_subject(cell, "float64")
     framework, spec, given = subject.framework, subject.task.reference, load_inputs(inputs)
     seen = rounded(replace(given, closed_form=subject.inputs().closed_form), cell.spec.dtype)
-    prepared = prepare_problem(subject, seen)
+    built = build_problem(subject, seen)
     spec = replace(spec, first_step=spec.first_step or first_step)
     name = framework.reference_backend
     try:
         backend: AbstractBackend | None = None if name is None else registry.load("backend", name, AbstractBackend)
         identity = subject.identity(backend)
-        return ReferenceSolver(framework, backend, seen, prepared.problem, identity, folder).find(spec, level)
+        return ReferenceSolver(framework, backend, seen, built.problem, identity, folder).find(spec, level)
     except CellError as error:
         return ReferenceFile(None, str(error))
 
@@ -372,7 +372,7 @@ def solve_discrete(cell: Cell, first_step: float, inputs: Path, folder: Path) ->
     """Compute, in float64, the gradients of this cell's backend: those of the problem as it discretises it."""
     subject = make_subject(cell, "float64", first_step)
     seen = rounded(load_inputs(inputs), cell.spec.dtype)
-    problem, backend = prepare_problem(subject, seen).problem, subject.gradient_backend()
+    problem, backend = build_problem(subject, seen).problem, subject.gradient_backend()
     path = folder / cache_name(seen, subject.spec, f"{subject.identity(backend)} {cell.backend}")
     if not _is_readable(path):
         gradients = backend.grad(problem, subject.spec, subject.framework)

@@ -35,10 +35,10 @@ from nodebench.results.store import Store, now
 
 
 def record_of(outcome: CellResult, run_id: str, attempt: int = 1) -> Record:
-    """What a cell leaves behind.
+    """The record of a cell.
 
     Args:
-        outcome: What became of it, and where: its figures have the fields `node` and `environment`.
+        outcome: What became of it; what was found includes `node` and `environment`.
         run_id: The run it belongs to.
         attempt: How often it has been measured in this run.
     """

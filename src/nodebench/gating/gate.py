@@ -10,7 +10,7 @@ from nodebench.gating.compare import BaselineUpdate, GateResult, compare, update
 from nodebench.gating.thresholds import Thresholds, read_thresholds
 from nodebench.gating.turns import THIS_VERSION, available, measure_versions, only_there
 from nodebench.gating.versions import Version, version_of_python, version_of_ref, version_of_wheel
-from nodebench.measuring import Watcher, settings_of
+from nodebench.measuring import Watcher, run_settings
 from nodebench.options import GateOptions, part_of
 from nodebench.results.store import Store
 
@@ -39,7 +39,7 @@ def _measured(options: GateOptions, thresholds: Thresholds, watcher: Watcher) ->
         if found.broken:
             watcher.broken(found.broken)
         with watcher.progress(len(found.cells)) as notify:
-            settings = settings_of(options, here=True)
+            settings = run_settings(options, here=True)
             both = measure_versions(found, version, store, settings, notify, watcher.command)
         return compare(both.old.joined(removed), both.new, thresholds, both.refused, both.unloadable)
 

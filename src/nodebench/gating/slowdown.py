@@ -1,6 +1,6 @@
 """How much slower a cell has become, with its interval, and what would decide where it does not tell.
 
-Ratios are handled on the scale of logarithms, where `nodebench.bench.timing` made their intervals: symmetric ones, of
+Ratios are handled on the scale of logarithms, as their intervals were made (`nodebench.stats`): symmetric ones, of
 Student's quantile and as many degrees of freedom as there are starts but one.
 """
 

@@ -138,8 +138,7 @@ def printed_beside(said: Quantity, measured: Measurement) -> str:
         return ""
     name = said.beside[said.beside.index("{") + 1 : said.beside.index("}")]
     value = getattr(measured, name)
-    # Rejected steps are the exception; a backward pass without evaluations is worth a zero.
-    return "" if value is None or (not value and said.beside.endswith("r")) else said.beside.format(**{name: value})
+    return said.beside.format(**{name: value}) if value or (value == 0 and said.beside_zero) else ""
 
 
 def _of_interval(said: Quantity, ends: tuple[str, str], table: TableName) -> RecordColumn:

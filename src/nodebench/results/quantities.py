@@ -122,6 +122,7 @@ class Quantity:
         only_if_any: Whether its columns are left out where no cell has it.
         ends: Names of the quantities that are the ends of its interval, which has a column after its own.
         beside: What is printed after it in the same column, for example `+{nfe_backward}`.
+        beside_zero: Whether it is printed where it is zero.
         own_error: Name of the quantity that is the reference's own error of it, which decides whether it is stated.
     """
 
@@ -140,6 +141,7 @@ class Quantity:
     only_if_any: bool = False
     ends: tuple[str, str] | None = None
     beside: str = ""
+    beside_zero: bool = True
     own_error: str = ""
 
     def rounded(self, value: Any) -> Any:
@@ -297,6 +299,7 @@ class GradientPart:
         meaning="Accepted steps of the forward solve.",
         unit="steps",
         beside="+{n_rejected}r",
+        beside_zero=False,  # a rejected step is the exception
         tables={"exactness": "steps", "baseline": "steps"},
         **_COUNTED,
     )

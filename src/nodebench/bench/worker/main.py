@@ -47,10 +47,9 @@ from nodebench.bench.plan import Cell
 from nodebench.bench.processes import THREAD_COUNTS
 from nodebench.bench.reference import rounded, solve_discrete, solve_reference
 from nodebench.bench.request import Request
-from nodebench.bench.worker import memory
 from nodebench.bench.worker.check_up import check_up, field_figures
-from nodebench.bench.worker.passes import GradientPasses
-from nodebench.bench.worker.subject import Subject, import_all, load_inputs, make_subject, prepare_problem, save_inputs
+from nodebench.bench.worker.passes import REPETITIONS, GradientPasses, data_bytes, peak_resident_bytes, traced_bytes
+from nodebench.bench.worker.subject import Subject, build_problem, import_all, load_inputs, make_subject, save_inputs
 from nodebench.bench.worker.training import Training, steps_per_epoch, tolerance_sweep
 from nodebench.errors import (
     CellError,
@@ -83,7 +82,7 @@ class Worker(GradientPasses, Questions):
 
     Attributes:
         assignment: The cell and its limits.
-        connection: Where progress is sent while a command is being carried out.
+        connection: Where progress is sent while a question is being answered.
     """
 
     assignment: Assignment
@@ -134,7 +133,7 @@ class Worker(GradientPasses, Questions):
         seen = rounded(given, cell.spec.dtype)
 
         def problem() -> Problem:
-            return prepare_problem(subject, seen).problem
+            return build_problem(subject, seen).problem
 
         notes = check_up(framework, problem, exact=True)
         first_step = _choose_first_step(framework, problem(), cell.spec)
@@ -157,17 +156,17 @@ class Worker(GradientPasses, Questions):
         subject = make_subject(self.cell, self.cell.spec.dtype, first_step)
         given = load_inputs(inputs)
         self._limit_memory()
-        notes = check_up(subject.framework, lambda: prepare_problem(subject, given).problem, exact=False)
-        figures = field_figures(subject.framework, prepare_problem(subject, given).problem)
+        notes = check_up(subject.framework, lambda: build_problem(subject, given).problem, exact=False)
+        figures = field_figures(subject.framework, build_problem(subject, given).problem)
         found = Measurement(notes=notes, field_value=figures.value, field_derivative=figures.derivative)
         return Checked(found, loaded_files())
 
     @override
     def prepare(self, first_step: float, inputs: Path) -> Preparation:
         subject = make_subject(self.cell, self.cell.spec.dtype, first_step)
-        prepared = prepare_problem(subject, load_inputs(inputs))
+        built = build_problem(subject, load_inputs(inputs))
         self._limit_memory()
-        return self.first_step(prepared)
+        return self.first_step(built)
 
     @override
     def train(self, first_step: float | None, checkpoint: str) -> Trained:
@@ -189,7 +188,7 @@ class Worker(GradientPasses, Questions):
             diagnostics=training.diagnose(splits.test, task.diagnostics),
             train_s=progress.train_s,
             train_steps=training.total_steps,
-            train_peak_bytes=memory.peak_resident_bytes(),
+            train_peak_bytes=peak_resident_bytes(),
             epochs=progress.epoch,
             history=progress.history,
             notes=[splits.note] if splits.note else [],
@@ -254,7 +253,7 @@ class Worker(GradientPasses, Questions):
         allowed = self.assignment.memory_limit_bytes
         if allowed is not None and not self._is_limited:
             self._is_limited = True
-            limit = (memory.data_bytes() or 0) + allowed
+            limit = (data_bytes() or 0) + allowed
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
@@ -281,7 +280,7 @@ def serve(fd: int) -> None:
 
 
 def die_with_parent() -> None:
-    """Be killed when the parent ends, even in the midst of a command; where the system knows no such wish, go on."""
+    """Be killed when the parent ends, even in the midst of a question; where the system knows no such wish, go on."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
 
@@ -336,11 +335,11 @@ def _step_bytes(subject: Subject, recipe: Recipe, batch: Batch) -> int | None:
     """Peak of one warmed training step, of a model of its own, so that its weights are the initial ones."""
     cell, framework = subject.cell, subject.framework
     model = subject.model(subject.task.weights(cell.model, cell.seed))
-    trainer = framework.trainer(model, recipe.optimizer, memory.REPETITIONS + 2)
+    trainer = framework.trainer(model, recipe.optimizer, REPETITIONS + 2)
     step = partial(trainer.step, batch)
     step()
     on_device = framework.peak_device_bytes(step)
-    return memory.traced_bytes(step)[0] if on_device is None else on_device
+    return traced_bytes(step)[0] if on_device is None else on_device
 
 
 def _fixed_batch(recipe: Recipe, splits: Splits) -> Batch:

@@ -1,4 +1,9 @@
-"""The passes of a gradient measurement in the worker, each by itself so that none disturbs another."""
+"""The passes of a gradient measurement in the worker, each by itself so that none disturbs another.
+
+Peak memory is that of one call above the idle process. On a CPU memray counts every allocation of Python, torch and XLA
+alike and repeats to the byte, where the resident set moves by several per cent and counts pages that the allocator
+merely keeps.
+"""
 
 import gc
 import hashlib
@@ -10,18 +15,67 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from nodebench.backends.solvers import method
 from nodebench.bench.messages import Counts, Preparation, Sizes, Turn
 from nodebench.bench.saved import reference_from
-from nodebench.bench.worker.memory import peak_resident_bytes, traced_bytes
-from nodebench.bench.worker.subject import Prepared
+from nodebench.bench.worker.subject import BuiltProblem
 from nodebench.errors import DivergedError
 from nodebench.frameworks.base import GradientStep
 from nodebench.problem import Evaluations, Gradients, StepGrid
 from nodebench.results.record import Measurement
+
+REPETITIONS = 3
+"""How often a call is traced."""
+
+
+def traced_bytes(call: Callable[[], object]) -> tuple[int | None, int | None]:
+    """What a call allocates: the most at once, and what is left when its result is gone; None without memray.
+
+    Neither counts what was there before. The call must have run once before, so that caches and thread pools are not
+    counted. It runs several times, and the least counts: now and then the interpreter fetches an arena of a mebibyte,
+    which is not the call's.
+    """
+    from memray import FileReader, Tracker  # noqa: PLC0415  only a worker that traces needs it
+
+    peaks, unreleased = [], []
+    for _ in range(REPETITIONS):
+        gc.collect()
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "allocations"
+            with Tracker(file):
+                call()
+                gc.collect()
+            reader = FileReader(file)
+            peaks.append(int(reader.metadata.peak_memory))
+            unreleased.append(sum(left.size for left in reader.get_leaked_allocation_records(merge_threads=True)))
+    return min(peaks), min(unreleased)
+
+
+def peak_resident_bytes() -> int | None:
+    """Highest resident set of this process since it began, or None where `/proc` does not tell.
+
+    `VmHWM` begins anew with the process; `ru_maxrss` would inherit the parent's.
+    """
+    return _status_bytes("VmHWM")
+
+
+def data_bytes() -> int | None:
+    """Private writable memory of this process, which `RLIMIT_DATA` limits, or None where `/proc` does not tell."""
+    return _status_bytes("VmData")
+
+
+def _status_bytes(name: str) -> int | None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    for line in status.read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 @dataclass(frozen=True)
@@ -74,38 +128,38 @@ what slows the machine for a moment slows both alike."""
 
 
 class GradientPasses:
-    """The gradient measurement of one prepared subject; `first_step` comes first.
+    """The gradient measurement of one subject; `first_step` comes first.
 
     Attributes:
-        prepared: The subject and its problem.
+        built: The subject and its problem.
         step: Its gradient step.
         steps_per_turn: Steps in a turn of the timing.
     """
 
-    prepared: Prepared
+    built: BuiltProblem
     step: GradientStep
     steps_per_turn: int = 1
 
-    def first_step(self, prepared: Prepared) -> Preparation:
+    def first_step(self, built: BuiltProblem) -> Preparation:
         """Make the first gradient step, compilation and warm-up included.
 
         Raises:
             DivergedError: If loss or gradient is not finite.
         """
-        subject, backend = prepared.subject, prepared.subject.gradient_backend()
+        subject, backend = built.subject, built.subject.gradient_backend()
         # Before the field is evaluated: some keep what they see.
-        wanted = conditions(prepared)
+        wanted = conditions(built)
         start = time.perf_counter()
-        step = backend.gradient_step(prepared.problem, subject.spec, subject.framework)
+        step = backend.gradient_step(built.problem, subject.spec, subject.framework)
         gradients = step.step()
         first_step_s = time.perf_counter() - start
-        self.prepared, self.step = prepared, step
+        self.built, self.step = built, step
         found = Measurement(
             first_step_s=first_step_s,
-            n_params=subject.framework.n_params(prepared.model),
+            n_params=subject.framework.n_params(built.model),
             loss=self._finite_loss(gradients),
-            dataset=prepared.inputs.dataset,
-            notes=list(filter(None, [prepared.inputs.note])),
+            dataset=built.inputs.dataset,
+            notes=list(filter(None, [built.inputs.note])),
             differences=list(backend.differences(subject.spec)),
             memory_exponent=backend.memory_exponent,
         )
@@ -116,7 +170,7 @@ class GradientPasses:
         """Count evaluations and steps, in instrumented runs of their own."""
         evaluations = self.step.evaluations()
         grid = self._grid()
-        told = "" if grid is None or method(self.prepared.subject.spec.solver).adaptive else _steps(grid)
+        told = "" if grid is None or method(self.built.subject.spec.solver).adaptive else _steps(grid)
         steps = (grid.n_accepted, grid.n_rejected) if grid else (None, None)
         found = Measurement(
             nfe_forward=evaluations.nfe_forward,
@@ -129,14 +183,14 @@ class GradientPasses:
 
     def gradients(self, path: Path) -> None:
         """Write the gradients of a step, and the states at the output times, to be judged with those of other cells."""
-        framework = self.prepared.subject.framework
+        framework = self.built.subject.framework
         found = reference_from(framework, self.step.step(), "")
         replace(found, states=framework.flat_state(self.step.solution())).save(path)
 
     def memory(self) -> Sizes:
         """Peak memory of one warmed gradient step, what it leaves behind, and the bytes that it keeps."""
         self.step.step()
-        on_device = self.prepared.subject.framework.peak_device_bytes(self.step.step)
+        on_device = self.built.subject.framework.peak_device_bytes(self.step.step)
         peak, unreleased = traced_bytes(self.step.step)
         found = Measurement(
             peak_memory_bytes=peak if on_device is None else on_device,
@@ -197,7 +251,7 @@ class GradientPasses:
             return Turn(*_timed(self.step.step, self.steps_per_turn))
 
     def _finite_loss(self, gradients: Gradients) -> float:
-        framework = self.prepared.subject.framework
+        framework = self.built.subject.framework
         found = framework.to_numpy(gradients)
         total = sum(float(abs(value).sum()) for value in found.params.values())
         total += float(abs(framework.flat_state(gradients.y0)).sum())
@@ -210,7 +264,7 @@ class GradientPasses:
         return loss
 
     def _grid(self) -> StepGrid | None:
-        subject, problem = self.prepared.subject, self.prepared.problem
+        subject, problem = self.built.subject, self.built.problem
         return subject.gradient_backend().grid(problem.field, problem.y0, problem.times, subject.spec)
 
 
@@ -225,14 +279,14 @@ def _without_collection() -> Iterator[None]:
         gc.enable()
 
 
-def conditions(prepared: Prepared) -> dict[str, str]:
+def conditions(built: BuiltProblem) -> dict[str, str]:
     """What must be equal for all cells that are compared, read from the framework's own objects."""
-    subject, problem = prepared.subject, prepared.problem
+    subject, problem = built.subject, built.problem
     spec = subject.spec
     y0 = subject.framework.flat_state(problem.y0)
     return {
-        **_state_conditions(prepared),
-        **{f"batch array `{name}`": _digest(array) for name, array in sorted(prepared.inputs.batch.items())},
+        **_state_conditions(built),
+        **{f"batch array `{name}`": _digest(array) for name, array in sorted(built.inputs.batch.items())},
         "state size": str(y0.size),
         "output times": ", ".join(f"{np.float32(t):.9g}" for t in problem.times),
         "tableau": spec.solver,
@@ -244,10 +298,10 @@ def conditions(prepared: Prepared) -> dict[str, str]:
     }
 
 
-def _state_conditions(prepared: Prepared) -> dict[str, str]:
+def _state_conditions(built: BuiltProblem) -> dict[str, str]:
     """The whole state of the model by name: what is trained, and what is not."""
-    framework = prepared.subject.framework
-    trained, state = framework.parameters(prepared.model), framework.state(prepared.model)
+    framework = built.subject.framework
+    trained, state = framework.parameters(built.model), framework.state(built.model)
     return {
         f"{'parameter' if name in trained else 'constant'} `{name}`": _digest(array) for name, array in state.items()
     }

@@ -183,7 +183,7 @@ def load_inputs(path: Path) -> GradientInputs:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class BuiltProblem:
     """A subject with its gradient problem.
 
     Attributes:
@@ -199,7 +199,7 @@ class Prepared:
     problem: Problem
 
 
-def prepare_problem(subject: Subject, inputs: GradientInputs) -> Prepared:
+def build_problem(subject: Subject, inputs: GradientInputs) -> BuiltProblem:
     """Build the model and its gradient problem.
 
     Raises:
@@ -213,7 +213,7 @@ def prepare_problem(subject: Subject, inputs: GradientInputs) -> Prepared:
     reason = None if subject.backend is None else subject.backend.unsupported(problem, subject.spec)
     if reason is not None:
         raise UnsupportedError(reason)
-    return Prepared(subject, inputs, model, problem)
+    return BuiltProblem(subject, inputs, model, problem)
 
 
 def _stretched(problem: Problem, horizon: float) -> Problem:

@@ -9,8 +9,7 @@ from typing import Any
 
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.importing import require
-from nodebench.reports.document import Chart, Document, Drawing, key
-from nodebench.reports.writers.notation import contents
+from nodebench.reports.document import Chart, Document, Drawing, contents, key
 from nodebench.reports.writers.theme import STATIC_SANS, chart_config
 from nodebench.results.record import Record, columns
 

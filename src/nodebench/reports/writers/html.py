@@ -14,9 +14,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape
 
-from nodebench.reports.document import Chart, Column, Document, Drawing, Entry, Missing, Table, key
+from nodebench.reports.document import (
+    Chart,
+    Column,
+    Document,
+    Drawing,
+    Entry,
+    Missing,
+    Table,
+    contents,
+    key,
+    meanings,
+    order,
+    reasons,
+    spans,
+)
 from nodebench.reports.writers import theme
-from nodebench.reports.writers.notation import contents, meanings, order, reasons, spans
 
 PAGE_LIMIT = 3_000_000
 """Bytes a page may have; drawings are left out from the end on rather than passing it."""

@@ -19,9 +19,12 @@ from nodebench.reports.document import (
     Missing,
     Paragraph,
     Table,
+    caption,
     key,
+    meanings,
+    reasons,
+    spans,
 )
-from nodebench.reports.writers.notation import caption, meanings, reasons, spans
 
 NOTHING: Mapping[str, str] = {}
 

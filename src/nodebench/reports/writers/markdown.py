@@ -15,8 +15,11 @@ from nodebench.reports.document import (
     Missing,
     Paragraph,
     Table,
+    caption,
+    meanings,
+    reasons,
+    spans,
 )
-from nodebench.reports.writers.notation import caption, meanings, reasons, spans
 
 NOTHING: Mapping[str, str] = {}
 

@@ -18,8 +18,8 @@ from nodebench.reports.document import (
     Paragraph,
     Table,
     Tone,
+    reasons,
 )
-from nodebench.reports.writers.notation import reasons
 
 NARROWEST = 8
 """Characters in a line of a column that wraps, at the least."""

@@ -17,7 +17,7 @@ from nodebench.tasks.cnf.data import IMPROPER, KL, KL_WITHOUT_WALL, MASS_OUTSIDE
 
 
 @dataclass(frozen=True)
-class Size:
+class SplitSizes:
     """Numbers of examples in the three parts of the data."""
 
     train: int
@@ -25,8 +25,8 @@ class Size:
     test: int
 
 
-SMOKE = Size(train=2_048, validation=256, test=512)
-FULL = Size(train=50_000, validation=2_000, test=10_000)
+SMOKE = SplitSizes(train=2_048, validation=256, test=512)
+FULL = SplitSizes(train=50_000, validation=2_000, test=10_000)
 
 STREAMS: Mapping[str, int] = {"train": 0, "validation": 1, "test": 2}
 """Each part has a random stream of its own, so that its examples do not depend on the size of another."""

@@ -28,7 +28,7 @@ BLOCKS: Mapping[str, int] = {"resnet": 6, "resnet-small": 2, "one-block": 1, "no
 
 
 @dataclass(frozen=True)
-class Size:
+class DataPortion:
     """How much of the data a preset uses: the last training images validate, the first ones train; None is all."""
 
     train: int | None
@@ -36,11 +36,11 @@ class Size:
     test: int | None
 
 
-SIZES: Mapping[Preset, Size] = {
-    "smoke": Size(train=512, validation=128, test=256),
-    "quick": Size(train=None, validation=1000, test=None),
-    "standard": Size(train=None, validation=5000, test=None),
-    "paper": Size(train=None, validation=5000, test=None),
+SIZES: Mapping[Preset, DataPortion] = {
+    "smoke": DataPortion(train=512, validation=128, test=256),
+    "quick": DataPortion(train=None, validation=1000, test=None),
+    "standard": DataPortion(train=None, validation=5000, test=None),
+    "paper": DataPortion(train=None, validation=5000, test=None),
 }
 
 _ONE_CYCLE = Optimizer(name="adam", learning_rate=1e-2, schedule="one-cycle")
