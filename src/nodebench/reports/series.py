@@ -7,7 +7,7 @@ stands alone: two backends of like colours have other shapes, and lines of like 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from zlib import crc32
 
 import altair as alt
@@ -40,6 +40,10 @@ TICK = (
     "? format(datum.value, '~e') : format(datum.value, '.4~r')"
 )
 """A tick as a person writes it: 0.01 and 150, but 1e-5 and 2e+6. An expression of Vega."""
+
+Layered = alt.LayerChart | alt.FacetChart
+Position = TypeVar("Position", alt.X, alt.Y)
+Channel = TypeVar("Channel", alt.Color, alt.Fill, alt.Shape, alt.StrokeDash)
 
 Row = Mapping[str, Any]
 """A point: `series`, `x`, `y`, and whatever else is shown of it."""
@@ -171,7 +175,7 @@ class Axis:
         margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         return replace(self, domain=(low - margin, high + margin))
 
-    def encoding(self, channel: type[Any], field: str) -> Any:
+    def encoding(self, channel: type[Position], field: str) -> Position:
         """The channel of a field on this axis."""
         domain = alt.Undefined if self.domain is None else list(self.domain)
         kind = {"type": "log"} if self.log else {"type": "linear", "zero": False}
@@ -181,7 +185,7 @@ class Axis:
         return channel(f"{field}:Q", title=self.title, scale=scale, axis=axis)
 
 
-def lines(rows: Sequence[Row], x: Axis, y: Axis, title: str, tooltip: Mapping[str, str]) -> Any:
+def lines(rows: Sequence[Row], x: Axis, y: Axis, title: str, tooltip: Mapping[str, str]) -> Layered:
     """Lines with points along `order`, and with intervals where rows have `low` and `high` along x.
 
     Args:
@@ -199,28 +203,26 @@ def lines(rows: Sequence[Row], x: Axis, y: Axis, title: str, tooltip: Mapping[st
     joined = base.mark_line(strokeWidth=1.8).encode(
         strokeDash=_scaled(alt.StrokeDash, looks), order=alt.Order("order:Q")
     )
-    layers = [joined, _points(base, looks, shown)]
-    for channel, low, high in ((alt.X, "x_low", "x_high"), (alt.Y, "y_low", "y_high")):
-        if any(row.get(low) is not None for row in rows):
-            layers.insert(0, _intervals(base, channel, low, high, x if channel is alt.X else y))
-    return _framed(layers, rows, title)
+    intervals = [*_intervals(rows, base, alt.Y, y), *_intervals(rows, base, alt.X, x)]
+    return _framed([*intervals, joined, _points(base, looks, shown)], rows, title)
 
 
 def points(
-    rows: Sequence[Row], x: Axis, y: Axis, title: str, tooltip: Mapping[str, str], guides: Sequence[Any] = ()
-) -> Any:
+    rows: Sequence[Row], x: Axis, y: Axis, title: str, tooltip: Mapping[str, str], guides: Sequence[alt.LayerChart] = ()
+) -> Layered:
     """Points above guide lines."""
     looks = point_styles(_labels(rows))
     return _framed([*guides, _points(_base(looks, x, y), looks, _tooltip(x, y, tooltip))], rows, title)
 
 
-def guide(x: Axis, y: Axis, ends: Sequence[tuple[float, float]], text: str) -> Any:
+def guide(x: Axis, y: Axis, ends: Sequence[tuple[float, float]], text: str) -> alt.LayerChart:
     """A grey line through points, with its name at the end."""
     values = [{"x": at, "y": value, "text": text} for at, value in ends]
     encodings = {"x": x.encoding(alt.X, "x"), "y": y.encoding(alt.Y, "y")}
     line = alt.Chart(alt.InlineData(values=values)).mark_line(strokeWidth=1, color="#888888").encode(**encodings)
     name = alt.Chart(alt.InlineData(values=values[-1:])).mark_text(align="right", dx=-6, dy=-6)
-    return line + name.encode(**encodings, text="text:N")
+    found: alt.LayerChart = line + name.encode(**encodings, text="text:N")
+    return found
 
 
 def coincident(rows: Sequence[Row]) -> list[list[str]]:
@@ -239,7 +241,7 @@ def split_series(rows: Sequence[Row]) -> list[list[Row]]:
     return [[row for row in rows if row["series"] in part] for part in parts]
 
 
-def _base(looks: Mapping[str, Style], x: Axis, y: Axis) -> Any:
+def _base(looks: Mapping[str, Style], x: Axis, y: Axis) -> alt.Chart:
     return alt.Chart().encode(x=x.encoding(alt.X, "x"), y=y.encoding(alt.Y, "y"), color=_scaled(alt.Color, looks))
 
 
@@ -248,26 +250,31 @@ def _short(row: Row) -> dict[str, Any]:
     return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
-def _tooltip(x: Axis, y: Axis, more: Mapping[str, str]) -> list[Any]:
+def _tooltip(x: Axis, y: Axis, more: Mapping[str, str]) -> list[alt.Tooltip]:
     axes = [alt.Tooltip(f"{field}:Q", title=axis.title, format=".4~g") for field, axis in (("x", x), ("y", y))]
     return [*(alt.Tooltip(f"{field}:N", title=name) for field, name in more.items()), *axes]
 
 
-def _points(base: Any, looks: Mapping[str, Style], tooltip: Sequence[Any]) -> Any:
-    return base.mark_point(size=70, strokeWidth=1.8, opacity=1).encode(
+def _points(base: alt.Chart, looks: Mapping[str, Style], tooltip: Sequence[alt.Tooltip]) -> alt.Chart:
+    drawn: alt.Chart = base.mark_point(size=70, strokeWidth=1.8, opacity=1).encode(
         shape=_scaled(alt.Shape, looks),
         fill=_scaled(alt.Fill, looks),
         tooltip=tooltip,
     )
+    return drawn
 
 
-def _intervals(base: Any, channel: type[Any], low: str, high: str, axis: Axis) -> Any:
+def _intervals(rows: Sequence[Row], base: alt.Chart, channel: type[Position], axis: Axis) -> list[alt.Chart]:
+    """A layer of intervals along an axis, where rows have any."""
     name = channel.__name__.lower()
+    low, high = f"{name}_low", f"{name}_high"
+    if all(row.get(low) is None for row in rows):
+        return []
     ends = {name: axis.encoding(channel, low), f"{name}2": alt.X2(high) if name == "x" else alt.Y2(high)}
-    return base.mark_rule(strokeWidth=1.4).encode(**ends)
+    return [base.mark_rule(strokeWidth=1.4).encode(**ends)]
 
 
-def _scaled(channel: type[Any], looks: Mapping[str, Style]) -> Any:
+def _scaled(channel: type[Channel], looks: Mapping[str, Style]) -> Channel:
     labels = sorted(looks)
     values = [_value(channel, looks[label]) for label in labels]
     columns = 1 if any(len(label) > LONG_LABEL for label in labels) else 2
@@ -275,7 +282,7 @@ def _scaled(channel: type[Any], looks: Mapping[str, Style]) -> Any:
     return channel("series:N", scale=alt.Scale(domain=labels, range=values), legend=legend)
 
 
-def _value(channel: type[Any], each: Style) -> Any:
+def _value(channel: type[Any], each: Style) -> str | list[int]:
     if channel is alt.Shape:
         return each.shape
     if channel is alt.StrokeDash:
@@ -287,7 +294,7 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     return sorted({row["series"] for row in rows})
 
 
-def _framed(layers: Sequence[Any], rows: Sequence[Row], title: str) -> Any:
+def _framed(layers: Sequence[alt.Chart | alt.LayerChart], rows: Sequence[Row], title: str) -> Layered:
     # Data at the top stand in the page once, not once for each layer.
     return alt.layer(*layers, data=alt.InlineData(values=[_short(row) for row in rows])).properties(
         width="container",
