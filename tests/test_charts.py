@@ -6,8 +6,8 @@ import pytest
 from synthetic import ALIKE, ELSEWHERE, ENVIRONMENTS, record, timed, trained
 
 from nodebench.reports.charts import MAX_CHARTS, backward_evaluations, courses, growth, work_precision
+from nodebench.reports.comparison import Machines
 from nodebench.reports.document import Chart, Missing
-from nodebench.reports.machines import Machines
 from nodebench.reports.series import BACKENDS, MAX_SERIES, style
 
 

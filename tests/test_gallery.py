@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from browser import check_page
 
+from nodebench.reports.comparison import Machines
 from nodebench.reports.document import Chart, Drawing, contents, key, mebibytes, milliseconds, number
-from nodebench.reports.machines import Machines
 from nodebench.reports.report import report
 from nodebench.reports.writers import markdown
 from nodebench.results.store import Store

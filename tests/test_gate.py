@@ -8,8 +8,7 @@ import pytest
 from nodebench.errors import UserError
 from nodebench.gating.baseline import Baseline, BaselineCell
 from nodebench.gating.compare import compare
-from nodebench.gating.slowdown import slowdown
-from nodebench.gating.thresholds import Thresholds, read_thresholds
+from nodebench.gating.thresholds import Thresholds, read_thresholds, slowdown
 
 CELL = BaselineCell(
     cell_id="a",

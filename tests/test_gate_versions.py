@@ -20,8 +20,8 @@ from nodebench.bench.matrix import Request, plan
 from nodebench.bench.messages import Assignment
 from nodebench.bench.request import Interpreter
 from nodebench.errors import UserError
+from nodebench.gating.gate import unlike_conditions
 from nodebench.gating.probe import cell_defect, protocol
-from nodebench.gating.turns import unlike_conditions
 from nodebench.gating.versions import _is_package, ask_version, version_of_python, version_of_ref, version_of_wheel
 from nodebench.results.record import Record
 from nodebench.results.store import Store

@@ -7,8 +7,9 @@ from browser import check_page
 from pages import plot
 
 from nodebench.errors import StoreError
+from nodebench.options import ReproduceOptions
 from nodebench.paper.pages import UNLIKE, Place, Sample, Source
-from nodebench.paper.plans import REPRODUCTIONS, Conditions, page_of
+from nodebench.paper.plans import REPRODUCTIONS, page_of
 from nodebench.paper.verdicts import below, exponent
 from nodebench.reports.document import Bullets, Chart, Document, Drawing, Missing, Section, Table
 from nodebench.reports.series import BACKENDS, style
@@ -50,7 +51,7 @@ def record(cell, **figures):
 
 def source(name, figures_of=None, conditions=None, **changes):
     """The source of a page: `figures_of(part, cell)` gives a record's figures, or None where there is no record."""
-    conditions = conditions or Conditions()
+    conditions = conditions or ReproduceOptions()
     places = {}
     for part in REPRODUCTIONS[name].parts:
         places[part.name] = []
@@ -176,9 +177,9 @@ def test_what_seeds_cannot_decide_is_undecided():
     def scattered(_, cell):
         return {"metric_value": 1.0 + cell.seed + 0.1 * (cell.model == "rnn")}
 
-    undecided = claims(page_of(source("table2", scattered, Conditions(seeds=(0, 1, 2)))))
+    undecided = claims(page_of(source("table2", scattered, ReproduceOptions(seeds=(0, 1, 2)))))
     assert all("undecided" in sentence for sentence in undecided)
-    short = claims(page_of(source("table2", spirals(GOOD), Conditions(preset="smoke"))))
+    short = claims(page_of(source("table2", spirals(GOOD), ReproduceOptions(preset="smoke"))))
     assert all("cannot be told from so short a training" in sentence for sentence in short)
 
 
@@ -376,7 +377,7 @@ def test_a_failed_cell_leaves_a_hole_with_its_reason():
 
 def test_several_seeds_give_mean_and_spread():
     """Three seeds are a mean with its standard deviation, and one is said to be one."""
-    conditions = Conditions(seeds=(0, 1, 2))
+    conditions = ReproduceOptions(seeds=(0, 1, 2))
 
     def by_seed(_, cell):
         return {"metric_value": 1.0 + cell.seed}
@@ -390,7 +391,7 @@ def test_several_seeds_give_mean_and_spread():
 
 def test_what_no_seed_changes_has_no_spread():
     """The parameters are the same at every seed, and stand alone."""
-    assert rows(page_of(source("table1", whole, Conditions(seeds=(0, 1)))), "table1")["mlp"][3] == "0.208"
+    assert rows(page_of(source("table1", whole, ReproduceOptions(seeds=(0, 1)))), "table1")["mlp"][3] == "0.208"
 
 
 def test_seeds_that_failed_are_told():
@@ -400,7 +401,7 @@ def test_seeds_that_failed_are_told():
         failed = cell.seed == 2 and cell.model == "rnn" and "=30" in cell.task
         return {"status": "diverged", "reason": "it left."} if failed else spirals(GOOD)(_, cell)
 
-    told = str(blocks(page_of(source("table2", failing, Conditions(seeds=(0, 1, 2)))), Bullets))
+    told = str(blocks(page_of(source("table2", failing, ReproduceOptions(seeds=(0, 1, 2)))), Bullets))
     assert "Not all 3 of them have figures of `spiral[observations=30]` rnn 2." in told
 
 
@@ -419,7 +420,9 @@ def test_deviations_are_those_of_the_records():
     assert "ODE-Net 0.208 M here, 0.22 M there" in told
     assert "on too few images to say" in claims(page)[0]
     assert "stand-in" not in str(blocks(page_of(source("table1", whole)), Bullets))
-    assert "smaller budget" not in str(blocks(page_of(source("table1", whole, Conditions(preset="paper"))), Bullets))
+    assert "smaller budget" not in str(
+        blocks(page_of(source("table1", whole, ReproduceOptions(preset="paper"))), Bullets)
+    )
 
 
 @pytest.mark.parametrize(("name", "budget"), [("figure4", "The paper trains"), ("figure5", "names no budget of this")])
@@ -490,7 +493,7 @@ def test_how_two_models_are_told_apart_is_stated():
     """The rule of one seed stands on the page, by what is compared, and that of several."""
 
     def told(name, seeds):
-        return str(blocks(page_of(source(name, whole, Conditions(seeds=seeds))), Bullets))
+        return str(blocks(page_of(source(name, whole, ReproduceOptions(seeds=seeds))), Bullets))
 
     assert "differ by more than 2 % of the larger figure" in told("table2", (0,))
     assert "differ by more than 0.02 nats" in told("figure4", (0,))

@@ -14,6 +14,7 @@ from pages import plot
 from synthetic import ALIKE, ELSEWHERE, ENVIRONMENTS, early, record, run, timed, trained
 
 from nodebench.errors import StoreError, UserError
+from nodebench.reports.comparison import Machines
 from nodebench.reports.document import (
     ABSENT,
     Bullets,
@@ -27,7 +28,6 @@ from nodebench.reports.document import (
     milliseconds,
     number,
 )
-from nodebench.reports.machines import Machines
 from nodebench.reports.report import report
 from nodebench.reports.sections import MAX_PLOTTED
 from nodebench.reports.series import BACKENDS

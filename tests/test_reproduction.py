@@ -11,10 +11,10 @@ from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
 from nodebench.cli import app
 from nodebench.errors import UnknownNameError, UserError
+from nodebench.options import ReproduceOptions
 from nodebench.paper import plans, study
 from nodebench.paper.plans import (
     REPRODUCTIONS,
-    Conditions,
     Part,
     Reproduction,
     named,
@@ -25,7 +25,7 @@ from nodebench.results.machine import fingerprint
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
-SMOKE = Conditions(preset="smoke")
+SMOKE = ReproduceOptions(preset="smoke")
 QUICK = Settings(rounds=1, timeout_s=60)
 TRAINING = Part("training", (Request(tasks=(TASK,), models=("all",), backends=(BACKEND,), measure="training"),))
 COUNTS = Part("counts", (Request(tasks=(TASK,), backends=(BACKEND,), solvers=("dopri5", "bosh3"), measure="counts"),))
@@ -58,14 +58,14 @@ def interruption(cell_number):
 def test_declared_plans_are_valid(name, preset):
     """Every part of every reproduction is a plan at every preset, and has cells."""
     for part in REPRODUCTIONS[name].parts:
-        planned = part.plan(Conditions(preset=preset))
+        planned = part.plan(ReproduceOptions(preset=preset))
         assert planned.cells
         assert {cell.preset for cell in planned.cells} == {preset}
 
 
 def test_seeds_are_for_trainings():
     """Each seed trains; counts, memory and time are taken at the first."""
-    conditions = Conditions(seeds=(3, 4))
+    conditions = ReproduceOptions(seeds=(3, 4))
     trained, scaled = (part.plan(conditions) for part in REPRODUCTIONS["table1"].parts)
     assert {cell.seed for cell in trained.cells} == {3, 4}
     assert {cell.seed for cell in scaled.cells} == {3}

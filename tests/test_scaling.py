@@ -8,7 +8,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.bench.matrix import VALUES, Request, scaling_plan
 from nodebench.errors import UserError
 from nodebench.problem import SolverSpec
-from nodebench.reports.machines import Machines
+from nodebench.reports.comparison import Machines
 from nodebench.results.record import Record
 from nodebench.results.scaling import scalings, theory
 from nodebench.stats import fit_power_law

@@ -11,8 +11,7 @@ from nodebench.reports.answers import (
     training_sentence,
     trainings,
 )
-from nodebench.reports.comparison import comparisons
-from nodebench.reports.machines import Machines
+from nodebench.reports.comparison import Machines, comparisons
 
 
 def only(records):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nodebench import registry
 from nodebench.measuring import Watcher, measure, planned
 from nodebench.options import GateOptions, RunOptions, ScaleOptions, default_store, taking
-from nodebench.reports.machines import Machines
+from nodebench.reports.comparison import Machines
 from nodebench.reports.writers.files import DATA, PAGES, Written, check_outputs, write_data, write_page
 from nodebench.results.record import Record
 from nodebench.results.scaling import Scaling, scalings

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from nodebench.reports.comparison import Machines, parts
 from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, mebibytes
-from nodebench.reports.machines import Machines, parts
 from nodebench.reports.tables import exponents_table, for_terminal, repetition_table
 from nodebench.reports.writers.terminal import new_console, print_page, print_table
 from nodebench.results.machine import Fingerprint, differences, environment_of

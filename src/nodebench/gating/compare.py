@@ -11,8 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from nodebench.gating.baseline import Baseline, BaselineCell
-from nodebench.gating.slowdown import Slowdown, slowdown
-from nodebench.gating.thresholds import METRICS, TIME, Thresholds
+from nodebench.gating.thresholds import METRICS, TIME, Slowdown, Thresholds, slowdown
 from nodebench.results.machine import differences
 from nodebench.results.quantities import Band
 from nodebench.results.record import SettingsPart

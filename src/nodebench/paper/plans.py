@@ -13,26 +13,16 @@ from nodebench.bench.matrix import plan, scaling_plan
 from nodebench.bench.plan import Plan, joined
 from nodebench.bench.request import Request
 from nodebench.errors import UnknownNameError
-from nodebench.tasks.base import Preset
+from nodebench.options import ReproduceOptions
 
 if TYPE_CHECKING:
     from nodebench.paper.pages import Source
     from nodebench.reports.document import Document
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """What a user chooses, the same for all parts of a reproduction; see `Request`."""
-
-    preset: Preset = "quick"
-    seeds: tuple[int, ...] = (0,)
-    threads: int = 1
-    device: str = "cpu"
-
-
 @dataclass(frozen=True)
 class Part:
-    """A plan of a reproduction, but for the conditions.
+    """A plan of a reproduction, but for what a user chooses, the same for all parts.
 
     Attributes:
         name: Key among the parts of a reproduction.
@@ -49,20 +39,19 @@ class Part:
         """What is measured of each cell."""
         return self.requests[0].measure
 
-    def plan(self, conditions: Conditions) -> Plan:
-        """The cells under some conditions.
+    def plan(self, options: ReproduceOptions) -> Plan:
+        """The cells with the preset, seeds, threads and device that a user chose.
 
         Raises:
-            UserError: If the conditions are wrong.
+            UserError: If these are wrong.
         """
         # Seeds are for what differs from one training to the next; counts, memory and time are taken at the first.
-        seeds = conditions.seeds if self.measure == "training" else conditions.seeds[:1]
-        plans = [self._plan(replace(request, seeds=seeds), conditions) for request in self.requests]
-        return joined(plans)
-
-    def _plan(self, request: Request, conditions: Conditions) -> Plan:
-        request = replace(request, preset=conditions.preset, threads=conditions.threads, device=conditions.device)
-        return scaling_plan(request, "steps", self.steps) if self.steps else plan(request)
+        seeds = tuple(options.seeds) if self.measure == "training" else tuple(options.seeds)[:1]
+        requests = [
+            replace(each, preset=options.preset, seeds=seeds, threads=options.threads, device=options.device)
+            for each in self.requests
+        ]
+        return joined([scaling_plan(each, "steps", self.steps) if self.steps else plan(each) for each in requests])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from nodebench.errors import user_error
 from nodebench.measuring import Watcher, measure
 from nodebench.options import DEFAULT_STORE, ReproduceOptions
 from nodebench.paper.pages import Place, Source
-from nodebench.paper.plans import Conditions, named, page_of
+from nodebench.paper.plans import named, page_of
 from nodebench.reports.writers.files import PAGES, check_outputs
 from nodebench.results.machine import Fingerprint, differences, environment_of, fingerprint
 from nodebench.results.record import Record
@@ -49,8 +49,7 @@ class Study:
         Raises:
             UserError: If there is none of a name, or a condition is wrong.
         """
-        conditions = _conditions(options)
-        plans = {found.name: {part.name: part.plan(conditions) for part in found.parts} for found in named(names)}
+        plans = {found.name: {part.name: part.plan(options) for part in found.parts} for found in named(names)}
         # Once: whoever changes the software during a long run must not lose what it has measured by then.
         return cls(options, plans, None if any_machine else fingerprint())
 
@@ -125,7 +124,7 @@ class Study:
 
     def _command(self, name: str) -> str:
         """The command that measures what is missing; options left at their defaults are left out."""
-        usual, chosen = Conditions(), _conditions(self.options)
+        usual, chosen = ReproduceOptions(), self.options
         options = {
             "--preset": (chosen.preset, usual.preset),
             "--seed": (",".join(map(str, chosen.seeds)), ",".join(map(str, usual.seeds))),
@@ -206,7 +205,3 @@ def continuation(store: Store, planned: Plan, environment: Fingerprint) -> Conti
     run_id = store.newest(planned.plan_id, unfinished=True)
     alike = run_id is not None and not differences(store.run(run_id).environment, environment)
     return "resume" if alike else "new"
-
-
-def _conditions(options: ReproduceOptions) -> Conditions:
-    return Conditions(preset=options.preset, seeds=tuple(options.seeds), threads=options.threads, device=options.device)

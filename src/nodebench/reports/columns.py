@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from nodebench.reports.comparison import OTHER_MACHINE
 from nodebench.reports.document import ABSENT, Column, Entry, count, interval, mebibytes, milliseconds, number
-from nodebench.reports.machines import OTHER_MACHINE
 from nodebench.results.quantities import CATALOGUE, Format, Quantity, TableName, in_table
 from nodebench.results.record import Measurement, Record
 
@@ -20,6 +20,8 @@ FORMATS: Mapping[Format, Callable[[Any], str]] = {
     "figures": lambda value: ", ".join(f"{name} {number(each, 4)}" for name, each in value.items()) or ABSENT,
 }
 """How a value is printed."""
+
+ELSEWHERE = "another machine than that whose times are shown."
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def marked(column: RecordColumn, records: Sequence[Record], ranked: Collection[s
     return [replace(e, best=record.cell_id in ranked and e.text == best) for record, e in pairs]
 
 
-def code(name: Any) -> str:
+def code(name: object) -> str:
     """A name as code."""
     return f"`{name}`"
 
@@ -156,7 +158,11 @@ def _hole(name: str, said: Quantity) -> Callable[[Record], str | None]:
     """Why a quantity of a cell that ended well may be missing."""
     if said.own_error:
         return lambda record: _not_stated(getattr(record, said.own_error))
-    holes = {"step_s": _untimed, "ratio": _no_ratio, "train_s": _untrained}
+    holes = {
+        "step_s": _untimed,
+        "ratio": _no_ratio,
+        "train_s": lambda _: f"trained on {ELSEWHERE}",
+    }
     return holes.get(name, lambda _: None)
 
 
@@ -168,17 +174,11 @@ def _not_stated(own: float | None) -> str:
 
 def _untimed(record: Record) -> str | None:
     if record.verdict == OTHER_MACHINE:
-        return "timed on another machine than that whose times are shown."
+        return f"timed on {ELSEWHERE}"
     return "measured without timing." if record.first_step_s is not None else "only trained, not timed."
 
 
-def _untrained(_: Record) -> str | None:
-    return "trained on another machine than that whose times are shown."
-
-
 def _no_ratio(record: Record) -> str | None:
-    if record.verdict == OTHER_MACHINE:
-        return _untimed(record)
-    if record.step_s is None:
+    if record.verdict == OTHER_MACHINE or record.step_s is None:
         return _untimed(record)
     return "the control, or timed alone." if record.control is None else "too few starts for an interval."

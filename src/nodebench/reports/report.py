@@ -19,9 +19,8 @@ from nodebench.reports.answers import (
     why_no_front,
     why_no_least,
 )
-from nodebench.reports.comparison import base_task, grouped, newest
+from nodebench.reports.comparison import Machines, base_task, grouped, newest, several_nodes
 from nodebench.reports.document import ABSENT, Block, Bullets, Column, Document, Entry, Paragraph, Table, number
-from nodebench.reports.machines import Machines, several_nodes
 from nodebench.reports.sections import TaskContents, appendix, contents, task_section
 from nodebench.results.record import Record
 from nodebench.results.store import Run

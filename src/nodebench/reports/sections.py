@@ -3,15 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nodebench.errors import StoreError
 from nodebench.plots import RenderedPlot
 from nodebench.reports.answers import Answer, absence_sentences, answer, answer_sentences, since_sentence
 from nodebench.reports.charts import backward_evaluations, courses, growth, work_precision
-from nodebench.reports.comparison import base_task, comparisons, grouped, newest
+from nodebench.reports.comparison import Machine, Machines, base_task, comparisons, grouped, newest, several_nodes
 from nodebench.reports.document import (
-    ABSENT,
     Block,
     Bullets,
     Column,
@@ -24,12 +22,12 @@ from nodebench.reports.document import (
     Table,
     key,
 )
-from nodebench.reports.machines import Machine, Machines, several_nodes
 from nodebench.reports.tables import (
     SETTINGS,
     comparison_table,
     exponents,
     failed_table,
+    plain_entry,
     settings_table,
     sweep_table,
     trained_table,
@@ -203,7 +201,7 @@ def appendix(records: Sequence[Record], runs: Sequence[Run], machines: Machines)
     if failed:
         sections.insert(0, Section("Not ok", tuple(_failures(failed))))
     columns = (Column("figure", numeric=False), Column("how it is taken", numeric=False))
-    rows = tuple(tuple(map(_text, row)) for row in HOW_TAKEN.items())
+    rows = tuple(tuple(map(plain_entry, row)) for row in HOW_TAKEN.items())
     methods = Table("methods", "How each figure is taken.", columns, rows)
     sections.append(Section("How each figure is taken", (methods, *_start_methods(last))))
     if records:
@@ -240,10 +238,10 @@ def _runs_table(runs: Sequence[Run]) -> Table:
     columns = tuple(Column(title, numeric=title == "cells") for title in titles)
     rows = tuple(
         (
-            *(_text(value) for value in (run.run_id, run.created_at, run.finished_at)),
+            *(plain_entry(value) for value in (run.run_id, run.created_at, run.finished_at)),
             Entry(f"{run.n_records} of {run.n_cells}", run.n_records),
             *_environment(run.environment, [_commit(run.environment)]),
-            *(_text(run.environment.get(name)) for name in own),
+            *(plain_entry(run.environment.get(name)) for name in own),
             Entry(f"`{run.command}`", run.command),
         )
         for run in runs
@@ -265,7 +263,7 @@ def _machine(machine: Machine) -> tuple[Entry, ...]:
     n_cells = len({record.cell_id for record in machine.records})
     return (
         Entry(str(machine.place), machine.place),
-        _text(", ".join(machine.nodes) or None),
+        plain_entry(", ".join(machine.nodes) or None),
         *_environment(machine.environments[0], map(_commit, machine.environments)),
         Entry(str(n_cells), n_cells),
     )
@@ -278,7 +276,7 @@ def _environment(found: Fingerprint, commits: Iterable[str | None]) -> Iterator[
         "libraries": ", ".join(f"{name} {version}" for name, version in found.get("libraries", {}).items() if version),
         "commit": ", ".join(dict.fromkeys(filter(None, commits))) or None,
     }
-    yield from (_text(texts.get(name, found.get(name))) for name in ENVIRONMENT)
+    yield from (plain_entry(texts.get(name, found.get(name))) for name in ENVIRONMENT)
 
 
 def _commit(environment: Fingerprint) -> str | None:
@@ -319,7 +317,3 @@ def _notes(records: Sequence[Record]) -> Iterator[Block]:
         yield Bullets(tuple(nature))
     if not notes and not nature:
         yield Paragraph("No cell left a note.")
-
-
-def _text(value: Any) -> Entry:
-    return Entry(ABSENT if value is None else str(value), value)

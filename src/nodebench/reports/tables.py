@@ -17,7 +17,7 @@ from nodebench.reports.columns import (
     reason,
     shown,
 )
-from nodebench.reports.comparison import Comparison, alike, fixed_step, grouped, line_key, line_setting
+from nodebench.reports.comparison import Comparison, alike, fixed_step, grouped, line_key, line_setting, several_nodes
 from nodebench.reports.document import (
     ABSENT,
     Block,
@@ -30,7 +30,6 @@ from nodebench.reports.document import (
     milliseconds,
     number,
 )
-from nodebench.reports.machines import several_nodes
 from nodebench.results.quantities import SweepEntry, in_table
 from nodebench.results.record import Record, SettingsPart
 from nodebench.results.scaling import Axis, Scaling, scalings
@@ -85,7 +84,7 @@ def comparison_table(name: str, comparison: Comparison) -> Table:
     at = columns.index(VERDICT)
     if len(together) > 1:
         entries[at] = [
-            _entry(f"timed {comparison.where_else(record)}") if record.cell_id in elsewhere else entry
+            plain_entry(f"timed {comparison.where_else(record)}") if record.cell_id in elsewhere else entry
             for record, entry in zip(records, entries[at], strict=True)
         ]
     rows = tuple(zip(*entries, strict=True))
@@ -159,7 +158,7 @@ def settings_table(name: str, records: Iterable[Record], names: Sequence[str]) -
     records = list(records)
     texts = {field for field in names if any(isinstance(getattr(record, field), str) for record in records)}
     columns = tuple(Column(field, numeric=field not in texts) for field in names)
-    rows = tuple(tuple(_entry(getattr(record, field)) for field in names) for record in records)
+    rows = tuple(tuple(plain_entry(getattr(record, field)) for field in names) for record in records)
     return Table(name, "Settings of every cell.", columns, rows)
 
 
@@ -288,7 +287,8 @@ def _sweep_row(record: Record, entry: SweepEntry) -> tuple[Entry, ...]:
     )
 
 
-def _entry(value: object) -> Entry:
+def plain_entry(value: object) -> Entry:
+    """A setting as what stands in a table; it is sorted by itself where it is a number or text."""
     return Entry(ABSENT if value is None else str(value), value if isinstance(value, int | float | str) else None)
 
 

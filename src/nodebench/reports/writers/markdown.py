@@ -7,7 +7,6 @@ from nodebench.reports.document import (
     Block,
     Bullets,
     Chart,
-    Column,
     Details,
     Document,
     Drawing,
@@ -100,7 +99,7 @@ def _table(table: Table) -> str:
     lines = [
         f"**{inline(table.caption)}**\n",
         _row([_cell(column.title) for column in table.columns]),
-        _row(["---:" if _to_the_right(column, at) else ":---" for at, column in enumerate(table.columns)]),
+        _row(["---:" if column.numeric and at > 0 else ":---" for at, column in enumerate(table.columns)]),
         *(_row([_entry(entry, numbers) for entry in row]) for row in table.rows),
     ]
     if numbers:
@@ -110,10 +109,6 @@ def _table(table: Table) -> str:
         terms = "\n".join(f"- {inline(column.title)}: {inline(column.meaning)}" for column in explained)
         lines += ["", f"<details>\n<summary>What the columns hold</summary>\n\n{terms}\n\n</details>"]
     return "\n".join(lines)
-
-
-def _to_the_right(column: Column, at: int) -> bool:
-    return column.numeric and at > 0
 
 
 def _row(cells: Sequence[str]) -> str:
