@@ -161,7 +161,7 @@ def what_it_is_handed_stays_as_it_was(subject: BackendSubject) -> None:
         return {"y0": framework.flat_state(problem.y0), "times": times, **framework.parameters(problem.field)}
 
     before = {name: value.copy() for name, value in handed().items()}
-    calls: dict[str, Callable[[], Any]] = {
+    calls: dict[str, Callable[[], object]] = {
         "solve": lambda: backend.gradient_step(problem, spec, framework).solution(),
         "its gradient": lambda: backend.gradient_step(problem, spec, framework).evaluations(),
         "grid": lambda: backend.grid(problem.field, problem.y0, problem.times, spec),

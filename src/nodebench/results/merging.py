@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nodebench.errors import StoreError
 from nodebench.results.store import Store, existing
@@ -11,8 +10,9 @@ from nodebench.results.store import Store, existing
 SHOWN = 5
 """So many conflicts are named."""
 
-Row = Mapping[str, Any]
-Rows = Mapping[tuple[str, tuple[Any, ...]], Row]
+Row = Mapping[str, object]
+Key = tuple[str, tuple[object, ...]]
+Rows = Mapping[Key, Row]
 """The rows of a store by table and primary key, in their order."""
 
 
@@ -70,8 +70,8 @@ def _rows(store: Store) -> Rows:
 
 def _join(stores: Sequence[tuple[Path, Rows]]) -> Rows:
     """The rows of all stores, those of the first ones first."""
-    joined: dict[tuple[str, tuple[Any, ...]], Row] = {}
-    origins: dict[tuple[str, tuple[Any, ...]], Path] = {}
+    joined: dict[Key, Row] = {}
+    origins: dict[Key, Path] = {}
     conflicts: list[str] = []
     for path, rows in stores:
         for key, row in rows.items():
@@ -90,7 +90,7 @@ def _join(stores: Sequence[tuple[Path, Rows]]) -> Rows:
 
 def _latest(known: Row, row: Row) -> Row:
     """Of two equal runs the one that ended last, one that has not being first; any other row as it was first found."""
-    return row if (row.get("finished_at") or "") > (known.get("finished_at") or "") else known
+    return row if str(row.get("finished_at") or "") > str(known.get("finished_at") or "") else known
 
 
 def _unlike(table: str, known: Row, row: Row) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _unlike(table: str, known: Row, row: Row) -> Iterator[str]:
             yield name
 
 
-def _name(key: tuple[str, tuple[Any, ...]]) -> str:
+def _name(key: Key) -> str:
     """What a message calls a row."""
     table, (run, *rest) = key
     kinds = {"records": ("cell", "attempt"), "plots": ("plot of cell", "attempt", "place"), "sources": ("file",)}
@@ -109,6 +109,6 @@ def _name(key: tuple[str, tuple[Any, ...]]) -> str:
     return ", ".join([f"run {run}", *(f"{kind} {value}" for kind, value in named)])
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

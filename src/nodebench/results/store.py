@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from nodebench import __version__
 from nodebench.errors import StoreError, UnknownNameError, user_error
@@ -273,7 +272,7 @@ class Store:
                 db.execute("BEGIN IMMEDIATE")
             yield db
 
-    def rows(self, db: sqlite3.Connection) -> Iterator[tuple[tuple[str, tuple[Any, ...]], sqlite3.Row]]:
+    def rows(self, db: sqlite3.Connection) -> Iterator[tuple[tuple[str, tuple[object, ...]], sqlite3.Row]]:
         """Every row of every table, each with its table and its primary key, in the order in which it was written."""
         for table in _schema():
             described = db.execute(f"PRAGMA table_info({table})").fetchall()
