@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nodebench import registry
-from nodebench.conformance.check import Check, checks_of, require
+from nodebench.conformance.check import Check, require
 from nodebench.conformance.subjects import MATRIX, MIDDLE, STATES, BackendSubject, Known, errors
 from nodebench.errors import CellError, DivergedError, UserError
 from nodebench.frameworks.base import FRAMEWORKS, load_framework
@@ -33,7 +33,8 @@ def backend_checks(text: str) -> list[Check]:
     Args:
         text: Its name with options, `module:Class` or `path.py:Class`.
     """
-    return checks_of(BACKEND_CHECKS, BackendSubject(text))
+    subject = BackendSubject(text)
+    return [Check(body, subject) for body in BACKEND_CHECKS]
 
 
 def it_can_be_loaded(subject: BackendSubject) -> None:

@@ -100,11 +100,6 @@ class Check:
         return CheckOutcome(self.name, self.meaning, "ok")
 
 
-def checks_of(bodies: Sequence[Callable[[Any], None]], subject: Any) -> list[Check]:
-    """The checks of a subject."""
-    return [Check(body, subject) for body in bodies]
-
-
 def require(condition: object, sentence: str) -> None:
     """Fail the check with a sentence unless a condition holds.
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod, sqrt
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -215,3 +216,15 @@ class AbstractTask(ABC):
     @abstractmethod
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """The fixed weights and batch of the gradient measurement."""
+
+
+def layer_weights(
+    name: str, shape: tuple[int, ...], rng: np.random.Generator, *, bias: bool = True
+) -> dict[str, np.ndarray]:
+    """Initial weights of a linear layer or a convolution, whose first axis is its output, float64.
+
+    As `torch.nn` draws them: weights and biases alike uniform within 1 / sqrt(fan-in).
+    """
+    bound = 1 / sqrt(prod(shape[1:]))
+    weights = {f"{name}.weight": rng.uniform(-bound, bound, shape)}
+    return weights | {f"{name}.bias": rng.uniform(-bound, bound, shape[0])} if bias else weights

@@ -12,7 +12,7 @@ from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
-from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
+from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits, layer_weights
 from nodebench.tasks.cnf.data import IMPROPER, KL, KL_WITHOUT_WALL, MASS_OUTSIDE, NLL, POTENTIALS, SAMPLERS
 
 
@@ -231,9 +231,7 @@ def cnf_weights(hidden: int, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     weights: dict[str, np.ndarray] = {}
     for name, fan_in in (("input", 1), ("middle", HYPER_WIDTH)):
-        bound = 1 / sqrt(fan_in)
-        weights[f"field.{name}.weight"] = rng.uniform(-bound, bound, (HYPER_WIDTH, fan_in))
-        weights[f"field.{name}.bias"] = rng.uniform(-bound, bound, HYPER_WIDTH)
+        weights |= layer_weights(f"field.{name}", (HYPER_WIDTH, fan_in), rng)
     scale = np.repeat([1.0, 1.0 / hidden, 1.0, 1.0], [2 * hidden, 2 * hidden, hidden, hidden])
     bound = 1 / sqrt(HYPER_WIDTH)
     weights["field.output.weight"] = scale[:, None] * rng.uniform(-bound, bound, (6 * hidden, HYPER_WIDTH))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod, sqrt
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from nodebench.errors import UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
-from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
+from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits, layer_weights
 from nodebench.tasks.mnist.data import load, where
 
 _TORCH = "nodebench.tasks.mnist.torch"
@@ -270,7 +269,4 @@ class WeightDraw:
         self.weights[f"{name}.bias"] = np.zeros(CHANNELS)
 
     def _layer(self, name: str, shape: tuple[int, ...], *, bias: bool = True) -> None:
-        bound = 1 / sqrt(prod(shape[1:]))
-        self.weights[f"{name}.weight"] = self._rng.uniform(-bound, bound, shape)
-        if bias:
-            self.weights[f"{name}.bias"] = self._rng.uniform(-bound, bound, shape[0])
+        self.weights |= layer_weights(name, shape, self._rng, bias=bias)

@@ -21,7 +21,7 @@ from nodebench.errors import UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
-from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
+from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits, layer_weights
 
 N_POINTS = 100
 """Equally spaced times of the observed span; the observations are drawn from them."""
@@ -247,18 +247,18 @@ def latent_ode_weights(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
         **_recurrent("recognition.rnn", rng),
-        **_linear("recognition.output", (2 * LATENT, HIDDEN), rng),
-        **_linear("field.hidden", (UNITS, LATENT), rng),
-        **_linear("field.output", (LATENT, UNITS), rng),
-        **_linear("decoder.hidden", (UNITS, LATENT), rng),
-        **_linear("decoder.output", (2, UNITS), rng),
+        **layer_weights("recognition.output", (2 * LATENT, HIDDEN), rng),
+        **layer_weights("field.hidden", (UNITS, LATENT), rng),
+        **layer_weights("field.output", (LATENT, UNITS), rng),
+        **layer_weights("decoder.hidden", (UNITS, LATENT), rng),
+        **layer_weights("decoder.output", (2, UNITS), rng),
     }
 
 
 def rnn_weights(seed: int) -> dict[str, np.ndarray]:
     """Weights of the recurrent network that predicts the next observation, float64."""
     rng = np.random.default_rng(seed)
-    return {**_recurrent("rnn", rng), **_linear("output", (2, HIDDEN), rng)}
+    return {**_recurrent("rnn", rng), **layer_weights("output", (2, HIDDEN), rng)}
 
 
 def _recurrent(name: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -271,8 +271,3 @@ def _recurrent(name: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
         "bias_hh_l0": (HIDDEN,),
     }
     return {f"{name}.{key}": rng.uniform(-bound, bound, shape) for key, shape in shapes.items()}
-
-
-def _linear(name: str, shape: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    bound = 1 / sqrt(shape[1])
-    return {f"{name}.weight": rng.uniform(-bound, bound, shape), f"{name}.bias": rng.uniform(-bound, bound, shape[0])}
