@@ -11,7 +11,7 @@ from commands import nodebench
 
 from nodebench import registry
 from nodebench.conformance import backend_checks, task_checks
-from nodebench.conformance.process import outcomes
+from nodebench.conformance.check import outcomes
 from nodebench.conformance.task import MODEL_CHECKS
 
 FAULTY = Path(__file__).with_name("faulty_plugins.py")
@@ -100,7 +100,7 @@ def test_weights_may_be_constants():
 
 def test_what_ends_the_process_fails_its_check_alone():
     """The checks after one that crashes are made as ever."""
-    found = {outcome.check: outcome for outcome in outcomes("backend", f"{FAULTY}:Crashing")}
+    found = {outcome.check: outcome for outcome in outcomes(backend_checks(f"{FAULTY}:Crashing"))}
     assert list(found) == [check.name for check in backend_checks(f"{FAULTY}:Crashing")]
     assert "exit code 7" in found["its gradients are right backwards in time"].reason
     assert found["its steps are told in order"].state == "ok"
@@ -108,7 +108,7 @@ def test_what_ends_the_process_fails_its_check_alone():
 
 def test_what_does_not_end_fails_its_check():
     """A check that is given no time is one that does not end."""
-    first = next(outcomes("backend", "direct", limit_s=0.0))
+    first = next(outcomes(backend_checks("direct"), limit_s=0.0))
     assert (first.state, first.reason) == ("failed", "it does not end within 0 s.")
 
 

@@ -19,8 +19,7 @@ from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.tasks.spiral import jax as jax_models
 from nodebench.tasks.spiral import torch as torch_models
-from nodebench.tasks.spiral.data import SPACING, draw, further_times, redraw_noise, span_times
-from nodebench.tasks.spiral.task import Spiral
+from nodebench.tasks.spiral.task import SPACING, Spiral, draw, further_times, redraw_noise, span_times
 
 TIGHT = SolverSpec(solver="dopri5", rtol=1e-11, atol=1e-11, first_step=0.01, max_steps=5000, dtype="float64")
 # One step from point to point in every framework, so that both take the very same steps.

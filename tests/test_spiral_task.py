@@ -9,8 +9,7 @@ import pytest
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.registry import load
 from nodebench.tasks.base import AbstractTask
-from nodebench.tasks.spiral.data import SPACING, curve, draw, redraw_noise, span_times
-from nodebench.tasks.spiral.task import Spiral
+from nodebench.tasks.spiral.task import SPACING, Spiral, curve, draw, redraw_noise, span_times
 
 PRESETS = ("smoke", "quick", "standard", "paper")
 

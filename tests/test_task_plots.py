@@ -18,9 +18,8 @@ from nodebench.tasks.cnf.plots import _window_around as window_around
 from nodebench.tasks.cnf.task import Cnf
 from nodebench.tasks.mnist.task import Mnist
 from nodebench.tasks.plotting import view_in_batches
-from nodebench.tasks.spiral.data import SPACING, curve, draw
 from nodebench.tasks.spiral.plots import turns_clockwise
-from nodebench.tasks.spiral.task import Spiral
+from nodebench.tasks.spiral.task import SPACING, Spiral, curve, draw
 
 LOOSE = SolverSpec(rtol=1e-5, atol=1e-5, first_step=0.05, max_steps=2000, dtype="float64")
 # Equal steps, so that both frameworks take the very same ones.

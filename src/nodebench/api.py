@@ -125,12 +125,13 @@ def check(kind: str, name: str, told: "Callable[[CheckOutcome], None] | None" = 
     Raises:
         UserError: If there is no such plugin.
     """
-    from nodebench.conformance.process import outcomes
+    from nodebench.conformance import backend_checks, task_checks
+    from nodebench.conformance.check import outcomes
 
     known = registry.kind_of(kind)
     registry.describe(known, name)
     found = []
-    for outcome in outcomes(known, name):
+    for outcome in outcomes(backend_checks(name) if known == "backend" else task_checks(name)):
         found.append(outcome)
         if told is not None:
             told(outcome)

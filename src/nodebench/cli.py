@@ -341,6 +341,7 @@ def reproduce(
     from nodebench import printing, progress
     from nodebench.paper.study import Study, pages_of
     from nodebench.reports.writers.files import write_page
+    from nodebench.reports.writers.terminal import print_page
     from nodebench.results.store import existing
 
     if no_run and dry_run:
@@ -359,7 +360,7 @@ def reproduce(
             study.measure(planned, shown)
     for name, paths in pages.items():
         page = study.page(name, command_line())
-        printing.print_page(page)
+        print_page(page)
         printing.print_written(write_page(page, paths, charts))
     printing.print_broken(study.broken)
     raise typer.Exit(0 if (no_run or study.whole) and not study.broken else 1)
@@ -626,8 +627,9 @@ def check(
     Exits with 0 where nothing failed and something was checked, else with 1.
     """
     from nodebench import api, printing
+    from nodebench.reports.writers.terminal import new_console
 
-    console = printing.new_console(err=True)
+    console = new_console(err=True)
     found = api.check(kind, name, lambda outcome: console.print(f"{outcome.check}: {outcome.state}"))
     if as_json:
         printing.print_json([asdict(outcome) for outcome in found])
@@ -645,11 +647,11 @@ def new(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(),
 ) -> None:
     """Write a working backend or task, with a test, as a starting point for your own."""
-    from nodebench import printing
+    from nodebench.reports.writers.terminal import new_console
     from nodebench.templates.new import class_name, write
 
     files = write(kind_of(kind), name, framework, output)
-    console = printing.new_console()
+    console = new_console()
     for path in files:
         console.print(f"wrote {escape(str(path))}")
     plugin = f"./{files[0]}" if not files[0].is_absolute() else str(files[0])

@@ -29,7 +29,7 @@ STORE_VARIABLE = "NODEBENCH_STORE"
 Parameters = ParamSpec("Parameters")
 Options = TypeVar("Options")
 Result = TypeVar("Result")
-Part = TypeVar("Part")
+Base = TypeVar("Base")
 
 
 def default_store() -> Path:
@@ -147,7 +147,7 @@ class ReproduceOptions(RunOptions):
     """
 
 
-def part_of(cls: type[Part], options: object) -> Part:
+def part_of(cls: type[Base], options: object) -> Base:
     """Those of some options that are fields of a class they are derived from."""
     return cls(**{f.name: getattr(options, f.name) for f in fields(cls)})  # type: ignore[arg-type]  # a dataclass
 

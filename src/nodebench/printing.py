@@ -12,7 +12,7 @@ from rich.markup import escape
 from nodebench.reports.comparison import Machines, parts
 from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, mebibytes
 from nodebench.reports.tables import exponents_table, for_terminal, repetition_table
-from nodebench.reports.writers.terminal import new_console, print_page, print_table
+from nodebench.reports.writers.terminal import new_console, print_table
 from nodebench.results.machine import Fingerprint, differences, environment_of
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from nodebench.results.record import Record
     from nodebench.results.scaling import Scaling
     from nodebench.results.store import Run, Store
-
-__all__ = ["new_console", "print_page", "print_table"]
 
 
 def _texts(caption: str, titles: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str] = ()) -> Table:

@@ -23,7 +23,8 @@ from typing_extensions import override
 
 from nodebench.bench.messages import ClusterState, Event, NodeState
 from nodebench.measuring import Notify, Watcher
-from nodebench.printing import new_console, print_broken
+from nodebench.printing import print_broken
+from nodebench.reports.writers.terminal import new_console
 
 PLAIN_S = 10.0
 """How often a plain line tells of progress within a phase, or of the cluster."""

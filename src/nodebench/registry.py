@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -65,21 +65,6 @@ class PluginInfo:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class _Claim:
-    """A name that a package has registered.
-
-    Attributes:
-        target: What it stands for.
-        package: Who registered it.
-        error: Why the name is not to be had, or None.
-    """
-
-    target: str
-    package: str
-    error: str | None = None
-
-
 def kind_of(text: str) -> Kind:
     """A kind of plugin by its name.
 
@@ -103,12 +88,7 @@ def working(kind: Kind) -> list[str]:
 
 def refused(kind: Kind) -> list[PluginInfo]:
     """Plugins that are registered under a name which is not theirs to have, each with the reason."""
-    return [
-        PluginInfo(name, claim.target, error=claim.error)
-        for name, claims in sorted(_claims(kind).items())
-        for claim in claims
-        if claim.error
-    ]
+    return [info for claims in _claims(kind).values() for info in claims if info.error]
 
 
 def split_list(text: str) -> list[str]:
@@ -139,7 +119,10 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
         UserError: If the brackets or an option are malformed.
     """
     in_file = re.fullmatch(r"(.+?\.py:[^\W\d]\w*)(\[.*)?", text.strip(), re.DOTALL)
-    name, rest = in_file.groups("") if in_file else _cut(text.strip())
+    name, bracket, inner = text.strip().partition("[")
+    rest = f"{bracket}{inner}"
+    if in_file:
+        name, rest = in_file.groups("")
     if not rest:
         return name, {}
     if not rest.endswith("]"):
@@ -151,11 +134,6 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
             raise UserError(f"`{item}` in `{text}` is not an option; write name[option=value].")
         options[key.strip()] = value.strip()
     return name, options
-
-
-def _cut(text: str) -> tuple[str, str]:
-    name, bracket, rest = text.partition("[")
-    return name, bracket + rest
 
 
 def canonical(text: str) -> str:
@@ -262,30 +240,31 @@ def _construct(cls: type, name: str, options: Mapping[str, str]) -> Any:
 
 
 @cache
-def _claims(kind: Kind) -> dict[str, list[_Claim]]:
+def _claims(kind: Kind) -> dict[str, list[PluginInfo]]:
+    """What is registered under each name, sorted by it; a name is ours where we have it, nobody's where others do."""
     points = sorted(entry_points(group=f"nodebench.{kind}s"), key=lambda point: point.name)
-    return {name: _settled(kind, list(same)) for name, same in groupby(points, key=lambda point: point.name)}
+    return {name: _settled(kind, name, list(same)) for name, same in groupby(points, key=lambda point: point.name)}
 
 
-def _settled(kind: Kind, points: list[EntryPoint]) -> list[_Claim]:
-    """Whose a name is: ours where we have it, nobody's where several others do."""
-    claims = [_Claim(point.value, point.dist.name if point.dist else "an unknown package") for point in points]
-    if len(claims) == 1:
-        return claims
-    name, packages = points[0].name, " and ".join(sorted(claim.package for claim in claims))
-    why = (
-        f"the name `{name}` is that of a {kind} of nodebench; {{claim.package}} must register its own under another."
-        if any(claim.package == OWN_PACKAGE for claim in claims)
-        else f"the name `{name}` is registered by {packages}, so that it is neither's; uninstall all but one."
-    )
+def _settled(kind: Kind, name: str, points: list[EntryPoint]) -> list[PluginInfo]:
+    packages = [point.dist.name if point.dist else "an unknown package" for point in points]
+
+    def refusal(package: str) -> str | None:
+        if len(points) == 1 or package == OWN_PACKAGE:
+            return None
+        if OWN_PACKAGE in packages:
+            return f"the name `{name}` is that of a {kind} of nodebench; {package} must register its own under another."
+        several = " and ".join(sorted(packages))
+        return f"the name `{name}` is registered by {several}, so that it is neither's; uninstall all but one."
+
     return [
-        claim if claim.package == OWN_PACKAGE else replace(claim, error=why.format(claim=claim)) for claim in claims
+        PluginInfo(name, point.value, error=refusal(package)) for point, package in zip(points, packages, strict=True)
     ]
 
 
 @cache
 def _targets(kind: Kind) -> dict[str, str]:
-    return {name: claim.target for name, claims in _claims(kind).items() for claim in claims if not claim.error}
+    return {info.name: info.target for claims in _claims(kind).values() for info in claims if not info.error}
 
 
 def _target(kind: Kind, name: str) -> str:
@@ -296,8 +275,8 @@ def _target(kind: Kind, name: str) -> str:
         return targets[name]
     if name.endswith(".py"):
         raise UserError(f"`{name}` names no class; write {name}:Class.")
-    for claim in _claims(kind).get(name, []):
-        raise PluginError(str(claim.error))
+    for info in _claims(kind).get(name, []):
+        raise PluginError(str(info.error))
     raise UnknownNameError(kind, name, targets)
 
 
@@ -366,26 +345,23 @@ def _violation(cls: Any, base: type) -> str | None:
         return f"must be a dataclass derived from `{base.__name__}`; got {cls!r}."
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]  # every dataclass has them
         return "must be a frozen dataclass; write `@dataclass(frozen=True)` above it."
-    undeclared = [name for name in _declarations(base) if not hasattr(cls, name)]
+    declared = [name for name, annotation in inspect.get_annotations(base).items() if "ClassVar" in str(annotation)]
+    undeclared = [name for name in declared if not hasattr(cls, name)]
     if undeclared:
         return f"must declare {_listed(undeclared)} in its class body."
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
         return f"lacks {_listed(missing)}, which `{base.__name__}` asks for."
-    wrong = [_no_constant(cls, name) for name in _properties(base)] + [_unlike(cls, base, n) for n in _methods(base)]
+    wrong = [
+        *(_no_constant(cls, name) for name in _public(base, lambda value: isinstance(value, property))),
+        *(_unlike(cls, base, name) for name in _public(base, inspect.isfunction)),
+    ]
     return next(filter(None, wrong), None)
 
 
-def _declarations(base: type) -> list[str]:
-    return [name for name, annotation in inspect.get_annotations(base).items() if "ClassVar" in str(annotation)]
-
-
-def _properties(base: type) -> list[str]:
-    return [name for name, value in vars(base).items() if isinstance(value, property) and not name.startswith("_")]
-
-
-def _methods(base: type) -> list[str]:
-    return [name for name, value in vars(base).items() if inspect.isfunction(value) and not name.startswith("_")]
+def _public(base: type, is_meant: Callable[[object], bool]) -> list[str]:
+    """The public attributes of a class that are of some kind."""
+    return [name for name, value in vars(base).items() if is_meant(value) and not name.startswith("_")]
 
 
 def _no_constant(cls: type, name: str) -> str | None:

@@ -121,7 +121,7 @@ class FakeField:
 
     rate: float
 
-    def __call__(self, t: Any, y: State) -> State:
+    def __call__(self, t: Array, y: State) -> State:
         """The derivative."""
         del t
         return self.rate * y  # type: ignore[operator]  # a fake's state is one array
@@ -147,11 +147,11 @@ class FakeStep:
         """The gradient of the sum of the final state."""
         return self.backward(self.forward())
 
-    def forward(self) -> Any:
+    def forward(self) -> State:
         """The solution."""
         return solve_checked(self.solve, self.problem.field, self.problem.y0, self.problem.times, self.spec)
 
-    def backward(self, state: Any) -> Gradients:
+    def backward(self, state: Array) -> Gradients:
         """Derivatives read off the solution: of the initial state, and of the rate."""
         times, y0 = self.problem.times, self.problem.y0
         loss = float(state[-1].sum())
@@ -360,7 +360,7 @@ class FakeTask(AbstractTask):
         del model, preset
         return Recipe(Optimizer("sgd", 0.1), batch_size=4, epochs=3)
 
-    def model_options(self, model: str) -> Mapping[str, Any]:
+    def model_options(self, model: str) -> Mapping[str, object]:
         """None."""
         del model
         return {}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nodebench import registry
-from nodebench.conformance.check import Check, checks_of, require
+from nodebench.conformance.check import Check, require
 from nodebench.conformance.subjects import MATRIX, MIDDLE, STATES, BackendSubject, Known, errors
 from nodebench.errors import CellError, DivergedError, UserError
 from nodebench.frameworks.base import FRAMEWORKS, load_framework
@@ -33,7 +33,8 @@ def backend_checks(text: str) -> list[Check]:
     Args:
         text: Its name with options, `module:Class` or `path.py:Class`.
     """
-    return checks_of(BACKEND_CHECKS, BackendSubject(text))
+    subject = BackendSubject(text)
+    return [Check(body, subject) for body in BACKEND_CHECKS]
 
 
 def it_can_be_loaded(subject: BackendSubject) -> None:
@@ -161,7 +162,7 @@ def what_it_is_handed_stays_as_it_was(subject: BackendSubject) -> None:
         return {"y0": framework.flat_state(problem.y0), "times": times, **framework.parameters(problem.field)}
 
     before = {name: value.copy() for name, value in handed().items()}
-    calls: dict[str, Callable[[], Any]] = {
+    calls: dict[str, Callable[[], object]] = {
         "solve": lambda: backend.gradient_step(problem, spec, framework).solution(),
         "its gradient": lambda: backend.gradient_step(problem, spec, framework).evaluations(),
         "grid": lambda: backend.grid(problem.field, problem.y0, problem.times, spec),

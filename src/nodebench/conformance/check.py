@@ -1,7 +1,14 @@
-"""A check: one thing that a plugin must do, with the sentence that says so."""
+"""A check: one thing that a plugin must do, with the sentence that says so; made here, or in a process of its own."""
 
-from collections.abc import Callable, Sequence
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any, Literal
 from unittest import SkipTest
 
@@ -9,7 +16,19 @@ from typing_extensions import override
 
 from nodebench.errors import CellError, NodebenchError, NotInstalledError
 
-State = Literal["ok", "failed", "skipped"]
+CheckState = Literal["ok", "failed", "skipped"]
+
+PROGRAM = """
+import json, sys
+descriptor, checks, path = sys.argv[1:]
+sys.path[:] = json.loads(path)
+from nodebench.conformance.check import serve
+serve(int(descriptor), bytes.fromhex(checks))
+"""
+"""What the other process runs: nothing of what a user's script does, and with its modules at hand."""
+
+LIMIT_S = 300.0
+"""Longest check: compiling on a slow machine is no failure, not to end is one."""
 
 
 class CheckFailedError(AssertionError):
@@ -33,7 +52,7 @@ class CheckOutcome:
 
     check: str
     meaning: str
-    state: State
+    state: CheckState
     reason: str = ""
 
 
@@ -81,11 +100,6 @@ class Check:
         return CheckOutcome(self.name, self.meaning, "ok")
 
 
-def checks_of(bodies: Sequence[Callable[[Any], None]], subject: Any) -> list[Check]:
-    """The checks of a subject."""
-    return [Check(body, subject) for body in bodies]
-
-
 def require(condition: object, sentence: str) -> None:
     """Fail the check with a sentence unless a condition holds.
 
@@ -100,3 +114,57 @@ def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     told = isinstance(error, CheckFailedError | NodebenchError | CellError | SkipTest)
     return text if told else f"it raises {type(error).__name__}: {text}"
+
+
+def outcomes(checks: Sequence[Check], limit_s: float = LIMIT_S) -> Iterator[CheckOutcome]:
+    """Make checks one after the other in another process, where what hangs or crashes in one does not end the rest.
+
+    Args:
+        checks: The checks of a plugin.
+        limit_s: Seconds that one check may take.
+
+    Yields:
+        What came of each, in order; of a plugin that cannot be loaded, of that alone.
+    """
+    begun = 0
+    while begun < len(checks):
+        for outcome in _from(checks[begun:], limit_s):
+            begun += 1
+            yield outcome
+            if begun == 1 and outcome.state != "ok":
+                return
+
+
+def _from(checks: Sequence[Check], limit_s: float) -> Iterator[CheckOutcome]:
+    """Outcomes in a new process, up to the first check that it does not survive."""
+    ours, theirs = Pipe(duplex=False)
+    told = (str(theirs.fileno()), pickle.dumps(checks).hex(), json.dumps(sys.path))
+    # `-P`: no folder before Python's own, as for a worker.
+    command = [sys.executable, "-P", "-c", PROGRAM, *told]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+    theirs.close()
+    try:
+        for check in checks:
+            if not ours.poll(limit_s):
+                yield CheckOutcome(check.name, check.meaning, "failed", f"it does not end within {limit_s:g} s.")
+                return
+            try:
+                yield ours.recv()
+            except EOFError:
+                reason = f"it ends the process, with exit code {process.wait()}."
+                yield CheckOutcome(check.name, check.meaning, "failed", reason)
+                return
+    finally:
+        process.kill()
+        process.wait()
+
+
+def serve(descriptor: int, checks: bytes) -> None:
+    """Make pickled checks, and send what comes of each over a pipe."""
+    connection = Connection(descriptor, readable=False)
+    os.dup2(2, 1)  # what a plugin prints is not the answer of the command
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # nobody has put another in its place yet
+    sys.argv[:] = [""]  # a plugin has no arguments
+    os.environ.setdefault("EQX_ON_ERROR", "off")  # as in a worker: diffrax's programs compile twice as fast
+    for check in pickle.loads(checks):
+        connection.send(check.outcome())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from nodebench.problem import Field, Problem, SolverSpec, State
+from nodebench.problem import Array, Field, Problem, SolverSpec, State
 from nodebench.tasks.linear.jax import JaxBatch
 
 
@@ -32,7 +32,7 @@ class KnownField(eqx.Module):
         self.A = jnp.zeros((dimension, dimension))
         self.split, self.waving = split, waving
 
-    def __call__(self, t: Any, y: Any) -> State:
+    def __call__(self, t: Array, y: Any) -> State:
         """The derivative."""
         rate = (jnp.concatenate(y, 1) if self.split else y) @ self.A.T
         if self.waving:
@@ -80,18 +80,18 @@ class KnownODE(eqx.Module):
         return Problem(self.field, state, np.asarray(self.times), Partial(path_loss), self.timed)
 
 
-def path_loss(ys: Any) -> jax.Array:
+def path_loss(ys: State) -> jax.Array:
     """Squares of all states after the first, summed."""
     total: jax.Array = reduce(add, (jnp.sum(part[1:] ** 2) for part in jax.tree.leaves(ys)))
     return total
 
 
-def euler(field: Field, y0: State, times: Any, spec: SolverSpec) -> State:
+def euler(field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
     """One step of Euler's method from each output time to the next: the same steps in every framework."""
     del spec
     times = jnp.asarray(times)
 
-    def step(y: State, interval: Any) -> tuple[State, State]:
+    def step(y: State, interval: tuple[Array, Array]) -> tuple[State, State]:
         begin, end = interval
         after = jax.tree.map(lambda part, rate: part + (end - begin) * rate, y, field(begin, y))
         return after, after

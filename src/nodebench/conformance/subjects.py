@@ -14,7 +14,7 @@ from nodebench.backends.solvers import METHODS, method
 from nodebench.conformance.check import CheckFailedError, NotApplicableError
 from nodebench.errors import NotInstalledError
 from nodebench.frameworks.base import AbstractFramework, AbstractTrainer, Batch, Weights, load_framework, solve_checked
-from nodebench.problem import Gradients, Problem, SolverSpec
+from nodebench.problem import Gradients, Problem, SolverSpec, State
 from nodebench.tasks.base import AbstractTask, Preset, Splits
 from nodebench.tasks.linear.task import gradients
 
@@ -338,7 +338,7 @@ class Built:
         return self.framework.trainer(model, self.subject.task.recipe(self.model, "smoke").optimizer, 2)
 
 
-def _unsolved(*arguments: object) -> Any:
+def _unsolved(*arguments: object) -> State:
     del arguments
     raise CheckFailedError("a model must not solve when it is made, nor when it is asked for its gradient problem.")
 

@@ -14,7 +14,7 @@ from nodebench.backends.solvers import method
 from nodebench.bench.reference import ReferenceSolver
 from nodebench.bench.worker.check_up import check_up
 from nodebench.bench.worker.subject import check_times
-from nodebench.conformance.check import Check, NotApplicableError, checks_of, require
+from nodebench.conformance.check import Check, NotApplicableError, require
 from nodebench.conformance.subjects import EXAMPLES, Built, TaskSubject, same
 from nodebench.errors import UserError
 from nodebench.frameworks.base import Batch, Weights
@@ -29,7 +29,8 @@ def task_checks(text: str) -> list[Check]:
     Args:
         text: Its name with options, `module:Class` or `path.py:Class`.
     """
-    return checks_of(TASK_CHECKS, TaskSubject(text))
+    subject = TaskSubject(text)
+    return [Check(body, subject) for body in TASK_CHECKS]
 
 
 def it_can_be_loaded(subject: TaskSubject) -> None:

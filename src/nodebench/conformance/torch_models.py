@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nodebench.frameworks.torch.field import like_state, state_parts
-from nodebench.problem import Field, Problem, SolverSpec, State
+from nodebench.problem import Array, Field, Problem, SolverSpec, State
 from nodebench.tasks.linear.torch import TorchBatch
 
 
@@ -29,7 +29,7 @@ class KnownField(nn.Module):
         self._split, self._waving, self._patience = split, waving, patience
 
     @override
-    def forward(self, t: Any, y: Any) -> State:
+    def forward(self, t: Array, y: Any) -> State:
         self._patience -= 1
         if self._patience < 0:
             raise RuntimeError("the solver evaluates the field without end")
@@ -65,7 +65,7 @@ class KnownODE(nn.Module):
         return Problem(self.field, state, times, path_loss, self._timed)
 
 
-def path_loss(ys: Any) -> Tensor:
+def path_loss(ys: State) -> Tensor:
     """Squares of all states after the first, summed."""
     parts = ys if isinstance(ys, tuple) else (ys,)
     return torch.stack([part[1:].pow(2).sum() for part in parts]).sum()

@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nodebench.errors import StoreError
-from nodebench.results.store import Store, existing
+from nodebench.results.store import Store, existing, insert
 
 SHOWN = 5
 """So many conflicts are named."""
 
-Row = Mapping[str, Any]
-Rows = Mapping[tuple[str, tuple[Any, ...]], Row]
+StoredRow = Mapping[str, object]
+Key = tuple[str, tuple[object, ...]]
+Rows = Mapping[Key, StoredRow]
 """The rows of a store by table and primary key, in their order."""
 
 
@@ -55,9 +55,8 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
         after = _join([(target, before), *parts])
         for key, row in after.items():
             if row != before.get(key):
-                names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
                 # The row of a run is the only one that changes, and runs are in the order of their beginning.
-                db.execute(f"INSERT OR REPLACE INTO {key[0]} ({names}) VALUES ({marks})", row)
+                insert(db, key[0], row, replace=True)
         db.execute("DELETE FROM measurements WHERE run_id IN (SELECT run_id FROM runs WHERE finished_at IS NOT NULL)")
     counts = [[table for table, _ in rows].count("records") for rows in (before, after)]
     return Merged([table for table, _ in after].count("runs"), counts[1], counts[1] - counts[0])
@@ -70,8 +69,8 @@ def _rows(store: Store) -> Rows:
 
 def _join(stores: Sequence[tuple[Path, Rows]]) -> Rows:
     """The rows of all stores, those of the first ones first."""
-    joined: dict[tuple[str, tuple[Any, ...]], Row] = {}
-    origins: dict[tuple[str, tuple[Any, ...]], Path] = {}
+    joined: dict[Key, StoredRow] = {}
+    origins: dict[Key, Path] = {}
     conflicts: list[str] = []
     for path, rows in stores:
         for key, row in rows.items():
@@ -88,12 +87,12 @@ def _join(stores: Sequence[tuple[Path, Rows]]) -> Rows:
     return joined
 
 
-def _latest(known: Row, row: Row) -> Row:
+def _latest(known: StoredRow, row: StoredRow) -> StoredRow:
     """Of two equal runs the one that ended last, one that has not being first; any other row as it was first found."""
-    return row if (row.get("finished_at") or "") > (known.get("finished_at") or "") else known
+    return row if str(row.get("finished_at") or "") > str(known.get("finished_at") or "") else known
 
 
-def _unlike(table: str, known: Row, row: Row) -> Iterator[str]:
+def _unlike(table: str, known: StoredRow, row: StoredRow) -> Iterator[str]:
     if table == "environments":
         return  # whose key is a hash of the contents
     for name, value in known.items():
@@ -101,7 +100,7 @@ def _unlike(table: str, known: Row, row: Row) -> Iterator[str]:
             yield name
 
 
-def _name(key: tuple[str, tuple[Any, ...]]) -> str:
+def _name(key: Key) -> str:
     """What a message calls a row."""
     table, (run, *rest) = key
     kinds = {"records": ("cell", "attempt"), "plots": ("plot of cell", "attempt", "place"), "sources": ("file",)}
@@ -109,6 +108,6 @@ def _name(key: tuple[str, tuple[Any, ...]]) -> str:
     return ", ".join([f"run {run}", *(f"{kind} {value}" for kind, value in named)])
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

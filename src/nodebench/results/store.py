@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from nodebench import __version__
 from nodebench.errors import StoreError, UnknownNameError, user_error
@@ -91,12 +90,9 @@ class Store:
 
     def start_run(self, run_id: str, command: str, plan: str, environment: Fingerprint, n_cells: int) -> None:
         """Enter a run that has begun."""
-        values = (run_id, now(), command, plan, json.dumps(environment), n_cells)
+        row = {"run_id": run_id, "created_at": now(), "command": command, "plan": plan}
         with self._connection() as db:
-            db.execute(
-                "INSERT INTO runs (run_id, created_at, command, plan, environment, n_cells) VALUES (?, ?, ?, ?, ?, ?)",
-                values,
-            )
+            insert(db, "runs", {**row, "environment": json.dumps(environment), "n_cells": n_cells})
 
     def finish_run(self, run_id: str) -> None:
         """Mark a run as complete and drop what only a resumption would need."""
@@ -143,11 +139,8 @@ class Store:
             record: The record.
             plots: Plots of its trained model.
         """
-        row = record.to_row()
-        names = ", ".join(row)
-        marks = ", ".join(f":{name}" for name in row)
         with self._connection() as db:
-            db.execute(f"INSERT INTO records ({names}) VALUES ({marks})", row)
+            insert(db, "records", record.to_row())
             attempt = (record.run_id, record.cell_id, record.attempt)
             db.executemany(
                 "INSERT INTO plots VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -176,10 +169,8 @@ class Store:
     def save_measurement(self, run_id: str, cell_id: str, found: Measurement) -> None:
         """Keep a gradient measurement whose cell still has to train, for a resumption."""
         with self._connection() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO measurements (run_id, cell_id, payload) VALUES (?, ?, ?)",
-                (run_id, cell_id, json.dumps(found.known)),
-            )
+            row = {"run_id": run_id, "cell_id": cell_id, "payload": json.dumps(found.known)}
+            insert(db, "measurements", row, replace=True)
 
     def measurements(self, run_id: str) -> dict[str, Measurement]:
         """The kept gradient measurements of a run by cell."""
@@ -273,7 +264,7 @@ class Store:
                 db.execute("BEGIN IMMEDIATE")
             yield db
 
-    def rows(self, db: sqlite3.Connection) -> Iterator[tuple[tuple[str, tuple[Any, ...]], sqlite3.Row]]:
+    def rows(self, db: sqlite3.Connection) -> Iterator[tuple[tuple[str, tuple[object, ...]], sqlite3.Row]]:
         """Every row of every table, each with its table and its primary key, in the order in which it was written."""
         for table in _schema():
             described = db.execute(f"PRAGMA table_info({table})").fetchall()
@@ -436,6 +427,12 @@ def _fill(db: sqlite3.Connection) -> None:
 
 def _columns_of(db: sqlite3.Connection, table: str) -> set[str]:
     return {row["name"] for row in db.execute(f"PRAGMA table_info({table})")}
+
+
+def insert(db: sqlite3.Connection, table: str, row: Mapping[str, object], *, replace: bool = False) -> None:
+    """Write a row, its values by column; in place of the one with its key where it is to replace that."""
+    names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+    db.execute(f"INSERT {'OR REPLACE ' if replace else ''}INTO {table} ({names}) VALUES ({marks})", row)
 
 
 def existing(path: str | Path) -> Store:

@@ -3,11 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from math import prod, sqrt
+from typing import ClassVar, Literal
 
 import numpy as np
 from typing_extensions import override
 
+from nodebench.errors import UnknownNameError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.importing import beside
 from nodebench.plots import Plot, View
@@ -97,8 +99,7 @@ class GradientInputs:
         weights: Every parameter of the model by dotted name.
         batch: The fixed batch, handed to the model's `problem`.
         closed_form: The exact gradients as float64 NumPy arrays (parameters of the field by their names in it), where
-        the
-            problem has such.
+            the problem has such.
         dataset: The data set that the batch is really from, as in `Splits.name`.
         note: What a reader must know of it, as in `Splits.note`.
         constants: The rest of the model's state by dotted name: buffers, arrays that are plain attributes. A task need
@@ -196,12 +197,16 @@ class AbstractTask(ABC):
         """
         return self.training_examples("quick", seed)
 
+    def _check_model(self, model: str) -> None:
+        if model not in self.models:
+            raise UnknownNameError(f"model of task '{type(self).__name__.lower()}'", model, self.models)
+
     @abstractmethod
     def recipe(self, model: str, preset: Preset) -> Recipe:
         """How a model is trained under a preset."""
 
     @abstractmethod
-    def model_options(self, model: str) -> Mapping[str, Any]:
+    def model_options(self, model: str) -> Mapping[str, object]:
         """Keyword arguments of the model's class, the same in every framework."""
 
     @abstractmethod
@@ -211,3 +216,15 @@ class AbstractTask(ABC):
     @abstractmethod
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """The fixed weights and batch of the gradient measurement."""
+
+
+def layer_weights(
+    name: str, shape: tuple[int, ...], rng: np.random.Generator, *, bias: bool = True
+) -> dict[str, np.ndarray]:
+    """Initial weights of a linear layer or a convolution, whose first axis is its output, float64.
+
+    As `torch.nn` draws them: weights and biases alike uniform within 1 / sqrt(fan-in).
+    """
+    bound = 1 / sqrt(prod(shape[1:]))
+    weights = {f"{name}.weight": rng.uniform(-bound, bound, shape)}
+    return weights | {f"{name}.bias": rng.uniform(-bound, bound, shape[0])} if bias else weights

@@ -49,7 +49,8 @@ def write(kind: Kind, name: str, framework: str, folder: Path) -> list[Path]:
     there = [str(path) for path in files if path.exists()]
     if there:
         raise UserError(f"`{', '.join(there)}` is there already, and is left as it is; choose another name or folder.")
-    _check_module(name)
+    if is_installed(name):
+        raise UserError(f"there is a module `{name}` already, which `{name}.py` would hide; choose another name.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, source in files.items():
@@ -78,8 +79,3 @@ def _check_name(kind: Kind, name: str) -> None:
         raise UserError(f"`{name}` cannot name a module and a class; use letters, digits and _, and no Python keyword.")
     if {name, name.replace("_", "-")} & set(registry.names(kind)):
         raise UserError(f"there is a {kind} `{name.replace('_', '-')}` already; choose another name.")
-
-
-def _check_module(name: str) -> None:
-    if is_installed(name):
-        raise UserError(f"there is a module `{name}` already, which `{name}.py` would hide; choose another name.")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class Mine(AbstractTask):
         epochs = {"smoke": 2, "quick": 20}.get(preset, 100)
         return Recipe(Optimizer("adam", 1e-2, schedule="cosine"), batch_size=64, epochs=epochs)
 
-    def model_options(self, model: str) -> Mapping[str, Any]:
+    def model_options(self, model: str) -> Mapping[str, object]:
         """Keyword arguments of the model's class, the same in every framework."""
         del model
         return {"hidden": self.hidden}

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import log, pi
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def log_base(z: Array) -> Array:
     return -0.5 * (z * z).sum(-1) - LOG_TWO_PI
 
 
-def potential(name: str, z: Array, xp: Any) -> Array:
+def potential(name: str, z: Array, xp: ModuleType) -> Array:
     """Energy U of a target p proportional to exp(-U).
 
     The four potentials of table 1 in "Variational Inference with Normalizing Flows", Rezende and Mohamed, 2015,
@@ -127,7 +128,7 @@ def potential(name: str, z: Array, xp: Any) -> Array:
     return POTENTIALS[name](z, xp)
 
 
-def wall(z: Array, xp: Any) -> Array:
+def wall(z: Array, xp: ModuleType) -> Array:
     """Energy added outside the window: half the square of the distance to it in units of `WALL_WIDTH`; zero inside.
 
     A target that ended at the window would be infinitely far from every flow, since a flow has mass everywhere, and one
@@ -138,7 +139,7 @@ def wall(z: Array, xp: Any) -> Array:
     return 0.5 * (beyond * beyond).sum(-1)
 
 
-def outside(z: Array, xp: Any) -> Array:
+def outside(z: Array, xp: ModuleType) -> Array:
     """Whether each point lies outside the window."""
     return (xp.abs(z) > WINDOW).any(-1)
 
@@ -169,7 +170,7 @@ def _log_integral(name: str, panels: list[tuple[float, float]]) -> float:
     return log(axis_weights @ np.exp(-potential(name, z, np) - wall(z, np)) @ axis_weights)
 
 
-def _ring(z: Array, xp: Any) -> Array:
+def _ring(z: Array, xp: ModuleType) -> Array:
     x, y = z[..., 0], z[..., 1]
     # The tiny term keeps the derivative of the square root finite at the origin.
     radius = xp.sqrt(x * x + y * y + 1e-30)
@@ -177,28 +178,28 @@ def _ring(z: Array, xp: Any) -> Array:
     return 0.5 * ((radius - 2) / 0.4) ** 2 - lobes
 
 
-def _wave(z: Array, xp: Any) -> Array:
+def _wave(z: Array, xp: ModuleType) -> Array:
     return 0.5 * (_off_wave(z, xp) / 0.4) ** 2
 
 
-def _forked_wave(z: Array, xp: Any) -> Array:
+def _forked_wave(z: Array, xp: ModuleType) -> Array:
     offset = _off_wave(z, xp)
     gap = 3 * xp.exp(-0.5 * ((z[..., 0] - 1) / 0.6) ** 2)
     return -xp.logaddexp(-0.5 * (offset / 0.35) ** 2, -0.5 * ((offset + gap) / 0.35) ** 2)
 
 
-def _split_wave(z: Array, xp: Any) -> Array:
+def _split_wave(z: Array, xp: ModuleType) -> Array:
     offset = _off_wave(z, xp)
     # 3 sigmoid((z1 - 1) / 0.3), by the hyperbolic tangent that every namespace has.
     gap = 1.5 * (1 + xp.tanh((z[..., 0] - 1) / 0.6))
     return -xp.logaddexp(-0.5 * (offset / 0.4) ** 2, -0.5 * ((offset + gap) / 0.35) ** 2)
 
 
-def _off_wave(z: Array, xp: Any) -> Array:
+def _off_wave(z: Array, xp: ModuleType) -> Array:
     return z[..., 1] - xp.sin(0.5 * pi * z[..., 0])
 
 
-POTENTIALS: Mapping[str, Callable[[Array, Any], Array]] = {
+POTENTIALS: Mapping[str, Callable[[Array, ModuleType], Array]] = {
     "u1": _ring,
     "u2": _wave,
     "u3": _forked_wave,
@@ -215,7 +216,7 @@ class MaximumLikelihood:
         xp: Array namespace of the framework.
     """
 
-    xp: Any
+    xp: ModuleType
     from_base: ClassVar[bool] = False
     """Whether the flow runs from the base to the data or the other way."""
 
@@ -248,7 +249,7 @@ class DensityMatching:
         target: `"u1"` to `"u4"`.
     """
 
-    xp: Any
+    xp: ModuleType
     target: str
     from_base: ClassVar[bool] = True
 
@@ -272,6 +273,6 @@ class DensityMatching:
 Objective = MaximumLikelihood | DensityMatching
 
 
-def objective(dataset: str, xp: Any) -> Objective:
+def objective(dataset: str, xp: ModuleType) -> Objective:
     """The objective of a data set: density matching for a target, maximum likelihood for all others."""
     return DensityMatching(xp, dataset) if dataset in POTENTIALS else MaximumLikelihood(xp)

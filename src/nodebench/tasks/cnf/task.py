@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from typing_extensions import override
@@ -12,7 +12,7 @@ from nodebench.errors import UnknownNameError, UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
-from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
+from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits, layer_weights
 from nodebench.tasks.cnf.data import IMPROPER, KL, KL_WITHOUT_WALL, MASS_OUTSIDE, NLL, POTENTIALS, SAMPLERS
 
 
@@ -147,7 +147,7 @@ class Cnf(AbstractTask):
     @override
     def recipe(self, model: str, preset: Preset) -> Recipe:
         """The recipe of a preset; base samples and trace noise are drawn afresh in every step."""
-        self._check(model)
+        self._check_model(model)
         recipe = (CNF_RECIPES if model == "cnf" else PLANAR_RECIPES)[preset]
         if model == "cnf" and self.matches_target and preset != "paper":
             recipe = replace(recipe, optimizer=_MATCHING)
@@ -155,8 +155,8 @@ class Cnf(AbstractTask):
         return replace(recipe, evaluation_batch=2_000, augment=self._redraw if redraws else None)
 
     @override
-    def model_options(self, model: str) -> Mapping[str, Any]:
-        self._check(model)
+    def model_options(self, model: str) -> Mapping[str, object]:
+        self._check_model(model)
         if model == "planar":
             return {"dataset": self.dataset, "layers": self._size(self.layers)}
         return {"dataset": self.dataset, "hidden": self._size(self.hidden), "trace": self.trace}
@@ -164,7 +164,7 @@ class Cnf(AbstractTask):
     @override
     def weights(self, model: str, seed: int) -> Weights:
         """Initial weights drawn from the seed, float64."""
-        self._check(model)
+        self._check_model(model)
         if model == "planar":
             return planar_weights(self._size(self.layers), seed)
         return cnf_weights(self._size(self.hidden), seed)
@@ -186,7 +186,7 @@ class Cnf(AbstractTask):
         from nodebench.tasks.cnf import plots  # noqa: PLC0415  imports matplotlib
 
         del splits
-        self._check(model)
+        self._check_model(model)
         if model == "planar":
             return plots.planar(self.dataset, self._size(self.layers), view)
         return plots.continuous(self.dataset, view)
@@ -199,10 +199,6 @@ class Cnf(AbstractTask):
 
     def _size(self, given: int | None) -> int:
         return given if given is not None else 32 if self.matches_target else 64
-
-    def _check(self, model: str) -> None:
-        if model not in self.models:
-            raise UnknownNameError("model of task 'cnf'", model, self.models)
 
     def _draw(self, part: str, n: int, seed: int) -> Batch:
         rng = np.random.default_rng([seed, STREAMS[part]])
@@ -235,9 +231,7 @@ def cnf_weights(hidden: int, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     weights: dict[str, np.ndarray] = {}
     for name, fan_in in (("input", 1), ("middle", HYPER_WIDTH)):
-        bound = 1 / sqrt(fan_in)
-        weights[f"field.{name}.weight"] = rng.uniform(-bound, bound, (HYPER_WIDTH, fan_in))
-        weights[f"field.{name}.bias"] = rng.uniform(-bound, bound, HYPER_WIDTH)
+        weights |= layer_weights(f"field.{name}", (HYPER_WIDTH, fan_in), rng)
     scale = np.repeat([1.0, 1.0 / hidden, 1.0, 1.0], [2 * hidden, 2 * hidden, hidden, hidden])
     bound = 1 / sqrt(HYPER_WIDTH)
     weights["field.output.weight"] = scale[:, None] * rng.uniform(-bound, bound, (6 * hidden, HYPER_WIDTH))

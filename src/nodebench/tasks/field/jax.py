@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 
 from nodebench.frameworks.base import Weights, check_alike, seeded_globally
 from nodebench.frameworks.jax.parameters import named_parameters, refuse_complex, whole_state
-from nodebench.problem import Problem
+from nodebench.problem import Problem, State
 from nodebench.registry import load_class
 from nodebench.tasks.field.task import parts_of
 
@@ -53,12 +53,12 @@ class FieldODE(eqx.Module):
         return Problem(self.field, parts_of("y0", batch), np.asarray(self.times), loss)
 
 
-def end_loss(end: Any, ys: Any) -> jax.Array:
+def end_loss(end: State, ys: State) -> jax.Array:
     """Mean squared distance of the last of the states at the output times, over all numbers of the state."""
     return jnp.mean(distances(end, ys))
 
 
-def distances(end: Any, ys: Any) -> jax.Array:
+def distances(end: State, ys: State) -> jax.Array:
     """Squared distances of the last of the states from their targets, shape `(n, numbers of a state)`.
 
     Raises:

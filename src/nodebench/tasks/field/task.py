@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from typing_extensions import override
@@ -10,7 +10,7 @@ from typing_extensions import override
 from nodebench.errors import PluginError, UnknownNameError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.importing import beside
-from nodebench.problem import SolverSpec
+from nodebench.problem import Array, SolverSpec, State
 from nodebench.registry import load_class
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
 
@@ -97,7 +97,7 @@ class AbstractFieldTask(AbstractTask):
         return Recipe(Optimizer("adam", 1e-2, schedule="cosine"), batch_size=64, epochs=epochs)
 
     @override
-    def model_options(self, model: str) -> Mapping[str, Any]:
+    def model_options(self, model: str) -> Mapping[str, object]:
         del model
         return {"fields": dict(self.fields), "times": self.times}
 
@@ -124,7 +124,7 @@ def by_part(name: str, states: States) -> Batch:
     return {name: states}
 
 
-def parts_of(name: str, batch: Mapping[str, Any]) -> Any:
+def parts_of(name: str, batch: Mapping[str, Array]) -> State:
     """The reverse: one array of a batch, or a tuple of them."""
     if name in batch:
         return batch[name]
@@ -132,7 +132,7 @@ def parts_of(name: str, batch: Mapping[str, Any]) -> Any:
     return tuple(batch[f"{name}.{i}"] for i in range(n))
 
 
-def _check_states(task: str, states: Any, n: int) -> None:
+def _check_states(task: str, states: object, n: int) -> None:
     parts = states if isinstance(states, tuple) else (states,)
     for part in parts:
         if not isinstance(part, np.ndarray):
@@ -156,7 +156,7 @@ def _check_states(task: str, states: Any, n: int) -> None:
         raise PluginError(f"`initial_states` of {task} returned an empty tuple.")
 
 
-def _check_targets(task: str, states: States, targets: Any) -> None:
+def _check_targets(task: str, states: States, targets: object) -> None:
     shapes, wanted = (
         [np.shape(part) for part in (each if isinstance(each, tuple) else (each,))] for each in (targets, states)
     )

@@ -1,7 +1,6 @@
 """The linear ODE in JAX."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from nodebench.problem import Problem
+from nodebench.problem import Array, Problem
 from nodebench.tasks.linear.task import Loss
 
 JaxBatch = Mapping[str, jax.Array]
@@ -31,7 +30,7 @@ class LinearField(eqx.Module):
     def __init__(self, dimension: int) -> None:
         self.A = jnp.zeros((dimension, dimension))
 
-    def __call__(self, t: jax.Array, y: Any) -> jax.Array:
+    def __call__(self, t: jax.Array, y: Array) -> jax.Array:
         """The derivative, which does not depend on time."""
         del t
         derivative: jax.Array = y @ self.A.T

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import scipy  # whose submodules load on first use: `nodebench list` imports this module
 from typing_extensions import override
 
-from nodebench.errors import UnknownNameError, UserError
+from nodebench.errors import UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.problem import Gradients, SolverSpec
 from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
@@ -93,12 +93,12 @@ class Linear(AbstractTask):
     @override
     def recipe(self, model: str, preset: Preset) -> Recipe:
         """Adam, with a cosine schedule but for `smoke`."""
-        self._check(model)
+        self._check_model(model)
         return RECIPES[preset]
 
     @override
-    def model_options(self, model: str) -> Mapping[str, Any]:
-        self._check(model)
+    def model_options(self, model: str) -> Mapping[str, object]:
+        self._check_model(model)
         return {
             "dimension": self.dimension,
             "times": tuple(float(t) for t in self._times()),
@@ -109,7 +109,7 @@ class Linear(AbstractTask):
     @override
     def weights(self, model: str, seed: int) -> Weights:
         """A rotation with some damping, drawn from the seed."""
-        self._check(model)
+        self._check_model(model)
         return {"field.A": _rotation_with_damping(np.random.default_rng((seed, 0)), self.dimension)}
 
     @override
@@ -130,10 +130,6 @@ class Linear(AbstractTask):
 
     def _times(self) -> np.ndarray:
         return np.linspace(0.0, self.horizon, self.n_times)
-
-    def _check(self, model: str) -> None:
-        if model not in self.models:
-            raise UnknownNameError("model of task 'linear'", model, self.models)
 
 
 def _rotation_with_damping(rng: np.random.Generator, dimension: int) -> np.ndarray:

@@ -1,13 +1,12 @@
 """The linear ODE in torch."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nodebench.problem import Problem
+from nodebench.problem import Array, Problem
 from nodebench.tasks.linear.task import Loss
 
 TorchBatch = Mapping[str, Tensor]
@@ -29,7 +28,7 @@ class LinearField(nn.Module):
         self.A = nn.Parameter(torch.zeros(dimension, dimension))
 
     @override
-    def forward(self, t: Any, y: Tensor) -> Tensor:
+    def forward(self, t: Array, y: Tensor) -> Tensor:
         """The derivative, which does not depend on time."""
         del t
         return y @ self.A.t()
@@ -79,13 +78,13 @@ class LinearODE(nn.Module):
         return torch.tensor(self._times, dtype=torch.float64, device=y0.device)
 
 
-def end_loss(ys: Any) -> Tensor:
+def end_loss(ys: Array) -> Tensor:
     """Squared norm of the last state, summed over the batch."""
     total: Tensor = ys[-1].pow(2).sum()
     return total
 
 
-def path_loss(ys: Any) -> Tensor:
+def path_loss(ys: Array) -> Tensor:
     """Squared norms of all states after the first, summed."""
     total: Tensor = ys[1:].pow(2).sum()
     return total

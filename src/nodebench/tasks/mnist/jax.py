@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from jax.tree_util import Partial
 
-from nodebench.problem import Problem
+from nodebench.problem import Array, Problem
 from nodebench.tasks.mnist.task import CHANNELS, CLASSES
 
 Downsampling = Literal["conv", "res"]
@@ -206,7 +206,7 @@ class ODEField(eqx.Module):
         self.norm1, self.norm2, self.norm3 = GroupNorm(-1), GroupNorm(-1), GroupNorm(-1)
         self.conv1, self.conv2 = TimeConv(), TimeConv()
 
-    def __call__(self, t: jax.Array, y: Any) -> jax.Array:
+    def __call__(self, t: jax.Array, y: Array) -> jax.Array:
         """dy/dt at time `t` of states `(n, 64, h, w)`."""
         out = self.conv1(t, jax.nn.relu(self.norm1(jnp.moveaxis(y, 1, -1))))
         out = self.conv2(t, jax.nn.relu(self.norm2(out)))

@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod, sqrt
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from typing_extensions import override
 
-from nodebench.errors import UnknownNameError, UserError
+from nodebench.errors import UserError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
-from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
+from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits, layer_weights
 from nodebench.tasks.mnist.data import load, where
 
 _TORCH = "nodebench.tasks.mnist.torch"
@@ -137,22 +136,22 @@ class Mnist(AbstractTask):
     @override
     def recipe(self, model: str, preset: Preset) -> Recipe:
         """The recipe of a preset, one for all convolutional networks; `paper` is the published one."""
-        self._check(model)
+        self._check_model(model)
         recipe = MLP_RECIPES.get(preset, RECIPES[preset]) if model == "mlp" else RECIPES[preset]
         return replace(recipe, augment=random_crop) if preset == "paper" else recipe
 
     @override
-    def model_options(self, model: str) -> Mapping[str, Any]:
-        self._check(model)
+    def model_options(self, model: str) -> Mapping[str, object]:
+        self._check_model(model)
         if model == "mlp":
             return {}
-        options: dict[str, Any] = {"downsampling": self.downsampling}
+        options: dict[str, object] = {"downsampling": self.downsampling}
         return options | {"blocks": BLOCKS[model]} if model in BLOCKS else options
 
     @override
     def weights(self, model: str, seed: int) -> Weights:
         """Initial weights with the distributions of `torch.nn`, drawn from the seed, float64."""
-        self._check(model)
+        self._check_model(model)
         draw = WeightDraw(seed)
         if model == "mlp":
             draw.mlp()
@@ -192,12 +191,8 @@ class Mnist(AbstractTask):
         """Misread test images; none where the model makes no mistake."""
         from nodebench.tasks.mnist.plots import misread_digits  # noqa: PLC0415  imports matplotlib
 
-        self._check(model)
+        self._check_model(model)
         return misread_digits(splits.test, view)
-
-    def _check(self, model: str) -> None:
-        if model not in self.models:
-            raise UnknownNameError("model of task 'mnist'", model, self.models)
 
 
 def random_crop(batch: Batch, generator: np.random.Generator) -> Batch:
@@ -274,7 +269,4 @@ class WeightDraw:
         self.weights[f"{name}.bias"] = np.zeros(CHANNELS)
 
     def _layer(self, name: str, shape: tuple[int, ...], *, bias: bool = True) -> None:
-        bound = 1 / sqrt(prod(shape[1:]))
-        self.weights[f"{name}.weight"] = self._rng.uniform(-bound, bound, shape)
-        if bias:
-            self.weights[f"{name}.bias"] = self._rng.uniform(-bound, bound, shape[0])
+        self.weights |= layer_weights(name, shape, self._rng, bias=bias)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import log, pi
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from nodebench.problem import Array, Field, Problem, State
-from nodebench.tasks.spiral.data import LATENT, N_POINTS, further_times, span_times
-from nodebench.tasks.spiral.task import HIDDEN, UNITS
+from nodebench.tasks.spiral.task import HIDDEN, LATENT, N_POINTS, UNITS, further_times, span_times
 
 JaxBatch = Mapping[str, jax.Array]
-"""What `nodebench.tasks.spiral.data.draw` returns, on the device."""
+"""What `nodebench.tasks.spiral.task.draw` returns, on the device."""
 
-JaxSolve = Callable[[Field, State, Array], Any]
+JaxSolve = Callable[[Field, State, Array], Array]
 """`solve(field, y0, times)`: the states at `times`, shape `(n_times, *y0.shape)`."""
 
 
@@ -49,7 +47,7 @@ class Dynamics(eqx.Module):
     def __init__(self) -> None:
         self.hidden, self.output = LinearLayer(LATENT, UNITS), LinearLayer(UNITS, LATENT)
 
-    def __call__(self, t: Any, z: Array) -> jax.Array:  # noqa: ARG002  autonomous
+    def __call__(self, t: Array, z: Array) -> jax.Array:  # noqa: ARG002  autonomous
         """Rate of the latent states, shape `(n, 4)`."""
         return self.output(jax.nn.silu(self.hidden(z)))
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from nodebench.frameworks.base import Batch
 from nodebench.plots import Plot, View
 from nodebench.tasks.plotting import small_multiples, wrapped
-from nodebench.tasks.spiral.data import N_POINTS
+from nodebench.tasks.spiral.task import N_POINTS
 
 N_PLOTS = 3
 """Trajectories of each direction whose reconstruction is shown."""

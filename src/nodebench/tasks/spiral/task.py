@@ -1,19 +1,45 @@
-"""Spirals observed at irregular times, continued: a latent ODE against a recurrent network."""
+"""Spirals observed at irregular times, continued: a latent ODE against a recurrent network.
+
+Two families of plane spirals are observed with white noise; their continuation has none.
+The experiment is that of section 5.1 of "Neural Ordinary Differential Equations", Chen, Rubanova, Bettencourt and
+Duvenaud, 2018, https://arxiv.org/abs/1806.07366, which does not say what its curves are. These are the two of the
+example published with torchdiffeq, at the thousand points that it intends for a curve: at time s in [0, 6 pi],
+counter-clockwise the radius 0.3 s about (5, 0) at the angle s; clockwise the radius 15 / (6 pi + 1 - s) about (-5, 0)
+at the angle 6 pi + 1 - s. Both grow. A trajectory is a piece of one of them, 200 points long, with its time counted
+from its own start.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, sqrt
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from typing_extensions import override
 
-from nodebench.errors import UnknownNameError, UserError
-from nodebench.frameworks.base import Optimizer, Weights
+from nodebench.errors import UserError
+from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.plots import Plot, View
 from nodebench.problem import SolverSpec
-from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
-from nodebench.tasks.spiral.data import LATENT, N_POINTS, draw, redraw_noise
+from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits, layer_weights
+
+N_POINTS = 100
+"""Equally spaced times of the observed span; the observations are drawn from them."""
+
+N_FURTHER = 100
+"""Times beyond the observed span, at the same spacing."""
+
+STOP = 6.0 * np.pi
+"""Where the curves end."""
+
+SPACING = STOP / 999
+"""Time between two points."""
+
+STARTS = (100 * SPACING, 700 * SPACING)
+"""Range of the starts: all radii lie between 0.5 and 5.1."""
+
+LATENT = 4
+"""Dimensions of the latent state, hence of the noise drawn for each trajectory."""
 
 N_TRAIN = 1000
 N_VALIDATION = 250
@@ -57,7 +83,7 @@ class Spiral(AbstractTask):
     """Spirals observed at irregular times, continued beyond them (section 5 and table 2 of the paper).
 
     "Neural Ordinary Differential Equations", Chen, Rubanova, Bettencourt and Duvenaud, 2018,
-    https://arxiv.org/abs/1806.07366. The data are drawn from the seed; see `nodebench.tasks.spiral.data`.
+    https://arxiv.org/abs/1806.07366. The data are drawn from the seed; see the module.
 
     Attributes:
         observations: How many of a trajectory's 100 points are observed; the paper has 30, 50 and 100.
@@ -111,19 +137,19 @@ class Spiral(AbstractTask):
     @override
     def recipe(self, model: str, preset: Preset) -> Recipe:
         """The recipe of a preset; the noise of the latent draw is new in every step."""
-        self._check(model)
+        self._check_model(model)
         return replace(RECIPES[model][preset], augment=redraw_noise)
 
     @override
-    def model_options(self, model: str) -> Mapping[str, Any]:
-        self._check(model)
+    def model_options(self, model: str) -> Mapping[str, object]:
+        self._check_model(model)
         options = {"noise_std": self.noise}
         return options | {"distinct_times": N_POINTS} if model == "latent-ode" else options
 
     @override
     def weights(self, model: str, seed: int) -> Weights:
         """Initial weights with the distributions of `torch.nn`, drawn from the seed, float64."""
-        self._check(model)
+        self._check_model(model)
         return latent_ode_weights(seed) if model == "latent-ode" else rnn_weights(seed)
 
     @override
@@ -146,12 +172,70 @@ class Spiral(AbstractTask):
         """Reconstructed and extrapolated test trajectories, and the latent ones of the latent ODE (figure 8)."""
         from nodebench.tasks.spiral import plots  # noqa: PLC0415  imports matplotlib
 
-        self._check(model)
+        self._check_model(model)
         return plots.plots(splits.test, view)
 
-    def _check(self, model: str) -> None:
-        if model not in self.models:
-            raise UnknownNameError("model of task 'spiral'", model, self.models)
+
+def span_times() -> np.ndarray:
+    """Times of the observed span, from 0 at a trajectory's start, float64 of shape `(100,)`."""
+    return SPACING * np.arange(N_POINTS)
+
+
+def further_times() -> np.ndarray:
+    """Times beyond the observed span, float64 of shape `(100,)`."""
+    return SPACING * np.arange(N_POINTS, N_POINTS + N_FURTHER)
+
+
+def curve(times: np.ndarray, clockwise: np.ndarray) -> np.ndarray:
+    """Points of the two curves.
+
+    Args:
+        times: Times in [0, 6 pi], any shape.
+        clockwise: Which curve, booleans that broadcast against `times`.
+
+    Returns:
+        Points, shape `(*times.shape, 2)`.
+    """
+    left = STOP + 1.0 - times
+    angle = np.where(clockwise, left, times)
+    radius = np.where(clockwise, 15.0 / left, 0.3 * times)
+    centre = np.where(clockwise, -5.0, 5.0)
+    return np.stack([radius * np.cos(angle) + centre, radius * np.sin(angle)], axis=-1)
+
+
+def draw(n: int, observations: int, noise: float, rng: np.random.Generator) -> Batch:
+    """Draw trajectories, half of them clockwise, each from a start of its own.
+
+    Args:
+        n: How many.
+        observations: How many of the 100 points of the span are observed, drawn without replacement per trajectory.
+        noise: Standard deviation of the white noise on each coordinate of an observation.
+        rng: Generator of all draws.
+
+    Returns:
+        `times` `(n, observations)`, increasing; `observations` `(n, observations, 2)`, noisy; `inside` `(n, 100, 2)`
+        and `beyond` `(n, 100, 2)`, the trajectory without noise within the span and after it; `noise` `(n, 4)`,
+        standard normal, for the draw of the latent state.
+    """
+    starts = rng.uniform(*STARTS, size=n)
+    clockwise = rng.permutation(np.arange(n) % 2 == 1)
+    grid = np.concatenate([span_times(), further_times()])
+    clean = curve(starts[:, None] + grid, clockwise[:, None])
+    points = np.tile(np.arange(N_POINTS), (n, 1))
+    kept = np.sort(rng.permuted(points, axis=1)[:, :observations], axis=1)
+    seen = np.take_along_axis(clean, kept[:, :, None], axis=1)
+    return {
+        "times": grid[kept],
+        "observations": seen + noise * rng.standard_normal(seen.shape),
+        "inside": clean[:, :N_POINTS],
+        "beyond": clean[:, N_POINTS:],
+        "noise": rng.standard_normal((n, LATENT)),
+    }
+
+
+def redraw_noise(batch: Batch, rng: np.random.Generator) -> Batch:
+    """The batch with fresh noise for the draw of the latent state, so that no two steps share any."""
+    return {**batch, "noise": rng.standard_normal(batch["noise"].shape)}
 
 
 def latent_ode_weights(seed: int) -> dict[str, np.ndarray]:
@@ -163,18 +247,18 @@ def latent_ode_weights(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
         **_recurrent("recognition.rnn", rng),
-        **_linear("recognition.output", (2 * LATENT, HIDDEN), rng),
-        **_linear("field.hidden", (UNITS, LATENT), rng),
-        **_linear("field.output", (LATENT, UNITS), rng),
-        **_linear("decoder.hidden", (UNITS, LATENT), rng),
-        **_linear("decoder.output", (2, UNITS), rng),
+        **layer_weights("recognition.output", (2 * LATENT, HIDDEN), rng),
+        **layer_weights("field.hidden", (UNITS, LATENT), rng),
+        **layer_weights("field.output", (LATENT, UNITS), rng),
+        **layer_weights("decoder.hidden", (UNITS, LATENT), rng),
+        **layer_weights("decoder.output", (2, UNITS), rng),
     }
 
 
 def rnn_weights(seed: int) -> dict[str, np.ndarray]:
     """Weights of the recurrent network that predicts the next observation, float64."""
     rng = np.random.default_rng(seed)
-    return {**_recurrent("rnn", rng), **_linear("output", (2, HIDDEN), rng)}
+    return {**_recurrent("rnn", rng), **layer_weights("output", (2, HIDDEN), rng)}
 
 
 def _recurrent(name: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -187,8 +271,3 @@ def _recurrent(name: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
         "bias_hh_l0": (HIDDEN,),
     }
     return {f"{name}.{key}": rng.uniform(-bound, bound, shape) for key, shape in shapes.items()}
-
-
-def _linear(name: str, shape: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    bound = 1 / sqrt(shape[1])
-    return {f"{name}.weight": rng.uniform(-bound, bound, shape), f"{name}.bias": rng.uniform(-bound, bound, shape[0])}

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import log, pi
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,12 @@ from typing_extensions import override
 
 from nodebench.errors import UserError
 from nodebench.problem import Array, Field, Problem, State
-from nodebench.tasks.spiral.data import LATENT, N_FURTHER, N_POINTS, SPACING, further_times, span_times
-from nodebench.tasks.spiral.task import HIDDEN, UNITS
+from nodebench.tasks.spiral.task import HIDDEN, LATENT, N_FURTHER, N_POINTS, SPACING, UNITS, further_times, span_times
 
 TorchBatch = Mapping[str, Tensor]
-"""What `nodebench.tasks.spiral.data.draw` returns, on the device."""
+"""What `nodebench.tasks.spiral.task.draw` returns, on the device."""
 
-TorchSolve = Callable[[Field, State, Array], Any]
+TorchSolve = Callable[[Field, State, Array], Array]
 """`solve(field, y0, times)`: the states at `times`, shape `(n_times, *y0.shape)`."""
 
 
