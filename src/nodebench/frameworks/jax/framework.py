@@ -77,7 +77,7 @@ def _state(problem: Problem, flat: np.ndarray) -> State:
     return jax.tree.unflatten(structure, arrays)
 
 
-def _shapes(state: State) -> Any:
+def _shapes(state: State) -> State:
     return jax.tree.map(jnp.shape, state)
 
 
@@ -150,11 +150,6 @@ class Jax(AbstractFramework):
     @override
     def n_params(self, model: Any) -> int:
         return sum(leaf.size for leaf in named_parameters(model).values())
-
-    @override
-    def problem(self, model: Any, batch: Batch) -> Problem:
-        problem: Problem = model.problem(self.arrays(batch))
-        return problem
 
     @override
     def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
