@@ -1,5 +1,6 @@
 """One gradient step in JAX: compiled, split in two, counted."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -43,46 +44,26 @@ _Inputs = tuple[list[Array], State, Array | None]
 """What is differentiated: the field's parameters, the initial state, and the times where asked for."""
 
 
-@dataclass
-class _CallCounts:
-    """Evaluations since the last reset, as the callbacks of the compiled program report them."""
-
-    plain: int = 0
-    with_residuals: int = 0
-    vjps: int = 0
-
-    def reset(self) -> None:
-        self.plain = self.with_residuals = self.vjps = 0
-
-    def add_plain(self) -> None:
-        self.plain += 1
-
-    def add_with_residuals(self) -> None:
-        self.with_residuals += 1
-
-    def add_vjp(self) -> None:
-        self.vjps += 1
-
-
 # One object for the process: a compiled program keeps the callbacks that it was traced with.
-_COUNTS = _CallCounts()
+_COUNTS: Counter[str] = Counter()
+"""Evaluations (`plain`, `with residuals`) and `vjps` since it was last cleared, as compiled programs report them."""
 
 
 @jax.custom_vjp
 def _tick(y: State) -> State:
     """The identity, which counts how often it is evaluated, evaluated for differentiation, and differentiated."""
-    jax.debug.callback(_COUNTS.add_plain)
+    jax.debug.callback(partial(_COUNTS.update, ["plain"]))
     return y
 
 
 def _tick_forward(y: State) -> tuple[State, None]:
-    jax.debug.callback(_COUNTS.add_with_residuals)
+    jax.debug.callback(partial(_COUNTS.update, ["with residuals"]))
     return y, None
 
 
 def _tick_backward(residuals: None, cotangent: State) -> tuple[State]:
     del residuals
-    jax.debug.callback(_COUNTS.add_vjp)
+    jax.debug.callback(partial(_COUNTS.update, ["vjps"]))
     return (cotangent,)
 
 
@@ -176,23 +157,23 @@ class JaxGradientStep:
     def forward_evaluations(self) -> int:
         """Count the evaluations of `solution` in a program whose field calls back to the host."""
         jax.effects_barrier()
-        _COUNTS.reset()
+        _COUNTS.clear()
         jax.block_until_ready(_solution(replace(self._program, counted=True), self._inputs, self._arrays))
         jax.effects_barrier()
-        return _COUNTS.plain
+        return _COUNTS["plain"]
 
     def evaluations(self) -> Evaluations:
         """Count evaluations in a program of its own, whose field calls back to the host."""
         jax.effects_barrier()
-        _COUNTS.reset()
+        _COUNTS.clear()
         program = replace(self._program, counted=True)
         loss, pullback = jax.block_until_ready(_value_and_pullback(program, self._inputs, self._arrays))
         jax.effects_barrier()
-        forward = _COUNTS.plain + _COUNTS.with_residuals
-        _COUNTS.reset()
+        forward = _COUNTS["plain"] + _COUNTS["with residuals"]
+        _COUNTS.clear()
         jax.block_until_ready(_pull_back(pullback, jnp.ones_like(loss)))
         jax.effects_barrier()
-        return Evaluations(forward, _COUNTS.plain + _COUNTS.with_residuals, _COUNTS.vjps)
+        return Evaluations(forward, _COUNTS["plain"] + _COUNTS["with residuals"], _COUNTS["vjps"])
 
     def saved_bytes(self) -> int | None:
         """Temporary and output buffers of the compiled step.
