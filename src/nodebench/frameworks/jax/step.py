@@ -1,9 +1,9 @@
 """One gradient step in JAX: compiled, split in two, counted."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -35,13 +35,19 @@ class _Program:
     spec: SolverSpec
     parameters: PyTreeDef
     rest: PyTreeDef
-    constants: tuple[Any, ...]
+    constants: tuple[object, ...]
     times: tuple[float, ...] | None
     counted: bool = False
 
 
 _Inputs = tuple[list[Array], State, Array | None]
 """What is differentiated: the field's parameters, the initial state, and the times where asked for."""
+
+_Arrays = tuple[Field, Callable[[State], Array]]
+"""Arrays that are not differentiated: what the field has beside its parameters, and those of the loss."""
+
+_Pullback = Callable[[Array], tuple[_Inputs]]
+"""From the cotangent of the loss to those of what is differentiated."""
 
 
 # One object for the process: a compiled program keeps the callbacks that it was traced with.
@@ -79,7 +85,7 @@ class _Counted(eqx.Module):
         return self.field(t, _tick(y))
 
 
-def _states_and_loss(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[State, Any]:
+def _states_and_loss(program: _Program, inputs: _Inputs, arrays: _Arrays) -> tuple[State, Callable[[State], Array]]:
     leaves, y0, times = inputs
     others, loss = eqx.combine(arrays, tree_unflatten(program.rest, program.constants))
     field = eqx.combine(tree_unflatten(program.parameters, leaves), others)
@@ -89,7 +95,7 @@ def _states_and_loss(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[S
     return solve_checked(program.solve, field, y0, at, program.spec), loss
 
 
-def _objective(program: _Program, inputs: _Inputs, arrays: Any) -> Array:
+def _objective(program: _Program, inputs: _Inputs, arrays: _Arrays) -> Array:
     ys, loss = _states_and_loss(program, inputs, arrays)
     return loss(ys)
 
@@ -97,23 +103,23 @@ def _objective(program: _Program, inputs: _Inputs, arrays: Any) -> Array:
 # The compiled functions live at module level, so that a problem with new weights but the same program and shapes finds
 # the code of the last one.
 @partial(jax.jit, static_argnums=0)
-def _value_and_gradient(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[Array, _Inputs]:
+def _value_and_gradient(program: _Program, inputs: _Inputs, arrays: _Arrays) -> tuple[Array, _Inputs]:
     done: tuple[Array, _Inputs] = jax.value_and_grad(_objective, argnums=1)(program, inputs, arrays)
     return done
 
 
 @partial(jax.jit, static_argnums=0)
-def _solution(program: _Program, inputs: _Inputs, arrays: Any) -> State:
+def _solution(program: _Program, inputs: _Inputs, arrays: _Arrays) -> State:
     return _states_and_loss(program, inputs, arrays)[0]
 
 
 @partial(jax.jit, static_argnums=0)
-def _value_and_pullback(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[Array, Any]:
+def _value_and_pullback(program: _Program, inputs: _Inputs, arrays: _Arrays) -> tuple[Array, _Pullback]:
     return jax.vjp(lambda at: _objective(program, at, arrays), inputs)
 
 
 @jax.jit
-def _pull_back(pullback: Any, cotangent: Array) -> _Inputs:
+def _pull_back(pullback: _Pullback, cotangent: Array) -> _Inputs:
     gradient: tuple[_Inputs] = pullback(cotangent)
     return gradient[0]
 
@@ -139,13 +145,13 @@ class JaxGradientStep:
         done = _value_and_gradient(self._program, self._inputs, self._arrays)
         return self._gradients(*jax.block_until_ready(done))
 
-    def forward(self) -> tuple[Array, Any]:
+    def forward(self) -> tuple[Array, _Pullback]:
         """The loss and its pullback, whose arrays are what is kept for `backward`."""
-        done: tuple[Array, Any] = _value_and_pullback(self._program, self._inputs, self._arrays)
+        done: tuple[Array, _Pullback] = _value_and_pullback(self._program, self._inputs, self._arrays)
         jax.block_until_ready(done)
         return done
 
-    def backward(self, state: tuple[Array, Any]) -> Gradients:
+    def backward(self, state: tuple[Array, _Pullback]) -> Gradients:
         """Gradients from what `forward` returned."""
         loss, pullback = state
         return self._gradients(loss, jax.block_until_ready(_pull_back(pullback, jnp.ones_like(loss))))

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from nodebench.errors import FieldError
 from nodebench.frameworks.base import field_name
@@ -135,7 +135,7 @@ def check_rate(kind: str, rate: State, state: State) -> None:
 
 def leaves_of(outputs: Sequence[Tensor]) -> list[Tensor]:
     """The tensors that a graph ends in, which are what its outputs are differentiable by."""
-    stack: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    stack: list[Node] = [output.grad_fn for output in outputs if output.grad_fn is not None]
     found, seen = {id(output): output for output in outputs if output.is_leaf and output.requires_grad}, set(stack)
     while stack:
         node = stack.pop()
