@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -127,10 +127,10 @@ class JaxOdeint(AbstractBackend):
         return replace(step, forward_evaluations=forward_evaluations, evaluations=evaluations)
 
 
-def _mirrored(rest: Field, spec: SolverSpec, sign: int, parameters: Any, y0: State, times: Array) -> State:
+def _mirrored(rest: Field, spec: SolverSpec, sign: int, parameters: Field, y0: State, times: Array) -> State:
     """Solve dy/ds = sign f(sign s, y) at s = sign t, which increases."""
 
-    def rate(y: State, s: Array, parameters: Any) -> State:
+    def rate(y: State, s: Array, parameters: Field) -> State:
         found = eqx.combine(parameters, rest)(sign * s, y)
         return jax.tree.map(lambda leaf: sign * leaf, found)
 

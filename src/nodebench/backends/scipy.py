@@ -140,43 +140,34 @@ class _ScipyAdjoint(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, grad_ys: Tensor) -> Any:
+    def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *params = ctx.saved_tensors
-        sweep = _BackwardSolve(
-            _Augmented(ctx.setup, params, ys[0]), _numbers(ys), _numbers(grad_ys), output_times(times)
+        timed, augmented = ctx.needs_input_grad[2], _Augmented(ctx.setup, params, ys[0])
+        by_y0, by_params, by_marks = _solve_backward(
+            augmented, _numbers(ys), _numbers(grad_ys), output_times(times), timed=timed
         )
-        by_y0, by_params = sweep.run(timed=ctx.needs_input_grad[2])
-        by_times = times.new_tensor(sweep.by_times) if ctx.needs_input_grad[2] else None
+        by_times = times.new_tensor(by_marks) if timed else None
         pieces = np.split(by_params, np.cumsum([p.numel() for p in params]))[:-1]
         shaped = [_tensor(piece, p).view(p.shape) for piece, p in zip(pieces, params, strict=True)]
         return None, _tensor(by_y0, ys), by_times, *shaped
 
 
-class _BackwardSolve:
-    """The backward solve through all output times, from the last to the first."""
-
-    def __init__(self, augmented: "_Augmented", ys: np.ndarray, grad_ys: np.ndarray, marks: Sequence[float]) -> None:
-        self._augmented, self._ys, self._grad_ys, self._marks = augmented, ys, grad_ys, marks
-        self.by_times = [0.0] * len(marks)
-
-    def run(self, *, timed: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The gradients of the initial state and of the parameters; those of the times into `by_times`."""
-        solver, n = _Integration(self._augmented.spec), self._ys.shape[1]
-        adjoint, by_params = np.zeros(n), np.zeros(self._augmented.n_params)
-        for i in range(len(self._marks) - 1, 0, -1):
-            if timed:
-                self.by_times[i] = self._grad_ys[i] @ self._rate(i)
-            adjoint = adjoint + self._grad_ys[i]
-            # The stored state, not the one reconstructed backwards, whose error would otherwise go on.
-            start = np.concatenate([self._ys[i], adjoint, by_params])
-            (end,) = solver.solve(self._augmented, start, (self._marks[i], self._marks[i - 1]))
-            adjoint, by_params = end[n : 2 * n], end[2 * n :]
+def _solve_backward(
+    augmented: "_Augmented", ys: np.ndarray, grad_ys: np.ndarray, marks: Sequence[float], *, timed: bool
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """The gradients of the initial state, of the parameters and, where `timed`, of the output times, zero elsewhere."""
+    solver, n = _Integration(augmented.spec), ys.shape[1]
+    adjoint, by_params, by_times = np.zeros(n), np.zeros(augmented.n_params), [0.0] * len(marks)
+    for i in range(len(marks) - 1, 0, -1):
         if timed:
-            self.by_times[0] = -adjoint @ self._rate(0)
-        return adjoint + self._grad_ys[0], by_params
-
-    def _rate(self, i: int) -> np.ndarray:
-        return self._augmented.plain(self._marks[i], self._ys[i])
+            by_times[i] = grad_ys[i] @ augmented.plain(marks[i], ys[i])
+        adjoint = adjoint + grad_ys[i]
+        # The stored state, not the one reconstructed backwards, whose error would otherwise go on.
+        (end,) = solver.solve(augmented, np.concatenate([ys[i], adjoint, by_params]), (marks[i], marks[i - 1]))
+        adjoint, by_params = end[n : 2 * n], end[2 * n :]
+    if timed:
+        by_times[0] = -adjoint @ augmented.plain(marks[0], ys[0])
+    return adjoint + grad_ys[0], by_params, by_times
 
 
 class _Forward:

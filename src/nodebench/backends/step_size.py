@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, isfinite, nan
-from typing import Any
+
+from nodebench.problem import Array
 
 SAFETY, SMALLEST, LARGEST = 0.9, 0.2, 10.0
 """Constants of the controllers, those of torchdiffeq and diffrax."""
@@ -97,10 +98,12 @@ class StepScale:
     order: int
     rtol: float
     atol: float
-    rms: Callable[[Any], float]
+    rms: Callable[[Array], float]
 
 
-def first_step(field: Callable[[float, Any], Any], y0: Any, times: tuple[float, float], scale: StepScale) -> float:
+def first_step(
+    field: Callable[[float, Array], Array], y0: Array, times: tuple[float, float], scale: StepScale
+) -> float:
     """Choose a first step from the sizes of the state and of its first two derivatives.
 
     Two evaluations of the field. The step never reaches past `times[1]`.

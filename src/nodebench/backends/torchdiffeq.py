@@ -90,7 +90,7 @@ def _equal_steps(spec: SolverSpec) -> Callable[..., Tensor]:
         StepLimitError: If they are more than `spec.max_steps`.
     """
 
-    def grid(func: Any, y0: Any, times: Tensor) -> Tensor:
+    def grid(func: object, y0: object, times: Tensor) -> Tensor:
         del func, y0
         assert spec.first_step is not None, "without one, the spec is unsupported"
         marks = times.tolist()

@@ -198,9 +198,10 @@ class AbstractFramework(ABC):
     def n_params(self, model: Any) -> int:
         """Number of trainable parameters."""
 
-    @abstractmethod
     def problem(self, model: Any, batch: Batch) -> Problem:
         """The model's gradient problem on a batch: `model.problem(arrays)`."""
+        problem: Problem = model.problem(self.arrays(batch))
+        return problem
 
     @abstractmethod
     def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
@@ -335,7 +336,7 @@ def solve_checked(solve: Solve, field: Field, y0: State, times: Array, spec: Sol
     return ys
 
 
-def _shapes(state: State, leading: tuple[int, ...] = ()) -> Any:
+def _shapes(state: State, leading: tuple[int, ...] = ()) -> tuple[object, ...] | str:
     """Shape of an array, or those of a tuple's parts; what is neither is told by its type."""
     if isinstance(state, tuple):
         return tuple(_shapes(part, leading) for part in state)

@@ -116,7 +116,7 @@ def default_checkpoints(max_steps: int) -> int:
     return 1 if max_steps == 1 else floor(-1.5 + sqrt(2 * max_steps + 0.25)) + 1
 
 
-def poisoned(ys: State, result: Any) -> State:
+def poisoned(ys: State, result: diffrax.RESULTS) -> State:
     """The states, times one where the solve succeeded, times NaN where it did not; NaN then in their gradient, too.
 
     Without it, a solve that ran into its limit would hand out the state it came to as if it were the last.
@@ -126,7 +126,7 @@ def poisoned(ys: State, result: Any) -> State:
 
 
 def controller(
-    spec: SolverSpec, norm: Callable[[Any], Any] | None = None, max_step: float | None = None
+    spec: SolverSpec, norm: Callable[[State], Array] | None = None, max_step: float | None = None
 ) -> diffrax.PIDController:
     """Diffrax's own step size control, with the gains of `spec.controller`."""
     gains = CONTROLLERS[spec.controller]

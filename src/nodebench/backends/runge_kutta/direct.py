@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from nodebench.backends.runge_kutta.compiled import field as compiled_field
+from nodebench.backends.runge_kutta.compiled import programs
 from nodebench.backends.runge_kutta.compiled.direct import CompiledDirectSolve, solve_through_compiled
 from nodebench.backends.runge_kutta.dense_output import dense_output
 from nodebench.backends.runge_kutta.solve import (
@@ -59,7 +59,7 @@ class Direct(AbstractRungeKutta):
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         reason = reason_unsupported(spec)
         if reason is None and self.compile:
-            return compiled_field.reason_unsupported(problem)
+            return programs.reason_unsupported(problem)
         return reason
 
     @override
@@ -105,7 +105,7 @@ class _DirectSolve(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, grad_ys: Tensor) -> Any:
+    def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.tape:
             raise UserError("`direct` frees its graphs as it reads them; solve again for a second backward pass.")
         method, shape = tableau(ctx.setup.spec.solver), ctx.setup.layout

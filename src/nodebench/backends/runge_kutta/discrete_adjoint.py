@@ -67,7 +67,7 @@ class DiscreteAdjointSolve(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, grad_ys: Tensor) -> Any:
+    def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         """Redo the steps, last one first, and pull the derivative through them."""
         times, *saved = ctx.saved_tensors
         params, kept = saved[: ctx.n_params], saved[ctx.n_params :]

@@ -192,7 +192,7 @@ class _ReversibleSolve(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, grad_ys: Tensor) -> Any:
+    def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         pair, times, *params = ctx.saved_tensors
         timed = ctx.needs_input_grad[2]
         back = _PairPullback(ctx.setup, pair, params, timed=timed)

@@ -1,6 +1,6 @@
 """A solve of our own Runge-Kutta solver, and what the gradient methods around it have in common."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.runge_kutta.dense_output import DenseOutput, dense_output, differences
-from nodebench.backends.runge_kutta.steps import RungeKutta, Scheme, Stepper, rms_ratio
+from nodebench.backends.runge_kutta.steps import AbstractMethod, RungeKutta, Scheme, Stepper, rms_ratio
 from nodebench.backends.solvers import TABLEAUS, tableau
 from nodebench.frameworks.torch.field import Layout, output_times, parameters
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
@@ -119,6 +119,19 @@ class SolveSetup:
     max_step: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdjointSetup(SolveSetup):
+    """What is solved, and how the error of the backward solve is measured.
+
+    Attributes:
+        full: Whether the parameters' gradients count, each with a norm of its own; else state and adjoint alone.
+        compile: Whether steps are compiled, forward and backward.
+    """
+
+    full: bool = True
+    compile: bool = False
+
+
 class PlainSolve:
     """A solve through the field itself, without a graph.
 
@@ -221,3 +234,20 @@ class AbstractRungeKutta(AbstractBackend):
     @override
     def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
         return step_grid(self.setup(field, y0, spec), y0, times)
+
+
+class AbstractAdjointEquation(ABC):
+    """The adjoint equation as something to take steps of, and the quadrature of the parameters' gradient."""
+
+    @property
+    @abstractmethod
+    def method(self) -> AbstractMethod:
+        """What takes the steps of [y, a], or of a alone where the state follows a path."""
+
+    @abstractmethod
+    def accept(self, h: float) -> None:
+        """Add the share of an accepted step of length `h`, while its buffers are as it left them."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """The gradient with respect to each parameter so far."""

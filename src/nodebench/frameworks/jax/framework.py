@@ -52,9 +52,9 @@ def _vjp(field: Field, t: Array, y: State, along: State) -> tuple[Field, State]:
     return found
 
 
-def _stopped(program: Any) -> set[Any]:
+def _stopped(program: Any) -> set[object]:
     """The inputs of a traced program that it uses, or a program within it does, to stop their gradient."""
-    found: set[Any] = set()
+    found: set[object] = set()
     for equation in program.eqns:
         if equation.primitive.name == "stop_gradient":
             found.update(equation.invars)
@@ -77,7 +77,7 @@ def _state(problem: Problem, flat: np.ndarray) -> State:
     return jax.tree.unflatten(structure, arrays)
 
 
-def _shapes(state: State) -> Any:
+def _shapes(state: State) -> State:
     return jax.tree.map(jnp.shape, state)
 
 
@@ -132,29 +132,24 @@ class Jax(AbstractFramework):
     @override
     def build(
         self, target: str, options: Mapping[str, Any], weights: Weights, solve: Callable[..., State] | None
-    ) -> Any:
+    ) -> eqx.Module:
         cls = load_class(target)
-        model = cls(**options) if solve is None else cls(solve=solve, **options)
+        model: eqx.Module = cls(**options) if solve is None else cls(solve=solve, **options)
         self.settle()
         return with_weights(model, weights, self._dtype)
 
     @override
-    def state(self, model: Any) -> Weights:
+    def state(self, model: eqx.Module) -> Weights:
         return whole_state(model)
 
     @override
-    def with_constants(self, model: Any, constants: Weights) -> Any:
+    def with_constants(self, model: eqx.Module, constants: Weights) -> eqx.Module:
         trained = named_parameters(model)
         return with_arrays(model, {name: jnp.asarray(a) for name, a in constants.items() if name not in trained})
 
     @override
-    def n_params(self, model: Any) -> int:
+    def n_params(self, model: eqx.Module) -> int:
         return sum(leaf.size for leaf in named_parameters(model).values())
-
-    @override
-    def problem(self, model: Any, batch: Batch) -> Problem:
-        problem: Problem = model.problem(self.arrays(batch))
-        return problem
 
     @override
     def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
@@ -188,7 +183,7 @@ class Jax(AbstractFramework):
             raise FieldError(f"the initial state has the shape {_shapes(problem.y0)}, and no number in it.")
         rate = problem.field(_time(problem, float(problem.times[0])), problem.y0)
         kind = field_name(problem.field)
-        structures: list[Any] = [jax.tree.structure(state) for state in (rate, problem.y0)]
+        structures: list[object] = [jax.tree.structure(state) for state in (rate, problem.y0)]
         if structures[0] != structures[1] or _shapes(rate) != _shapes(problem.y0):
             raise FieldError(
                 f"the field `{kind}` returned the shape {_shapes(rate)} for a state of shape {_shapes(problem.y0)}; a "
@@ -261,7 +256,7 @@ class Jax(AbstractFramework):
         )
 
     @override
-    def trainer(self, model: Any, optimizer: Optimizer, total_steps: int) -> AbstractTrainer:
+    def trainer(self, model: eqx.Module, optimizer: Optimizer, total_steps: int) -> AbstractTrainer:
         return JaxTrainer(model, optimizer, total_steps, self.arrays)
 
     @override
@@ -336,35 +331,21 @@ def transformation(optimizer: Optimizer, total_steps: int) -> optax.GradientTran
     Raises:
         UserError: If there is no such optimiser or schedule.
     """
-    rules = {"sgd": _sgd, "adam": _adam, "rmsprop": _rmsprop}
+    decay = [optax.add_decayed_weights(optimizer.weight_decay)] if optimizer.weight_decay else []
+    momentum = [optax.trace(optimizer.momentum)] if optimizer.momentum else []
+    rules = {
+        "sgd": [*decay, *momentum],
+        "adam": [optax.scale_by_adam(), *decay],
+        # `optax.rmsprop` scales by the learning rate before the momentum and adds epsilon under the root, unlike torch.
+        "rmsprop": [optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False), *momentum],
+    }
     if optimizer.name not in rules:
         raise UserError(f"`name` of an optimiser must be one of {', '.join(rules)}; got {optimizer.name!r}.")
+    if optimizer.name == "rmsprop" and decay:
+        raise UserError("`rmsprop` takes no weight decay; use sgd or adam.")
     clip = [] if optimizer.clip_norm is None else [optax.clip_by_global_norm(optimizer.clip_norm)]
     learning_rate = schedule(optimizer, total_steps)
-    return optax.chain(*clip, *rules[optimizer.name](optimizer), optax.scale_by_learning_rate(learning_rate))
-
-
-def _decay(optimizer: Optimizer) -> list[optax.GradientTransformation]:
-    return [optax.add_decayed_weights(optimizer.weight_decay)] if optimizer.weight_decay else []
-
-
-def _momentum(optimizer: Optimizer) -> list[optax.GradientTransformation]:
-    return [optax.trace(optimizer.momentum)] if optimizer.momentum else []
-
-
-def _sgd(optimizer: Optimizer) -> list[optax.GradientTransformation]:
-    return [*_decay(optimizer), *_momentum(optimizer)]
-
-
-def _adam(optimizer: Optimizer) -> list[optax.GradientTransformation]:
-    return [optax.scale_by_adam(), *_decay(optimizer)]
-
-
-def _rmsprop(optimizer: Optimizer) -> list[optax.GradientTransformation]:
-    if optimizer.weight_decay:
-        raise UserError("`rmsprop` takes no weight decay; use sgd or adam.")
-    # `optax.rmsprop` scales by the learning rate before the momentum and adds epsilon under the root, unlike torch.
-    return [optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False), *_momentum(optimizer)]
+    return optax.chain(*clip, *rules[optimizer.name], optax.scale_by_learning_rate(learning_rate))
 
 
 def _loss(model: Any, batch: Mapping[str, Array]) -> Array:
@@ -376,8 +357,8 @@ _loss_and_gradient: Callable[..., tuple[Array, Any]] = eqx.filter_value_and_grad
 
 @eqx.filter_jit
 def _update(
-    model: Any, state: Any, batch: Mapping[str, Array], rule: optax.GradientTransformation
-) -> tuple[Any, Any, Array]:
+    model: Any, state: optax.OptState, batch: Mapping[str, Array], rule: optax.GradientTransformation
+) -> tuple[Any, optax.OptState, Array]:
     loss, gradient = _loss_and_gradient(model, batch)
     updates, state = rule.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
     return eqx.apply_updates(model, updates), state, loss

@@ -5,7 +5,7 @@ joined by dots. A tuple of layers therefore has the names of a `torch.nn.Sequent
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -15,27 +15,30 @@ from jax.tree_util import keystr, tree_flatten_with_path, tree_unflatten
 
 from nodebench.errors import PluginError
 from nodebench.frameworks.base import Weights
+from nodebench.problem import Array
+
+_Module = TypeVar("_Module")
 
 
-def named_parameters(tree: Any) -> dict[str, jax.Array]:
+def named_parameters(tree: object) -> dict[str, jax.Array]:
     """Every parameter of a module by dotted name, in the order of its leaves."""
     paths, _ = tree_flatten_with_path(eqx.filter(tree, eqx.is_inexact_array))
     return {keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
 
 
-def whole_state(tree: Any) -> dict[str, np.ndarray]:
+def whole_state(tree: object) -> dict[str, np.ndarray]:
     """Every array of a module by dotted name, parameters in float64; keys of random numbers are no numbers."""
     paths, _ = tree_flatten_with_path(eqx.filter(tree, eqx.is_array))
     found = {keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
     return {name: _widest(leaf) for name, leaf in found.items() if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}
 
 
-def _widest(leaf: Any) -> np.ndarray:
+def _widest(leaf: jax.Array) -> np.ndarray:
     array = np.asarray(leaf)
     return array.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else array
 
 
-def refuse_complex(tree: Any) -> None:
+def refuse_complex(tree: object) -> None:
     """Refuse complex parameters: optimisers, norms and references here are those of real ones.
 
     Raises:
@@ -50,7 +53,7 @@ def refuse_complex(tree: Any) -> None:
             )
 
 
-def with_weights(model: Any, weights: Weights, dtype: Any) -> Any:
+def with_weights(model: _Module, weights: Weights, dtype: np.dtype) -> _Module:
     """The model with every parameter replaced.
 
     Raises:
@@ -64,7 +67,7 @@ def with_weights(model: Any, weights: Weights, dtype: Any) -> Any:
     return with_arrays(model, {name: jnp.asarray(value, dtype) for name, value in weights.items()})
 
 
-def with_arrays(model: Any, values: Mapping[str, Any]) -> Any:
+def with_arrays(model: _Module, values: Mapping[str, Array]) -> _Module:
     """The model with those of its arrays replaced that it has by these names, each in its own dtype.
 
     Raises:
@@ -78,4 +81,5 @@ def with_arrays(model: Any, values: Mapping[str, Any]) -> Any:
         if name in values and leaf.shape != np.shape(values[name]):
             raise PluginError(f"weight `{name}` must have the shape {leaf.shape}; got {np.shape(values[name])}.")
         found.append(values.get(name, leaf))
-    return eqx.combine(tree_unflatten(structure, found), others)
+    replaced: _Module = eqx.combine(tree_unflatten(structure, found), others)
+    return replaced

@@ -1,8 +1,9 @@
 """One gradient step in JAX: compiled, split in two, counted."""
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,7 +35,7 @@ class _Program:
     spec: SolverSpec
     parameters: PyTreeDef
     rest: PyTreeDef
-    constants: tuple[Any, ...]
+    constants: tuple[object, ...]
     times: tuple[float, ...] | None
     counted: bool = False
 
@@ -42,47 +43,33 @@ class _Program:
 _Inputs = tuple[list[Array], State, Array | None]
 """What is differentiated: the field's parameters, the initial state, and the times where asked for."""
 
+_Arrays = tuple[Field, Callable[[State], Array]]
+"""Arrays that are not differentiated: what the field has beside its parameters, and those of the loss."""
 
-@dataclass
-class _CallCounts:
-    """Evaluations since the last reset, as the callbacks of the compiled program report them."""
-
-    plain: int = 0
-    with_residuals: int = 0
-    vjps: int = 0
-
-    def reset(self) -> None:
-        self.plain = self.with_residuals = self.vjps = 0
-
-    def add_plain(self) -> None:
-        self.plain += 1
-
-    def add_with_residuals(self) -> None:
-        self.with_residuals += 1
-
-    def add_vjp(self) -> None:
-        self.vjps += 1
+_Pullback = Callable[[Array], tuple[_Inputs]]
+"""From the cotangent of the loss to those of what is differentiated."""
 
 
 # One object for the process: a compiled program keeps the callbacks that it was traced with.
-_COUNTS = _CallCounts()
+_COUNTS: Counter[str] = Counter()
+"""Evaluations (`plain`, `with residuals`) and `vjps` since it was last cleared, as compiled programs report them."""
 
 
 @jax.custom_vjp
 def _tick(y: State) -> State:
     """The identity, which counts how often it is evaluated, evaluated for differentiation, and differentiated."""
-    jax.debug.callback(_COUNTS.add_plain)
+    jax.debug.callback(partial(_COUNTS.update, ["plain"]))
     return y
 
 
 def _tick_forward(y: State) -> tuple[State, None]:
-    jax.debug.callback(_COUNTS.add_with_residuals)
+    jax.debug.callback(partial(_COUNTS.update, ["with residuals"]))
     return y, None
 
 
 def _tick_backward(residuals: None, cotangent: State) -> tuple[State]:
     del residuals
-    jax.debug.callback(_COUNTS.add_vjp)
+    jax.debug.callback(partial(_COUNTS.update, ["vjps"]))
     return (cotangent,)
 
 
@@ -98,7 +85,7 @@ class _Counted(eqx.Module):
         return self.field(t, _tick(y))
 
 
-def _states_and_loss(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[State, Any]:
+def _states_and_loss(program: _Program, inputs: _Inputs, arrays: _Arrays) -> tuple[State, Callable[[State], Array]]:
     leaves, y0, times = inputs
     others, loss = eqx.combine(arrays, tree_unflatten(program.rest, program.constants))
     field = eqx.combine(tree_unflatten(program.parameters, leaves), others)
@@ -108,7 +95,7 @@ def _states_and_loss(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[S
     return solve_checked(program.solve, field, y0, at, program.spec), loss
 
 
-def _objective(program: _Program, inputs: _Inputs, arrays: Any) -> Array:
+def _objective(program: _Program, inputs: _Inputs, arrays: _Arrays) -> Array:
     ys, loss = _states_and_loss(program, inputs, arrays)
     return loss(ys)
 
@@ -116,23 +103,23 @@ def _objective(program: _Program, inputs: _Inputs, arrays: Any) -> Array:
 # The compiled functions live at module level, so that a problem with new weights but the same program and shapes finds
 # the code of the last one.
 @partial(jax.jit, static_argnums=0)
-def _value_and_gradient(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[Array, _Inputs]:
+def _value_and_gradient(program: _Program, inputs: _Inputs, arrays: _Arrays) -> tuple[Array, _Inputs]:
     done: tuple[Array, _Inputs] = jax.value_and_grad(_objective, argnums=1)(program, inputs, arrays)
     return done
 
 
 @partial(jax.jit, static_argnums=0)
-def _solution(program: _Program, inputs: _Inputs, arrays: Any) -> State:
+def _solution(program: _Program, inputs: _Inputs, arrays: _Arrays) -> State:
     return _states_and_loss(program, inputs, arrays)[0]
 
 
 @partial(jax.jit, static_argnums=0)
-def _value_and_pullback(program: _Program, inputs: _Inputs, arrays: Any) -> tuple[Array, Any]:
+def _value_and_pullback(program: _Program, inputs: _Inputs, arrays: _Arrays) -> tuple[Array, _Pullback]:
     return jax.vjp(lambda at: _objective(program, at, arrays), inputs)
 
 
 @jax.jit
-def _pull_back(pullback: Any, cotangent: Array) -> _Inputs:
+def _pull_back(pullback: _Pullback, cotangent: Array) -> _Inputs:
     gradient: tuple[_Inputs] = pullback(cotangent)
     return gradient[0]
 
@@ -158,13 +145,13 @@ class JaxGradientStep:
         done = _value_and_gradient(self._program, self._inputs, self._arrays)
         return self._gradients(*jax.block_until_ready(done))
 
-    def forward(self) -> tuple[Array, Any]:
+    def forward(self) -> tuple[Array, _Pullback]:
         """The loss and its pullback, whose arrays are what is kept for `backward`."""
-        done: tuple[Array, Any] = _value_and_pullback(self._program, self._inputs, self._arrays)
+        done: tuple[Array, _Pullback] = _value_and_pullback(self._program, self._inputs, self._arrays)
         jax.block_until_ready(done)
         return done
 
-    def backward(self, state: tuple[Array, Any]) -> Gradients:
+    def backward(self, state: tuple[Array, _Pullback]) -> Gradients:
         """Gradients from what `forward` returned."""
         loss, pullback = state
         return self._gradients(loss, jax.block_until_ready(_pull_back(pullback, jnp.ones_like(loss))))
@@ -176,23 +163,23 @@ class JaxGradientStep:
     def forward_evaluations(self) -> int:
         """Count the evaluations of `solution` in a program whose field calls back to the host."""
         jax.effects_barrier()
-        _COUNTS.reset()
+        _COUNTS.clear()
         jax.block_until_ready(_solution(replace(self._program, counted=True), self._inputs, self._arrays))
         jax.effects_barrier()
-        return _COUNTS.plain
+        return _COUNTS["plain"]
 
     def evaluations(self) -> Evaluations:
         """Count evaluations in a program of its own, whose field calls back to the host."""
         jax.effects_barrier()
-        _COUNTS.reset()
+        _COUNTS.clear()
         program = replace(self._program, counted=True)
         loss, pullback = jax.block_until_ready(_value_and_pullback(program, self._inputs, self._arrays))
         jax.effects_barrier()
-        forward = _COUNTS.plain + _COUNTS.with_residuals
-        _COUNTS.reset()
+        forward = _COUNTS["plain"] + _COUNTS["with residuals"]
+        _COUNTS.clear()
         jax.block_until_ready(_pull_back(pullback, jnp.ones_like(loss)))
         jax.effects_barrier()
-        return Evaluations(forward, _COUNTS.plain + _COUNTS.with_residuals, _COUNTS.vjps)
+        return Evaluations(forward, _COUNTS["plain"] + _COUNTS["with residuals"], _COUNTS["vjps"])
 
     def saved_bytes(self) -> int | None:
         """Temporary and output buffers of the compiled step.

@@ -24,9 +24,18 @@ from nodebench.frameworks.base import (
     Weights,
     seed_globally,
 )
-from nodebench.frameworks.torch.field import like_state, named_parameters, state_parts, to_array
+from nodebench.frameworks.torch.field import (
+    cast,
+    like_state,
+    load_constants,
+    load_weights,
+    named_parameters,
+    refuse_complex,
+    state_parts,
+    to_array,
+    whole_state,
+)
 from nodebench.frameworks.torch.inspection import inspect, remembered, unsteady_layer
-from nodebench.frameworks.torch.state import cast, load_constants, load_weights, refuse_complex, whole_state
 from nodebench.frameworks.torch.step import TorchGradientStep
 from nodebench.problem import Field, Gradients, Problem, SolverSpec, State
 from nodebench.registry import load_class
@@ -108,11 +117,6 @@ class Torch(AbstractFramework):
     @override
     def n_params(self, model: nn.Module) -> int:
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-    @override
-    def problem(self, model: Any, batch: Batch) -> Problem:
-        problem: Problem = model.problem(self.arrays(batch))
-        return problem
 
     @override
     def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
@@ -270,9 +274,10 @@ class TorchTrainer(AbstractTrainer):
     """
 
     def __init__(
-        self, arrays: Callable[[Batch], Any], model: nn.Module, optimizer: Optimizer, total_steps: int
+        self, arrays: Callable[[Batch], Mapping[str, Tensor]], model: nn.Module, optimizer: Optimizer, total_steps: int
     ) -> None:
-        self._arrays, self._model = arrays, model
+        self._arrays = arrays
+        self._model: Any = model  # `nn.Module` types attributes as tensors or modules, `loss` among them
         self._params = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = make_optimizer(self._params, optimizer)
         self._scheduler = make_schedule(self._optimizer, optimizer, total_steps)
@@ -283,11 +288,10 @@ class TorchTrainer(AbstractTrainer):
     @override
     def step(self, batch: Batch) -> float:
         """One optimiser step; a loss that is not finite is returned and changes nothing."""
-        model: Any = self._model
         for module, mode in self._modes.items():
             module.training = mode
         self._optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = model.loss(self._arrays(batch))
+        loss: Tensor = self._model.loss(self._arrays(batch))
         value = float(loss.item())
         if not np.isfinite(value):
             return value
@@ -300,22 +304,19 @@ class TorchTrainer(AbstractTrainer):
 
     @override
     def metric(self, batch: Batch) -> np.ndarray:
-        model: Any = self._model
-        model.eval()
+        self._model.eval()
         with torch.no_grad():
-            return to_array(model.metric(self._arrays(batch)))
+            return to_array(self._model.metric(self._arrays(batch)))
 
     @override
     def view(self, method: str, batch: Batch) -> Mapping[str, np.ndarray]:
-        model: Any = self._model
-        model.eval()
+        self._model.eval()
         with torch.no_grad():
-            return {name: to_array(value) for name, value in getattr(model, method)(self._arrays(batch)).items()}
+            return {name: to_array(value) for name, value in getattr(self._model, method)(self._arrays(batch)).items()}
 
     @override
     def problem(self, batch: Batch) -> Problem:
-        model: Any = self._model
-        problem: Problem = model.problem(self._arrays(batch))
+        problem: Problem = self._model.problem(self._arrays(batch))
         return problem
 
     @override

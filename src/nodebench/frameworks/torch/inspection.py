@@ -1,19 +1,18 @@
 """Whether a field in torch is a function of time, state and its parameters, found from one evaluation and its graph."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from nodebench.errors import FieldError
 from nodebench.frameworks.base import field_name
-from nodebench.frameworks.torch.field import like_state, state_parts
-from nodebench.frameworks.torch.state import attributes, constants, items
+from nodebench.frameworks.torch.field import attributes, constants, items, like_state, state_parts
 from nodebench.problem import Field, Problem, State
 
 REGISTER = "make it a parameter: nn.Parameter as an attribute, nn.ModuleList or nn.ParameterList instead of a list"
@@ -110,7 +109,7 @@ def _hidden(problem: Problem) -> list[Tensor]:
     return [leaf for leaf in graphs[0] if id(leaf) in lasting - known]
 
 
-def check_rate(kind: str, rate: Any, state: State) -> None:
+def check_rate(kind: str, rate: State, state: State) -> None:
     """See that what a field returned has the structure, shapes and dtype of the state.
 
     Raises:
@@ -136,7 +135,7 @@ def check_rate(kind: str, rate: Any, state: State) -> None:
 
 def leaves_of(outputs: Sequence[Tensor]) -> list[Tensor]:
     """The tensors that a graph ends in, which are what its outputs are differentiable by."""
-    stack: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    stack: list[Node] = [output.grad_fn for output in outputs if output.grad_fn is not None]
     found, seen = {id(output): output for output in outputs if output.is_leaf and output.requires_grad}, set(stack)
     while stack:
         node = stack.pop()
@@ -164,7 +163,7 @@ def _calls(problem: Problem) -> list[tuple[str, list[Tensor], list[Tensor]]]:
         return []
     calls: list[tuple[str, list[Tensor], list[Tensor]]] = []
 
-    def remember(name: str) -> Any:
+    def remember(name: str) -> Callable[[nn.Module, object, object], None]:
         return lambda _, inputs, outputs: calls.append((name, _tensors(inputs), _tensors(outputs)))
 
     layers = [(name, layer) for name, layer in problem.field.named_modules() if name]
@@ -177,7 +176,7 @@ def _calls(problem: Problem) -> list[tuple[str, list[Tensor], list[Tensor]]]:
     return calls
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def _tensors(value: object) -> list[Tensor]:
     return [item.detach().clone() for _, item in items("", value) if isinstance(item, Tensor)]
 
 
@@ -265,7 +264,7 @@ class _Search:
     found: list[_Reachable] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
 
-    def value(self, path: str, owner: str, value: Any, kind: str = "") -> None:
+    def value(self, path: str, owner: str, value: object, kind: str = "") -> None:
         """Tensors in a value: itself, the items of a container, the parameters of a module, what a function names."""
         for name, item in items(path, value):
             if isinstance(item, Tensor):
@@ -276,7 +275,7 @@ class _Search:
             elif isinstance(item, FunctionType | MethodType):
                 self.code(item)
 
-    def code(self, function: Any) -> None:
+    def code(self, function: object) -> None:
         """Tensors in the globals and the closure that a function's code names."""
         function = getattr(function, "__func__", function)
         if not isinstance(function, FunctionType) or id(function) in self.seen:
@@ -300,7 +299,7 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(inner)
 
 
-def _told(value: Any) -> str:
+def _told(value: object) -> str:
     if isinstance(value, tuple):
         return f"a tuple of {len(value)} ({', '.join(map(_told, value))})"
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"of type {type(value).__name__}"

@@ -210,7 +210,7 @@ class CountingField(nn.Module):
         self.n_vjps = 0
 
     @override
-    def forward(self, t: Any, y: State) -> State:
+    def forward(self, t: Tensor, y: State) -> State:
         self.n_evaluations += 1
         result = self.field(t, y)
         outputs: tuple[Tensor, ...] = _CountVjp.apply(self, *state_parts(result))  # type: ignore[no-untyped-call]
@@ -228,6 +228,6 @@ class _CountVjp(torch.autograd.Function):
 
     @staticmethod
     @override
-    def backward(ctx: Any, *covectors: Tensor) -> Any:
+    def backward(ctx: Any, *covectors: Tensor) -> tuple[Tensor | None, ...]:
         ctx.counter.n_vjps += 1
         return None, *covectors

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from nodebench.errors import PluginError
 from nodebench.frameworks.base import Weights, check_alike, seeded_globally
-from nodebench.frameworks.torch.field import state_parts
-from nodebench.frameworks.torch.state import refuse_complex, whole_state
+from nodebench.frameworks.torch.field import refuse_complex, state_parts, whole_state
 from nodebench.problem import Problem, State
 from nodebench.registry import load_class
 from nodebench.tasks.field.task import parts_of

@@ -1,18 +1,20 @@
 """The adjoint equation by compiled steps: all evaluations and vector-Jacobian products of a step are one program."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from nodebench.backends.runge_kutta.adjoint_equation import AbstractAdjointEquation, AdjointSetup
 from nodebench.backends.runge_kutta.compiled.direct import step_scalars, weighted
-from nodebench.backends.runge_kutta.compiled.field import CompiledField
+from nodebench.backends.runge_kutta.compiled.programs import CompiledField
+from nodebench.backends.runge_kutta.solve import AbstractAdjointEquation, AdjointSetup
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, check_beginning
 from nodebench.backends.solvers import Tableau, tableau
+
+_Rate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From time and [y, a] to the derivatives of both and of the parameters' gradient."""
 
 
 class CompiledAdjointEquation(AbstractAdjointEquation):
@@ -60,8 +62,7 @@ class _AdjointFunctions:
     def first(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """(z, scalars) -> derivative of z, and that of the parameters' gradient."""
         (z, scalars), rate = self._split(arguments)
-        rates: tuple[Tensor, Tensor] = rate(scalars[3], z)
-        return rates
+        return rate(scalars[3], z)
 
     def step(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """(z, its derivative, the gradient's, the gradient, scalars) -> z, gradient, both last derivatives, error."""
@@ -97,7 +98,7 @@ class _AdjointFunctions:
         parts = [*relative[0].chunk(2), *(torch.split(relative[1], self._sizes) if self._sizes else ())]
         return torch.stack([part.square().mean().sqrt() for part in parts]).max()
 
-    def _split(self, arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+    def _split(self, arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], _Rate]:
         params, constants = arguments[: self._n_params], arguments[self._n_params : self._n_fixed]
         return arguments[self._n_fixed :], partial(self._rate, params, constants)
 

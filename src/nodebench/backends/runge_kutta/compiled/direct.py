@@ -1,6 +1,6 @@
 """Backpropagation through compiled steps: each step and its transposed derivative are one program."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from nodebench.backends.runge_kutta.compiled.field import CompiledField, reason_not_compiled
-from nodebench.backends.runge_kutta.compiled.inductor import Differentiated
+from nodebench.backends.runge_kutta.compiled.programs import CompiledField, Differentiated, reason_not_compiled
 from nodebench.backends.runge_kutta.dense_output import dense_output
 from nodebench.backends.runge_kutta.solve import SolveSetup, Step, solve_through, steps_through
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, Stepper, check_beginning
@@ -75,7 +74,7 @@ class StepFunctions:
         error = weighted(torch.zeros_like(y), h.detach(), self.method.b_error, rows)
         return (error / scale).square().mean().sqrt()
 
-    def _split(self, arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+    def _split(self, arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], Callable[[Tensor, Tensor], Tensor]]:
         params, constants = arguments[: self.n_params], arguments[self.n_params : self._n_fixed]
         return arguments[self._n_fixed :], partial(self.field.rate, params, constants)
 
@@ -229,7 +228,7 @@ class CompiledDirectSolve(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, grad_ys: Tensor) -> Any:
+    def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         """Pull the derivative back through the steps, last one first."""
         saved = list(ctx.saved_tensors)
         params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
