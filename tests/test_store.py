@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nodebench.errors import StoreError, UnknownNameError
+from nodebench.errors import StoreError, UserError
 from nodebench.plots import RenderedPlot
 from nodebench.results.machine import environment_key, environment_of
 from nodebench.results.record import SCHEMA_VERSION, Record
@@ -344,7 +344,7 @@ def test_runs_are_found_by_the_beginning_of_their_id(tmp_path):
     store.start_run("20260102-b", "cmd", "p", {}, 2)
     assert store.run("20260101").run_id == "20260101-a"
     assert store.run("latest").run_id == "20260102-b"
-    with pytest.raises(UnknownNameError, match="20260101-a"):
+    with pytest.raises(UserError, match=r"2 runs begin with .2026.: 20260101-a, 20260102-b"):
         store.run("2026")
 
 
@@ -394,12 +394,12 @@ def test_a_cell_is_found_by_the_beginning_of_its_id(tmp_path):
     assert found("abc", "old") == [("old", 1)]
     assert found("a", "latest") == [("newest", 1)]
     for names, message in [
-        (("ab",), "unknown cell 'ab'.*abc, abd"),
+        (("ab",), "2 cells begin with 'ab': abc, abd; give more of the id"),
         (("x",), "unknown cell 'x'.*abc, abd"),
         (("abd", "old"), "unknown cell 'abd'.*there are: abc"),
         (("abc", "no"), "unknown run 'no'"),
     ]:
-        with pytest.raises(UnknownNameError, match=message):
+        with pytest.raises(UserError, match=message):
             store.cell_records(*names)
 
 

@@ -69,7 +69,7 @@ def tasks() -> list[Row]:
 def _told(info: PluginInfo, task: AbstractTask) -> Row:
     return {
         "default model": task.default_model,
-        "metric": f"{task.metric.name} [{task.metric.unit}]",
+        "metric": f"{task.metric.name}{'' if task.metric.unit in ('', '1') else f' [{task.metric.unit}]'}",
         "options": " ".join(f"{key}={value}" for key, value in info.options.items()),
         "data": task.data_source(),
     }

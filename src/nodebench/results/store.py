@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nodebench import __version__
-from nodebench.errors import StoreError, UnknownNameError, user_error
+from nodebench.errors import StoreError, UnknownNameError, UserError, user_error
 from nodebench.plots import RenderedPlot
 from nodebench.results.machine import Fingerprint, environment_key
 from nodebench.results.record import SCHEMA_VERSION, Measurement, Record, columns
@@ -454,8 +454,10 @@ def now() -> str:
 def _named(kind: str, name: str, ids: Collection[str]) -> str:
     """The one id that is a name or begins with it."""
     found = [name] if name in ids else [each for each in ids if each.startswith(name)]
-    if len(found) != 1:
-        raise UnknownNameError(kind, name, found or ids)
+    if len(found) > 1:
+        raise UserError(f"{len(found)} {kind}s begin with {name!r}: {', '.join(sorted(found))}; give more of the id.")
+    if not found:
+        raise UnknownNameError(kind, name, ids)
     return found[0]
 
 
