@@ -60,9 +60,11 @@ def plain(
     meaning: str = "",
     text: Callable[[Any], str] = str,
     hole: Callable[[Record], str | None] = lambda _: None,
+    *,
+    wraps: bool = False,
 ) -> RecordColumn:
     """A column of what is no quantity: of numbers where `text` is another than that of words."""
-    column = Column(title, meaning, numeric=text not in (str, code))
+    column = Column(title, meaning, numeric=text not in (str, code), wraps=wraps)
     return RecordColumn(column, value, lambda record: text(value(record)), hole=hole)
 
 
@@ -83,7 +85,7 @@ def of_quantity(name: str, table: TableName) -> list[RecordColumn]:
     title, shape = said.tables[table], FORMATS[said.format]
     best: Literal["", "lower", "higher", "timed"] = said.better if said.ranked else ""
     column = RecordColumn(
-        Column(title, said.meaning, numeric=said.format not in ("text", "figures")),
+        Column(title, said.meaning, numeric=said.format not in ("text", "figures"), wraps=said.format == "figures"),
         lambda record: _sortable(getattr(record, name), shape),
         lambda record: shape(getattr(record, name)) + ("" if table == "comparison" else printed_beside(said, record)),
         "timed" if best and said.ends else best,

@@ -60,13 +60,13 @@ def _solves_none(_: Record) -> str:
 
 
 BACKEND = plain("backend", lambda r: r.backend, text=code)
-NAME = plain("backend", lambda r: r.backend)
+NAME = plain("backend", lambda r: r.backend, wraps=True)
 MODEL = plain("model", lambda r: r.model)
 TASK = plain("task", lambda r: r.task)
 SEED = plain("seed", lambda r: r.seed, text=count)
 STATUS = plain("status", lambda r: r.status, "How the cell ended.")
 RUN = plain("run", lambda r: r.run_id)
-NODE = plain("node", lambda r: r.node, "Machine that the cell was measured on.")
+NODE = plain("node", lambda r: r.node, "Machine that the cell was measured on.", wraps=True)
 VERDICT = plain("verdict", _verdict, "Against the control: `undecided` where the interval of the ratio holds 1.")
 
 
@@ -207,7 +207,9 @@ def training_tables(records: Iterable[Record]) -> list[Table]:
     trained = [record.as_trained for record in records if record.metric_value is not None]
     if not trained:
         return []
-    metric = plain("metric", lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {r.metric_unit}".strip())
+    metric = plain(
+        "metric", lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {r.metric_unit}".strip(), wraps=True
+    )
     evaluations = plain(
         "NFE f+b by epoch",
         lambda r: (
@@ -215,6 +217,7 @@ def training_tables(records: Iterable[Record]) -> list[Table]:
             if r.history and r.history[0]["nfe_forward"] is not None
             else None
         ),
+        wraps=True,
     )
     took = [MODEL, NAME, SEED, *of_table("training cost"), evaluations]
     return [
@@ -226,7 +229,7 @@ def training_tables(records: Iterable[Record]) -> list[Table]:
 def failures_table(failed: Sequence[Record]) -> Table:
     """The cells that did not end well, with the ids by which `nodebench logs` finds them."""
     cell = plain("cell", lambda r: r.cell_id)
-    why = plain("reason", lambda r: r.reason)
+    why = plain("reason", lambda r: r.reason, wraps=True)
     return _terminal_table("not ok", with_node([cell, TASK, MODEL, NAME, STATUS, why], failed), failed)
 
 
@@ -250,10 +253,6 @@ def repetition_table(runs: Sequence[Sequence[Record]]) -> Table | None:
     return Table("repetition", "ratio of time to the control", columns, tuple(rows))
 
 
-WRAPPED = ("backend", "node", "reason", "also", "metric", "NFE f+b by epoch")
-"""Columns whose text may need more than a line."""
-
-
 def _terminal_table(caption: str, columns: Sequence[RecordColumn], records: Sequence[Record]) -> Table:
     """A table without reasons of holes, which notes tell; what did not end well is red."""
     table = records_table("records", caption, columns, records)
@@ -261,8 +260,7 @@ def _terminal_table(caption: str, columns: Sequence[RecordColumn], records: Sequ
         tuple(replace(entry, reason=None, tone="" if record.status == "ok" else "bad") for entry in row)
         for record, row in zip(records, table.rows, strict=True)
     )
-    titled = tuple(replace(column, wraps=column.title in WRAPPED) for column in table.columns)
-    return replace(table, columns=titled, rows=rows)
+    return replace(table, rows=rows)
 
 
 def _overlap(records: Sequence[Record]) -> str:
