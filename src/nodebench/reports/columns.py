@@ -147,7 +147,7 @@ def printed_beside(said: Quantity, measured: Measurement) -> str:
 
 def _of_interval(said: Quantity, ends: tuple[str, str], table: TableName) -> RecordColumn:
     scale = 1000 if said.format == "ms" else 1
-    title = {"cost": "95 %", "baseline": "95 %"}.get(table, f"95 % {'ms' if said.format == 'ms' else said.unit}")
+    title = "95 %" if table == "cost" else f"95 % {'ms' if said.format == 'ms' else said.unit}"
     low, high = ends
     return RecordColumn(
         Column(title, "95 % interval of the column before."),

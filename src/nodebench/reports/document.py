@@ -265,7 +265,7 @@ def meanings(table: Table) -> tuple[Column, ...]:
     return tuple(column for column in table.columns if column.meaning)
 
 
-def order(column: Column, entry: Entry, absent: str = "-") -> float | str | None:
+def order(column: Column, entry: Entry) -> float | str | None:
     """What an entry is sorted by; None sorts last either way.
 
     A text without a value stands for itself, unless it says that nothing is there.
@@ -274,7 +274,7 @@ def order(column: Column, entry: Entry, absent: str = "-") -> float | str | None
         return None
     if entry.value is not None:
         return entry.value
-    if column.numeric or entry.reason or entry.text in {"", absent}:
+    if column.numeric or entry.reason or entry.text in {"", ABSENT}:
         return None
     return entry.text
 

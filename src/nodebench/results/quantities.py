@@ -23,11 +23,9 @@ Format = Literal["text", "count", "number", "error", "metric", "MiB", "ms", "fig
 """How a value is printed: as it is; a whole number; with 3, 2 or 4 significant digits; bytes as MiB, seconds as ms; a
 mapping as a list of names with values."""
 
-TableName = Literal[
-    "exactness", "cost", "training", "training cost", "failed", "comparison", "trained", "not ok", "baseline"
-]
-"""The tables: on a terminal how exact gradients are and what they cost, what trainings reached and took, and what
-failed; on a page the comparison, the trained models and what failed; and that of a baseline."""
+TableName = Literal["exactness", "cost", "training", "training cost", "comparison", "trained", "not ok", "baseline"]
+"""The tables: on a terminal how exact gradients are and what they cost, and what trainings reached and took; on a page
+the comparison, the trained models and what failed; and that of a baseline."""
 
 HOW_TAKEN: Mapping[str, str] = {
     "gradient error": (
