@@ -39,12 +39,14 @@ class Least:
         text: The figure as it is printed, without its unit.
         n_compared: How many cells have the figure.
         most: The cell with the most of it.
+        most_text: How much that is, as it is printed.
     """
 
     records: tuple[Record, ...]
     text: str
     n_compared: int
     most: Record
+    most_text: str
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,9 @@ def least(
     if len(found) < max(2, len(asked)):
         return None
     best, _ = min(found, key=lambda pair: pair[0])
-    _, most = max(found, key=lambda pair: pair[0])
-    return Least(tuple(r for value, r in found if text(value) == text(best)), text(best), len(found), most)
+    highest, most = max(found, key=lambda pair: pair[0])
+    alike = tuple(record for value, record in found if text(value) == text(best))
+    return Least(alike, text(best), len(found), most, text(highest))
 
 
 def front(timed: Sequence[Record]) -> tuple[Record, ...]:
@@ -419,12 +422,8 @@ def _least_sentence(title: str, least: Least | None, why: str, figure: str, meas
     value = f"{least.text} {measure}".strip()
     if len(least.records) == least.n_compared:
         return f"{title}: all alike, {figure} {value}."
-    most = least.most
-    highest = mebibytes(most.peak_memory_bytes) if measure else number(most.grad_error_params, 2)
-    return (
-        f"{title}: {names(least.records)}, {figure} {value}; the highest has {_name(most)}, {highest} {measure}".strip()
-        + "."
-    )
+    highest = f"{least.most_text} {measure}".strip()
+    return f"{title}: {names(least.records)}, {figure} {value}; the highest has {_name(least.most)}, {highest}."
 
 
 def _front_sentence(answer: Answer) -> str:
