@@ -12,7 +12,7 @@ from nodebench import __version__
 from nodebench.bench.plan import Cell
 from nodebench.errors import StoreError
 from nodebench.plots import RenderedPlot
-from nodebench.reports.comparison import Machines, base_task, parts
+from nodebench.reports.comparison import Machines, base_task, days, parts
 from nodebench.reports.document import (
     ABSENT,
     Block,
@@ -297,13 +297,11 @@ def _seeds(source: Source) -> list[str]:
 
 
 def _facts(source: Source) -> tuple[tuple[str, str], ...]:
-    dates = sorted({record.created_at[:10] for record in source.records})
-    days = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else dates[0] if dates else ABSENT
     machines = dict.fromkeys(machine.hardware for machine in source.machines.all)
     return (
         ("paper", PAPER),
         ("made", source.created_at),
-        ("measured", days),
+        ("measured", days(source.records)),
         ("command", f"`{source.command}`"),
         ("preset", f"`{source.preset}`"),
         ("seeds", ", ".join(map(str, source.seeds))),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Literal, TypeVar
 
+from nodebench.reports.answers import unit
 from nodebench.reports.comparison import base_task, fixed_step, grouped, label, line_key, line_setting
 from nodebench.reports.document import Chart, Missing, interval, number
 from nodebench.reports.series import Axis, Row, coincident, guide, lines, points, split_series
@@ -253,8 +254,8 @@ def _course_charts(trained: Sequence[Sequence[Record]], course: Course) -> list[
         first = group[0]
         solver = "" if first.backend is None else f", {first.model} by {first.solver} at rtol {number(first.rtol)}"
         setting = f"`{first.task}` on {first.dataset}{solver}, preset {first.preset}, seed {first.seed}"
-        unit = "" if first.metric_unit in (None, "", "1") else f", {first.metric_unit}"
-        y = Axis(course.axis or f"{first.metric_name or 'metric'} on validation data{unit}")
+        metric = f"{first.metric_name or 'metric'} on validation data"
+        y = Axis(course.axis or ", ".join(filter(None, (metric, unit(first)))))
         chart = lines(part, X_AXES[course.x], y, course.title, EPOCH_TOOLTIP)
         charts.append(Chart(name, f"{course.title}: {setting}.{_hidden(part)}", chart))
     if len(groups) > MAX_CHARTS:

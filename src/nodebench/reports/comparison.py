@@ -138,6 +138,12 @@ def base_task(record: Record) -> str:
     return parse(record.task)[0]
 
 
+def days(records: Iterable[Record]) -> str:
+    """From which day to which records were measured."""
+    found = sorted({record.created_at[:10] for record in records})
+    return " to ".join(dict.fromkeys((found[0], found[-1]))) if found else ABSENT
+
+
 def label(record: Record) -> str:
     """What a line or row is called: the backend, or the model where there is none."""
     return record.backend or record.model

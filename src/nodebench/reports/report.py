@@ -19,7 +19,7 @@ from nodebench.reports.answers import (
     why_no_front,
     why_no_least,
 )
-from nodebench.reports.comparison import Machines, base_task, grouped, newest, several_nodes
+from nodebench.reports.comparison import Machines, base_task, days, grouped, newest, several_nodes
 from nodebench.reports.document import ABSENT, Block, Bullets, Column, Document, Entry, Paragraph, Table, number
 from nodebench.reports.sections import TaskContents, appendix, contents, task_section
 from nodebench.results.record import Record
@@ -62,11 +62,9 @@ def report(
 def _facts(
     records: Sequence[Record], runs: Sequence[Run], command: str, created_at: str
 ) -> tuple[tuple[str, str], ...]:
-    measured = sorted({record.created_at[:10] for record in records})
-    dates = measured[:1] if len(measured) == 1 else [measured[0], measured[-1]] if measured else []
     return (
         ("made", created_at),
-        ("measured", " to ".join(dates) or ABSENT),
+        ("measured", days(records)),
         ("command", f"`{command}`"),
         ("nodebench", __version__),
         ("cells", str(len(newest(records)))),
