@@ -6,7 +6,7 @@ from math import sqrt
 
 import numpy as np
 
-from nodebench.paper.pages import UNLIKE, Place, Sample, Source, measured, page, published, sample, stand_ins
+from nodebench.paper.pages import MNIST, UNLIKE, Place, Sample, Source, measured, page, published, sample, stand_ins
 from nodebench.paper.verdicts import exponent_text, growth_claim, seen
 from nodebench.reports.document import ABSENT, Column, Document, Entry, Section, Table, number
 from nodebench.results.record import Record
@@ -50,8 +50,6 @@ MEMORY_EXPONENTS: Mapping[tuple[str, str | None], float] = {
 
 Row = tuple[str, str | None]
 """Model and backend."""
-
-TASK = "mnist"
 
 ROWS: Mapping[str, Sequence[Row]] = {
     "table1": (("mlp", None), ("resnet", None), ("odenet", "direct"), ("odenet", "adjoint")),
@@ -127,11 +125,11 @@ def step_s(record: Record) -> float | None:
 
 def _over_blocks(source: Source, figure: Callable[[Record], float | None]) -> PowerLaw | str:
     """How what blocks add to the network without any grows with their number: y(L) - y(0) ~ L^p."""
-    places = [place for model in ("no-block", *BLOCKS) for place in source.trainings(TASK, model)]
+    places = [place for model in ("no-block", *BLOCKS) for place in source.trainings(MNIST, model)]
     if figure is step_s and not source.of_one_machine(places):
         return UNLIKE
-    without = sample(source, source.trainings(TASK, "no-block"), figure)
-    blocks = {n: sample(source, source.trainings(TASK, model), figure) for model, n in BLOCKS.items()}
+    without = sample(source, source.trainings(MNIST, "no-block"), figure)
+    blocks = {n: sample(source, source.trainings(MNIST, model), figure) for model, n in BLOCKS.items()}
     reason = next((one.reason for one in (without, *blocks.values()) if one.mean is None), None)
     if reason is not None or without.mean is None:
         return f"it takes 0, 1, 2 and 6 blocks; {reason}"
@@ -153,7 +151,7 @@ def _over_steps(source: Source, backend: str | None, quantity: str) -> PowerLaw 
 
 def _row(source: Source, row: Row, laws: Mapping[str, Mapping[Row, PowerLaw | str]]) -> tuple[Entry, ...]:
     model, backend = row
-    places, paper = source.trainings(TASK, model, backend), TABLE_1.get(row)
+    places, paper = source.trainings(MNIST, model, backend), TABLE_1.get(row)
     parameters = sample(source, places, lambda r: None if r.n_params is None else r.n_params / 1e6)
     peak = sample(source, places, lambda r: None if r.train_memory_bytes is None else r.train_memory_bytes / 2**20)
     step = sample(source, places, lambda r: None if (s := step_s(r)) is None else 1000 * s)
@@ -195,7 +193,7 @@ def _error(source: Source, places: Sequence[Place]) -> Sample:
 def _error_claims(source: Source) -> list[str]:
     """Whether the ODE-Net errs about as often as the residual network."""
     ode_net, resnet = (
-        _error(source, source.trainings(TASK, *row)).mean for row in (("odenet", "adjoint"), ("resnet", None))
+        _error(source, source.trainings(MNIST, *row)).mean for row in (("odenet", "adjoint"), ("resnet", None))
     )
     if ode_net is None or resnet is None:
         return []
@@ -231,7 +229,7 @@ def _deviations(source: Source, rows: Sequence[Row]) -> list[str]:
         f"{TABLE_1[row].name} {record.n_params / 1e6:.3f} M here, {TABLE_1[row].n_params / 1e6:.2f} M there"
         for row in rows
         if row in TABLE_1
-        for record in measured(source.trainings(TASK, *row))[:1]
+        for record in measured(source.trainings(MNIST, *row))[:1]
         if record.n_params is not None
     ]
     in_first = source.name == "table1"
@@ -260,7 +258,7 @@ def _deviations(source: Source, rows: Sequence[Row]) -> list[str]:
 
 def _peak(source: Source) -> list[str]:
     """What the peak of a training step has of the blocks."""
-    resnet, without = (next(iter(measured(source.trainings(TASK, model))), None) for model in ("resnet", "no-block"))
+    resnet, without = (next(iter(measured(source.trainings(MNIST, model))), None) for model in ("resnet", "no-block"))
     if resnet is None or without is None or not (resnet.train_memory_bytes and without.train_memory_bytes):
         return []
     added = (resnet.train_memory_bytes - without.train_memory_bytes) / 2**20

@@ -6,6 +6,7 @@ A page says when and where it was measured, how it deviates from the paper, and 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, stdev
 
 from nodebench import __version__
@@ -119,7 +120,7 @@ class Source:
             if (place.cell.task, place.cell.model, place.cell.backend) == wanted
         ]
 
-    @property
+    @cached_property
     def machines(self) -> Machines:
         """The machines that its records were measured on."""
         return Machines.of(self.records, self.environments)
