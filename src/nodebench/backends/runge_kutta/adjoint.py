@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from nodebench.backends.runge_kutta.compiled import programs
 from nodebench.backends.runge_kutta.compiled.adjoint import CompiledAdjointEquation
-from nodebench.backends.runge_kutta.compiled.direct import solve_compiled, solve_through_compiled
+from nodebench.backends.runge_kutta.compiled.direct import AbstractCompilable, solve_compiled, solve_through_compiled
 from nodebench.backends.runge_kutta.dense_output import DenseOutput, interpolant
 from nodebench.backends.runge_kutta.solve import (
     AbstractAdjointEquation,
@@ -25,7 +24,6 @@ from nodebench.backends.runge_kutta.solve import (
     AdjointSetup,
     PlainSolve,
     Step,
-    reason_unsupported,
     solve_plain,
     solve_through,
 )
@@ -37,7 +35,7 @@ from nodebench.problem import Array, Field, Problem, SolverSpec, State
 
 
 @dataclass(frozen=True)
-class Adjoint(AbstractRungeKutta):
+class Adjoint(AbstractCompilable):
     """The continuous adjoint, solved backwards from the output states: memory independent of the steps.
 
     The gradient is that of the continuous problem, computed with the error of a solve of its own; the state is
@@ -71,21 +69,9 @@ class Adjoint(AbstractRungeKutta):
     compile: bool = False
 
     @override
-    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        reason = reason_unsupported(spec)
-        if reason is None and self.compile:
-            return programs.reason_unsupported(problem)
-        return reason
-
-    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         through = solve_through_compiled if self.compile else solve_through
         return through(_AdjointSolve, self.setup(field, y0, spec), y0, times)
-
-    @property
-    @override
-    def compiles(self) -> bool:
-        return self.compile
 
     @override
     def setup(self, field: Field, y0: State, spec: SolverSpec) -> AdjointSetup:
@@ -152,8 +138,7 @@ class Interpolated(AbstractRungeKutta):
 
     @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        del problem
-        reason = reason_unsupported(spec)
+        reason = super().unsupported(problem, spec)
         if reason is None and interpolant(spec.solver) is None:
             return _no_dense_output(spec.solver)
         return reason

@@ -8,26 +8,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from nodebench.backends.runge_kutta.compiled import programs
-from nodebench.backends.runge_kutta.compiled.direct import CompiledDirectSolve, solve_through_compiled
-from nodebench.backends.runge_kutta.dense_output import dense_output
-from nodebench.backends.runge_kutta.solve import (
-    AbstractRungeKutta,
-    SolveSetup,
-    reason_unsupported,
-    solve_through,
-    steps_through,
+from nodebench.backends.runge_kutta.compiled.direct import (
+    AbstractCompilable,
+    CompiledDirectSolve,
+    solve_through_compiled,
 )
+from nodebench.backends.runge_kutta.dense_output import dense_output
+from nodebench.backends.runge_kutta.solve import SolveSetup, solve_through, steps_through
 from nodebench.backends.runge_kutta.steps import RungeKutta, Scheme, Stepper, rms_ratio
 from nodebench.backends.runge_kutta.transpose import LossGradient, Recorder, Transpose, pull_through
 from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
 from nodebench.frameworks.torch.field import layout, output_times
-from nodebench.problem import Array, Field, Problem, SolverSpec, State
+from nodebench.problem import Array, Field, SolverSpec, State
 
 
 @dataclass(frozen=True)
-class Direct(AbstractRungeKutta):
+class Direct(AbstractCompilable):
     """Backpropagation through the accepted steps: exact for the discretised problem, memory grows with the steps.
 
     The graphs of the field are kept for every stage of every accepted step; the sums between them are differentiated
@@ -56,23 +53,11 @@ class Direct(AbstractRungeKutta):
     compile: bool = False
 
     @override
-    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        reason = reason_unsupported(spec)
-        if reason is None and self.compile:
-            return programs.reason_unsupported(problem)
-        return reason
-
-    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         setup = self.setup(field, y0, spec)
         if self.compile:
             return solve_through_compiled(CompiledDirectSolve, setup, y0, times)
         return solve_through(_DirectSolve, setup, y0, times)
-
-    @property
-    @override
-    def compiles(self) -> bool:
-        return self.compile
 
     @override
     def setup(self, field: Field, y0: State, spec: SolverSpec) -> SolveSetup:

@@ -10,15 +10,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from nodebench.backends.runge_kutta.compiled.programs import CompiledField, Differentiated, reason_not_compiled
+from nodebench.backends.runge_kutta.compiled.programs import (
+    CompiledField,
+    Differentiated,
+    reason_not_compiled,
+    reason_unsupported,
+)
 from nodebench.backends.runge_kutta.dense_output import dense_output
-from nodebench.backends.runge_kutta.solve import SolveSetup, Step, solve_through, steps_through
+from nodebench.backends.runge_kutta.solve import AbstractRungeKutta, SolveSetup, Step, solve_through, steps_through
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, Stepper, check_beginning
 from nodebench.backends.runge_kutta.transpose import LossGradient, accumulate
 from nodebench.backends.solvers import Tableau, tableau
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.field import output_times, parameters
-from nodebench.problem import SolverSpec, State
+from nodebench.problem import Problem, SolverSpec, State
 
 
 def weighted(base: Tensor, h: Tensor, weights: Sequence[float], rows: Sequence[Tensor]) -> Tensor:
@@ -167,6 +172,26 @@ class CompiledMethod(AbstractMethod):
     @override
     def forget(self) -> None:
         self._k = None
+
+
+class AbstractCompilable(AbstractRungeKutta):
+    """A gradient method whose steps can be compiled.
+
+    Attributes:
+        compile: Whether they are; an option of each final subclass.
+    """
+
+    compile: bool
+
+    @override
+    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
+        reason = super().unsupported(problem, spec)
+        return reason_unsupported(problem) if reason is None and self.compile else reason
+
+    @property
+    @override
+    def compiles(self) -> bool:
+        return self.compile
 
 
 def solve_through_compiled(
