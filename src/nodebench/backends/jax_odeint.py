@@ -93,10 +93,7 @@ class JaxOdeint(AbstractBackend):
         """
         _SEEN.begin()
         jax.block_until_ready(self.solve(_WatchedField(field), y0, times, _one_more(spec)))
-        marks = _marks(y0, times)
-        sign = _sign(marks)
-        steps = _followed(_SEEN.taken(), sign, [sign * mark for mark in marks], spec.max_steps)
-        return StepGrid(tuple(sign * t for t in steps.times), steps.n_rejected)
+        return _followed(_SEEN.taken(), _marks(y0, times), spec.max_steps)
 
     @override
     def gradient_step(self, problem: Problem, spec: SolverSpec, framework: AbstractFramework) -> GradientStep:
@@ -111,7 +108,7 @@ class JaxOdeint(AbstractBackend):
         def forward_evaluations() -> int:
             _SEEN.begin()
             found = counted.forward_evaluations()
-            _check_forward(_SEEN.taken(), marks, limit)
+            _followed(_SEEN.taken(), marks, limit)
             return found
 
         def evaluations() -> Evaluations:
@@ -119,7 +116,7 @@ class JaxOdeint(AbstractBackend):
             found = counted.evaluations()
             solves = [(backward, list(group)) for backward, group in groupby(_SEEN.taken(), lambda one: one.backward)]
             # Before each backward solve the field is evaluated once for the gradient of the time at which it starts.
-            _check_forward(solves[0][1][:-1], marks, limit)
+            _followed(solves[0][1][:-1], marks, limit)
             _check_backward([solve for backward, solve in solves if backward], marks, limit)
             return found
 
@@ -214,29 +211,25 @@ def _marks(y0: State, times: Array) -> list[float]:
     return [float(t) for t in np.asarray(times).astype(jax.tree.leaves(y0)[0].dtype)]
 
 
-def _sign(marks: Sequence[float]) -> int:
-    return 1 if marks[-1] > marks[0] else -1
-
-
-def _followed(seen: Sequence[_Sighting], sign: int, marks: Sequence[float], limit: int) -> StepGrid:
+def _followed(seen: Sequence[_Sighting], marks: Sequence[float], limit: int) -> StepGrid:
     """The steps of one call of `odeint`, from its evaluations.
 
     Args:
         seen: Its evaluations: two, then six of each step tried, at the nodes 1/5, 3/10, 4/5, 8/9, 1 and 1.
-        sign: What times are multiplied with to be those that `odeint` counts.
-        marks: Its output times, increasing.
+        marks: Its output times.
         limit: Tries that are allowed from one output time to the next.
 
     Raises:
         StepLimitError: If they do not suffice.
         DivergedError: If a derivative was not finite and the solve went no further.
     """
+    sign = 1 if marks[-1] > marks[0] else -1  # `odeint` is handed times that increase
     tries = [seen[i : i + N_STAGES] for i in range(N_BEFORE, len(seen), N_STAGES)]
     ends = [sign * stages[-1].t for stages in tries]
     # A step begins where the one before it ended, or began if that one was rejected: 1/5 of it before its first stage.
     begins = [end - (end - sign * stages[0].t) * 5 / 4 for end, stages in zip(ends, tries, strict=True)]
-    boundaries, used = [marks[0]], 0
-    for mark in marks[1:]:
+    boundaries, used = [sign * marks[0]], 0
+    for mark in (sign * mark for mark in marks[1:]):
         before = used
         while boundaries[-1] < mark:
             if used - before == limit:
@@ -250,19 +243,13 @@ def _followed(seen: Sequence[_Sighting], sign: int, marks: Sequence[float], limi
             used += 1
             if used == len(tries) or abs(begins[used] - end) < abs(begins[used] - start):
                 boundaries.append(end)
-    return StepGrid(tuple(boundaries), used - len(boundaries) + 1)
-
-
-def _check_forward(solve: Sequence[_Sighting], marks: Sequence[float], limit: int) -> None:
-    sign = _sign(marks)
-    _followed(solve, sign, [sign * mark for mark in marks], limit)
+    return StepGrid(tuple(sign * t for t in boundaries), used - len(boundaries) + 1)
 
 
 def _check_backward(solves: Sequence[Sequence[_Sighting]], marks: Sequence[float], limit: int) -> None:
-    sign = -_sign(marks)
     intervals = zip(marks[:0:-1], marks[-2::-1], strict=True)
     try:
-        for solve, (start, end) in zip(solves, intervals, strict=True):
-            _followed(solve, sign, [sign * start, sign * end], limit)
+        for solve, interval in zip(solves, intervals, strict=True):
+            _followed(solve, interval, limit)
     except CellError as error:
         raise type(error)(f"{IN_BACKWARD_SOLVE}{error}") from error
