@@ -40,19 +40,6 @@ NAMESAKES: Mapping[str, str] = {
 FIXED = ("euler", "midpoint", "rk38")
 
 
-def reason_unsupported(spec: SolverSpec) -> str | None:
-    """Why torchdiffeq cannot solve this, in one sentence, or None."""
-    if spec.solver in NAMESAKES:
-        return NAMESAKES[spec.solver]
-    if spec.solver not in METHODS:
-        return f"torchdiffeq has no `{spec.solver}`; of ours it has {', '.join(METHODS)}."
-    if spec.solver in FIXED and spec.first_step is None:
-        return f"`{spec.solver}` has no error estimate, so that it needs `first_step`."
-    if spec.controller != "integral" and spec.solver not in FIXED:
-        return f"torchdiffeq has the integral controller of the step size alone, not `{spec.controller}`."
-    return None
-
-
 def options(y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> dict[str, Any]:
     """Torchdiffeq's options for a solve, the same forward and backward.
 
@@ -155,18 +142,6 @@ class _ReportingField:
         self.n_rejected += 1
 
 
-def step_grid(field: Field, y0: State, times: Tensor, spec: SolverSpec, *, land: bool) -> StepGrid:
-    """The steps that torchdiffeq takes; without `land` the last one reaches past the last output time."""
-    times = times.detach()
-    watched = _ReportingField(field, times, adaptive=spec.solver not in FIXED)
-    chosen = options(y0, times, spec, land=land)
-    with torch.no_grad(), named_errors():
-        torchdiffeq.odeint(
-            watched, y0, times, rtol=spec.rtol, atol=spec.atol, method=METHODS[spec.solver], options=chosen
-        )
-    return StepGrid(tuple(watched.boundaries), watched.n_rejected)
-
-
 class AbstractTorchdiffeq(AbstractBackend):
     """A backend of torchdiffeq, which takes the forward steps of `torchdiffeq`.
 
@@ -180,7 +155,15 @@ class AbstractTorchdiffeq(AbstractBackend):
     @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         del problem
-        return reason_unsupported(spec)
+        if spec.solver in NAMESAKES:
+            return NAMESAKES[spec.solver]
+        if spec.solver not in METHODS:
+            return f"torchdiffeq has no `{spec.solver}`; of ours it has {', '.join(METHODS)}."
+        if spec.solver in FIXED and spec.first_step is None:
+            return f"`{spec.solver}` has no error estimate, so that it needs `first_step`."
+        if spec.controller != "integral" and spec.solver not in FIXED:
+            return f"torchdiffeq has the integral controller of the step size alone, not `{spec.controller}`."
+        return None
 
     @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
@@ -195,8 +178,16 @@ class AbstractTorchdiffeq(AbstractBackend):
         return f"torchdiffeq[land={str(self.land).lower()}]"
 
     @override
-    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid | None:
-        return step_grid(field, y0, times, spec, land=self.land)
+    def grid(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> StepGrid:
+        """The steps of the forward solve; without `land` the last one reaches past the last output time."""
+        times = times.detach()
+        watched = _ReportingField(field, times, adaptive=spec.solver not in FIXED)
+        chosen = options(y0, times, spec, land=self.land)
+        with torch.no_grad(), named_errors():
+            torchdiffeq.odeint(
+                watched, y0, times, rtol=spec.rtol, atol=spec.atol, method=METHODS[spec.solver], options=chosen
+            )
+        return StepGrid(tuple(watched.boundaries), watched.n_rejected)
 
 
 @dataclass(frozen=True)
