@@ -113,10 +113,11 @@ class BackendSubject:
         Raises:
             NotApplicableError: If it supports none.
         """
+        problem = self.problem(Known())
         for name in PREFERRED:
-            if self.backend.unsupported(self.problem(Known()), self._spec(name, MIDDLE)) is None:
+            if self.backend.unsupported(problem, self._spec(name, MIDDLE)) is None:
                 return name
-        reason = self.backend.unsupported(self.problem(Known()), self._spec(PREFERRED[0], MIDDLE))
+        reason = self.backend.unsupported(problem, self._spec(PREFERRED[0], MIDDLE))
         raise NotApplicableError(f"it supports no solver; of {PREFERRED[0]} it says: {reason}")
 
     @property
