@@ -129,13 +129,9 @@ def _latent_space(latent: np.ndarray, clockwise: np.ndarray) -> Plot:
     ]
     lines = [(_direction(way), path) for way, path in zip(clockwise, centred @ components[:2].T, strict=True)]
     span = f"over {2 * N_POINTS} times, the observed span and beyond"
-    figure = latent_space(lines, names)
+    axes_names = [wrapped(name, LATENT_INCHES) for name in names]
+    figure = curves([""], [lines], axes_names, inches=LATENT_INCHES)
     return Plot("latent-space", f"Latent trajectories of {len(latent)} test spirals {span}", figure)
-
-
-def latent_space(lines: Lines, names: Sequence[str]) -> Figure:
-    """Lines in the plane of two components, whose names the axes have."""
-    return curves([""], [lines], [wrapped(name, LATENT_INCHES) for name in names], inches=LATENT_INCHES)
 
 
 def _direction(clockwise: np.bool_) -> str:
