@@ -212,12 +212,24 @@ def test_the_example_of_the_readme_runs(tmp_path):
         ({"store": 3}, "`store` must be text or a path; got 3"),
         ({"shard": 1}, "`shard` must be text; got 1"),
         ({"resume": "yes"}, "`resume` must be True or False; got 'yes'"),
+        ({"preset": None}, "`preset` must be text; got None"),
+        ({"device": None}, "`device` must be text; got None"),
+        ({"executor": 3}, "`executor` must be text; got 3"),
+        ({"precision": [1]}, "`precision` must be a number; got [1]"),
     ],
 )
 def test_a_value_of_another_type_is_a_sentence(wrong, said):
     """It names the parameter and what came; nothing is planned."""
     with pytest.raises(UserError, match=re.escape(said)):
         api.run(**{**COUNTS, **wrong})
+
+
+@pytest.mark.parametrize("what", [3, [1], [None]])
+def test_a_report_of_what_is_neither_record_nor_run_is_a_sentence(measured, what, tmp_path):
+    """Nothing is written."""
+    with pytest.raises(UserError, match="`what` must be records, or runs by their ids; got"):
+        api.report(what, tmp_path / "r.md", store=measured[0])
+    assert not list(tmp_path.iterdir())
 
 
 def test_exponents_of_time_are_of_one_machine(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -410,3 +411,19 @@ def test_a_cell_whose_id_begins_anothers_is_found(tmp_path):
     for cell_id in ("ab", "abc"):
         store.append(make_record(cell_id=cell_id))
     assert [record.cell_id for record in store.cell_records("ab")] == ["ab"]
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("runs", "environment"), ("environments", "fingerprint"), ("records", "notes")]
+)
+def test_what_is_no_json_is_damage(tmp_path, table, column):
+    """It is said with the store's name, whatever is read; the path may be text."""
+    path = tmp_path / "results.db"
+    store = Store(str(path))
+    store.start_run("r1", "test", "p", {}, 1)
+    store.save_environment({})
+    store.append(make_record())
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"UPDATE {table} SET {column} = 'garbage{{'")
+    with pytest.raises(StoreError, match=r"results.db` is damaged: it has 'garbage\{' where JSON stood"):
+        _ = store.runs(), store.environments(), store.records()

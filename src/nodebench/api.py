@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nodebench import registry
+from nodebench.errors import UserError
 from nodebench.measuring import Watcher, measure, planned
 from nodebench.options import GateOptions, RunOptions, ScaleOptions, default_store, taking
 from nodebench.reports.comparison import Machines
@@ -155,6 +156,8 @@ def _named(what: str | Sequence[str] | Sequence[Record] | None) -> tuple[list[st
     """Names of the runs that are meant, and their records where they are at hand; None for all."""
     if what is None or isinstance(what, str):
         return (None if what is None else [what]), None
+    if not isinstance(what, Sequence) or not all(isinstance(each, str | Record) for each in what):
+        raise UserError(f"`what` must be records, or runs by their ids; got {what!r}.")
     records = [each for each in what if isinstance(each, Record)]
     if records:
         return list(dict.fromkeys(record.run_id for record in records)), records

@@ -57,7 +57,7 @@ class RunOptions(ExecutorOptions, Settings, Request):
     store: str | Path = field(default_factory=default_store)
 
     def __post_init__(self) -> None:
-        for part in (ExecutorOptions, Request, Settings):
+        for part in (Request, ExecutorOptions, Settings):  # the first checks the types of all
             part.__post_init__(self)
         if self.resume and self.rerun_failed:
             raise UserError("`--rerun-failed` continues an interrupted run too; leave `--resume` out.")

@@ -105,7 +105,7 @@ class Plan:
         cells = tuple(cell for members in self.groups[number - 1 :: n_shards] for cell in members)
         ids = {cell.cell_id for cell in cells}
         refused = {cell_id: reason for cell_id, reason in self.unsupported.items() if cell_id in ids}
-        reason = f"shard {number}/{n_shards}: the plan has {len(self.groups)} groups"
+        reason = f"shard {number}/{n_shards}: the plan has {len(self.groups)} group{'s' * (len(self.groups) > 1)}"
         return replace(self, cells=cells, unsupported=refused, empty="" if cells else reason)
 
     def check_control(self, control: str | None) -> None:

@@ -89,6 +89,8 @@ KINDS: Mapping[str, tuple[type, str]] = {
     "int": (Integral, "a whole number"),
     "float": (Real, "a number"),
     "str": (str, "text"),
+    "Preset": (str, "text"),
+    "Axis": (str, "text"),
     "Path": (os.PathLike, "a path"),
 }
 """What a value must be an instance of whose annotation has this word, and how that is said."""
@@ -103,9 +105,12 @@ def check_types(options: "Request") -> None:
     for option in fields(options):
         value, annotation = getattr(options, option.name), str(option.type)
         kinds = [kind for word, kind in KINDS.items() if re.search(rf"\b{word}\b", annotation)]
-        values = value if isinstance(value, list | tuple) else [] if value is None else [value]
         if not kinds or "Baseline" in annotation:  # named otherwise, and looked up where it is used
             continue
+        are_several = "Sequence" in annotation
+        if value is None and (are_several or "None" in annotation):
+            continue
+        values = value if are_several and isinstance(value, list | tuple) else [value]
         allowed = tuple(kind for kind, _ in kinds)
         for each in values:
             if not isinstance(each, allowed) or (isinstance(each, bool) and bool not in allowed):

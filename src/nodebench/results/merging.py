@@ -44,6 +44,9 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
         StoreError: If a store cannot be read or written, has the schema of a newer version, or two stores have one run,
             record or file with different contents; each is named.
     """
+    for path in sources:
+        if not path.exists():
+            raise StoreError(f"there is no store at `{path}`.")
     opened = {path.resolve(): existing(path) for path in sources}
     before = _rows(Store(target, read_only=True)) if target.exists() else {}
     parts = [(path, _rows(store)) for path, store in opened.items() if path != target.resolve()]

@@ -70,8 +70,8 @@ class Store:
         StoreError: If the file cannot be made, read or written, is no store, or has the schema of a newer version.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        self.path = path = Path(path)
         self._snapshot: sqlite3.Connection | None = None
         if path.is_dir():
             raise StoreError(f"`{path}` is a folder; name the file of a store.")
@@ -121,7 +121,7 @@ class Store:
         """The fingerprints of all machines that records may name, by key."""
         with self._connection() as db:
             rows = db.execute("SELECT environment, fingerprint FROM environments ORDER BY rowid").fetchall()
-        return {row["environment"]: json.loads(row["fingerprint"]) for row in rows}
+            return {row["environment"]: json.loads(row["fingerprint"]) for row in rows}
 
     def newest(self, plan: str, *, unfinished: bool = False) -> str | None:
         """The newest run of a plan, or the newest that has not finished; None where there is none."""
@@ -194,8 +194,7 @@ class Store:
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         with self._connection() as db:
             query = f"SELECT * FROM records {where} ORDER BY ({same.format('MIN(rowid)')}), attempt"
-            rows = db.execute(query, values).fetchall()
-        return [Record.from_row(row) for row in rows]
+            return [Record.from_row(row) for row in db.execute(query, values)]
 
     def cell_records(self, cell: str, run: str | None = None) -> list[Record]:
         """All attempts at a cell in one run, the last one last.
@@ -223,7 +222,7 @@ class Store:
                 "(SELECT COUNT(DISTINCT cell_id) FROM records WHERE records.run_id = runs.run_id) AS n_records "
                 "FROM runs ORDER BY created_at, rowid"
             ).fetchall()
-        return [Run(**{**dict(row), "environment": json.loads(row["environment"])}) for row in rows]
+            return [Run(**{**dict(row), "environment": json.loads(row["environment"])}) for row in rows]
 
     def run(self, name: str) -> Run:
         """A run by its id, the beginning of it, or `latest`.
@@ -283,6 +282,10 @@ class Store:
                 yield db
         except sqlite3.Error as error:
             raise StoreError(f"the store `{self.path}` cannot be used: {_told(error)}.") from error
+        except json.JSONDecodeError as error:
+            raise StoreError(
+                f"the store `{self.path}` is damaged: it has {error.doc[:20]!r} where JSON stood."
+            ) from error
 
     def _open(self) -> sqlite3.Connection:
         # SQLite's own timeout does not cover entering WAL mode: while another process creates the file, or closes the
