@@ -1,6 +1,5 @@
 """A cell while it is being measured."""
 
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -8,14 +7,14 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from nodebench.bench.client import LostError, WorkerError, WorkerProcess, launch, with_launchers
-from nodebench.bench.jobs import Cores, WorkClock
-from nodebench.bench.messages import Assignment, Failure, Questions, TrainingProgress, Turn, sentence_of
+from nodebench.bench.jobs import WorkClock
+from nodebench.bench.messages import Assignment, Failure, Questions, TrainingProgress, Turn
 from nodebench.bench.plan import Cell
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
 from nodebench.bench.saved import Reference
 from nodebench.errors import Status
-from nodebench.results.machine import usable_cores
+from nodebench.results.machine import Cores, usable_cores
 from nodebench.results.record import Measurement
 
 P = ParamSpec("P")
@@ -208,7 +207,7 @@ class CellRun:
         except WorkerError as error:
             self.fail(error.failure)
         except Exception as error:  # noqa: BLE001  a file of its that cannot be read, say; the record has the traceback
-            self.fail(Failure("failed", sentence_of(error), "".join(traceback.format_exception(error))))
+            self.fail(Failure.of_error(error))
 
     def fail(self, failure: Failure) -> None:
         """Enter how it failed, and let its worker go."""

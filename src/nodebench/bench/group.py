@@ -10,13 +10,14 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from nodebench.bench.cell_run import CellRun
 from nodebench.bench.client import WorkerError
-from nodebench.bench.jobs import Cores, Jobs
+from nodebench.bench.jobs import Jobs
 from nodebench.bench.judge import References, judge_accuracy, judge_fairness, method_errors
 from nodebench.bench.messages import Counts, DiscreteReference, Event, Failure, Preparation, Questions
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
 from nodebench.bench.saved import UNREADABLE, Reference
 from nodebench.bench.timing import MEMORY_SHARE, Interleaving, Interval, cpu_time, step_ratio, step_time
+from nodebench.results.machine import Cores
 from nodebench.results.record import Measurement
 
 P = ParamSpec("P")

@@ -7,8 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-Cores = tuple[int, ...] | None
-"""Cores that a worker is kept to; None for all."""
+from nodebench.results.machine import Cores
 
 PATIENCE_S = 0.2
 """How often, in seconds, it is looked whether memory allows another job."""

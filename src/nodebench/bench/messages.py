@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from traceback import format_exception
 from typing import TYPE_CHECKING, Protocol
 
 from nodebench.bench.plan import Cell
@@ -13,8 +14,8 @@ from nodebench.problem import Evaluations
 from nodebench.results.record import Measurement, Record
 
 if TYPE_CHECKING:
-    from nodebench.bench.jobs import Cores
     from nodebench.bench.request import Request, Settings
+    from nodebench.results.machine import Cores
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,11 @@ class Failure:
     status: Status
     reason: str
     traceback: str
+
+    @classmethod
+    def of_error(cls, error: Exception) -> "Failure":
+        """The failure that an exception of the runner's own is, which says what no worker could say."""
+        return cls("failed", sentence_of(error), "".join(format_exception(error)))
 
     def of(self, found: Measurement) -> Measurement:
         """What is known of a cell that failed so, after what was found before."""

@@ -11,11 +11,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nodebench.bench.jobs import Cores
 from nodebench.bench.plan import Cell
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.registry import split_list
-from nodebench.results.machine import available_cores, usable_cores
+from nodebench.results.machine import Cores, available_cores, usable_cores
 
 if TYPE_CHECKING:
     from nodebench.tasks.base import Preset

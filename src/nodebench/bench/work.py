@@ -1,7 +1,6 @@
 """The parts of a plan that are carried out whole, each on one machine: they return values and touch no store."""
 
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from nodebench.bench.client import WorkerError
 from nodebench.bench.group import GradientGroup
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.judge import References
-from nodebench.bench.messages import Beginning, Event, Failure, Questions, TrainingProgress, sentence_of
+from nodebench.bench.messages import Beginning, Event, Failure, Questions, TrainingProgress
 from nodebench.bench.plan import Cell
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
@@ -240,7 +239,7 @@ def results_of(work: AbstractWork, machine: MachineContext) -> tuple[CellResult,
     try:
         return work.measured(machine)
     except Exception as error:  # noqa: BLE001  it ends in the records of these cells, with its traceback
-        failure = Failure("failed", sentence_of(error), "".join(traceback.format_exception(error)))
+        failure = Failure.of_error(error)
         return tuple(outcome.failed(failure) for outcome in work.outcomes)
 
 

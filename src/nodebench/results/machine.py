@@ -60,6 +60,9 @@ ONLINE_CORES = Path("/sys/devices/system/cpu/online")
 CONTROL_GROUPS, OWN_CONTROL_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where Linux has the limits of control groups, and which of them a process is in."""
 
+Cores = tuple[int, ...] | None
+"""Cores that a worker is kept to; None for all."""
+
 SAMPLE_S = 0.2
 """How long cores are watched before some are chosen."""
 
