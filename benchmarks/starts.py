@@ -24,6 +24,7 @@ from nodebench.bench.request import Settings
 from nodebench.bench.timing import Interleaving
 from nodebench.bench.work import begin
 from nodebench.results.machine import idle_cores
+from nodebench.results.record import Measurement
 from nodebench.stats import student
 
 ROUNDS = 10
@@ -41,11 +42,11 @@ def main(n_starts: int, backend: str, task: str) -> None:
         first_step = begin(worker, inputs).first_step
         worker.dismiss()
         found: dict[str, list[CellRun]] = {
-            way: [CellRun(cell, settings, inputs=inputs) for _ in range(2)] for way in WAYS
+            way: [CellRun(cell, settings, Measurement(first_step=first_step), inputs) for _ in range(2)] for way in WAYS
         }
         for n in range(n_starts):
             for way in WAYS if n % 2 else WAYS[::-1]:
-                timing = Interleaving(found[way], first_step, settings, lambda _: None)
+                timing = Interleaving(found[way], settings, lambda _: None)
                 with Launchers() as launchers:
                     timing.start(launchers if way == "fork" else None, found[way], ROUNDS, float("inf"))
     samples = {way: [_of_start(found[way], at) for at in range(n_starts)] for way in WAYS}

@@ -39,9 +39,9 @@ NEEDS = {
     "jax": ("check_up_jax", "compiled", "jax_backends", "jax_framework", "jax_odeint", "jax_torch_parity",
             "jax_training", "cnf_models", "spiral_models", "equal_steps", "sweep"),
     "worker": (
-        "api", "check_up", "cli", "conformance", "examples", "failures", "floor", "gate_versions", "interleaving",
-        "jobs", "launcher", "new", "pytest_plugin", "references", "registry", "reproduction", "runner", "selftest",
-        "users_fields", "users_files", "workflows",
+        "api", "check_up", "cli", "comparing", "conformance", "examples", "failures", "floor", "gate_versions",
+        "interleaving", "jobs", "launcher", "new", "pytest_plugin", "references", "registry", "reproduction", "runner",
+        "selftest", "users_fields", "users_files", "workflows",
     ),
     "packaging": ("wheel", "torchode_plugin"),
 }  # fmt: skip

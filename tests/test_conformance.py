@@ -28,6 +28,7 @@ DATA = {"mnist": "mnist[dataset=digits]"}
 TASKS = [
     (name, check)
     for name in [*registry.names("task"), "nodebench.testing:FakeTask"]
+    if not registry.describe("task", name).required
     for check in task_checks(DATA.get(name, name))
     if check.body not in MODEL_CHECKS or name in ("linear", "nodebench.testing:FakeTask")
 ]

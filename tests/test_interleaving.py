@@ -17,6 +17,7 @@ from nodebench.bench.messages import Assignment, Event
 from nodebench.bench.request import Settings
 from nodebench.bench.timing import Interleaving, step_ratio, subgroups
 from nodebench.bench.worker.main import Worker
+from nodebench.results.record import Measurement
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
 TWO = Settings(rounds=2, timeout_s=60)
@@ -27,7 +28,8 @@ def cells(*options, settings=Settings(rounds=6, timeout_s=60)):  # noqa: B008  f
     """A measured cell for each set of options of the fake backend."""
     backends = tuple(f"{BACKEND}[{text}]" for text in options)
     request = Request(backends=backends, tasks=(TASK,), preset="smoke", measure="gradient")
-    return [CellRun(cell, settings, inputs=inputs(cell)) for cell in plan(request).cells]
+    found = Measurement(first_step=0.1)
+    return [CellRun(cell, settings, found, inputs(cell)) for cell in plan(request).cells]
 
 
 @cache
@@ -40,7 +42,7 @@ def inputs(cell):
 
 
 def interleaving(group, available_bytes=None, notify=lambda _: None):
-    return Interleaving(group, 0.1, group[0].settings, notify, None, available_bytes)
+    return Interleaving(group, group[0].settings, notify, None, available_bytes)
 
 
 @pytest.mark.quiet

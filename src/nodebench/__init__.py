@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nodebench.backends.diffrax.solve import solve as diffrax_solve
     from nodebench.backends.diffrax.solve import step_grid as diffrax_grid
     from nodebench.backends.solvers import TABLEAUS, Tableau
+    from nodebench.comparing import compare
     from nodebench.conformance.backend import backend_checks
     from nodebench.conformance.check import Check, CheckFailedError
     from nodebench.conformance.task import task_checks
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from nodebench.problem import Array, Dtype, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
     from nodebench.results.record import Record
     from nodebench.results.store import Store
+    from nodebench.study import Study
     from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
     from nodebench.tasks.field.task import AbstractFieldTask
 
@@ -108,6 +110,7 @@ __all__ = [
     "StepLimitError",
     "Store",
     "StoreError",
+    "Study",
     "Tableau",
     "UnknownNameError",
     "UnsupportedError",
@@ -118,6 +121,7 @@ __all__ = [
     "backend_checks",
     "check",
     "check_same_shape",
+    "compare",
     "diffrax_grid",
     "diffrax_solve",
     "diffrax_unsupported",
@@ -136,6 +140,7 @@ _NAMES = {
     "backends.base": "AbstractBackend",
     "backends.diffrax.solve": "step_grid=diffrax_grid solve=diffrax_solve reason_unsupported=diffrax_unsupported",
     "backends.solvers": "TABLEAUS Tableau",
+    "comparing": "compare",
     "conformance.backend": "backend_checks",
     "conformance.check": "Check CheckFailedError",
     "conformance.task": "task_checks",
@@ -148,6 +153,7 @@ _NAMES = {
     "problem": "Array Dtype Evaluations Field Gradients Problem SolverSpec State StepGrid",
     "results.record": "Record",
     "results.store": "Store",
+    "study": "Study",
     "tasks.base": "AbstractTask GradientInputs Metric ModelEntry Preset Recipe Splits",
     "tasks.field.task": "AbstractFieldTask",
 }

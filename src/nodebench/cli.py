@@ -49,6 +49,7 @@ NAMES = {
     "seeds": ("--seed",),
     "rerun_failed": ("--rerun-failed",),
     "allow_mixed": ("--allow-mixed",),
+    "init_args": ("--init-args",),
 }
 """What fields are called on the command line whose names do not say it."""
 
@@ -57,7 +58,7 @@ ARGUMENTS = {"old": "baseline", "new": "candidate"}
 
 CONTINUE = "interrupted; continue with the same command and --resume"
 
-NOT_OPTIONS = ("cores", "interpreter", "store")
+NOT_OPTIONS = ("cores", "interpreter", "objects", "store")
 """Fields that are chosen for the user, and the one that all commands have."""
 
 StoreOption = Annotated[

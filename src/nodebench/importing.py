@@ -46,6 +46,9 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 UTF_8: Mapping[str, str] = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 """Environment of a process in which users' code runs and whose output is kept: whatever it prints can be written."""
 
+read_files: set[str] = set()
+"""Files of data, such as weights, that a problem has been read from: what is measured depends on them as on code."""
+
 _folders: list[str] = []
 """Users' folders that have been added to the import path, in the order in which they are searched."""
 
@@ -144,6 +147,18 @@ def require(extra: str) -> None:
         named = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
         are = "are" if len(missing) > 1 else "is"
         raise NotInstalledError(f"{named} {are} not installed; install with: pip install 'nodebench[{extra}]'")
+
+
+def optional_module(name: str) -> ModuleType:
+    """Import what nodebench can do without.
+
+    Raises:
+        NotInstalledError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise missing_module(error, Path.cwd()) from error
 
 
 @contextmanager

@@ -24,11 +24,15 @@ def backends() -> list[Row]:
             "name": info.name,
             "framework": info.framework or "-",
             "state": info.error or _installed(info.framework),
-            "options": " ".join(f"{key}={value}" for key, value in info.options.items()),
+            "options": _options(info),
             "summary": info.summary,
         }
         for info in _known("backend")
     ]
+
+
+def _options(info: PluginInfo) -> str:
+    return " ".join(f"{key}={value}" for key, value in info.options.items())
 
 
 def _known(kind: Kind) -> list[PluginInfo]:
@@ -46,7 +50,7 @@ def _installed(framework: str | None) -> str:
 def _loaded_tasks() -> Iterator[tuple[PluginInfo, AbstractTask | None]]:
     for info in _known("task"):
         try:
-            yield info, None if info.error else registry.load("task", info.name, AbstractTask)
+            yield info, None if info.error or info.required else registry.load("task", info.name, AbstractTask)
         except NodebenchError as error:
             yield replace(info, error=str(error)), None
 
@@ -55,22 +59,21 @@ def tasks() -> list[Row]:
     """All installed tasks."""
     rows = []
     for info, task in _loaded_tasks():
-        row = {"name": info.name, "state": info.error or "ready"}
+        row = {"name": info.name, "state": info.error or "ready", "options": _options(info)}
         if task is not None:
             try:
                 with users_code("it cannot describe itself"):
-                    row |= _told(info, task)
+                    row |= _told(task)
             except NodebenchError as error:  # it is the task's state, and no other's
                 row["state"] = str(error)
         rows.append({**row, "summary": info.summary})
     return rows
 
 
-def _told(info: PluginInfo, task: AbstractTask) -> Row:
+def _told(task: AbstractTask) -> Row:
     return {
         "default model": task.default_model,
         "metric": f"{task.metric.name}{'' if task.metric.unit in ('', '1') else f' [{task.metric.unit}]'}",
-        "options": " ".join(f"{key}={value}" for key, value in info.options.items()),
         "data": task.data_source(),
     }
 

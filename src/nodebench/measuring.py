@@ -71,7 +71,7 @@ def planned(options: RunOptions) -> Plan:
     if isinstance(options, ScaleOptions):
         found = scaling_plan(request, options.over, options.values)
     else:
-        found = plan_of(request, options.timeout_s)
+        found = plan_of(request, options.timeout_s, options.objects)
         found.check_control(None if options.control is None else registry.canonical(options.control))
     return found if options.shard is None else found.shard(*parse_shard(options.shard))
 

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,16 @@ def print_records(records: Sequence["Record"], *, as_json: bool = False) -> None
     for backend, found in {record.backend: record.differences for record in records}.items():
         for difference in found:
             console.print(f"note ({escape(str(backend))}): {escape(difference)}")
+
+
+def records_text(records: Sequence["Record"], width: int = 80) -> str:
+    """Records as the tables of a terminal of some width, without colours."""
+    from rich.console import Console
+
+    console = Console(file=StringIO(), width=width, highlight=False, emoji=False)
+    for table in for_terminal(records):
+        print_table(table, console)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]  # what it was given
 
 
 def print_plan(planned: "Plan", *, as_json: bool) -> None:

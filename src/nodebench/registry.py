@@ -64,6 +64,11 @@ class PluginInfo:
     options: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
+    @property
+    def required(self) -> list[str]:
+        """Options without a default."""
+        return [name for name, default in self.options.items() if not default]
+
 
 def kind_of(text: str) -> Kind:
     """A kind of plugin by its name.
@@ -82,8 +87,8 @@ def names(kind: Kind) -> list[str]:
 
 
 def working(kind: Kind) -> list[str]:
-    """Names of the installed plugins of a kind that are not broken, sorted."""
-    return [name for name in names(kind) if probe(kind, name).error is None]
+    """Names of the installed plugins of a kind that are not broken and need no option, sorted."""
+    return [info.name for name in names(kind) if (info := probe(kind, name)).error is None and not info.required]
 
 
 def refused(kind: Kind) -> list[PluginInfo]:

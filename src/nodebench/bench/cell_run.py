@@ -79,6 +79,12 @@ class CellRun:
         return self.found.ok
 
     @property
+    def first_step(self) -> float:
+        """First step of every solve of it, which has been chosen."""
+        assert self.found.first_step is not None, "what prepares for it has chosen one"
+        return self.found.first_step
+
+    @property
     def alive(self) -> bool:
         """Whether it has a worker."""
         return self._worker is not None

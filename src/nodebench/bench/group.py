@@ -1,7 +1,7 @@
 """The gradient measurement of cells that are compared with each other."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,7 @@ class GradientGroup:
     jobs: Jobs = field(init=False)
     discrete: dict[str, DiscreteReference | Failure] = field(default_factory=dict, init=False)
     helpers: list[CellRun] = field(default_factory=list, init=False)
+    _timing: Interleaving | None = field(default=None, init=False)
     _solving: threading.Lock = field(default_factory=threading.Lock, init=False)
     _telling: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -75,6 +76,12 @@ class GradientGroup:
         self._each(lambda measured, _: self._prepared(measured), None)
         judge_fairness(self.cells)
 
+    def examine(self) -> None:
+        """Errors, evaluations and memory of all cells: all that is not timed."""
+        with TemporaryDirectory() as folder:
+            self._each(lambda measured, at: self._untimed(measured, Path(folder) / f"{at}.npz"), None)
+            self._judge()
+
     def measure(self) -> None:
         """All passes of all cells, side by side where nothing is timed, then the timing in turns."""
         with TemporaryDirectory() as temporary:
@@ -82,14 +89,30 @@ class GradientGroup:
             programs = folder / "programs"
             # By place: two versions of one cell have the same id.
             self._each(lambda measured, at: self._passes(measured, folder / f"{at}.npz"), programs)
-            judge_accuracy(self.cells, self.references, self.settings.max_grad_error)
-            judge_fairness(self.cells)
+            self._judge()
             timed = sorted((m for m in self.cells if not m.failed), key=lambda m: (not m.ok, not self._wanted(m)))
             if timed:
                 room = self.available_bytes
-                timing = Interleaving(timed, self.first_step, self.settings, self.notify, programs, room)
-                timing.measure()
-                self._summarise([m for m in timed if not m.failed], timing.control)
+                self._timing = Interleaving(timed, self.settings, self.notify, programs, room)
+                self._timing.measure()
+                summarise(self._timing, self.settings.control)
+
+    def conclude(self) -> None:
+        """After an interruption of `measure`: judge and summarise what there is; what has no gradients has failed."""
+        self._abandon()
+        if self._timing is None:
+            for measured in self.cells:
+                if measured.gradients is None and measured.ok:
+                    measured.fail(Failure("failed", "interrupted before it was measured.", ""))
+            self.references.finest = True  # a more accurate one would take as long as it takes
+            self._judge()
+        else:
+            self._timing.conclude()
+            summarise(self._timing, self.settings.control)
+
+    def _judge(self) -> None:
+        judge_accuracy(self.cells, self.references, self.settings.max_grad_error)
+        judge_fairness(self.cells)
 
     def _each(self, passes: Callable[[CellRun, int], object], programs: Path | None) -> None:
         """Passes of all cells, side by side. What ran out of memory beside others is measured again alone."""
@@ -139,6 +162,14 @@ class GradientGroup:
         return prepared, counts
 
     def _passes(self, measured: CellRun, gradients: Path) -> None:
+        counts = self._untimed(measured, gradients)
+        seconds = min(FLOOR_S, FLOOR_SHARE * self.settings.budget(measured.cell))
+        measured.enter(self._time(measured, Questions.split, seconds / 2))
+        # Evaluations that a compiler has fused are not made of calls of the field, and may cost less than these.
+        if not measured.compiles:
+            measured.enter(self._time(measured, Questions.floor, counts.evaluations, seconds))
+
+    def _untimed(self, measured: CellRun, gradients: Path) -> Counts:
         prepared, counts = self._prepared(measured)
         discrete = self._discrete(measured, prepared.exact_counterpart, counts)
         self._ask(measured, Questions.gradients, gradients)
@@ -149,11 +180,7 @@ class GradientGroup:
         left = sizes.found.unreleased_bytes or 0
         if left > LEFT_BEHIND:
             measured.note(f"each gradient step leaves {left / 1000:.0f} kB behind: something keeps what it has seen")
-        seconds = min(FLOOR_S, FLOOR_SHARE * self.settings.budget(measured.cell))
-        measured.enter(self._time(measured, Questions.split, seconds / 2))
-        # Evaluations that a compiler has fused are not made of calls of the field, and may cost less than these.
-        if not measured.compiles:
-            measured.enter(self._time(measured, Questions.floor, counts.evaluations, seconds))
+        return counts
 
     def _accept(self, measured: CellRun, gradients: Path, exact: Reference | None) -> None:
         """Keep the gradients of a cell until those of all are there, once they are seen to be of the right sizes."""
@@ -221,28 +248,35 @@ class GradientGroup:
         with self._telling:
             self.notify(Event("cell", text, measured.cell))
 
-    def _summarise(self, timed: Sequence[CellRun], control: CellRun | None) -> None:
-        for measured in timed:
-            step, cpu = step_time(measured), cpu_time(measured)
-            measured.enter(
-                Measurement(step_s=step.estimate, step_s_low=step.low, step_s_high=step.high, cpu_s=cpu.estimate)
-            )
-            if measured.compiles and measured.found.first_step_s is not None:
-                measured.enter(Measurement(compile_s=measured.found.first_step_s - step.estimate))
-            self._note_competitor(measured, step, cpu)
-            # A wrong gradient is shown with its time, but neither ranked nor a measure for others.
-            if control is not None and control.ok and measured.ok and measured is not control:
-                measured.enter(_compared(measured, control))
-        if control is not None and self.settings.control not in (None, control.cell.backend):
-            control.note(f"the control is {control.cell.backend}, since {self.settings.control} cannot be ranked")
 
-    def _note_competitor(self, measured: CellRun, step: Interval, cpu: Interval) -> None:
-        cell = measured.cell
-        if cell.threads == 1 and cell.device == "cpu" and step.estimate > BUSY * cpu.estimate:
-            excess = 100 * (step.estimate / cpu.estimate - 1)
-            measured.note(
-                f"{cell.backend}: wall time exceeds CPU time by {excess:.0f} %: it waited, or something else ran"
-            )
+def summarise(timing: Interleaving, wanted: str | None) -> None:
+    """Enter what a timing has found: times, and ratios to the control.
+
+    Args:
+        timing: The timing.
+        wanted: The backend that was asked for as the control; None for the first cell.
+    """
+    control = timing.control
+    for measured in (one for one in timing.cells if one.starts and not one.failed):
+        step, cpu = step_time(measured), cpu_time(measured)
+        measured.enter(
+            Measurement(step_s=step.estimate, step_s_low=step.low, step_s_high=step.high, cpu_s=cpu.estimate)
+        )
+        if measured.compiles and measured.found.first_step_s is not None:
+            measured.enter(Measurement(compile_s=measured.found.first_step_s - step.estimate))
+        _note_competitor(measured, step, cpu)
+        # A wrong gradient is shown with its time, but neither ranked nor a measure for others.
+        if control is not None and control.ok and measured.ok and measured is not control:
+            measured.enter(_compared(measured, control))
+    if control is not None and wanted not in (None, control.cell.backend):
+        control.note(f"the control is {control.cell.backend}, since {wanted} cannot be ranked")
+
+
+def _note_competitor(measured: CellRun, step: Interval, cpu: Interval) -> None:
+    cell = measured.cell
+    if cell.threads == 1 and cell.device == "cpu" and step.estimate > BUSY * cpu.estimate:
+        excess = 100 * (step.estimate / cpu.estimate - 1)
+        measured.note(f"{cell.backend}: wall time exceeds CPU time by {excess:.0f} %: it waited, or something else ran")
 
 
 def _compared(measured: CellRun, control: CellRun) -> Measurement:

@@ -11,7 +11,7 @@ from nodebench import registry
 from nodebench.backends.solvers import METHODS
 from nodebench.bench.client import WorkerError, WorkerProcess, with_launchers
 from nodebench.bench.messages import Assignment, Planned, Questions
-from nodebench.bench.plan import Cell, Plan, joined, unique, unwritten
+from nodebench.bench.plan import GIVEN, Cell, Plan, joined, unique, unwritten
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Interpreter, Request
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
@@ -20,9 +20,10 @@ from nodebench.problem import SolverSpec
 from nodebench.results.scaling import Axis
 from nodebench.stats import MIN_POINTS
 from nodebench.tasks.base import AbstractTask, Preset
+from nodebench.tasks.field.objects import Objects
 
-MEASURES = ("gradient", "counts", "training", "both")
-"""What there is to measure; `counts` has of the gradient measurement its evaluations and steps alone."""
+MEASURES = ("gradient", "untimed", "counts", "training", "both")
+"""What there is to measure: `untimed` is the gradient measurement without times, `counts` its evaluations and steps."""
 
 DEVICES = ("cpu", "cuda")
 
@@ -31,12 +32,13 @@ PLANNING_S = 60.0
 """How long a task of a user's may take to be planned, in seconds, unless told otherwise."""
 
 
-def plan(request: Request, timeout_s: float | None = None) -> Plan:
+def plan(request: Request, timeout_s: float | None = None, objects: Objects | None = None) -> Plan:
     """Check a request and expand it into cells; what is broken among its plugins is told beside them.
 
     Args:
         request: What is asked for.
         timeout_s: How long a task of a user's may take to be planned; None for `PLANNING_S`.
+        objects: Objects of the caller's process that tasks are made of, pickled, by digest.
 
     Raises:
         UserError: If a name, option or number in it is wrong, or nothing is left to measure.
@@ -49,14 +51,19 @@ def plan(request: Request, timeout_s: float | None = None) -> Plan:
     for name in _expand("task", request.tasks):
         named = _with_dataset(name, request.dataset)
         try:
-            ours = registry.is_own("task", named)
-            planned = task_cells(named, request, backends) if ours else _planned(named, request, backends, timeout_s)
+            # A field that is given is a user's code, though its task is ours.
+            ours = registry.is_own("task", named) and registry.parse(named)[0] != GIVEN
+            planned = (
+                task_cells(named, request, backends)
+                if ours
+                else _planned(named, request, backends, timeout_s, objects or {})
+            )
         except (PluginError, NotInstalledError) as error:
             broken[named] = str(error)
         else:
             cells += planned.cells
             unsupported |= planned.unsupported
-    if request.measure in ("gradient", "counts"):
+    if request.measure in ("gradient", "untimed", "counts"):
         cells = [cell for cell in cells if cell.backend is not None]
     if not cells and broken:
         raise PluginError(" ".join(dict.fromkeys(broken.values())))
@@ -101,13 +108,15 @@ def _with_dataset(name: str, dataset: str | None) -> str:
     return registry.canonical(f"{base}[{inner}]")
 
 
-def _planned(name: str, request: Request, backends: Sequence[tuple[str, str]], timeout_s: float | None) -> Planned:
+def _planned(
+    name: str, request: Request, backends: Sequence[tuple[str, str]], timeout_s: float | None, objects: Objects
+) -> Planned:
     """What `task_cells` gives of a task of a user's, found by a worker: its file may hang, or end the process."""
     registry.describe("task", name)
     ahead = next((framework for _, framework in backends), "")
 
     def ask(launchers: Launchers | None) -> Planned:
-        worker = WorkerProcess(Assignment(None, ahead=ahead), Interpreter(), launchers)
+        worker = WorkerProcess(Assignment(None, ahead=ahead, objects=objects), Interpreter(), launchers)
         try:
             worker.ready(timeout_s or PLANNING_S)
             worker.send(Questions.plan, name, request, backends)

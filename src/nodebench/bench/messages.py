@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from traceback import format_exception
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +12,7 @@ from nodebench.errors import NodebenchError, Status
 from nodebench.plots import RenderedPlot
 from nodebench.problem import Evaluations
 from nodebench.results.record import Measurement, Record
+from nodebench.tasks.field.objects import Objects
 
 if TYPE_CHECKING:
     from nodebench.bench.request import Request, Settings
@@ -100,6 +101,7 @@ class Assignment:
         memory_limit_bytes: Limit of what it may allocate beyond its idle size, or None.
         programs: Folder where a compiling framework keeps and finds its programs, or None.
         ahead: Framework that its launcher has imported, where there is no cell.
+        objects: Objects of the caller's process that its task is made of, pickled, by digest.
     """
 
     cell: Cell | None
@@ -107,6 +109,7 @@ class Assignment:
     memory_limit_bytes: int | None = None
     programs: Path | None = None
     ahead: str = ""
+    objects: Objects = field(default_factory=dict)
 
     @classmethod
     def of(cls, cell: Cell, settings: "Settings", programs: Path | None = None, cores: "Cores" = None) -> "Assignment":
@@ -119,7 +122,7 @@ class Assignment:
             cores: The cores that it may use; None for those of the settings.
         """
         limit = None if settings.memory_limit_gib is None else int(settings.memory_limit_gib * 2**30)
-        return cls(cell, cores or settings.cores, limit, programs)
+        return cls(cell, cores or settings.cores, limit, programs, objects=settings.objects)
 
     @property
     def framework(self) -> str:

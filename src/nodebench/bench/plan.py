@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 
 from nodebench.errors import PluginError, UnknownNameError, UserError
 from nodebench.problem import SolverSpec
+from nodebench.registry import parse
 
 if TYPE_CHECKING:
     from nodebench.tasks.base import AbstractTask, Preset
+
+
+GIVEN = "field"
+"""The task of a field that is given by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,4 +175,7 @@ def unwritten(task: "AbstractTask", cell: Cell) -> str:
     targets = task.models[cell.model].targets
     if cell.framework in targets:
         return ""
-    return f"model {cell.model} of task {cell.task} is written for {', '.join(targets)}, not for {cell.framework}."
+    written = " and ".join({"jax": "JAX"}.get(name, name) for name in targets)
+    if parse(cell.task)[0] == GIVEN:
+        return f"the field is written for {written}."
+    return f"model {cell.model} of task {cell.task} is written for {written}, not for {cell.framework}."

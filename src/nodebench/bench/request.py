@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nodebench.bench.plan import Cell
+from nodebench.bench.plan import GIVEN, Cell
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.registry import split_list
 from nodebench.results.machine import Cores, available_cores, usable_cores
@@ -34,7 +34,7 @@ class Request:
         tasks: Task, name[option=value]; or `all`.
         models: Model of the task; or `all`.
         dataset: Data set of the task. It is handed to tasks as their option `dataset`.
-        measure: gradient, counts (evaluations alone), training or both.
+        measure: gradient, untimed (errors, evaluations, memory), counts (evaluations), training or both.
         preset: Budget: smoke, quick, standard or paper.
         solvers: Solver; see `nodebench list solvers`.
         controller: Step-size controller: integral or pi.
@@ -46,6 +46,11 @@ class Request:
         device: cpu or cuda.
         batch_size: Examples in a step (default: the recipe's).
         seeds: Seed of weights, data order and noise (default: 0).
+        field: A field by itself, file.py:Class, to measure without a task; `y0` says where it starts.
+        y0: Initial state of the field: a shape such as 64x2, or a file y0.npy or y0.pt.
+        times: Output times of the field: start:end:number, or several with commas (default: 0:1:2).
+        weights: Weights of the field: a file .pt, .safetensors or .eqx (default: as it is made).
+        init_args: Arguments that the class of the field is made with, name=value.
         threads: Threads of a worker. One by default: on steps as small as these a second one gains little, and where
             another process takes its core for a moment, threads that wait for each other cost many times a step.
 
@@ -70,17 +75,58 @@ class Request:
     batch_size: int | None = None
     seeds: Sequence[int] = (0,)
     threads: int = 1
+    field: str | None = None
+    y0: str | None = None
+    times: str | None = None
+    weights: str | None = None
+    init_args: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_types(self)
+        self._keep("init_args", several("init_args", self.init_args))
         for name in NAMES:
             given = several(name, getattr(self, name))
             self._keep(name, tuple(part for text in given for part in split_list(text)))
         self._keep("rtols", several("rtols", self.rtols))
         self._keep("seeds", tuple(dict.fromkeys(several("seeds", self.seeds))) or (0,))
 
-    def _keep(self, name: str, values: tuple[Any, ...]) -> None:
-        object.__setattr__(self, name, values)
+        self._name_field()
+
+    def _name_field(self) -> None:
+        """Make of a field that is given a task, of which the gradient alone can be measured."""
+        given = {"y0": self.y0, "times": self.times, "weights": self.weights, "init-args": self.init_args or None}
+        if self.field is None:
+            alone = [f"--{name}" for name, value in given.items() if value is not None]
+            if alone:
+                raise UserError(f"`{alone[0]}` is of a field; name it with `--field file.py:Class`.")
+            return
+        if self.tasks and self.tasks != (self._field_task,):
+            raise UserError("`--field` measures a field by itself, without a task; leave `--task` or `--field` out.")
+        if self.measure == "training":
+            raise UserError("a field by itself has no data to be trained on; `nodebench new task` makes a task.")
+        if self.y0 is None:
+            raise UserError(
+                "`--field` needs to know where it starts: `--y0 64x2` draws a state of that shape, `--y0 y0.npy` reads "
+                "one."
+            )
+        self._keep("tasks", (self._field_task,))
+        self._keep("measure", "gradient" if self.measure == "both" else self.measure)
+
+    @property
+    def _field_task(self) -> str:
+        said = {
+            "field": self.field,
+            "y0": self.y0,
+            "times": self.times,
+            "weights_file": self.weights,
+            "init": ",".join(self.init_args),
+        }
+        # In brackets what has commas of its own.
+        inner = (f"{name}=[{value}]" if "," in value else f"{name}={value}" for name, value in said.items() if value)
+        return f"{GIVEN}[{','.join(inner)}]"
+
+    def _keep(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
 
 KINDS: Mapping[str, tuple[type, str]] = {
@@ -104,7 +150,8 @@ def check_types(options: "Request") -> None:
     for option in fields(options):
         value, annotation = getattr(options, option.name), str(option.type)
         kinds = [kind for word, kind in KINDS.items() if re.search(rf"\b{word}\b", annotation)]
-        if not kinds or "Baseline" in annotation:  # named otherwise, and looked up where it is used
+        # What may be named otherwise is looked up where it is used.
+        if not kinds or "Baseline" in annotation or "Mapping" in annotation:
             continue
         are_several = "Sequence" in annotation
         if value is None and (are_several or "None" in annotation):
@@ -189,6 +236,7 @@ class Settings:
         control: Backend that time ratios refer to (default: the first of each group).
         cores: Cores that workers may use, the same for all; None for all cores.
         interpreter: How workers are started.
+        objects: Objects of the caller's process that tasks are made of, pickled, by digest.
     """
 
     jobs: int | None = None
@@ -201,6 +249,7 @@ class Settings:
     control: str | None = None
     cores: Cores = None
     interpreter: Interpreter = field(default_factory=Interpreter)
+    objects: Mapping[str, bytes] = field(default_factory=dict)
 
     def timeout(self, cell: Cell) -> float | None:
         """Longest pass of a cell, in seconds."""

@@ -26,6 +26,7 @@ from nodebench.bench.runner import Runner
 from nodebench.bench.timing import Interleaving, Interval, step_ratio
 from nodebench.bench.work import begin
 from nodebench.errors import UserError
+from nodebench.results.record import Measurement
 from nodebench.results.store import Store
 from nodebench.stats import CONFIDENCE, log_error, quantile, student
 
@@ -226,8 +227,9 @@ class _Bench:
         """The ratio of a cell with this slowdown to one without."""
         self._notify(Event("cell", what, self._plain))
         cells = [self._plain, self._cell(f"slowdown={slowdown}")]
-        measured = [CellRun(cell, self._settings, inputs=self._inputs) for cell in cells]
-        Interleaving(measured, self._first_step, self._settings, self._notify).measure()
+        found = Measurement(first_step=self._first_step)
+        measured = [CellRun(cell, self._settings, found, self._inputs) for cell in cells]
+        Interleaving(measured, self._settings, self._notify).measure()
         for one in measured:
             if one.failed:
                 raise UserError(f"the selftest cannot go on: {one.found.reason}")

@@ -112,8 +112,7 @@ class Interleaving:
     """The timing of cells that are compared.
 
     Attributes:
-        cells: The cells; the first is the control. Their `starts` are filled in.
-        first_step: First step of every solve.
+        cells: The cells, whose first steps are known; the first is the control. Their `starts` are filled in.
         settings: Rounds, budget and precision.
         notify: Told of the progress.
         programs: Folder in which workers of the same cell keep compiled programs for each other.
@@ -121,7 +120,6 @@ class Interleaving:
     """
 
     cells: Sequence[CellRun]
-    first_step: float
     settings: Settings
     notify: Callable[[Event], None]
     programs: Path | None = None
@@ -158,6 +156,16 @@ class Interleaving:
         finally:
             for launchers in self._launched:
                 launchers.close()
+        self._enter_counts(stopped_by)
+
+    def conclude(self) -> None:
+        """After an interruption of `measure`: the starts that are complete are what there is."""
+        for measured in self.cells:
+            del measured.starts[self._n_starts :]
+        if self._n_starts:
+            self._enter_counts("interruption")
+
+    def _enter_counts(self, stopped_by: str) -> None:
         for measured in self._alive():
             measured.enter(Measurement(stopped_by=stopped_by, n_rounds=self._n_rounds, n_starts=self._n_starts))
 
@@ -269,7 +277,7 @@ class Interleaving:
         for measured in group:
             assert measured.inputs is not None, "the preparing worker has written them"
             with measured.failures():
-                measured.send(Questions.prepare, self.first_step, measured.inputs)
+                measured.send(Questions.prepare, measured.first_step, measured.inputs)
                 measured.send(Questions.warm_up)
         for measured in (one for one in group if one.alive):
             with measured.failures():

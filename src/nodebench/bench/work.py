@@ -13,18 +13,19 @@ from typing_extensions import override
 
 from nodebench.bench.cell_run import CellRun, probe_run
 from nodebench.bench.client import WorkerError
-from nodebench.bench.group import GradientGroup
+from nodebench.bench.group import GradientGroup, summarise
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.judge import References
 from nodebench.bench.messages import Beginning, Event, Failure, Questions, TrainingProgress
 from nodebench.bench.plan import Cell
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
+from nodebench.bench.timing import Interleaving
 from nodebench.plots import RenderedPlot
 from nodebench.results.machine import Files, Fingerprint, available_memory
 from nodebench.results.record import Measurement
 
-Measure = Literal["gradient", "counts", "training", "both"]
+Measure = Literal["gradient", "untimed", "counts", "training", "both"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class GroupWork(AbstractWork):
     Attributes:
         group: All cells that are compared.
         missing: Those of them that are to be measured.
-        measure: `gradient`, `counts`, or `training`, which needs of all this the first step alone.
+        measure: `gradient`, `untimed`, `counts`, or `training`, which needs of all this the first step alone.
     """
 
     group: tuple[Cell, ...]
@@ -157,7 +158,8 @@ class GroupWork(AbstractWork):
                     group = GradientGroup(
                         fresh, step, references, machine.references, room, machine.settings, machine.notify
                     )
-                    group.count() if self.measure == "counts" else machine.measure_group(group)
+                    passes = {"counts": GradientGroup.count, "untimed": GradientGroup.examine}
+                    passes.get(self.measure, machine.measure_group)(group)
                     for measured in fresh:
                         overhead_s = time.monotonic() - began - clock.busy_s
                         measured.enter(Measurement(overhead_s=overhead_s / len(fresh)))
@@ -167,7 +169,7 @@ class GroupWork(AbstractWork):
         """The group's control, where it is not to be measured but what is to be measured is compared with it."""
         wanted = machine.settings.control
         control = next((cell for cell in self.group if cell.backend == wanted), self.group[0])
-        if self.measure == "counts" or any(measured.cell == control for measured in cells):
+        if self.measure in ("counts", "untimed") or any(measured.cell == control for measured in cells):
             return []
         return [CellRun(control, machine.settings, clock=cells[0].clock)]
 
@@ -178,6 +180,39 @@ class GroupWork(AbstractWork):
         if self.measure != "counts":
             found.advance(worker)
         return found
+
+
+@dataclass(frozen=True)
+class TimingWork(AbstractWork):
+    """The times of cells of one problem, in turns, whose other figures are known; they may differ in their tolerance.
+
+    Attributes:
+        before: What is known of the cells, each of which is `ok`; the first is the control.
+    """
+
+    before: tuple[CellResult, ...]
+
+    @property
+    def outcomes(self) -> tuple[CellResult, ...]:
+        """The cells as they were before."""
+        return self.before
+
+    @override
+    def measured(self, machine: MachineContext) -> tuple[CellResult, ...]:
+        """Let fresh workers take turns over several starts."""
+        cells = [CellRun(each.cell, machine.settings, found=each.found, files=dict(each.files)) for each in self.before]
+        with TemporaryDirectory() as folder:
+            inputs = Path(folder) / "inputs.npz"
+            with _reference_worker(cells, machine, inputs) as (_, beginning):
+                pass
+            if beginning is not None:
+                for measured in cells:
+                    measured.inputs = inputs
+                room, programs = available_memory(), Path(folder) / "programs"
+                timing = Interleaving(cells, machine.settings, machine.notify, programs, room)
+                timing.measure()
+                summarise(timing, None)
+        return tuple(CellResult(measured.cell, measured.found, files=measured.files) for measured in cells)
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,18 @@ class AbstractFramework(ABC):
         """The field's vector-Jacobian product at a flat NumPy state: by the state, flat, and by each parameter."""
 
     @abstractmethod
+    def loss(self, problem: Problem, states: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The problem's loss, as the array that it is, and its derivative by the states at the output times.
+
+        Args:
+            problem: The problem.
+            states: Flat states, shape `(n_times, size)`.
+
+        Returns:
+            The derivative is shaped like the states; None where the loss is no single number that depends on them.
+        """
+
+    @abstractmethod
     def moved(self, problem: Problem, y0: np.ndarray, params: Weights) -> AbstractContextManager[Problem]:
         """The problem at another flat initial state and other parameters of its field, while the context lasts."""
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypedDict
 import psutil
 
 from nodebench.errors import StoreError, last_line
+from nodebench.importing import read_files
 
 if TYPE_CHECKING:
     from nodebench.results.record import Record
@@ -242,8 +243,11 @@ Files = Mapping[str, str]
 
 
 def loaded_files() -> dict[str, str]:
-    """The files of all modules of this process that belong to no installed package, with digests of their content."""
-    origins = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    """The files of all modules of this process that belong to no installed package, with digests of their content.
+
+    Files of data are among them that the measured problem was read from.
+    """
+    origins = {getattr(module, "__file__", None) for module in list(sys.modules.values())} | read_files
     here = str(Path.cwd())
     # By their text: thousands of modules are installed, and each worker looks at them several times.
     whole = {os.path.join(here, origin) for origin in origins if origin}  # noqa: PTH118

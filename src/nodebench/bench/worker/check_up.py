@@ -20,6 +20,9 @@ ROUNDINGS = 1000
 PLACES = (0.1, 0.5, 0.9)
 """Where in the time span a field is looked at."""
 
+NEAR = 0.01
+"""How far from the initial state the loss is looked at, relative to it and absolute."""
+
 STEP = 1e-6
 """Relative length of a finite difference in float64, where rounding and curvature are equally small."""
 
@@ -58,6 +61,7 @@ def check_up(framework: AbstractFramework, make: Callable[[], Problem], *, exact
     problem = make()
     framework.inspect(problem)
     _check_steady(framework, problem, make)
+    _check_loss(framework, problem)
     field = _Looked(framework, problem)
     field.check_finite()
     if exact:
@@ -102,6 +106,25 @@ def _check_steady(framework: AbstractFramework, problem: Problem, make: Callable
         "draws random numbers or remembers, so that its solution and gradient mean nothing; leave dropout and noise "
         "out of a field, draw once when it is made, and use layers without a memory."
     )
+
+
+def _check_loss(framework: AbstractFramework, problem: Problem) -> None:
+    """See that the loss is a single number that depends on the states: at two places near the initial one."""
+    y0, draw = framework.flat_state(problem.y0), np.random.default_rng(3)
+    slopes = []
+    for _ in range(2):
+        noise = NEAR * draw.standard_normal((len(problem.times), y0.size))
+        value, slope = framework.loss(problem, y0 * (1 + noise) + noise)
+        if value.shape:
+            raise FieldError(
+                f"the loss has the shape {value.shape}, and is to be a single number; take its mean or sum."
+            )
+        slopes.append(slope)
+    if all(slope is None or not slope.any() for slope in slopes):
+        raise FieldError(
+            "the loss does not depend on the states that it is called with, so that its gradient is zero; is something "
+            "detached in it (`.detach()`, `.item()`, `no_grad`, `stop_gradient`), or are other states meant?"
+        )
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> float:

@@ -69,6 +69,7 @@ from nodebench.results.machine import loaded_files
 from nodebench.results.quantities import SweepEntry
 from nodebench.results.record import Measurement
 from nodebench.tasks.base import Recipe, Splits
+from nodebench.tasks.field.objects import receive
 
 T = TypeVar("T")
 
@@ -92,6 +93,7 @@ class Worker(GradientPasses, Questions):
     @override
     def importing(self) -> None:
         os.environ |= thread_variables(self.assignment.threads)
+        receive(self.assignment.objects)
         if self.assignment.cell is None:
             return
         framework = import_all(self.assignment.cell)

@@ -59,7 +59,8 @@ class Subject:
             PluginError: If the batch has not as many examples as the cell says.
         """
         inputs = self.task.problem(self.cell.model, self.cell.seed, self.cell.batch_size)
-        sizes = {name: np.shape(array)[:1] for name, array in inputs.batch.items()}
+        # A single number has no axis of examples, and is one.
+        sizes = {name: np.shape(array)[:1] or (1,) for name, array in inputs.batch.items()}
         if (self.cell.batch_size,) not in sizes.values():
             raise PluginError(
                 f"the gradient problem of task `{self.cell.task}` has a batch of {sizes} examples; it was asked for "

@@ -202,6 +202,21 @@ class Jax(AbstractFramework):
         by_field, by_state = _vjp(problem.field, _time(problem, t), state, along)
         return self.flat_state(by_state), self.parameters(by_field)
 
+    @override
+    def loss(self, problem: Problem, states: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        leaves, structure = jax.tree.flatten(problem.y0)
+        parts = np.split(states, np.cumsum([leaf.size for leaf in leaves])[:-1], axis=1)
+        arrays = [
+            jnp.asarray(part, leaf.dtype).reshape(len(states), *leaf.shape)
+            for part, leaf in zip(parts, leaves, strict=True)
+        ]
+        ys = jax.tree.unflatten(structure, arrays)
+        value, pull_back = jax.vjp(problem.loss, ys)
+        if np.shape(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            return np.asarray(value), None
+        slopes = jax.tree.leaves(pull_back(jnp.ones_like(value))[0])
+        return np.asarray(value), np.concatenate([np.reshape(each, (len(states), -1)) for each in slopes], axis=1)
+
     @contextmanager
     @override
     def moved(self, problem: Problem, y0: np.ndarray, params: Weights) -> Iterator[Problem]:

@@ -26,6 +26,7 @@ from nodebench.frameworks.base import (
 )
 from nodebench.frameworks.torch.field import (
     cast,
+    layout,
     like_state,
     load_constants,
     load_weights,
@@ -147,6 +148,20 @@ class Torch(AbstractFramework):
         values = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
         by_params = dict(zip(parameters, map(to_array, values[len(leaves) :]), strict=True))
         return self.flat_state(tuple(values[: len(leaves)])), by_params
+
+    @override
+    def loss(self, problem: Problem, states: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """A tensor of one number is that number, as it is to `backward`."""
+        leaf = torch.from_numpy(np.array(states)).to(self._device, state_parts(problem.y0)[0].dtype).requires_grad_()
+        with torch.enable_grad():
+            loss = problem.loss(layout(problem.y0).state(leaf))
+        if not isinstance(loss, Tensor):
+            return np.asarray(loss), None
+        value = to_array(loss.reshape(()) if loss.numel() == 1 else loss)
+        if value.shape or not loss.requires_grad:
+            return value, None
+        (slope,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+        return value, None if slope is None else to_array(slope)
 
     @contextmanager
     @override

@@ -82,7 +82,7 @@ class AbstractFieldTask(AbstractTask):
         """
         n = SIZES[preset]
         y0 = self.initial_states(n, np.random.default_rng((seed, 1)))
-        _check_states(type(self).__name__, y0, n)
+        check_states(f"`initial_states` of {type(self).__name__}", y0, n)
         end = self.targets(y0)
         _check_targets(type(self).__name__, y0, end)
         arrays = {**by_part("y0", y0), **by_part("end", end)}
@@ -132,28 +132,37 @@ def parts_of(name: str, batch: Mapping[str, Array]) -> State:
     return tuple(batch[f"{name}.{i}"] for i in range(n))
 
 
-def _check_states(task: str, states: object, n: int) -> None:
+def check_states(what: str, states: object, n: int | None = None) -> None:
+    """See that initial states are such.
+
+    Args:
+        what: A method that has returned them, or what they are, as the beginning of a sentence.
+        states: The states.
+        n: How many a method must return; None for any number, and for a single one without an axis of examples.
+
+    Raises:
+        PluginError: If they are no finite floating-point arrays of as many examples.
+    """
+    must, are = ("must be", "is") if n is None else ("must return", "returned")
     parts = states if isinstance(states, tuple) else (states,)
     for part in parts:
         if not isinstance(part, np.ndarray):
             raise PluginError(
-                f"`initial_states` of {task} must return a NumPy array or a tuple of such; it returned "
+                f"{what} {must} a NumPy array or a tuple of such; it {are} "
                 f"{f'a tuple with a {type(part).__name__}' if isinstance(states, tuple) else type(part).__name__}."
             )
         if not np.issubdtype(part.dtype, np.floating):
             raise PluginError(
-                f"`initial_states` of {task} returned {part.dtype}; a state is made of real floating-point numbers: "
+                f"{what} {are} {part.dtype}; a state is made of real floating-point numbers: "
                 "make integers such by `.astype(float)`, and complex numbers two arrays, `.real` and `.imag`."
             )
-        if part.shape[:1] != (n,) or not part.size:
-            raise PluginError(
-                f"`initial_states` of {task} must return {n} states, the first axis of the array; it returned the "
-                f"shape {part.shape}."
-            )
+        if not part.size or (n is not None and part.shape[:1] != (n,)):
+            wanted = "of numbers" if n is None else f"{n} states, the first axis of the array"
+            raise PluginError(f"{what} {must} {wanted}; it {are} {'the shape' if n else 'of shape'} {part.shape}.")
         if not np.isfinite(part).all():
-            raise PluginError(f"`initial_states` of {task} returned numbers that are not finite.")
+            raise PluginError(f"{what} {are if n else 'has'} numbers that are not finite.")
     if not parts:
-        raise PluginError(f"`initial_states` of {task} returned an empty tuple.")
+        raise PluginError(f"{what} {are} an empty tuple.")
 
 
 def _check_targets(task: str, states: States, targets: object) -> None:
