@@ -209,6 +209,6 @@ def test_jax_fields_are_measured_too():
         assert (record.status, record.framework) == ("ok", "jax"), record.reason
         assert record.grad_error_params < 1e-2
     with pytest.raises(UserError, match=r"the function closes over `module`"):
-        quick(lambda t, y: module(t, y), y0=y0, backends="diffrax")
+        quick(lambda t, y: 2 * module(t, y), y0=y0, backends="diffrax")
     with pytest.raises(UserError, match=r"of one framework"):
         quick(module, backends="diffrax")

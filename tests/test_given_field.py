@@ -91,6 +91,7 @@ def test_a_field_of_a_file_is_a_problem_without_a_task(model, tmp_path):
     assert task_of(field="model.py:ODEFunc", y0="8x2", times="0:5:11").source.times == tuple(np.linspace(0, 5, 11))
 
 
+@pytest.mark.usefixtures("model")
 @pytest.mark.parametrize(
     ("name", "y0", "shapes"),
     [
@@ -99,7 +100,7 @@ def test_a_field_of_a_file_is_a_problem_without_a_task(model, tmp_path):
         ("Pair", "4x2+4x1", {"field.net.weight": (2, 2), "field.net.bias": (2,)}),
     ],
 )
-def test_a_field_may_be_an_object_a_function_and_of_a_tuple(model, tmp_path, name, y0, shapes):
+def test_a_field_may_be_an_object_a_function_and_of_a_tuple(tmp_path, name, y0, shapes):
     """A state need not have an axis of examples."""
     _, arrays = begun(tmp_path, field=f"model.py:{name}", y0=y0)
     found = {key.removeprefix("weights/"): arrays[key].shape for key in arrays if key.startswith("weights/")}
@@ -107,8 +108,9 @@ def test_a_field_may_be_an_object_a_function_and_of_a_tuple(model, tmp_path, nam
     assert bool(found) == bool(shapes)
 
 
+@pytest.mark.usefixtures("model")
 @pytest.mark.parametrize("suffix", ["npy", "pt"])
-def test_a_state_is_read_from_a_file(model, tmp_path, suffix):
+def test_a_state_is_read_from_a_file(tmp_path, suffix):
     """And all figures depend on that file."""
     state = np.arange(6, dtype=np.float32).reshape(3, 2)
     np.save("y0.npy", state)
@@ -118,8 +120,9 @@ def test_a_state_is_read_from_a_file(model, tmp_path, suffix):
     assert str(tmp_path / f"y0.{suffix}") in beginning.files
 
 
+@pytest.mark.usefixtures("model")
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_weights_are_read_from_a_file(model, tmp_path, suffix):
+def test_weights_are_read_from_a_file(tmp_path, suffix):
     """They are those of the file and no others."""
     field = nn.ModuleDict({"net": nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))})
     torch.save(field.state_dict(), "w.pt")
@@ -136,7 +139,8 @@ class Evil:
         return (Path.touch, (Path("evil"),))
 
 
-def test_a_weights_file_is_not_unpickled(model, tmp_path):
+@pytest.mark.usefixtures("model")
+def test_a_weights_file_is_not_unpickled(tmp_path):
     """Neither the weights nor the state."""
     torch.save({"net.0.weight": Evil()}, "w.pt")
     np.save("y0.npy", np.array([Evil()], dtype=object), allow_pickle=True)
@@ -149,6 +153,7 @@ def test_a_weights_file_is_not_unpickled(model, tmp_path):
     assert not Path("evil").exists()
 
 
+@pytest.mark.usefixtures("model")
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -161,7 +166,7 @@ def test_a_weights_file_is_not_unpickled(model, tmp_path):
         (b"no file of torch's", r"`w.pt` cannot be read|`w.pt` holds objects"),
     ],
 )
-def test_weights_of_another_field_are_named(model, tmp_path, content, said):
+def test_weights_of_another_field_are_named(tmp_path, content, said):
     """By what is missing, or of which shape it is."""
     if isinstance(content, bytes):
         Path("w.pt").write_bytes(content)
@@ -172,6 +177,7 @@ def test_weights_of_another_field_are_named(model, tmp_path, content, said):
         begun(tmp_path, field="model.py:ODEFunc", weights="w.pt")
 
 
+@pytest.mark.usefixtures("model")
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -195,7 +201,7 @@ def test_weights_of_another_field_are_named(model, tmp_path, content, said):
         ({"field": "model.py:ODEFunc", "weights": "model.py"}, r"must be a file .pt or .safetensors"),
     ],
 )
-def test_what_is_wrong_is_a_sentence(model, tmp_path, options, said):
+def test_what_is_wrong_is_a_sentence(tmp_path, options, said):
     """Before anything is measured."""
     with pytest.raises(NodebenchError, match=said):
         begun(tmp_path, **{"y0": "4x2", **options})

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from nodebench.frameworks.torch.field import parameters as field_parameters
     from nodebench.plots import Plot, View
     from nodebench.problem import Array, Dtype, Evaluations, Field, Gradients, Problem, SolverSpec, State, StepGrid
+    from nodebench.recommending import recommend
     from nodebench.results.record import Record
     from nodebench.results.store import Store
     from nodebench.study import Study
@@ -129,6 +130,7 @@ __all__ = [
     "flat_layout",
     "gate",
     "output_times",
+    "recommend",
     "report",
     "run",
     "scale",
@@ -151,6 +153,7 @@ _NAMES = {
     "frameworks.torch.field": "Layout=FlatLayout layout=flat_layout output_times parameters=field_parameters",
     "plots": "Plot View",
     "problem": "Array Dtype Evaluations Field Gradients Problem SolverSpec State StepGrid",
+    "recommending": "recommend",
     "results.record": "Record",
     "results.store": "Store",
     "study": "Study",

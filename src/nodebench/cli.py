@@ -27,6 +27,7 @@ from nodebench.options import (
     DEFAULT_STORE,
     STORE_VARIABLE,
     GateOptions,
+    RecommendOptions,
     ReproduceOptions,
     RunOptions,
     ScaleOptions,
@@ -53,7 +54,7 @@ NAMES = {
 }
 """What fields are called on the command line whose names do not say it."""
 
-ARGUMENTS = {"old": "baseline", "new": "candidate"}
+ARGUMENTS = {"old": "baseline", "new": "candidate", "run": "run"}
 """Fields that are given by their place."""
 
 CONTINUE = "interrupted; continue with the same command and --resume"
@@ -302,6 +303,24 @@ def scale(options: ScaleOptions, *, as_json: JsonOption = False) -> None:
         printing.print_scalings(laws)
     printing.print_broken(planned.broken)
     raise typer.Exit(0 if measuring.ended_well(records) and not planned.broken else 1)
+
+
+@app.command()
+@options(
+    RecommendOptions,
+    *("run", "error", "memory", "time", "tasks", "field", "y0", "times", "weights", "init_args", "backends"),
+    *("models", "dataset", "solvers", "rtols", "controller", "max_steps", "dtype", "device", "batch_size", "threads"),
+    *("budget_s", "jobs", "timeout_s", "memory_limit_gib"),
+)
+def recommend(options: RecommendOptions, *, as_json: JsonOption = False) -> None:
+    """Say which gradient method to use for a wish, what it costs, and why the others lost."""
+    from nodebench import printing, progress, recommending
+
+    watcher = progress.Shown(command_line(), err=as_json)
+    with _interrupted(watcher):
+        found = recommending.recommended(options, watcher)
+    printing.print_recommendation(found, as_json=as_json)
+    raise typer.Exit(0 if found.choices and not watcher.plugins else 1)
 
 
 @app.command()

@@ -88,6 +88,44 @@ class ScaleOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecommendOptions(RunOptions):
+    """What a recommendation takes: a run that there is, or what is to be measured for it.
+
+    Attributes:
+        run: A run that has been measured: its id, the beginning of it, or `latest` (default: measure).
+        error: Relative error of the gradient that is allowed.
+        memory: Peak memory of a gradient step that is allowed, such as 200MiB.
+        time: Time of a gradient step that is allowed, such as 10ms.
+        backends: Gradient method, name[option=value]; or `all` (default).
+        rtols: Relative tolerances to try (default: from the allowed error on, down to where rounding decides).
+        budget_s: Time for all measurements together, in seconds (default: 60). What is needed once is measured whatever
+            it takes.
+        measure: What a recommendation needs of the gradient.
+        preset: Budget of the timing: smoke, quick, standard or paper.
+
+    Raises:
+        UserError: If both a run and something to measure are named, or neither.
+    """
+
+    run: str | None = field(default=None, kw_only=False)
+    error: float | None = None
+    memory: str | float | None = None
+    time: str | float | None = None
+    measure: str = "untimed"
+    preset: "Preset" = "smoke"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.measure != "untimed":
+            raise UserError("a recommendation measures what it needs; leave `measure` out.")
+        asked = self.field or self.tasks
+        if (self.run is None) == (not asked):
+            raise UserError("name a RUN that has been measured, or what to measure: `--task` or `--field`.")
+        if asked and not self.backends:
+            self._keep("backends", ("all",))
+
+
+@dataclass(frozen=True, kw_only=True)
 class GateOptions(Settings, Request):
     """What a comparison takes: what has been measured already, or another version to measure in turns with this one.
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nodebench.gating.baseline import Baseline
     from nodebench.gating.compare import BaselineUpdate, Finding, GateResult
     from nodebench.paper.study import Study
+    from nodebench.reports.recommendation import Recommendation
     from nodebench.reports.writers.files import Written
     from nodebench.results.merging import Merged
     from nodebench.results.record import Record
@@ -67,6 +68,16 @@ def records_text(records: Sequence["Record"], width: int = 80) -> str:
     for table in for_terminal(records):
         print_table(table, console)
     return str(console.file.getvalue())  # type: ignore[attr-defined]  # what it was given
+
+
+def print_recommendation(found: "Recommendation", *, as_json: bool) -> None:
+    """Print what to use, and why, or all of it as JSON."""
+    if as_json:
+        print_json(found.to_dict())
+        return
+    from nodebench.reports import recommendation
+
+    recommendation.print_recommendation(found, new_console())
 
 
 def print_plan(planned: "Plan", *, as_json: bool) -> None:

@@ -41,7 +41,7 @@ class Study:
         """Which method to use, what it costs, and why the others lost.
 
         Args:
-            error: Relative error of the gradient that is allowed; a study of several tolerances has what to choose from.
+            error: Relative error of the gradient that is allowed; of several tolerances there is one to choose.
             memory: Peak memory of a gradient step that is allowed, such as `"200 MiB"`, or bytes.
             time: Time of a gradient step that is allowed, such as `"10 ms"`, or seconds.
 

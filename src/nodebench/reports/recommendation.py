@@ -245,7 +245,7 @@ def recommendation(
             lost.append(found)
         else:
             fits.append(found)
-    fits.sort(key=lambda record: (record.step_s is None, record.step_s or _evaluations(record)))
+    fits.sort(key=lambda record: (record.step_s is None, record.step_s or effort(record)))
     choices = tuple(Choice(record, compared(record, fits[0]) if at else None) for at, record in enumerate(fits))
     lost.sort(key=lambda each: each.misses or inf)
     return Recommendation(wishes, choices, tuple(lost), tuple(rules(asked)))
@@ -279,7 +279,7 @@ def chosen(method: Sequence[Record], wishes: Wishes) -> Record | Lost:
         least = min(exact, key=lambda record: record.peak_memory_bytes or inf)
         misses = (least.peak_memory_bytes or inf) / (wishes.memory_bytes or 1.0)
         return Lost(name, f"too much memory: {mebibytes(least.peak_memory_bytes)} MiB", misses, least)
-    best = min(lean, key=lambda record: (record.step_s is None, record.step_s or _evaluations(record)))
+    best = min(lean, key=lambda record: (record.step_s is None, record.step_s or effort(record)))
     if wishes.time_s is not None and best.step_s is not None and best.step_s > wishes.time_s:
         time = f"{milliseconds(best.step_s)} ms"
         return Lost(name, f"too slow: {time}", best.step_s / wishes.time_s, best)
@@ -291,32 +291,29 @@ def error_of(record: Record) -> float | None:
     return record.grad_error_params if record.n_params != 0 else record.grad_error_y0
 
 
-def _evaluations(record: Record) -> float:
+def effort(record: Record) -> float:
+    """Evaluations of the field and vector-Jacobian products, all together."""
     return (record.nfe_forward or 0) + (record.nfe_backward or 0) + (record.n_vjps or 0)
 
 
 def relative_time(record: Record, other: Record) -> Relative | None:
-    """The time of one cell relative to another's: by their ratios to one control, or else by their times.
+    """The time of one cell relative to another's: by their ratios to one control, or else by their times."""
+    together = record.run_id == other.run_id and (record.rtol, record.solver) == (other.rtol, other.solver)
+    by_control = quotient(ratio_of(record), ratio_of(other)) if together else None
+    return by_control or quotient(_time(record), _time(other))
 
-    Intervals of quotients are those of independent estimates, on the scale of logarithms.
-    """
-    one, two = _measure(record, other)
-    if one is None or two is None:
+
+def quotient(one: Relative | None, other: Relative | None) -> Relative | None:
+    """The quotient of two estimates, taken as independent, with its interval; None where one is missing."""
+    if one is None or other is None:
         return None
-    estimate = one[0] / two[0]
-    spread = exp(hypot(log(one[2] / one[1]), log(two[2] / two[1])) / 2)
+    estimate = one[0] / other[0]
+    spread = exp(hypot(log(one[2] / one[1]), log(other[2] / other[1])) / 2)
     return estimate, estimate / spread, estimate * spread
 
 
-def _measure(record: Record, other: Record) -> tuple[Relative | None, Relative | None]:
-    together = record.run_id == other.run_id and (record.rtol, record.solver) == (other.rtol, other.solver)
-    ratios = _ratio(record), _ratio(other)
-    if together and None not in ratios:
-        return ratios
-    return _time(record), _time(other)
-
-
-def _ratio(record: Record) -> Relative | None:
+def ratio_of(record: Record) -> Relative | None:
+    """The time of a cell relative to that of its control; 1 for the control itself."""
     if record.step_s is not None and record.control is None:
         return (1.0, 1.0, 1.0)
     if record.ratio is None or record.ratio_low is None or record.ratio_high is None:
@@ -379,7 +376,7 @@ def choices_table(found: Recommendation) -> Table:
             Entry(f"`{choice.record.backend}`" + (f" {choice.record.solver}" if several else "")),
             Entry(number(choice.record.rtol), choice.record.rtol),
             Entry(number(error_of(choice.record), 2), error_of(choice.record)),
-            Entry(f"{choice.record.nfe_forward}+{choice.record.nfe_backward}", _evaluations(choice.record)),
+            Entry(f"{choice.record.nfe_forward}+{choice.record.nfe_backward}", effort(choice.record)),
             Entry(mebibytes(choice.record.peak_memory_bytes), choice.record.peak_memory_bytes),
             Entry(milliseconds(choice.record.step_s), choice.record.step_s),
             Entry(choice.verdict),
