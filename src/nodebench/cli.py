@@ -310,7 +310,7 @@ def scale(options: ScaleOptions, *, as_json: JsonOption = False) -> None:
     RecommendOptions,
     *("run", "error", "memory", "time", "tasks", "field", "y0", "times", "weights", "init_args", "backends"),
     *("models", "dataset", "solvers", "rtols", "controller", "max_steps", "dtype", "device", "batch_size", "threads"),
-    *("budget_s", "jobs", "timeout_s", "memory_limit_gib"),
+    *("budget_s", "rounds", "precision", "jobs", "timeout_s", "memory_limit_gib"),
 )
 def recommend(options: RecommendOptions, *, as_json: JsonOption = False) -> None:
     """Say which gradient method to use for a wish, what it costs, and why the others lost."""

@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.runner import new_run_id, record_of
@@ -69,17 +71,19 @@ def recommended(options: RecommendOptions, watcher: Watcher) -> Recommendation:
         records = store.records([store.run(options.run).run_id])
         machines = Machines.of(records, store.environments())
         return recommendation(machines.with_times_of_one(records), wishes)
-    return Search(options, wishes, watcher).found()
+    with TemporaryDirectory(prefix="nodebench-") as folder:
+        return Search(options, wishes, watcher, Path(folder)).found()
 
 
 @dataclass
 class Search:
-    """The measurements that a recommendation needs.
+    """The measurements that a recommendation needs; at their end they are a run in the store.
 
     Attributes:
         options: What is asked for.
         wishes: What a method must keep to.
         watcher: Told what happens.
+        folder: Where the measurements are kept until the end, and reference gradients.
         cells: The cells that were measured, by id.
         records: What was found of each.
     """
@@ -87,24 +91,31 @@ class Search:
     options: RecommendOptions
     wishes: Wishes
     watcher: Watcher
+    folder: Path
     cells: dict[str, Cell] = field(default_factory=dict, init=False)
     records: list[Record] = field(default_factory=list, init=False)
 
     def found(self) -> Recommendation:
         """Measure, and recommend."""
         began = time.monotonic()
-        left = self.options
+        left = replace(self.options, store=self.folder / "search.db")
         for rtols in self._tolerances():
             plan = planned(replace(left, rtols=rtols))
             if plan.broken:
                 self.watcher.broken(plan.broken)
-            self._examine(plan, left)
+            self.records += measure(plan, left, self.watcher)
+            self.cells |= {cell.cell_id: cell for cell in plan.cells}
             still = self._open()
-            if not still or time.monotonic() - began > self._budget_s:
+            if not still:
+                break
+            if time.monotonic() - began > self._budget_s:
+                self.watcher.tell(
+                    f"the budget of {self._budget_s:g} s is spent: no tighter tolerance was tried of {', '.join(still)}"
+                )
                 break
             left = replace(left, backends=still)
         self._timed(max(1.0, self._budget_s - (time.monotonic() - began)))
-        found = recommendation(self.records, self.wishes, _paired)
+        found = recommendation(self._kept(), self.wishes, _paired)
         untimed = [choice for choice in found.choices if choice.record.step_s is None]
         if len(untimed) == len(found.choices):
             return found
@@ -135,11 +146,6 @@ class Search:
         loosest = max(tightest, min(LADDER[0], self.wishes.error))
         return [(rtol,) for rtol in LADDER if 0.99 * tightest <= rtol <= 1.01 * loosest]
 
-    def _examine(self, plan: Plan, options: RecommendOptions) -> None:
-        fresh = measure(plan, options, self.watcher)
-        self.cells |= {cell.cell_id: cell for cell in plan.cells}
-        self.records += fresh
-
     def _open(self) -> list[str]:
         """The backends that are not exact enough yet, and may become so."""
         wished = self.wishes.error
@@ -166,22 +172,34 @@ class Search:
         self.records = [*timed, *(record for record in self.records if record.cell_id not in taken)]
 
     def _in_turns(self, before: tuple[CellResult, ...], budget_s: float) -> list[Record]:
-        """Records of cells with their times, and ratios to the first; they are kept in the store as a run."""
-        store, environment = Store(Path(self.options.store)), fingerprint()
+        """Records of cells with their times, and ratios to the first."""
         settings = replace(run_settings(self.options, here=True), budget_s=budget_s)
         with self.watcher.progress(len(before)) as notify:
-            machine = MachineContext(
-                platform.node(), environment, settings, store.path.parent / "references", "", notify
-            )
-            results = TimingWork(before).measured(machine)
-        run_id, plan = new_run_id(), Plan(tuple(each.cell for each in before), "gradient")
-        store.start_run(run_id, self.watcher.command, plan.plan_id, environment, len(before))
-        records = [record_of(result, run_id) for result in results]
-        for record in records:
-            # A ratio to a cell of another tolerance is not what a reader of the store would take it for.
-            store.append(replace(record, control=None, ratio=None, ratio_low=None, ratio_high=None, verdict=None))
+            machine = MachineContext(platform.node(), fingerprint(), settings, self.folder / "references", "", notify)
+            return [record_of(result, "") for result in TimingWork(before).measured(machine)]
+
+    def _kept(self) -> list[Record]:
+        """The records as a run of their own in the store."""
+        store, run_id, plan = (
+            Store(Path(self.options.store)),
+            new_run_id(),
+            Plan(tuple(self.cells.values()), "gradient"),
+        )
+        store.start_run(run_id, self.watcher.command, plan.plan_id, fingerprint(), len(self.records))
+        store.save_environment(fingerprint())
+        control = next(
+            (record for record in self.records if record.step_s is not None and record.control is None), None
+        )
+        for record in self.records:
+            store.append(replace(record, run_id=run_id, **_ratio_kept(record, control)))
         store.finish_run(run_id)
-        return records
+        return [replace(record, run_id=run_id) for record in self.records]
+
+
+def _ratio_kept(record: Record, control: Record | None) -> Mapping[str, Any]:
+    """What becomes of a ratio in the store: one to a cell of another tolerance would be taken for what it is not."""
+    alike = control is not None and (record.rtol, record.solver) == (control.rtol, control.solver)
+    return {} if alike else dict.fromkeys(("control", "ratio", "ratio_low", "ratio_high", "verdict"))
 
 
 def _measurement(record: Record) -> Measurement:
