@@ -48,7 +48,7 @@ gpu-wheels: setup  ## wheels of this package and of what a machine without a net
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	$(BIN)/python -m pip download --quiet --constraint constraints.txt --no-deps --only-binary :all: --dest dist $(CARRIED)
 
-CARRIED := altair annotated-doc annotated-types fsspec filelock memray narwhals pooch platformdirs psutil pydantic pydantic_core \
+CARRIED := cloudpickle altair annotated-doc annotated-types fsspec filelock memray narwhals pooch platformdirs psutil pydantic pydantic_core \
 	pytest-xdist execnet rich scikit-learn joblib threadpoolctl typer typing-inspection vl-convert-python
 
 DEVICE ?= cuda

@@ -1,6 +1,8 @@
 """`nodebench.compare`: live objects are measured as they are, and what cannot be is a sentence."""
 
+import json
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -11,13 +13,17 @@ pytest.importorskip("torch")
 
 import numpy as np
 import torch
+from commands import nodebench
 from torch import nn
 
+import nodebench as package
 from nodebench.comparing import Interruption, compare
 from nodebench.errors import UserError
 from nodebench.tasks.field import objects
 from nodebench.tasks.field.objects import GivenProblem, receive, unpacked
 from nodebench.tasks.field.sending import packed
+
+README = Path(__file__).parents[1] / "README.md"
 
 
 def field_class():
@@ -212,3 +218,61 @@ def test_jax_fields_are_measured_too():
         quick(lambda t, y: 2 * module(t, y), y0=y0, backends="diffrax")
     with pytest.raises(UserError, match=r"of one framework"):
         quick(module, backends="diffrax")
+
+
+MODEL = """
+import torch
+from torch import nn
+
+class ODEFunc(nn.Module):
+    def __init__(self, hidden=8):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, hidden), nn.Tanh(), nn.Linear(hidden, 2))
+
+    def forward(self, t, y):
+        return self.net(y)
+"""
+
+
+def test_a_field_of_a_file_is_measured_by_the_command_line(tmp_path):
+    """Without a task, at weights of a file; what is wrong with it ends in a sentence."""
+    (tmp_path / "model.py").write_text(MODEL)
+    torch.save({"net.0.weight": torch.ones(4, 2)}, tmp_path / "few.pt")
+    field = nn.ModuleDict({"net": nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))})
+    torch.save(field.state_dict(), tmp_path / "w.pt")
+    given = ("run", "--field", "model.py:ODEFunc", "--y0", "4x2", "--times", "0,0.5,1", "--init-args", "hidden=4")
+    quick = ("-b", "direct,diffrax", "--rounds", "1", "--store", "r.db", "--json")
+    done = nodebench(*given, "--weights", "w.pt", *quick, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    direct, diffrax = json.loads(done.stdout)
+    assert (direct["status"], direct["batch_size"], direct["preset"]) == ("ok", 4, "quick")
+    assert direct["task"] == "field[field=model.py:ODEFunc,init=hidden=4,times=[0,0.5,1],weights_file=w.pt,y0=4x2]"
+    assert (diffrax["status"], diffrax["reason"]) == ("unsupported", "the field is written for torch.")
+    wrong = nodebench(*given, "--weights", "few.pt", *quick, cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert "the weights file `few.pt` lacks `net.0.bias`" in json.loads(wrong.stdout)[0]["reason"]
+    for arguments, sentence in (
+        ((*given[:6], "2,1,3"), "strictly increasing or strictly decreasing"),
+        (given[:3], "`--field` needs to know where it starts"),
+        ((*given[:4], "y0.npy"), "there is no file `y0.npy`"),
+    ):
+        done = nodebench(*arguments, "-b", "direct", "--rounds", "1", "--store", "r.db", cwd=tmp_path)
+        assert done.returncode, done.stdout
+        assert sentence in " ".join((done.stdout + done.stderr).split())
+
+
+def test_what_the_readme_shows_in_python_runs(tmp_path, monkeypatch):
+    """As it stands, with less time for the timing."""
+    code = re.search(r"```python\n(study = .*?)```", README.read_text(encoding="utf-8"), re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "nodebench": package,
+        "field": Field(),
+        "y0": Y0,
+        "t": torch.linspace(0, 1, 3),
+        "loss": lambda ys: ys.mean(),
+    }
+    code = code.replace("budget_s=30", 'backends=["direct", "adjoint"], rounds=1')
+    exec(code, names)
+    assert names["ys"].shape == (3, 4, 2)
+    assert (tmp_path / "comparison.html").exists()
