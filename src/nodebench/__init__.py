@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nodebench.backends.diffrax.solve import reason_unsupported as diffrax_unsupported
     from nodebench.backends.diffrax.solve import solve as diffrax_solve
     from nodebench.backends.diffrax.solve import step_grid as diffrax_grid
+    from nodebench.backends.named import backend
     from nodebench.backends.solvers import TABLEAUS, Tableau
     from nodebench.conformance.backend import backend_checks
     from nodebench.conformance.check import Check, CheckFailedError
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from nodebench.results.store import Store
     from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
     from nodebench.tasks.field.task import AbstractFieldTask
+    from nodebench.torch_solving import odeint
 
     __version__: str
 
@@ -115,6 +117,7 @@ __all__ = [
     "View",
     "Weights",
     "__version__",
+    "backend",
     "backend_checks",
     "check",
     "check_same_shape",
@@ -124,6 +127,7 @@ __all__ = [
     "field_parameters",
     "flat_layout",
     "gate",
+    "odeint",
     "output_times",
     "report",
     "run",
@@ -135,6 +139,7 @@ _NAMES = {
     "api": "check gate report run scale",
     "backends.base": "AbstractBackend",
     "backends.diffrax.solve": "step_grid=diffrax_grid solve=diffrax_solve reason_unsupported=diffrax_unsupported",
+    "backends.named": "backend",
     "backends.solvers": "TABLEAUS Tableau",
     "conformance.backend": "backend_checks",
     "conformance.check": "Check CheckFailedError",
@@ -150,6 +155,7 @@ _NAMES = {
     "results.store": "Store",
     "tasks.base": "AbstractTask GradientInputs Metric ModelEntry Preset Recipe Splits",
     "tasks.field.task": "AbstractFieldTask",
+    "torch_solving": "odeint",
 }
 """The public names of each module; `there=here` where a name is another one outside of its module."""
 

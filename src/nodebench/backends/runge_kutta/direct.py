@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from nodebench.backends.runge_kutta.compiled.direct import (
@@ -19,6 +18,7 @@ from nodebench.backends.runge_kutta.steps import RungeKutta, Scheme, Stepper, rm
 from nodebench.backends.runge_kutta.transpose import LossGradient, Recorder, Transpose, pull_through
 from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
+from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, SolverSpec, State
 
@@ -88,7 +88,7 @@ class _DirectSolve(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_alone
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.tape:
