@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
@@ -117,9 +118,10 @@ def odeint(  # noqa: PLR0913  it has the arguments that its users know
         _refuse(others)
     solver = _torch_backend(gradient)
     shape, marks = layout(y0), _marks(t)
+    _refuse_transforms(y0)
     spec = _spec(method, rtol, atol, _options(options), shape.dtype, marks)
     graph = torch.is_grad_enabled()
-    params = parameters(field)
+    params = parameters(field) if graph else []
     look = graph and not solver.on_tape
     start = _Start(field, shape, marks[0], y0, gradient)
     if look and (spec.first_step is None or start.is_new()):
@@ -209,6 +211,21 @@ def _torch_backend(text: str) -> AbstractBackend:
             f'nodebench.backend("{text}").solve(field, y0, times, spec) in {framework}.'
         )
     return backend(text)
+
+
+def _refuse_transforms(y0: State) -> None:
+    """See that no derivative is asked for but that of a backward pass: a solve decides by numbers, and has no other.
+
+    Raises:
+        UnsupportedError: Within a transform of `torch.func`, or for a state with a tangent of forward mode.
+    """
+    transformed = torch._C._are_functorch_transforms_active()  # noqa: SLF001  what `autograd.Function` itself asks
+    dual = (unpack_dual(part).tangent for part in state_parts(y0))  # type: ignore[no-untyped-call]
+    if transformed or any(tangent is not None for tangent in dual):
+        raise UnsupportedError(
+            "`odeint` cannot be transformed by `torch.func` (vmap, grad, jvp), and has no forward mode; put the batch "
+            "into `y0`, and differentiate by `torch.autograd.grad` or `backward`."
+        )
 
 
 def _marks(t: object) -> list[float]:

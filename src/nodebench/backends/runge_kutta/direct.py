@@ -92,7 +92,10 @@ class _DirectSolve(torch.autograd.Function):
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.tape:
-            raise UserError("`direct` frees its graphs as it reads them; solve again for a second backward pass.")
+            raise UserError(
+                "`direct` frees its graphs as it reads them; solve again for a second backward pass, or take "
+                "`checkpoint`, which has the same gradient."
+            )
         method, shape = tableau(ctx.setup.spec.solver), ctx.setup.layout
         transpose = Transpose(method, grad_ys[0], shape, ctx.params, timed=ctx.needs_input_grad[2])
         by_times = torch.zeros_like(ctx.times) if ctx.needs_input_grad[2] else None
