@@ -69,7 +69,7 @@ class AbstractBackend(ABC):
 
     @property
     def on_tape(self) -> bool:
-        """Whether the framework's own tape has all of a solve, none of it differentiated by hand.
+        """Whether torch's own tape has all of a solve, none of it differentiated by hand; False in other frameworks.
 
         The gradient then reaches every tensor that the field uses, not its parameters alone, and can be differentiated
         again. `nodebench.odeint` refuses a field that uses other trainable tensors where this is False.
