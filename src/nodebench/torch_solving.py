@@ -93,7 +93,7 @@ def odeint(  # noqa: PLR0913  it has the arguments that its users know
     Args:
         field: The vector field, `field(t, y)`, with `t` a scalar tensor like the state; it returns what is like `y`.
         y0: Initial state, a tensor or a tuple of tensors in float32 or float64.
-        t: Output times, shape `(n,)`, n >= 2, strictly increasing or decreasing.
+        t: Output times, shape `(n,)`, n >= 2, strictly increasing or decreasing, in any floating-point type.
         gradient: The gradient method: a backend by its name with options, `module:Class` or `file.py:Class`. It is
             made once for a process.
         method: The solver, one of `nodebench list solvers`.
@@ -133,7 +133,7 @@ def odeint(  # noqa: PLR0913  it has the arguments that its users know
         raise UnsupportedError(f"`{gradient}`: {reason}")
     wanted = solver.on_tape or any(each.requires_grad for each in (*state_parts(y0), t, *params))
     with torch.set_grad_enabled(graph and wanted):
-        return solver.solve(field, y0, t, spec)
+        return solver.solve(field, y0, t.to(start.y.device), spec)
 
 
 _LOOKED_AT: WeakSet[nn.Module] = WeakSet()
