@@ -1,12 +1,12 @@
 """`nodebench.odeint`: torchdiffeq's call, with any gradient method of torch that nodebench measures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import pairwise
 from math import sqrt
 from numbers import Real
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -23,6 +23,8 @@ from nodebench.frameworks.base import field_name
 from nodebench.frameworks.torch.field import Layout, layout, output_times, parameters, state_parts
 from nodebench.frameworks.torch.inspection import hidden, named
 from nodebench.problem import Dtype, Field, Problem, SolverSpec, State
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 DTYPES: Mapping[torch.dtype, Dtype] = {torch.float32: "float32", torch.float64: "float64"}
 """The types that a state may have."""
@@ -65,7 +67,13 @@ class SolveOptions:
     controller: str = "integral"
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled caller calls it as it is, between two graphs
+def _uncompiled(function: _Function) -> _Function:
+    """Have a compiled caller call a function as it is, between two graphs."""
+    disabled: _Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return disabled
+
+
+@_uncompiled
 def odeint(  # noqa: PLR0913  it has the arguments that its users know
     field: Field,
     y0: State,
@@ -204,7 +212,7 @@ def _torch_backend(text: str) -> AbstractBackend:
     Raises:
         UserError: If it is not one of torch, or as `backend`.
     """
-    framework = registry.describe("backend", text).framework
+    framework = registry.describe("backend", text).framework or backend(text).framework
     if framework != "torch":
         raise UserError(
             f"`{text}` is a gradient method of {framework}, and `odeint` solves in torch; use "
