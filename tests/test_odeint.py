@@ -292,6 +292,31 @@ def test_the_copies_of_data_parallel_are_differentiated(gradient):
     assert torch.equal(*found, *expected)
 
 
+class Ends(nn.Module):
+    """A model with a solve within."""
+
+    def __init__(self, field):
+        super().__init__()
+        self.field = field
+
+    def forward(self, y0):
+        return solve("adjoint", self.field, y0)[-1]
+
+
+def test_a_model_is_trained_in_several_processes(tmp_path):
+    """`DistributedDataParallel` sees the gradients of a solve in its model; one process is a group as well."""
+    problem = make_problem()
+    del problem.field.unused
+    model = Ends(problem.field)
+    (expected,) = torch.autograd.grad(model(problem.y0).sum(), problem.field.second.weight)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        nn.parallel.DistributedDataParallel(model)(problem.y0).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert torch.equal(problem.field.second.weight.grad, expected)
+
+
 @pytest.mark.parametrize("gradient", BACKENDS)
 def test_a_second_derivative_is_right_or_refused(gradient):
     """`create_graph=True` works where the tape has all of the solve, and is a sentence elsewhere."""
