@@ -39,9 +39,10 @@ lint: setup  ## formatting, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## benchmarks of our own solver; ends with the table of our methods beside their rivals
+bench: setup  ## benchmarks of our own solver; ends with our methods beside their rivals, and `odeint` beside torchdiffeq
 	$(BIN)/python -m pytest -q benchmarks -p benchmark --benchmark-only --benchmark-max-time 0.5 --benchmark-columns min,median,iqr,rounds
 	$(BIN)/python benchmarks/ratios.py
+	$(BIN)/python benchmarks/detest.py
 
 gpu-wheels: setup  ## wheels of this package and of what a machine without a network may lack, for gpu-check
 	rm -rf dist

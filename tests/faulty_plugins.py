@@ -43,6 +43,14 @@ class Wordy(Faultless):
 
 
 @dataclass(frozen=True)
+class Claiming(Faultless):
+    """It says that its solves are on the tape, and differentiates them by hand."""
+
+    framework: ClassVar[str] = "torch"
+    on_tape = True
+
+
+@dataclass(frozen=True)
 class WrongSign(Faultless):
     """Its gradients have the wrong sign."""
 

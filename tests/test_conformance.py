@@ -55,6 +55,7 @@ def _found(checks, name):
 
 BACKEND_FAULTS = [
     ("Wordy", "it declares itself", "its `memory_exponent` is 'linear'; it must be a number, or None."),
+    ("Claiming", "what is on the tape is differentiated", "its gradient of a tensor that is no parameter"),
     ("WrongSign", "its gradients are the closed form", "gradient of y0 is wrong by 2, where 0.01 is allowed"),
     ("Coarse", "its gradients are the closed form", "at rtol 1e-08, step 0.05 its gradient of y0 is wrong"),
     ("Timeless", "its gradients are right where the field depends on time", "of a field that depends on time"),

@@ -15,6 +15,7 @@ from jax_problems import MATRIX, STATES, linear
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.diffrax.solve import controller
+from nodebench.backends.step_size import chosen_first_step
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec
@@ -187,7 +188,7 @@ def test_a_backward_solve_beyond_its_limit_gives_no_gradient():
     [
         ({"solver": "rk4"}, "no `rk4`"),
         ({"solver": "heun9"}, "it has euler"),
-        ({"first_step": None}, "needs `first_step`"),
+        ({"solver": "euler", "first_step": None}, "needs `first_step`"),
     ],
 )
 def test_what_diffrax_cannot_do_has_a_reason(changes, reason):
@@ -197,6 +198,31 @@ def test_what_diffrax_cannot_do_has_a_reason(changes, reason):
         assert reason in _load(text).unsupported(problem, spec)
         with pytest.raises(UserError, match=reason):
             _load(text).solve(problem.field, problem.y0, problem.times, spec)
+
+
+@pytest.mark.parametrize(("text", "times"), [("diffrax", (1.0, 0.3, 0.0)), ("diffrax-backsolve", (0.0, 1.0))])
+def test_a_first_step_that_is_not_given_is_chosen_as_for_all(text, times):
+    """That of a worker but for its rounding, within a program that differentiates the solve; the rest is the same."""
+    framework, problem, spec = Jax("cpu", "float64", 1), linear(times), _spec(first_step=None)
+    chosen = chosen_first_step(
+        spec,
+        times,
+        framework.evaluate(problem),
+        framework.flat_state(problem.y0),
+        rms=lambda y: float(np.sqrt(np.mean(y**2))),
+    )
+    first, second, *_ = _load(text).grid(problem.field, problem.y0, problem.times, spec).times
+    assert abs(second - first) == pytest.approx(chosen, rel=5e-3)
+    given = replace(spec, first_step=abs(second - first))
+    found, expected = (framework.to_numpy(_load(text).grad(problem, each, framework)) for each in (spec, given))
+    np.testing.assert_allclose(found.y0, expected.y0, rtol=1e-12)
+    np.testing.assert_allclose(found.params["A"], expected.params["A"], rtol=1e-12)
+
+
+def test_a_first_step_of_a_field_that_is_not_finite_gives_no_state():
+    """NaN, as for every solve that fails."""
+    problem = linear((0.0, 1.0), matrix=np.full((3, 3), np.nan))
+    assert np.isnan(_load("diffrax").solve(problem.field, problem.y0, problem.times, _spec(first_step=None))).all()
 
 
 def test_backsolve_says_that_it_has_no_gradient_of_times():

@@ -3,6 +3,7 @@
 from functools import cache
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from nodebench.errors import DivergedError, StepLimitError
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec
 from nodebench.tasks.linear.jax import LinearField, end_loss, path_loss
-from nodebench.tasks.linear.task import gradients
+from nodebench.tasks.linear.task import gradients, states
 
 BACKEND = JaxOdeint()
 
@@ -195,3 +196,11 @@ def test_that_it_chooses_its_first_step_is_said(framework):
     problem = linear(RISING)
     assert BACKEND.grid(problem.field, problem.y0, problem.times, _spec(first_step=1.0)) == _grid(RISING)
     assert any("first step" in sentence for sentence in BACKEND.differences(_spec()))
+
+
+def test_times_of_jax_are_known_within_a_program(framework):
+    """An array that a program closes over is a constant of it, whose direction is read as that of NumPy's."""
+    del framework
+    problem, times = linear(FALLING), jnp.array(FALLING)
+    found = jax.jit(lambda y0: BACKEND.solve(problem.field, y0, times, _spec()))(problem.y0)
+    np.testing.assert_allclose(found, states(MATRIX, np.asarray(STATES), np.array(FALLING)), rtol=1e-4, atol=1e-4)

@@ -205,9 +205,9 @@ def test_runge_kutta_methods_are_unsupported(solver):
     """The reason tells what to ask for; so does the error of a solve."""
     problem, spec = make_problem(), _spec(solver)
     reason = BACKEND.unsupported(problem, spec)
-    assert "--solver lsoda" in reason
-    assert "--solver vode-adams" in reason
-    with pytest.raises(UserError, match="--solver lsoda"):
+    assert "`lsoda`" in reason
+    assert "`vode-adams`" in reason
+    with pytest.raises(UserError, match="use `lsoda`"):
         BACKEND.solve(problem.field, problem.y0, problem.times, spec)
 
 

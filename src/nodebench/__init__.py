@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nodebench.backends.diffrax.solve import reason_unsupported as diffrax_unsupported
     from nodebench.backends.diffrax.solve import solve as diffrax_solve
     from nodebench.backends.diffrax.solve import step_grid as diffrax_grid
+    from nodebench.backends.named import backend
     from nodebench.backends.solvers import TABLEAUS, Tableau
     from nodebench.comparing import compare
     from nodebench.conformance.backend import backend_checks
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from nodebench.study import Study
     from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits
     from nodebench.tasks.field.task import AbstractFieldTask
+    from nodebench.torch_solving import odeint
 
     __version__: str
 
@@ -119,6 +121,7 @@ __all__ = [
     "View",
     "Weights",
     "__version__",
+    "backend",
     "backend_checks",
     "check",
     "check_same_shape",
@@ -129,6 +132,7 @@ __all__ = [
     "field_parameters",
     "flat_layout",
     "gate",
+    "odeint",
     "output_times",
     "recommend",
     "report",
@@ -141,6 +145,7 @@ _NAMES = {
     "api": "check gate report run scale",
     "backends.base": "AbstractBackend",
     "backends.diffrax.solve": "step_grid=diffrax_grid solve=diffrax_solve reason_unsupported=diffrax_unsupported",
+    "backends.named": "backend",
     "backends.solvers": "TABLEAUS Tableau",
     "comparing": "compare",
     "conformance.backend": "backend_checks",
@@ -159,6 +164,7 @@ _NAMES = {
     "study": "Study",
     "tasks.base": "AbstractTask GradientInputs Metric ModelEntry Preset Recipe Splits",
     "tasks.field.task": "AbstractFieldTask",
+    "torch_solving": "odeint",
 }
 """The public names of each module; `there=here` where a name is another one outside of its module."""
 

@@ -67,6 +67,15 @@ class AbstractBackend(ABC):
         """Whether, with these options, its first gradient step compiles, even where its framework does not."""
         return False
 
+    @property
+    def on_tape(self) -> bool:
+        """Whether torch's own tape has all of a solve, none of it differentiated by hand; False in other frameworks.
+
+        The gradient then reaches every tensor that the field uses, not its parameters alone, and can be differentiated
+        again. `nodebench.odeint` refuses a field that uses other trainable tensors where this is False.
+        """
+        return False
+
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
         """What remains different from others of a comparison by the nature of library or method, a sentence each."""
         del spec

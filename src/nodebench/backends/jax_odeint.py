@@ -63,12 +63,13 @@ class JaxOdeint(AbstractBackend):
     @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         """A failure is silent, see the class."""
-        times = jnp.asarray(times, jax.tree.leaves(y0)[0].dtype)
+        cast = jnp.asarray(times, jax.tree.leaves(y0)[0].dtype)
         parameters, rest = eqx.partition(field, eqx.is_inexact_array)
         up, down = (partial(_mirrored, rest, spec, sign) for sign in (1, -1))
         if isinstance(times, jax.core.Tracer):  # only where they are differentiated
-            return jax.lax.cond(times[-1] > times[0], up, down, parameters, y0, times)
-        return (up if times[-1] > times[0] else down)(parameters, y0, times)
+            return jax.lax.cond(cast[-1] > cast[0], up, down, parameters, y0, cast)
+        known = np.asarray(times)  # in a program that is being traced, an item of JAX's own array is not known
+        return (up if known[-1] > known[0] else down)(parameters, y0, cast)
 
     @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from scipy.integrate import LSODA, ode
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.solvers import MULTISTEP
 from nodebench.errors import CellError, DivergedError, StepLimitError, UserError
+from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import Layout, layout, output_times, parameters, state_parts
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
@@ -61,7 +61,7 @@ class Scipy(AbstractBackend):
         if spec.solver not in MULTISTEP:
             return _no_such(spec.solver)
         if spec.controller != "integral":
-            return f"{spec.solver} chooses its steps by itself; leave --controller out."
+            return f"{spec.solver} chooses its steps by itself; leave `controller` out."
         return _beyond_lsoda(problem, spec) if spec.solver == "lsoda" else None
 
     @override
@@ -103,8 +103,7 @@ class Scipy(AbstractBackend):
 
 
 def _no_such(solver: str) -> str:
-    ask = " or ".join(f"`--solver {name}`" for name in MULTISTEP)
-    return f"`{solver}` is not one of SciPy's multistep methods; use {ask}."
+    return f"`{solver}` is not one of SciPy's multistep methods; use {' or '.join(f'`{name}`' for name in MULTISTEP)}."
 
 
 def _beyond_lsoda(problem: Problem, spec: SolverSpec) -> str | None:
@@ -116,7 +115,7 @@ def _beyond_lsoda(problem: Problem, spec: SolverSpec) -> str | None:
         return None
     return (
         f"LSODA sets aside a dense Jacobian, {size}² numbers for the backward state here, more than it can count; "
-        "take `--solver vode-adams`, which needs none."
+        "take the solver `vode-adams`, which needs none."
     )
 
 
@@ -138,7 +137,7 @@ class _ScipyAdjoint(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_alone
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *params = ctx.saved_tensors

@@ -1,10 +1,12 @@
 """How long the next step is: controllers of the step size, in plain Python."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite, nan
 
-from nodebench.problem import Array
+from nodebench.backends.solvers import STARTING_ORDER, method
+from nodebench.errors import DivergedError
+from nodebench.problem import Array, SolverSpec
 
 SAFETY, SMALLEST, LARGEST = 0.9, 0.2, 10.0
 """Constants of the controllers, those of torchdiffeq and diffrax."""
@@ -136,3 +138,43 @@ def first_step(
     largest = max(size_f, size_second)
     step = max(1e-6, trial * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / scale.order)
     return min(100 * trial, step, span)
+
+
+def chosen_first_step(
+    spec: SolverSpec,
+    times: Sequence[float],
+    field: Callable[[float, Array], Array],
+    y0: Array,
+    rms: Callable[[Array], float],
+) -> float:
+    """The first step with which a problem is solved, in a benchmark and by `nodebench.odeint` alike.
+
+    It is that of `spec` where there is one. Else a method that estimates its error begins with `first_step`, and one
+    that does not takes `spec.n_steps` equal steps.
+
+    Args:
+        spec: Solver, tolerances and, possibly, the first step.
+        times: Output times.
+        field: `field(t, y)` on flat arrays.
+        y0: Flat initial state.
+        rms: Root-mean-square norm of a flat array.
+
+    Returns:
+        The length of the first step, positive, at most that of the time span.
+
+    Raises:
+        UnknownNameError: If there is no solver of this name.
+        DivergedError: If the field is not finite where the solve begins.
+    """
+    span = abs(times[-1] - times[0])
+    if spec.first_step is not None:
+        return min(spec.first_step, span)
+    solver = method(spec.solver)
+    if not solver.adaptive:
+        return span / spec.n_steps
+    scale = StepScale(solver.order or STARTING_ORDER, spec.rtol, spec.atol, rms)
+    step = first_step(field, y0, (times[0], times[-1]), scale)
+    if not isfinite(step):
+        raise DivergedError(f"the field is not finite at t = {times[0]:.6g}, where the solve begins.")
+    # Three digits: the number must not depend on the rounding errors of the machine that chose it.
+    return min(float(f"{step:.3g}"), span)

@@ -15,7 +15,8 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.backends.step_size import equal_steps
 from nodebench.errors import DivergedError, StepLimitError
 from nodebench.frameworks.base import IN_BACKWARD_SOLVE, AbstractFramework, GradientStep
-from nodebench.frameworks.torch.field import layout, parameters
+from nodebench.frameworks.torch.derivative import refuse_second_derivative
+from nodebench.frameworks.torch.field import layout, parameters, state_parts
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
 METHODS: Mapping[str, str] = {
@@ -205,6 +206,7 @@ class Torchdiffeq(AbstractTorchdiffeq):
 
     framework: ClassVar[str] = "torch"
     memory_exponent = 1.0  # the tape of all steps, rejected ones included
+    on_tape = True
     land: bool = False
 
     @override
@@ -221,7 +223,8 @@ class Torchdiffeq(AbstractTorchdiffeq):
 class TorchdiffeqAdjoint(AbstractTorchdiffeq):
     """torchdiffeq's `odeint_adjoint`: the continuous adjoint, started anew at every output time.
 
-    The backward solve has the tolerances, the first step and the step limit of the forward solve.
+    The backward solve has the tolerances, the first step and the step limit of the forward solve. It gives first
+    derivatives alone, which the library itself does not say: a second would lack what comes through the solve.
 
     Attributes:
         norm: Error norm of the backward solve: `full` or torchdiffeq's `seminorm`.
@@ -256,6 +259,9 @@ class TorchdiffeqAdjoint(AbstractTorchdiffeq):
                 adjoint_options=adjoint_options,
                 adjoint_params=tuple(parameters(field)),
             )
+        for part in state_parts(ys):
+            if part.requires_grad:
+                part.register_hook(lambda _: refuse_second_derivative())  # type: ignore[no-untyped-call]
         return ys
 
     @override

@@ -23,6 +23,7 @@ CONSTANTS: Mapping[str, tuple[Any, str]] = {
     "exact_counterpart": (str | None, "the name of a backend, or None"),
     "memory_exponent": (float | int | None, "a number, or None"),
     "compiles": (bool, "True or False"),
+    "on_tape": (bool, "True or False"),
 }
 """What a backend says of itself in values: their types, and these in words."""
 
@@ -115,6 +116,18 @@ def its_gradients_of_the_times_are_right(subject: BackendSubject) -> None:
     """Where it supports them, the derivatives with respect to the output times are right."""
     found = _check(subject, Known(timed=True), "with differentiated times")
     require(found.times is not None, "it returns no derivative of the times, and did not say that it has none.")
+
+
+def what_is_on_the_tape_is_differentiated(subject: BackendSubject) -> None:
+    """Where it says `on_tape`, its gradient reaches a tensor that is no parameter, and can be differentiated again."""
+    backend, spec = subject.backend, subject.spec()
+    if not backend.on_tape:
+        return
+    require(backend.framework == "torch", "its `on_tape` is True, which is said of torch's tape alone.")
+    hidden_gradient = registry.load_class("nodebench.conformance.torch_models:hidden_gradient")
+    found = hidden_gradient(backend.solve, subject.problem(Known()), spec)
+    same = found is not None and np.allclose(found, subject.grad(Known(), spec).params["A"], rtol=1e-9)
+    require(same, "its `on_tape` is True, but its gradient of a tensor that is no parameter of the field is another.")
 
 
 def a_tuple_is_a_state_like_an_array(subject: BackendSubject) -> None:
@@ -213,6 +226,7 @@ BACKEND_CHECKS = (
     its_gradients_are_right_backwards_in_time,
     its_gradients_are_right_where_the_field_depends_on_time,
     its_gradients_of_the_times_are_right,
+    what_is_on_the_tape_is_differentiated,
     a_tuple_is_a_state_like_an_array,
     float32_stays_float32,
     its_evaluations_are_counted,

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nodebench.frameworks.torch.field import like_state, state_parts
+from nodebench.frameworks.torch.field import like_state, state_parts, to_array
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
 from nodebench.tasks.linear.torch import TorchBatch
 
@@ -79,3 +80,26 @@ def euler(field: Field, y0: State, times: Tensor, spec: SolverSpec) -> State:
         rates = state_parts(field(begin, like_state(states[-1], y0)))
         states.append(tuple(y + (end - begin).to(y.dtype) * rate for y, rate in zip(states[-1], rates, strict=True)))
     return like_state(tuple(torch.stack(part) for part in zip(*states, strict=True)), y0)
+
+
+def hidden_gradient(solve: Callable[..., State], problem: Problem, spec: SolverSpec) -> np.ndarray | None:
+    """The gradient with respect to the first parameter of a field that a plain function hides from the backend.
+
+    Args:
+        solve: What solves.
+        problem: Field, state, times and loss.
+        spec: How it is solved.
+
+    Returns:
+        The gradient; None where there is none, or it cannot be differentiated again.
+    """
+
+    def hiding(t: Array, y: State) -> State:
+        return problem.field(t, y)
+
+    states = solve(hiding, problem.y0, problem.times, spec)
+    loss, parameters = problem.loss(states), list(problem.field.parameters())  # type: ignore[attr-defined]
+    if not loss.requires_grad:
+        return None
+    (found,) = torch.autograd.grad(loss, parameters[:1], create_graph=True, allow_unused=True)
+    return None if found is None or not found.requires_grad else to_array(found)

@@ -47,6 +47,8 @@ class Mine(AbstractBackend):
     exact_counterpart = None
     # The p of memory ~ n^p in the number n of steps, by theory.
     memory_exponent = 1.0
+    # Whether torch's tape has all of a solve, so that any tensor that a field uses is differentiated by.
+    on_tape = True
     safety: float = 0.9
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:

@@ -22,6 +22,7 @@ class Torchode(AbstractBackend):
 
     framework: ClassVar[str] = "torch"
     memory_exponent = 1.0  # the tape of all steps
+    on_tape = True
     through_control: bool = True
 
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:

@@ -8,7 +8,7 @@ finds out why.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from math import floor, sqrt
+from math import floor, inf, sqrt
 from typing import Any, Literal
 
 import diffrax
@@ -16,8 +16,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from typing_extensions import override
 
+from nodebench.backends.solvers import TABLEAUS
 from nodebench.backends.step_size import CONTROLLERS, FORGIVEN, equal_steps
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.problem import Array, Field, SolverSpec, State, StepGrid
@@ -64,8 +66,8 @@ def reason_unsupported(spec: SolverSpec) -> str | None:
         )
     if spec.solver not in FIXED and spec.solver not in ADAPTIVE:
         return f"diffrax has no `{spec.solver}`; it has {', '.join([*FIXED, *ADAPTIVE])}."
-    if spec.first_step is None:
-        return "diffrax needs `first_step`: left to choose, version 0.7.2 starts every solve at 0.01 without looking."
+    if spec.solver in FIXED and spec.first_step is None:
+        return f"`{spec.solver}` has no error estimate, so that it needs `first_step`."
     return None
 
 
@@ -87,7 +89,8 @@ def solve(
         y0: Initial state.
         times: Output times, shape `(n,)`, increasing or decreasing; cast to the dtype of the state, which diffrax would
             otherwise promote.
-        spec: Solver, tolerances, first step and limit.
+        spec: Solver, tolerances, first step and limit. Without a first step one is chosen as for all others, by two
+            evaluations within the program; left to diffrax 0.7.2, every solve would begin with 0.01 without looking.
         adjoint: How diffrax differentiates the solve.
         loop: How it goes through the steps.
 
@@ -279,24 +282,55 @@ class _VectorField(eqx.Module):
         return self.field(t, y)
 
 
+def _first_step(field: Field, y0: State, times: Array, spec: SolverSpec) -> Array:
+    """What `step_size.chosen_first_step` chooses outside of a compiled program, within one, and not rounded.
+
+    Its length is a constant to what is differentiated. It is not a number where the field is none.
+    """
+    y, unflatten = ravel_pytree(y0)
+    start, span, direction = times[0], abs(times[-1] - times[0]), jnp.sign(times[-1] - times[0])
+
+    def rate(t: Array, y: Array) -> Array:
+        return ravel_pytree(field(t, unflatten(y)))[0] / scale
+
+    def rms(v: Array) -> Array:
+        return jnp.sqrt(jnp.mean(v**2))
+
+    scale = spec.atol + abs(y) * spec.rtol
+    f0 = rate(start, y)
+    size_y, size_f = rms(y / scale), rms(f0)
+    small = (size_y < 1e-5) | (size_f < 1e-5)
+    trial = jnp.minimum(jnp.where(small, 1e-6, 0.01 * size_y / jnp.where(small, 1, size_f)), span)
+    f1 = rate(start + direction * trial, y + direction * trial * f0 * scale)
+    largest = jnp.maximum(size_f, rms(f1 - f0) / trial)
+    still = largest <= 1e-15
+    order = TABLEAUS[spec.solver].order
+    step = jnp.where(still, jnp.maximum(1e-6, trial * 1e-3), (0.01 / jnp.where(still, 1, largest)) ** (1 / order))
+    return jax.lax.stop_gradient(jnp.minimum(jnp.minimum(100 * trial, step), span))
+
+
 def _arguments(field: Field, y0: State, times: Array, spec: SolverSpec, loop: Loop) -> dict[str, Any]:
     reason = reason_unsupported(spec)
-    if reason is not None or spec.first_step is None:
-        raise UserError(str(reason))
+    if reason is not None:
+        raise UserError(reason)
     make = {**FIXED, **ADAPTIVE}[spec.solver]
-    first = spec.first_step if loop.max_step is None else min(spec.first_step, loop.max_step)
-    if spec.solver in FIXED:
-        control: Any = _StepTo(_cast(_equal_steps(times, first, spec.max_steps), y0))
+    limit = inf if loop.max_step is None else loop.max_step
+    exact, times = times, _cast(times, y0)
+    span: Array = times[-1] - times[0]
+    control: Any = controller(spec, max_step=loop.max_step)
+    if spec.first_step is None:
+        first: Array = jnp.copysign(jnp.minimum(_first_step(field, y0, times, spec), limit), span)
     else:
-        control = controller(spec, max_step=loop.max_step)
-    times = _cast(times, y0)
-    xp = np if isinstance(times, np.ndarray) else jnp
+        longest, xp = min(spec.first_step, limit), np if isinstance(times, np.ndarray) else jnp
+        first = xp.copysign(times.dtype.type(longest), span)
+        if spec.solver in FIXED:
+            control = _StepTo(_cast(_equal_steps(exact, longest, spec.max_steps), y0))
     return {
         "terms": diffrax.ODETerm(_VectorField(field)),
         "solver": make() if loop.scan == "default" else make(scan_kind=loop.scan),
         "t0": times[0],
         "t1": times[-1],
-        "dt0": xp.copysign(times.dtype.type(first), times[-1] - times[0]),
+        "dt0": first,
         "y0": y0,
         "stepsize_controller": control,
         "max_steps": spec.max_steps,

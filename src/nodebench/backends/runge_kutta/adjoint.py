@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from nodebench.backends.runge_kutta.compiled.adjoint import CompiledAdjointEquation
@@ -30,6 +29,7 @@ from nodebench.backends.runge_kutta.solve import (
 from nodebench.backends.runge_kutta.steps import AbstractMethod, RungeKutta, Scheme, Stepper, error_scale
 from nodebench.backends.solvers import tableau
 from nodebench.errors import UnsupportedError
+from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
 
@@ -98,7 +98,7 @@ class _AdjointSolve(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_alone
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *params = ctx.saved_tensors
@@ -176,7 +176,7 @@ class _InterpolatedSolve(torch.autograd.Function):
         return solve.ys
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_alone
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *saved = ctx.saved_tensors

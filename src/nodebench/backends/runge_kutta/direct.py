@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from nodebench.backends.runge_kutta.compiled.direct import (
@@ -19,6 +18,7 @@ from nodebench.backends.runge_kutta.steps import RungeKutta, Scheme, Stepper, rm
 from nodebench.backends.runge_kutta.transpose import LossGradient, Recorder, Transpose, pull_through
 from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
+from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, SolverSpec, State
 
@@ -88,11 +88,14 @@ class _DirectSolve(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_alone
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.tape:
-            raise UserError("`direct` frees its graphs as it reads them; solve again for a second backward pass.")
+            raise UserError(
+                "`direct` frees its graphs as it reads them; solve again for a second backward pass, or take "
+                "`checkpoint`, which has the same gradient."
+            )
         method, shape = tableau(ctx.setup.spec.solver), ctx.setup.layout
         transpose = Transpose(method, grad_ys[0], shape, ctx.params, timed=ctx.needs_input_grad[2])
         by_times = torch.zeros_like(ctx.times) if ctx.needs_input_grad[2] else None

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from nodebench.backends.runge_kutta.solve import (
@@ -25,6 +24,7 @@ from nodebench.backends.runge_kutta.steps import Scheme
 from nodebench.backends.runge_kutta.transpose import Graphs, LossGradient, Recorder, StageGraph, Transpose, pull_through
 from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
+from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, SolverSpec, State
 
@@ -65,7 +65,7 @@ class DiscreteAdjointSolve(torch.autograd.Function):
         return solve.ys
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_alone
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         """Redo the steps, last one first, and pull the derivative through them."""

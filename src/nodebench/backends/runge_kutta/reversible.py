@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
@@ -22,6 +21,7 @@ from nodebench.backends.runge_kutta.steps import AbstractMethod, Scheme, Span, S
 from nodebench.backends.runge_kutta.transpose import Recorder, TimeShare, Transpose, time_gradient
 from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
+from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import layout, output_times
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
@@ -190,7 +190,7 @@ class _ReversibleSolve(torch.autograd.Function):
         return solve.ys
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_alone
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         pair, times, *params = ctx.saved_tensors

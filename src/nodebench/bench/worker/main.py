@@ -25,8 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 from typing_extensions import override
 
-from nodebench.backends.solvers import STARTING_ORDER, method
-from nodebench.backends.step_size import StepScale, first_step
+from nodebench.backends.step_size import chosen_first_step
 from nodebench.bench.checkpoints import TrainingCheckpoint
 from nodebench.bench.matrix import task_cells
 from nodebench.bench.messages import (
@@ -61,10 +60,10 @@ from nodebench.errors import (
     UnsupportedError,
     UserError,
 )
-from nodebench.frameworks.base import AbstractFramework, Batch
+from nodebench.frameworks.base import Batch
 from nodebench.importing import missing_module
 from nodebench.plots import RenderedPlot, render
-from nodebench.problem import Evaluations, Problem, SolverSpec
+from nodebench.problem import Evaluations, Problem
 from nodebench.results.machine import loaded_files
 from nodebench.results.quantities import SweepEntry
 from nodebench.results.record import Measurement
@@ -138,7 +137,14 @@ class Worker(GradientPasses, Questions):
             return build_problem(subject, seen).problem
 
         notes = check_up(framework, problem, exact=True)
-        first_step = _choose_first_step(framework, problem(), cell.spec)
+        chosen = problem()
+        first_step = chosen_first_step(
+            cell.spec,
+            [float(t) for t in chosen.times],
+            framework.evaluate(chosen),
+            framework.flat_state(chosen.y0),
+            rms=lambda y: float(np.sqrt(np.mean(y**2))),
+        )
         again = subject.state(subject.task.weights(cell.model, cell.seed))
         odd = [f"`{name}`" for name in state if not np.array_equal(state[name], again[name], equal_nan=True)]
         if odd:
@@ -314,23 +320,6 @@ def _failure(error: BaseException) -> Failure:
         told.__cause__ = error
         return _failure(told)
     return Failure(status, reason, "".join(traceback.format_exception(error)))
-
-
-def _choose_first_step(framework: AbstractFramework, problem: Problem, spec: SolverSpec) -> float:
-    times = [float(t) for t in problem.times]
-    span = abs(times[-1] - times[0])
-    if spec.first_step is not None:
-        return min(spec.first_step, span)
-    solver = method(spec.solver)
-    if not solver.adaptive:
-        return span / spec.n_steps
-    order = solver.order or STARTING_ORDER
-    scale = StepScale(order, spec.rtol, spec.atol, rms=lambda y: float(np.sqrt(np.mean(y**2))))
-    step = first_step(framework.evaluate(problem), framework.flat_state(problem.y0), (times[0], times[-1]), scale)
-    if not math.isfinite(step):
-        raise DivergedError(f"the field is not finite at t = {times[0]:.6g}, where the solve begins.")
-    # Three digits: the number must not depend on the rounding errors of the machine that chose it.
-    return min(float(f"{step:.3g}"), span)
 
 
 def _step_bytes(subject: Subject, recipe: Recipe, batch: Batch) -> int | None:

@@ -86,16 +86,16 @@ class Layout:
             UserError: If the field changes its state in place, which would corrupt the solve, or as for `derivative`.
         """
         time = parts[0].new_full((), t) if isinstance(t, float) else t  # filled on its device: nothing waits for it
-        # Torch's documented count of in-place changes has no public name. Without a graph the parts lie in one tensor,
-        # with one count; with a graph each is a leaf, which torch itself protects.
-        version = parts[0]._version  # noqa: SLF001
+        # Without a graph the parts lie in one tensor, with one count; with a graph each is a leaf, which torch itself
+        # protects.
+        version = _version(parts[0])
         try:
             result = field(time, tuple(parts) if self.is_tuple else parts[0])
         except RuntimeError as error:
             if "leaf Variable that requires grad is being used in an in-place" in str(error):
                 raise UserError(CHANGES_IN_PLACE) from error
             raise
-        if parts[0]._version != version:  # noqa: SLF001
+        if _version(parts[0]) != version:
             raise UserError(CHANGES_IN_PLACE)
         return self.derivative(result)
 
@@ -134,6 +134,11 @@ class Layout:
         return parts
 
 
+def _version(part: Tensor) -> int | None:
+    """Torch's documented count of in-place changes, which has no public name; None in inference mode, without one."""
+    return None if part.is_inference() else part._version  # noqa: SLF001
+
+
 def layout(y0: State) -> Layout:
     """The layout of states like `y0`.
 
@@ -169,7 +174,7 @@ def output_times(times: Tensor) -> list[float]:
     rising = [b > a for a, b in pairwise(values)]
     falling = [b < a for a, b in pairwise(values)]
     if not rising or not all(map(isfinite, values)) or not (all(rising) or all(falling)):
-        raise UserError(f"`times` must be two or more finite times, strictly increasing or decreasing; got {times}.")
+        raise UserError(f"output times must be two or more, finite, strictly increasing or decreasing; got {times}.")
     return values
 
 
@@ -182,7 +187,14 @@ def named_parameters(field: Field) -> dict[str, nn.Parameter]:
     """The same by dotted name."""
     if not isinstance(field, nn.Module):
         return {}
-    return {name: p for name, p in field.named_parameters() if p.requires_grad}
+    found = dict(field.named_parameters())
+    if getattr(field, "_is_replica", False):
+        # What `nn.DataParallel` evaluates on each device: its parameters are copies with a graph, and have a place of
+        # their own.
+        for prefix, part in field.named_modules():
+            copies: Mapping[str, nn.Parameter] = vars(part).get("_former_parameters", {})
+            found |= {f"{prefix}.{name}" if prefix else name: copy for name, copy in copies.items()}
+    return {name: p for name, p in found.items() if p.requires_grad}
 
 
 def state_parts(state: State) -> tuple[Tensor, ...]:

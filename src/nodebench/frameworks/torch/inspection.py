@@ -1,7 +1,7 @@
 """Whether a field in torch is a function of time, state and its parameters, found from one evaluation and its graph."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
@@ -47,9 +47,10 @@ def inspect(problem: Problem) -> None:
         raise _explained(error, problem) from error
     _check_unchanged(kind, (begin, *y0), (handed[0], *state_parts(handed[1])))
     check_rate(kind, rate, problem.y0)
-    hidden = _hidden(problem)
-    if hidden:
-        names = ", ".join(dict.fromkeys(_name_of(leaf, function) for leaf in hidden))
+    own = function.parameters() if isinstance(function, nn.Module) else ()
+    found = hidden(lambda: _with_graph(problem), own)
+    if found:
+        names = named(found, function)
         raise FieldError(
             f"the field `{kind}` depends on {names}, which requires a gradient and is not one of its parameters: it "
             f"would neither be differentiated nor trained; {REGISTER}."
@@ -91,22 +92,36 @@ def _evaluated(problem: Problem) -> list[Tensor]:
         return list(state_parts(problem.field(problem.times[0].detach().to(y0[0]), like_state(y0, problem.y0))))
 
 
-def _hidden(problem: Problem) -> list[Tensor]:
+def _with_graph(problem: Problem) -> Sequence[Tensor]:
+    """The values of a field at the start, with a graph that ends in leaves of its own."""
+    leaves = tuple(part.detach().clone().requires_grad_() for part in state_parts(problem.y0))
+    time = problem.times[0].detach().to(leaves[0])
+    with torch.enable_grad():
+        return state_parts(problem.field(time, like_state(leaves, problem.y0)))
+
+
+def hidden(evaluate: Callable[[], Sequence[Tensor]], own: Iterable[Tensor]) -> list[Tensor]:
     """What the graph of a field ends in beside its time, its state and its parameters.
 
     A tensor that is made within the field is another one in each evaluation; it is what it is differentiated by that
     must be right, which finite differences tell.
+
+    Args:
+        evaluate: Evaluates the field with a graph, at a state and a time that are new each time or have none. It is
+            called a second time only if the first leaves something to ask.
+        own: The parameters; of one that has a graph itself what this ends in.
     """
-    own = list(problem.field.parameters()) if isinstance(problem.field, nn.Module) else []
-    graphs = []
-    for _ in range(2):
-        leaves = tuple(part.detach().clone().requires_grad_() for part in state_parts(problem.y0))
-        time = problem.times[0].detach().to(leaves[0])
-        with torch.enable_grad():
-            graphs.append(leaves_of(state_parts(problem.field(time, like_state(leaves, problem.y0)))))
-    known = {id(leaf) for leaf in own}
-    lasting = {id(leaf) for leaf in graphs[0]} & {id(leaf) for leaf in graphs[1]}
-    return [leaf for leaf in graphs[0] if id(leaf) in lasting - known]
+    known = {id(leaf) for leaf in leaves_of(own)}
+    found = [leaf for leaf in leaves_of(evaluate()) if id(leaf) not in known]
+    if not found:
+        return []
+    lasting = {id(leaf) for leaf in leaves_of(evaluate())}
+    return [leaf for leaf in found if id(leaf) in lasting]
+
+
+def named(tensors: Iterable[Tensor], function: Field) -> str:
+    """Tensors that a field uses, in words, each once."""
+    return ", ".join(dict.fromkeys(_name_of(tensor, function) for tensor in tensors))
 
 
 def check_rate(kind: str, rate: State, state: State) -> None:
@@ -133,8 +148,9 @@ def check_rate(kind: str, rate: State, state: State) -> None:
             )
 
 
-def leaves_of(outputs: Sequence[Tensor]) -> list[Tensor]:
+def leaves_of(outputs: Iterable[Tensor]) -> list[Tensor]:
     """The tensors that a graph ends in, which are what its outputs are differentiable by."""
+    outputs = list(outputs)
     stack: list[Node] = [output.grad_fn for output in outputs if output.grad_fn is not None]
     found, seen = {id(output): output for output in outputs if output.is_leaf and output.requires_grad}, set(stack)
     while stack:

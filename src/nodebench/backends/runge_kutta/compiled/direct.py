@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from nodebench.backends.runge_kutta.compiled.programs import (
@@ -22,6 +21,7 @@ from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, Stepper, 
 from nodebench.backends.runge_kutta.transpose import LossGradient, accumulate
 from nodebench.backends.solvers import Tableau, tableau
 from nodebench.errors import UnsupportedError
+from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import output_times, parameters
 from nodebench.problem import Problem, SolverSpec, State
 
@@ -251,7 +251,7 @@ class CompiledDirectSolve(torch.autograd.Function):
         return solve.ys
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_alone
     @override
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         """Pull the derivative back through the steps, last one first."""

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -249,9 +250,14 @@ _PROGRAMS: WeakKeyDictionary[nn.Module, dict[object, Any]] = WeakKeyDictionary()
 def reason_unsupported(problem: Problem) -> str | None:
     """Why a problem cannot be solved by compiled steps here, in one sentence, or None."""
     compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
+    if not _is_found(compiler, os.environ.get("PATH")):
         return f"`compile` needs a C++ compiler, and {compiler} is not on the path; install it, or set CXX to another."
     return reason_not_compiled(problem.field, timed=problem.differentiate_times)
+
+
+@cache  # every solve of a training loop asks, and looking through the path takes longer than a step
+def _is_found(program: str, path: str | None) -> bool:
+    return shutil.which(program, path=path) is not None
 
 
 def reason_not_compiled(field: Field, *, timed: bool) -> str | None:
