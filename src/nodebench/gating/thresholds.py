@@ -254,7 +254,7 @@ def slowdown(old: BaselineCell, new: BaselineCell) -> Slowdown | None:
         return None
     if before is None:
         return Slowdown(*from_logs(after.centre, student(after.degrees) * after.error), after, old_error=0.0)
-    error, degrees = welch(after.error, after.degrees, before.error, before.degrees)
+    error, degrees = welch((after.error, after.degrees), (before.error, before.degrees))
     return Slowdown(*from_logs(after.centre - before.centre, student(degrees) * error), after, before.error)
 
 

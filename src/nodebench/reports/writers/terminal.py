@@ -1,6 +1,6 @@
 """Writes tables and pages to a terminal, or to a pipe, which has no width."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -61,12 +61,13 @@ def print_page(page: Document) -> None:
     """Print what a page opens with and its tables, what is folded away included; charts and plots are for files."""
     console = new_console()
     console.print(f"[bold]{escape(page.title)}[/bold]")
-    _print_blocks(console, page.lead)
+    print_blocks(page.lead, console)
     for section in page.sections:
-        _print_blocks(console, (Paragraph(section.title), *section.blocks))
+        print_blocks((Paragraph(section.title), *section.blocks), console)
 
 
-def _print_blocks(console: Console, blocks: Sequence[Block]) -> None:
+def print_blocks(blocks: Iterable[Block], console: Console) -> None:
+    """Print texts and tables; charts and plots are for files."""
     for block in blocks:
         match block:
             case Paragraph():
@@ -80,7 +81,7 @@ def _print_blocks(console: Console, blocks: Sequence[Block]) -> None:
                 print_table(block, console)
             case Details():
                 console.print(escape(block.title), soft_wrap=True)
-                _print_blocks(console, block.blocks)
+                print_blocks(block.blocks, console)
 
 
 def _rich(table: Table, numbers: Mapping[str, int], gap: int) -> RichTable:
