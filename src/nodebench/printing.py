@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from nodebench.bench.selftest import SelfTest
     from nodebench.conformance.check import CheckOutcome
     from nodebench.gating.baseline import Baseline
-    from nodebench.gating.compare import BaselineUpdate, Finding, GateResult
+    from nodebench.gating.compare import BaselineUpdate, GateResult
+    from nodebench.gating.finding import Finding
     from nodebench.paper.study import Study
     from nodebench.reports.writers.files import Written
     from nodebench.results.merging import Merged

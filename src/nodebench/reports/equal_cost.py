@@ -18,7 +18,7 @@ from nodebench.reports.document import (
     milliseconds,
     number,
 )
-from nodebench.results.equal_cost import CostAtError, EqualCosts, Estimate, equal_costs
+from nodebench.results.equal_cost import CostAtError, EqualCosts, Estimate, equal_costs, power
 from nodebench.results.record import Record
 
 TONES: dict[str | None, Tone] = {"undecided": "doubtful", "faster": "good"}
@@ -163,12 +163,6 @@ def _relative(found: EqualErrors, cost: CostAtError) -> Estimate:
 def _ends(estimate: Estimate, scale: float = 1.0) -> str:
     ends = interval(estimate.low, estimate.high, scale)
     return f" ({ends})" if ends else ""
-
-
-def power(target: float) -> str:
-    """An error as a person writes it: 1e-4."""
-    mantissa, exponent = f"{target:.2e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 @dataclass(frozen=True)

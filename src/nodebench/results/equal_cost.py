@@ -9,7 +9,7 @@ is said. Errors are exact figures; the intervals are of the times.
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
-from typing import Literal
+from typing import Literal, Protocol
 
 from nodebench.backends.solvers import method
 from nodebench.results.record import Measurement, Record
@@ -19,6 +19,27 @@ TARGETS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Relative errors of the gradient at which costs are compared."""
 
 ErrorName = Literal["grad_error_params", "grad_error_y0"]
+
+
+class Placed(Protocol):
+    """What has a place on a work-precision curve: a record, or what a baseline keeps of it."""
+
+    @property
+    def solver(self) -> str | None:
+        """Name of the solver."""
+
+    @property
+    def rtol(self) -> float | None:
+        """Relative tolerance."""
+
+    @property
+    def atol(self) -> float | None:
+        """Absolute tolerance."""
+
+    @property
+    def first_step(self) -> float | None:
+        """Length of the first step, or of every fixed one."""
+
 
 Outcome = Literal["reached", "more exact", "not reached"]
 """`more exact`: smaller than asked at the loosest tolerance already, so that what that costs is an upper bound."""
@@ -171,7 +192,7 @@ def equal_costs(records: Sequence[Record], targets: Sequence[float] = TARGETS) -
         None where no record has an error of its gradient.
     """
     solved = [record for record in records if record.backend is not None and record.solver is not None]
-    error: ErrorName = "grad_error_y0" if solved and all(r.n_params == 0 for r in solved) else "grad_error_params"
+    error = error_of(record.n_params for record in solved)
     methods = tuple(dict.fromkeys((str(record.backend), str(record.solver)) for record in solved))
     curves = {name: _Curve.of([r for r in solved if (r.backend, r.solver) == name], error) for name in methods}
     if not any(curve.points for curve in curves.values()):
@@ -183,6 +204,17 @@ def equal_costs(records: Sequence[Record], targets: Sequence[float] = TARGETS) -
         for name, curve in curves.items()
     ]
     return EqualCosts(error, control, methods, tuple(costs))
+
+
+def error_of(n_params: Iterable[int | None]) -> ErrorName:
+    """Which error methods are compared at, by the numbers of parameters of their fields."""
+    return "grad_error_y0" if set(n_params) == {0} else "grad_error_params"
+
+
+def power(error: float) -> str:
+    """An error as a person writes it: 1e-4."""
+    mantissa, exponent = f"{error:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _control(records: Sequence[Record]) -> tuple[str, str] | None:
@@ -210,7 +242,7 @@ class _Curve:
         return cls(tuple(points), errors, tuple(ordered[last + 1 :]))
 
 
-def looseness(measured: Record) -> tuple[float, float, float]:
+def looseness(measured: Placed) -> tuple[float, float, float]:
     """What the points of a curve are sorted by: the tolerances, then the step, of which all fixed ones are."""
     return (measured.rtol or 0.0, measured.atol or 0.0, measured.first_step or 0.0)
 
@@ -248,7 +280,7 @@ def evaluations(measured: Measurement) -> int | None:
     return measured.nfe_forward + measured.nfe_backward
 
 
-def place(record: Record) -> str:
+def place(record: Placed) -> str:
     """Where on its curve a record stands, in words."""
     if record.solver is not None and not method(record.solver).adaptive:
         return f"step {record.first_step:.3g}" if record.first_step else "an unknown step"
@@ -398,12 +430,8 @@ def _ratio(
         return Estimate(None, reason="the control.")
     found = crossing(its_curve.errors, target)
     if found.outcome != "reached":
-        why = (
-            "does not reach this error"
-            if found.outcome == "not reached"
-            else "is more exact already at its loosest tolerance"
-        )
-        return Estimate(None, reason=f"the control, `{its_name[0]}`, {why}.")
+        why = {"not reached": "does not reach this error", "more exact": "is more exact already at its loosest point"}
+        return Estimate(None, reason=f"the control, `{its_name[0]}`, {why[found.outcome]}.")
     others = {_group(its_curve.points[index]): (its_curve.points[index], weight) for index, weight in found.weights}
     return _related(weighted, others, its_name[0])
 
