@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from nodebench.reports.charts import MAX_CHARTS, MEMORY, TIME
 from nodebench.reports.comparison import base_task, line_setting, setting
-from nodebench.reports.document import Block, Bullets, Chart, Details, key, number
+from nodebench.reports.document import Block, Bullets, Chart, Details, Paragraph, key, number
 from nodebench.reports.equal_cost import (
     BETWEEN,
+    BOUND,
     ERROR_NAMES,
     FIGURES,
     EqualErrors,
@@ -34,6 +35,7 @@ def at_equal_error(records: Sequence[Record]) -> Iterator[Block]:
             yield Bullets(told)
         if at <= MAX_CHARTS:
             yield from _error_chart(found, f"{stem}-time")
+        yield Paragraph(f"{BETWEEN} {BOUND}")
         time, *others = (cost_table(found, figure, f"{stem}-{figure.key}") for figure in FIGURES)
         yield time
         yield Details(f"Ratios, evaluations and memory at equal error: {found.setting}", tuple(others))
@@ -48,7 +50,7 @@ def _error_chart(found: EqualErrors, name: str) -> Iterator[Chart]:
     x = Axis(f"relative error of {ERROR_NAMES[found.costs.error]}", log=True)
     for at, part in enumerate(split_series(rows), start=1):
         chart = lines(part, x, TIME.axis, title, {"series": "method", "setting": "between"})
-        caption = f"{title}: {found.setting}. {BETWEEN} Bars are 95 % intervals."
+        caption = f"{title}: {found.setting}. Bars are 95 % intervals."
         yield Chart(name if at == 1 else f"{name}-{at}", caption, chart)
 
 

@@ -27,7 +27,10 @@ ERROR_NAMES = {"grad_error_params": "d/dparams", "grad_error_y0": "d/dy0"}
 
 BOUND = "`<`: more exact already at the loosest tolerance tried, so that the figure is an upper bound."
 
-BETWEEN = "Interpolated linearly in the logarithms between the tolerances that were run, never beyond them."
+BETWEEN = (
+    "Costs at equal error are interpolated, linearly in the logarithms, between the tolerances that were run, never "
+    "beyond them."
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class EqualErrors:
 
 
 def equal_errors(records: Sequence[Record]) -> list[EqualErrors]:
-    """Problems on which a method reaches one of the errors, between two tolerances of one backend.
+    """Problems on which some method comes down to one of the errors between two of its tolerances.
 
     Args:
         records: Records with times of one machine, of as many runs as one likes. Times are taken from the run with most
@@ -70,7 +73,7 @@ def equal_errors(records: Sequence[Record]) -> list[EqualErrors]:
     for group in grouped(shown, _problem):
         of_run = _with_times_of_one_run(group, records)
         costs = equal_costs(of_run)
-        if costs is not None and costs.targets:
+        if costs is not None and any(len(cost.points) > 1 for cost in costs.costs):
             found.append(EqualErrors(tuple(of_run), costs))
     return found
 
@@ -102,9 +105,13 @@ def at_equal_error_briefly(records: Sequence[Record]) -> Iterator[Block]:
 
 
 def sentences(found: EqualErrors) -> tuple[str, ...]:
-    """Who is fastest at the error that most methods reach, and at the smallest that two of them do."""
+    """Who is fastest at the error that most methods reach, and at the smallest that two of them do.
+
+    Errors that no method undercuts at its loosest tolerance come first: of the others it is not known who is fastest.
+    """
     compared = {target: timed_costs(found.costs.at(target)) for target in found.costs.targets}
-    targets = [target for target, costs in compared.items() if len(costs) > 1]
+    several = [target for target, costs in compared.items() if len(costs) > 1]
+    targets = [target for target in several if not undercut(found, target)] or several
     if not targets:
         return ()
     most = max(targets, key=lambda target: len(compared[target]))
@@ -122,22 +129,25 @@ def _sentence(found: EqualErrors, target: float) -> str:
     time = f"{milliseconds(best.time.value)} ms a step{_ends(best.time, 1000)}"
     if best.ratio.value is not None and found.costs.control is not None:
         time += f", {number(best.ratio.value)}{_ends(best.ratio)} of the time of `{found.label(found.costs.control)}`"
-    name = _names(found, [best])
+    name, finer = _names(found, [best]), undercut(found, target)
+    whose = " of those measured on both sides of it" if finer else ""
+    text = f"At an error of {power(target)} the fastest{whose} is"
     if ties:
-        text = (
-            f"At an error of {power(target)} the fastest is not decided: the lowest time has {name}, {time}; the "
-            f"intervals do not tell it from {_names(found, ties)}"
-        )
+        text += f" not decided: the lowest time has {name}, {time}; the intervals do not tell it from "
+        text += _names(found, ties)
     else:
-        text = f"At an error of {power(target)} the fastest is {name}, {time}"
-    for outcome, does, do in (
-        ("more exact", "is more exact already at its loosest tolerance", "are more exact already at the loosest"),
-        ("not reached", "does not reach it", "do not reach it"),
-    ):
-        others = [cost for cost in costs if cost.outcome == outcome]
-        if others:
-            text += f"; {_names(found, others)} {does if len(others) == 1 else do}"
+        text += f" {name}, {time}"
+    if finer:
+        bounds = (f"{_names(found, [cost])} at most {milliseconds(cost.time.value)}" for cost in finer)
+        text += f"; more exact already at the loosest tolerance, in ms: {', '.join(bounds)}"
+    if missing := [cost for cost in costs if cost.outcome == "not reached"]:
+        text += f"; {_names(found, missing)} {'does' if len(missing) == 1 else 'do'} not reach it"
     return f"{text}."
+
+
+def undercut(found: EqualErrors, target: float) -> list[CostAtError]:
+    """The methods that are more exact than asked at their loosest tolerance, with upper bounds of their costs."""
+    return [cost for cost in found.costs.at(target) if cost.outcome == "more exact"]
 
 
 def _names(found: EqualErrors, costs: Iterable[CostAtError]) -> str:
@@ -213,20 +223,16 @@ def cost_table(found: EqualErrors, figure: Figure, name: str, brief: str = "") -
         rows.append((Entry(f"`{label}`", label), *entries))
     columns = (
         Column("method", numeric=False, wraps=True),
-        *(
-            Column(power(target), "" if brief else f"At an error of {power(target)} of the gradient.")
-            for target in targets
-        ),
+        *(Column(power(target)) for target in targets),
     )
-    error = ERROR_NAMES[found.costs.error]
-    caption = f"At equal error of {error}, {figure.title}: {found.setting}. {BETWEEN} {BOUND}"
+    caption = f"At equal error of {ERROR_NAMES[found.costs.error]}, {figure.title}: {found.setting}."
     return Table(name, brief or caption, columns, tuple(rows))
 
 
 def _marked(found: EqualErrors, target: float) -> set[tuple[str, str]]:
-    """The fastest at an error, and those that are not distinguishable from it; none where fewer than two were timed."""
+    """The fastest at an error, and those that are not distinguishable from it; none where that is not known."""
     timed = timed_costs(found.costs.at(target))
-    if len(timed) < 2:
+    if len(timed) < 2 or undercut(found, target):
         return set()
     best, ties = _fastest(found, timed)
     return {(cost.backend, cost.solver) for cost in (best, *ties)}

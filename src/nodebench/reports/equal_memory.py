@@ -1,6 +1,7 @@
 """Costs at equal memory as sentences and a table; what would say nothing is left out."""
 
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 
 from nodebench.reports.columns import code
 from nodebench.reports.comparison import comparisons, line_key, line_setting
@@ -10,6 +11,7 @@ from nodebench.reports.document import (
     Column,
     Entry,
     Table,
+    Tone,
     interval,
     mebibytes,
     number,
@@ -23,9 +25,21 @@ Group = tuple[Sequence[Record], Sequence[CostAtMemory]]
 
 
 def at_equal_memory_briefly(records: Sequence[Record]) -> Iterator[Block]:
-    """The same for a terminal of 80 columns: the tables alone."""
+    """The same for a terminal of 80 columns: the table of the tightest tolerance, at which most steps are taken."""
     for groups in equal_memories(records):
-        yield memory_table(groups, "equal-memory", f"{line_setting(groups[0][0][0]).replace('`', '')}: at equal memory")
+        members, costs = groups[-1]
+        where = f"{line_setting(members[0])}, {place(members[0])}".replace("`", "")
+        table = memory_table([(members, costs)], "equal-memory", f"{where}: at equal memory")
+        at = [n for n, column in enumerate(COLUMNS) if column.title not in ("at", "verdict")]
+        columns = tuple(replace(table.columns[n], meaning="") for n in at)
+        rows = tuple(tuple(_brief(row[n], cost) for n in at) for row, cost in zip(table.rows, costs, strict=True))
+        yield replace(table, columns=columns, rows=rows)
+
+
+def _brief(entry: Entry, cost: CostAtMemory) -> Entry:
+    """An entry of a table without verdicts: what is undecided has the colour of that."""
+    tone: Tone = "doubtful" if cost.verdict == "undecided" else ""
+    return replace(entry, tone=tone)
 
 
 def equal_memories(records: Sequence[Record]) -> list[list[Group]]:

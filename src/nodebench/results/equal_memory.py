@@ -4,7 +4,7 @@
 the two is faster is a question only at the same memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -99,8 +99,11 @@ def equal_memory(records: Sequence[Record]) -> list[CostAtMemory]:
     timed = [record for record in records if record.ok and record.step_s is not None and record.peak_memory_bytes]
     with_knob = families(timed)
     members = {record.cell_id for family in with_knob for record in family.members}
-    fixed = sorted((record for record in timed if record.cell_id not in members), key=_peak)
-    return [_within(record, family) for record in fixed for family in with_knob]
+    fixed: dict[Hashable, Record] = {}
+    for record in sorted((record for record in timed if record.cell_id not in members), key=_relative):
+        # Of siblings whose number leaves the memory as it is, the fastest stands for all.
+        fixed.setdefault(_without_numbers(str(record.backend)), record)
+    return [_within(record, family) for record in sorted(fixed.values(), key=_peak) for family in with_knob]
 
 
 def _within(fixed: Record, family: Family) -> CostAtMemory:
@@ -109,7 +112,7 @@ def _within(fixed: Record, family: Family) -> CostAtMemory:
         least = family.members[0]
         reason = f"it needs at least {_peak(least) / 2**20:.4g} MiB, with `{least.backend}`."
         return CostAtMemory(fixed, family, None, Estimate(None, reason=reason))
-    best = min(fitting, key=lambda record: 1.0 if record.control is None else record.ratio or inf)
+    best = min(fitting, key=_relative)
     return CostAtMemory(fixed, family, best, time_ratio(best, fixed))
 
 
@@ -132,6 +135,16 @@ def time_ratio(one: Record, other: Record) -> Estimate:
 
 def _peak(record: Record) -> int:
     return record.peak_memory_bytes or 0
+
+
+def _relative(record: Record) -> float:
+    """Time relative to the control's; infinite where it is not known."""
+    return 1.0 if record.control is None else record.ratio or inf
+
+
+def _without_numbers(backend: str) -> Hashable:
+    name, options = parse(backend)
+    return (name, *sorted((key, value) for key, value in options.items() if not _is_number(value)))
 
 
 def _is_number(value: str) -> bool:
