@@ -7,9 +7,9 @@ from nodebench.reports.comparison import base_task, line_setting, setting
 from nodebench.reports.document import Block, Bullets, Chart, Details, Paragraph, key, number
 from nodebench.reports.equal_cost import (
     BETWEEN,
-    BOUND,
     ERROR_NAMES,
     FIGURES,
+    SIGNS,
     EqualErrors,
     cost_table,
     equal_errors,
@@ -18,27 +18,31 @@ from nodebench.reports.equal_cost import (
 )
 from nodebench.reports.equal_memory import equal_memories, memory_sentences, memory_table
 from nodebench.reports.series import Axis, Row, lines, split_series
-from nodebench.results.equal_cost import CostAtError, place
+from nodebench.results.equal_cost import CostAtError
 from nodebench.results.equal_memory import families
 from nodebench.results.record import Record
 
 
 def at_equal_error(records: Sequence[Record]) -> Iterator[Block]:
-    """What a page says: sentences, a chart, and a table for each cost.
+    """What a page says: of the problem with most records sentences, a chart and tables, of others a sentence.
 
     Args:
         records: Records of one task, with times of one machine.
     """
-    for at, found in enumerate(equal_errors(records), start=1):
-        stem = f"{key(base_task(found.records[0]))}-equal-error{'' if at == 1 else f'-{at}'}"
-        if told := sentences(found):
-            yield Bullets(told)
-        if at <= MAX_CHARTS:
-            yield from _error_chart(found, f"{stem}-time")
-        yield Paragraph(f"{BETWEEN} {BOUND}")
-        time, *others = (cost_table(found, figure, f"{stem}-{figure.key}") for figure in FIGURES)
-        yield time
-        yield Details(f"Ratios, evaluations and memory at equal error: {found.setting}", tuple(others))
+    found = sorted(equal_errors(records), key=lambda each: -len(each.records))
+    if not found:
+        return
+    main, *others = found
+    stem = f"{key(base_task(main.records[0]))}-equal-error"
+    if told := sentences(main):
+        yield Bullets(told)
+    yield from _error_chart(main, f"{stem}-time")
+    yield Paragraph(f"{BETWEEN} {SIGNS}")
+    time, *tables = (cost_table(main, figure, f"{stem}-{figure.key}") for figure in FIGURES)
+    yield time
+    yield Details(f"Ratios, evaluations and memory at equal error: {main.setting}", tuple(tables))
+    if more := tuple(f"{each.setting}: {text}" for each in others for text in sentences(each)[:1]):
+        yield Details("At equal error in further settings", (Bullets(more),))
 
 
 def _error_chart(found: EqualErrors, name: str) -> Iterator[Chart]:
@@ -49,7 +53,7 @@ def _error_chart(found: EqualErrors, name: str) -> Iterator[Chart]:
     title = "Time at equal error"
     x = Axis(f"relative error of {ERROR_NAMES[found.costs.error]}", log=True)
     for at, part in enumerate(split_series(rows), start=1):
-        chart = lines(part, x, TIME.axis, title, {"series": "method", "setting": "between"})
+        chart = lines(part, x, TIME.axis, title, {"series": "method"})
         caption = f"{title}: {found.setting}. Bars are 95 % intervals."
         yield Chart(name if at == 1 else f"{name}-{at}", caption, chart)
 
@@ -61,26 +65,32 @@ def _error_row(found: EqualErrors, cost: CostAtError) -> Row:
         "series": found.label((cost.backend, cost.solver)),
         "x": cost.target,
         "y": 1e3 * (time.value or 0.0),
-        "order": -cost.target,
-        "setting": " and ".join(map(place, cost.points)),
+        "order": found.costs.targets.index(cost.target),
         **ends,
     }
 
 
 def at_equal_memory(records: Sequence[Record]) -> Iterator[Block]:
-    """What a page says: for each problem sentences, charts and a table.
+    """What a page says: of the problem with most records sentences, charts and a table, of others the sentences.
 
     Args:
         records: Records of one task, with times of one machine.
     """
-    for at, groups in enumerate(equal_memories(records), start=1):
-        first = groups[0][0][0]
-        stem = f"{key(base_task(first))}-equal-memory{'' if at == 1 else f'-{at}'}"
-        # What is said is of the tightest tolerance, at which most steps are taken.
-        yield Bullets(tuple(memory_sentences(groups[-1][1])))
-        for n, (members, _) in enumerate(groups[:MAX_CHARTS], start=1):
-            yield from _memory_chart(members, f"{stem}-time{'' if n == 1 else f'-at-{n}'}")
-        yield memory_table(groups, stem, f"At the memory of methods without a knob for it: {line_setting(first)}.")
+    found = sorted(equal_memories(records), key=lambda groups: -sum(len(costs) for _, costs in groups))
+    if not found:
+        return
+    main, *others = found
+    first = main[0][0][0]
+    stem = f"{key(base_task(first))}-equal-memory"
+    # What is said is of the tightest tolerance, at which most steps are taken.
+    yield Bullets(tuple(memory_sentences(main[-1][1])))
+    for at, (members, _) in enumerate(main[-MAX_CHARTS:], start=1):
+        yield from _memory_chart(members, f"{stem}-time{'' if at == 1 else f'-at-{at}'}")
+    yield memory_table(main, stem, f"At the memory of methods without a knob for it: {line_setting(first)}.")
+    if more := tuple(
+        f"{line_setting(groups[0][0][0])}: {text}" for groups in others for text in memory_sentences(groups[-1][1])
+    ):
+        yield Details("At equal memory in further settings", (Bullets(more),))
 
 
 def _memory_chart(members: Sequence[Record], name: str) -> Iterator[Chart]:

@@ -25,7 +25,10 @@ TONES: dict[str | None, Tone] = {"undecided": "doubtful", "faster": "good"}
 
 ERROR_NAMES = {"grad_error_params": "d/dparams", "grad_error_y0": "d/dy0"}
 
-BOUND = "`<`: more exact already at the loosest tolerance tried, so that the figure is an upper bound."
+SIGNS = (
+    "`<`: more exact already at the loosest tolerance tried, so that the figure is an upper bound. `?`: undecided, the "
+    "interval of the ratio holds 1."
+)
 
 BETWEEN = (
     "Costs at equal error are interpolated, linearly in the logarithms, between the tolerances that were run, never "
@@ -101,7 +104,7 @@ def at_equal_error_briefly(records: Sequence[Record]) -> Iterator[Block]:
         for figure in FIGURES:
             title = f"{where}, {figure.title}" if figure is TIME_AT else figure.title
             yield cost_table(found, figure, figure.key, title)
-        yield Bullets((*sentences(found), f"{BOUND} `?`: undecided, the interval of the ratio holds 1."))
+        yield Bullets((*sentences(found), SIGNS))
 
 
 def sentences(found: EqualErrors) -> tuple[str, ...]:
@@ -247,7 +250,7 @@ def _entry(found: EqualErrors, cost: CostAtError, figure: Figure, *, brief: bool
         return Entry(ABSENT, reason=None if told else estimate.reason)
     text = f"{'<' if cost.outcome == 'more exact' else ''}{figure.text(estimate.value)}"
     text += "" if brief else _ends(estimate, figure.scale)
+    order = float(f"{estimate.value:.4g}")  # by which it is sorted; more digits would only make a page long
     if figure is not RATIO_AT:
-        return Entry(text, estimate.value)
-    said = ("?" if cost.verdict == "undecided" else "") if brief else f" {cost.verdict}"
-    return Entry(text + said, estimate.value, tone=TONES.get(cost.verdict, ""))
+        return Entry(text, order)
+    return Entry(f"{text}?" if cost.verdict == "undecided" else text, order, tone=TONES.get(cost.verdict, ""))
