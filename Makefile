@@ -60,9 +60,10 @@ readme: setup  ## the README's tables, from the catalogue of quantities
 	$(BIN)/python docs/readme_tables.py
 
 GALLERY := docs/gallery
+REPORTED := $(filter-out paper,$(basename $(notdir $(wildcard $(GALLERY)/*.db))))
 
 gallery: setup  ## the pages of the gallery, from the stores that are kept beside them
-	for name in gradient-step work-precision; do \
+	for name in $(REPORTED); do \
 		$(BIN)/nodebench report --store $(GALLERY)/$$name.db --output $(GALLERY)/$$name.html --output $(GALLERY)/$$name.md \
 			--charts svg || exit 1; \
 	done
