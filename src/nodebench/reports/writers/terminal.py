@@ -68,19 +68,20 @@ def print_page(page: Document) -> None:
 
 def print_blocks(blocks: Iterable[Block], console: Console) -> None:
     """Print texts and tables; charts and plots are for files."""
+    whole = not console.is_terminal  # what is piped is not folded
     for block in blocks:
         match block:
             case Paragraph():
-                console.print(escape(block.text), soft_wrap=True)
+                console.print(escape(block.text), soft_wrap=whole)
             case Bullets():
                 for item in block.items:
-                    console.print(f"- {escape(item)}", soft_wrap=True)
+                    console.print(f"- {escape(item)}", soft_wrap=whole)
             case Missing():
-                console.print(f"missing: {escape(f'{block.what}: {block.reason}')}", soft_wrap=True)
+                console.print(f"missing: {escape(f'{block.what}: {block.reason}')}", soft_wrap=whole)
             case Table():
                 print_table(block, console)
             case Details():
-                console.print(escape(block.title), soft_wrap=True)
+                console.print(escape(block.title), soft_wrap=whole)
                 print_blocks(block.blocks, console)
 
 
