@@ -65,6 +65,7 @@ def test_nothing_is_extrapolated():
         ((1e-4, 1e-5), 1e-3, "more exact", (0,)),
         ((1e-2, 1e-4), 1e-4, "reached", (1,)),
         ((1e-2, 0.0), 1e-4, "reached", (1,)),  # no logarithm
+        ((0.0, 0.0), 1e-4, "more exact", (0,)),
         ((1e-3,), 1e-3, "reached", (0,)),
         ((), 1e-3, "not reached", ()),
     ],
@@ -101,7 +102,7 @@ def test_the_error_is_that_of_y0_where_the_field_has_no_parameters():
     records = [
         timed("direct", rtol=rtol, grad_error_params=None, grad_error_y0=10 * rtol, n_params=0) for rtol in RTOLS
     ]
-    found = equal_costs(records)
+    found = equal_costs([*records, timed("adjoint", rtol=1e-3, status="failed", reason="it failed.", n_params=None)])
     assert (found.error, found.targets) == ("grad_error_y0", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
 
 

@@ -93,11 +93,10 @@ def crossing(errors: Sequence[float], target: float) -> Crossing:
         first -= 1
     if first == len(errors):
         return Crossing("not reached")
-    # An error of zero has no logarithm: it is reached at that point itself.
-    if errors[first] in (0.0, target):
-        return Crossing("reached", ((first, 1.0),))
-    if not first:
+    if not first and errors[0] < target:
         return Crossing("more exact", ((0, 1.0),))
+    if errors[first] in (0.0, target):  # an error of zero has no logarithm: it is reached at that point itself
+        return Crossing("reached", ((first, 1.0),))
     above, below = log(errors[first - 1] / target), log(target / errors[first])
     share = above / (above + below)
     return Crossing("reached", ((first - 1, 1.0 - share), (first, share)))
@@ -208,7 +207,8 @@ def equal_costs(records: Sequence[Record], targets: Sequence[float] = TARGETS) -
 
 def error_of(n_params: Iterable[int | None]) -> ErrorName:
     """Which error methods are compared at, by the numbers of parameters of their fields."""
-    return "grad_error_y0" if set(n_params) == {0} else "grad_error_params"
+    known = {n for n in n_params if n is not None}
+    return "grad_error_y0" if known == {0} else "grad_error_params"
 
 
 def power(error: float) -> str:
