@@ -61,9 +61,10 @@ readme: setup  ## the README's tables, from the catalogue of quantities
 	$(BIN)/python docs/readme_tables.py
 
 GALLERY := docs/gallery
+REPORTED := $(filter-out paper,$(basename $(notdir $(wildcard $(GALLERY)/*.db))))
 
 gallery: setup  ## the pages of the gallery, from the stores that are kept beside them
-	for name in gradient-step work-precision; do \
+	for name in $(REPORTED); do \
 		$(BIN)/nodebench report --store $(GALLERY)/$$name.db --output $(GALLERY)/$$name.html --output $(GALLERY)/$$name.md \
 			--charts svg || exit 1; \
 	done
@@ -79,6 +80,13 @@ gallery-runs: setup  ## measure what the gallery shows, about two hours on a mac
 	$(BIN)/nodebench run --backend direct,adjoint,checkpoint,symplectic,interpolated,torchdiffeq,torchdiffeq-adjoint,diffrax \
 		--task cnf --dtype float64 --rtol 1e-3,1e-5,1e-7,1e-9 --measure gradient --budget-s 5 \
 		--store $(GALLERY)/work-precision.db
+	$(BIN)/nodebench run --backend torchdiffeq,direct,checkpoint,symplectic,reversible,adjoint,interpolated,diffrax \
+		--task cnf --dtype float64 --rtol 1e-5,1e-7,1e-9 --measure gradient --budget-s 3 --store $(GALLERY)/equal-cost.db
+	$(BIN)/nodebench run --backend 'reversible,direct,symplectic,adjoint,checkpoint,checkpoint[checkpoints=4]' \
+		--backend 'checkpoint[checkpoints=8],checkpoint[checkpoints=16],checkpoint[checkpoints=64]' \
+		--backend 'diffrax[checkpoints=4],diffrax[checkpoints=16],diffrax[checkpoints=64],diffrax' \
+		--task 'linear[dimension=16]' --batch-size 512 --solver midpoint --first-step 0.005 --rtol 1e-3 --max-steps 400 \
+		--dtype float64 --measure gradient --budget-s 3 --store $(GALLERY)/equal-cost.db
 	$(BIN)/nodebench reproduce all --store $(GALLERY)/paper.db --output $(GALLERY)/paper.html
 	$(BIN)/nodebench run --backend adjoint --task mnist --preset standard --measure training --store $(GALLERY)/paper.db
 

@@ -1,8 +1,11 @@
 """Records and runs made by hand, of which every figure is known."""
 
+from math import exp
+
 from nodebench.results.machine import environment_key
 from nodebench.results.record import Record
 from nodebench.results.store import Run
+from nodebench.stats import student
 
 ENVIRONMENT = {
     "cpu": "abacus",
@@ -100,6 +103,37 @@ def timed(backend, ratio=None, half=0.02, control="direct", **fields):
         verdict = "undecided" if low <= 1 <= high else "slower" if ratio > 1 else "faster"
         figures |= {"ratio": ratio, "ratio_low": low, "ratio_high": high, "control": control, "verdict": verdict}
     return record(backend, **{**figures, **fields})
+
+
+RTOLS = (1e-3, 1e-5, 1e-7)
+"""Tolerances of the points of a curve."""
+
+N_STARTS = 5
+"""Starts of each."""
+
+
+def interval(name, value, error, n=N_STARTS):
+    """A figure with the ends of its interval, by the names that a record has."""
+    half = student(n - 1) * error
+    return {name: value, f"{name}_low": value * exp(-half), f"{name}_high": value * exp(half)}
+
+
+def curve(backend, factor, ratio=None, drift=(1.0, 1.0, 1.0), error=0.01, **fields):
+    """Records of a law: the error is `factor` times the tolerance, time, memory and evaluations are error^-1/5.
+
+    `ratio` relates it to the control `direct`, of factor 1 and the same power; `drift` slows all of one tolerance down.
+    """
+    made = []
+    for rtol, slow in zip(RTOLS, drift, strict=True):
+        reached = factor * rtol
+        cost = reached**-0.2 * (1 if ratio is None else ratio)
+        figures = interval("step_s", 0.001 * cost * slow, error)
+        if ratio is not None:
+            figures |= interval("ratio", cost / rtol**-0.2, error) | {"control": "direct", "verdict": "slower"}
+        figures |= {"nfe_forward": round(1e6 * cost), "nfe_backward": 0, "peak_memory_bytes": round(2**20 * cost)}
+        figures |= {"n_starts": N_STARTS, "dtype": "float64"}
+        made.append(timed(backend, rtol=rtol, atol=rtol, grad_error_params=reached, **{**figures, **fields}))
+    return made
 
 
 def trained(model, value, backend=None, **fields):

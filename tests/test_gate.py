@@ -95,6 +95,16 @@ def test_exact_figures_are_gated_in_their_bands(changes, expected):
     assert found.exit_code == (1 if "regression" in expected.values() else 0)
 
 
+def test_a_lower_cost_with_a_less_exact_gradient_is_traded():
+    """It is named and no improvement, whether or not there are other tolerances to compare at."""
+    found = gate(nfe_forward=90, peak_memory_bytes=90 * 2**20, grad_error_params=2e-3, **ratio(1.5))
+    traded = dict.fromkeys(("nfe_forward", "peak_memory_bytes", "time"), "traded")
+    assert told(found) == traded | {"grad_error_params": "regression"}
+    assert found.summary == "failed: 1 cell compared; 1 regression, 3 traded"
+    assert "But grad_error_params has become larger" in found.of("traded")[0].reason
+    assert told(gate(nfe_forward=90, grad_error_params=1.05e-3)) == {"nfe_forward": "improvement"}
+
+
 def test_a_new_failure_is_a_regression():
     """It is named with its reason, and figures that a failed cell cannot have are not counted as missing."""
     nothing = {"nfe_forward": None, "nfe_backward": None, "step_s": None, "ratio": None}

@@ -12,8 +12,10 @@ from rich.markup import escape
 
 from nodebench.reports.comparison import Machines, parts
 from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, mebibytes
+from nodebench.reports.equal_cost import at_equal_error_briefly
+from nodebench.reports.equal_memory import at_equal_memory_briefly
 from nodebench.reports.tables import exponents_table, for_terminal, repetition_table
-from nodebench.reports.writers.terminal import new_console, print_table
+from nodebench.reports.writers.terminal import new_console, print_blocks, print_table
 from nodebench.results.machine import Fingerprint, differences, environment_of
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from nodebench.bench.selftest import SelfTest
     from nodebench.conformance.check import CheckOutcome
     from nodebench.gating.baseline import Baseline
-    from nodebench.gating.compare import BaselineUpdate, Finding, GateResult
+    from nodebench.gating.compare import BaselineUpdate, GateResult
+    from nodebench.gating.finding import Finding
     from nodebench.paper.study import Study
     from nodebench.reports.recommendation import Recommendation
     from nodebench.reports.writers.files import Written
@@ -51,6 +54,7 @@ def print_records(records: Sequence["Record"], *, as_json: bool = False) -> None
     console = new_console()
     for table in for_terminal(records):
         print_table(table)
+    print_blocks((*at_equal_error_briefly(records), *at_equal_memory_briefly(records)), console)
     if any(record.status != "ok" for record in records):
         console.print("why a cell failed: nodebench logs CELL")
     for note in sorted({note for record in records for note in record.notes}):

@@ -38,11 +38,18 @@ def log_error(low: float, high: float, degrees: float) -> float:
     return log(high / low) / 2 / student(degrees)
 
 
-def welch(error: float, degrees: float, other_error: float, other_degrees: float) -> tuple[float, float]:
-    """Standard error of the difference of two independent estimates, and its degrees of freedom."""
-    both = hypot(error, other_error)
-    spread = error**4 / degrees + other_error**4 / other_degrees
-    return both, both**4 / spread if spread else float(degrees)
+def welch(*estimates: tuple[float, float]) -> tuple[float, float]:
+    """Standard error of the sum or difference of independent estimates, and its degrees of freedom.
+
+    "An approximate distribution of estimates of variance components", Satterthwaite, 1946,
+    https://doi.org/10.2307/3002019.
+
+    Args:
+        estimates: Standard error and degrees of freedom of each, at least one.
+    """
+    both = hypot(*(error for error, _ in estimates))
+    spread = sum(error**4 / degrees for error, degrees in estimates)
+    return both, both**4 / spread if spread else float(estimates[0][1])
 
 
 @dataclass(frozen=True)

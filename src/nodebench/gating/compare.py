@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from math import isclose
 from types import MappingProxyType
-from typing import Literal
 
+from nodebench.gating.at_error import error_findings
 from nodebench.gating.baseline import Baseline, BaselineCell
+from nodebench.gating.finding import Finding, FindingVerdict
 from nodebench.gating.thresholds import METRICS, TIME, Slowdown, Thresholds, slowdown
 from nodebench.results.machine import differences
 from nodebench.results.quantities import Band
@@ -36,41 +37,11 @@ RANKS = {"ok": 0, "unsupported": 1, "not_installed": 1}
 
 NO_FIGURE = "the baseline has no such figure."
 
-TIME_FIGURES = ("step_s", "ratio", "ratio_low", "ratio_high", "n_starts", "control")
+TIME_FIGURES = ("step_s", "step_s_low", "step_s_high", "ratio", "ratio_low", "ratio_high", "n_starts", "control")
 """What is taken over into a baseline together, since an interval belongs to its ratio."""
 
-FindingVerdict = Literal["regression", "incomparable", "missing", "undecided", "improvement", "changed", "new", "same"]
-"""`incomparable`: a figure on both sides that cannot be compared. `missing`: one that only the baseline has. `changed`:
-another failure than before. `new`: one that only the candidate has."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What is to be said of one figure of one cell.
-
-    Attributes:
-        cell: The cell, as the candidate has it where it does.
-        metric: Name of the figure; `status`, or `cell` for the whole of it.
-        verdict: How it compares.
-        reason: One sentence; empty where there is nothing to say.
-        old: The baseline's figure.
-        new: The candidate's.
-        low: Of a slowdown, the lower end of its interval.
-        high: The upper end.
-        unit: Unit of the figures.
-        measured: Whether the candidate has the cell.
-    """
-
-    cell: BaselineCell
-    metric: str
-    verdict: FindingVerdict
-    reason: str = ""
-    old: float | str | None = None
-    new: float | str | None = None
-    low: float | None = None
-    high: float | None = None
-    unit: str = ""
-    measured: bool = True
+ERRORS = ("grad_error_params", "grad_error_y0")
+"""Figures of which a worse one takes the merit from a lower cost."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +81,9 @@ class GateResult:
         if self.problem:
             return f"{'failed' if self.exit_code == 1 else 'cannot compare'}: {self.problem}"
         names: dict[FindingVerdict, str] = {"regression": "regression(s)", "improvement": "improvement(s)"}
-        told: tuple[FindingVerdict, ...] = ("regression", "incomparable", "undecided", "improvement", "missing", "new")
+        told: tuple[FindingVerdict, ...] = (
+            "regression", "incomparable", "undecided", "traded", "improvement", "missing", "new",
+        )  # fmt: skip
         counts = [_counted(len(self.of(verdict)), names.get(verdict, verdict)) for verdict in told if self.of(verdict)]
         state = {0: "passed", 1: "failed", 2: "cannot compare"}[self.exit_code]
         cells = _counted(self.n_compared, "cell(s)")
@@ -135,12 +108,16 @@ def compare(
     """
     shared = [cell_id for cell_id in old.cells if cell_id in new.cells]
     findings: list[Finding] = []
+    comparable: list[str] = []
     for cell_id in shared:
         if cell_id in unloadable:
             reason = unloadable[cell_id]
             findings.append(Finding(cell=new.cells[cell_id], metric="cell", verdict="incomparable", reason=reason))
         else:
-            findings += _cell_findings(old.cells[cell_id], new.cells[cell_id], thresholds, refused.get(cell_id))
+            of_cell = list(_cell_findings(old.cells[cell_id], new.cells[cell_id], thresholds, refused.get(cell_id)))
+            comparable += [] if any(each.metric == "cell" for each in of_cell) else [cell_id]
+            findings += _traded(of_cell)
+    findings += error_findings(old, new, comparable, thresholds)
     absent = [cell for cell_id, cell in old.cells.items() if cell_id not in new.cells]
     missing: FindingVerdict = "regression" if thresholds.missing_fails else "missing"
     reason = "it is in the baseline and was not measured."
@@ -196,6 +173,21 @@ def _cell_findings(
             found = time_finding(old, new, band.relative) if metric == TIME else _finding(metric, old, new, band)
             if found is not None:
                 yield found
+
+
+def _traded(findings: list[Finding]) -> list[Finding]:
+    """What is said of a cell, where lower costs at the price of a less exact gradient are no improvements."""
+    worse = [finding.metric for finding in findings if finding.metric in ERRORS and finding.verdict == "regression"]
+    if not worse:
+        return findings
+    exact = (*ERRORS, "grad_cosine_params", "method_error_params", "method_error_y0", "status")
+    why = f"{worse[0]} has become larger; what is cheaper at equal error is told apart."
+    return [
+        replace(each, verdict="traded", reason=f"{each.reason} But {why}")
+        if each.verdict == "improvement" and each.metric not in exact
+        else each
+        for each in findings
+    ]
 
 
 def _unlike_premises(old: BaselineCell, new: BaselineCell) -> list[str]:
@@ -359,7 +351,9 @@ def update(old: Baseline, new: Baseline, result: GateResult, *, accept_regressio
     taken = [finding for finding in result.of("improvement", "new", "changed") if finding.measured]
     # With a new status a cell comes whole, what has become worse in it too.
     whole = {finding.cell.cell_id for finding in taken if finding.metric in ("cell", "status")}
-    worse = result.of("regression", "incomparable")
+    # What is derived follows from figures that have findings of their own.
+    taken = [finding for finding in taken if not finding.derived]
+    worse = [finding for finding in result.of("regression", "incomparable", "traded") if not finding.derived]
     along = [f for f in worse if f.measured and (accept_regressions or f.cell.cell_id in whole)]
     cells: dict[str, BaselineCell] = dict(old.cells)
     for finding in (*taken, *along):

@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 
 from nodebench.errors import UserError, user_error
 from nodebench.gating.baseline import Baseline, BaselineCell
-from nodebench.gating.compare import Finding, FindingVerdict, GateResult
+from nodebench.gating.compare import GateResult
+from nodebench.gating.finding import Finding, FindingVerdict
 from nodebench.gating.thresholds import METRICS, TIME
 from nodebench.reports.columns import printed_beside
 from nodebench.reports.document import Column, Entry, Table, Tone
@@ -20,6 +21,7 @@ TONES: dict[FindingVerdict, Tone] = {
     "regression": "bad",
     "incomparable": "bad",
     "undecided": "doubtful",
+    "traded": "doubtful",
     "improvement": "good",
     "changed": "doubtful",
     "missing": "doubtful",
@@ -169,7 +171,7 @@ def gate_entries(gate: GateResult) -> list[dict[str, Any]]:
     """The candidate's figures as github-action-benchmark's `customSmallerIsBetter`, with the baseline's in `extra`."""
     entries = []
     found = {(finding.cell.cell_id, finding.metric): finding for finding in gate.findings}
-    cells = {finding.cell.cell_id: finding.cell for finding in gate.findings if finding.measured}
+    cells = {each.cell.cell_id: each.cell for each in gate.findings if each.measured and not each.derived}
     for cell in cells.values():
         for metric, (figure, unit) in _figures(cell).items():
             entry = {"name": f"{cell.label}: {metric}", "unit": unit, "value": figure}
@@ -179,7 +181,20 @@ def gate_entries(gate: GateResult) -> list[dict[str, Any]]:
             if finding is not None:
                 entry["extra"] = f"{finding.verdict}; baseline {value(finding.old)}. {finding.reason}".strip()
             entries.append(entry)
-    return entries
+    return [*entries, *(_derived_entry(each) for each in gate.findings if each.derived and _is_figure(each.new))]
+
+
+def _is_figure(found: float | str | None) -> bool:
+    return isinstance(found, int | float)
+
+
+def _derived_entry(finding: Finding) -> dict[str, Any]:
+    """A figure that is worked out from several cells; its time is relative to what it was."""
+    name, extra = f"{finding.cell.label}: {finding.metric}", f"{finding.verdict}; baseline {value(finding.old)}."
+    ends = {} if finding.low is None else {"range": f"{finding.low:.4g} to {finding.high:.4g}"}
+    return {
+        "name": name, "unit": finding.unit, "value": finding.new, **ends, "extra": f"{extra} {finding.reason}".strip(),
+    }  # fmt: skip
 
 
 def _figures(cell: BaselineCell) -> dict[str, tuple[float, str]]:

@@ -27,13 +27,32 @@ TIME = "time"
 METRICS: Mapping[str, Quantity] = {metric: CATALOGUE[name] for metric, name in gated().items()}
 """What is gated, beside the status, by what the gate calls it."""
 
+TIME_AT_ERROR, NFE_AT_ERROR, BYTES_AT_ERROR = "time_at_error", "nfe_at_error", "bytes_at_error"
+
+_READ_OFF = "the figures repeat; by how much an error may move within its own band is allowed for apart"
+
+AT_ERROR: Mapping[str, Quantity] = {
+    TIME_AT_ERROR: Quantity(meaning="Time of a gradient step at equal error.", unit="ratio", better="lower"),
+    **{
+        name: Quantity(meaning=meaning, unit=unit, better="lower", band=Band(relative=0.01), because=_READ_OFF)
+        for name, meaning, unit in (
+            (NFE_AT_ERROR, "Evaluations at equal error.", "evaluations"),
+            (BYTES_AT_ERROR, "Peak memory at equal error.", "bytes"),
+        )
+    },
+}
+"""What is gated of the curve of a method over several tolerances; its time in the band of `time`."""
+
 MANY_STARTS = 1000
 """More than this is no advice."""
 
 
 def default_band(metric: str) -> Band:
     """The band of a metric, unless told otherwise; of no metric, that of what must be equal."""
-    return (METRICS[metric].band if metric in METRICS else None) or Band()
+    if metric == TIME_AT_ERROR:
+        return default_band(TIME)
+    known = METRICS.get(metric) or AT_ERROR.get(metric)
+    return (known.band if known else None) or Band()
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,8 @@ class Thresholds:
     def band(self, metric: str, task: str, backend: str | None) -> Band:
         """The band of a figure of a cell."""
         found = [rule.band for rule in self.rules if rule.holds(metric, task, backend)]
+        if metric == TIME_AT_ERROR and not found:
+            return self.band(TIME, task, backend)
         return found[-1] if found else default_band(metric)
 
 
@@ -97,11 +118,12 @@ def read_thresholds(path: Path | None = None, max_slowdown: str | None = None) -
     rules = [Rule(metric, entry.to_band(metric)) for metric, entry in gate.metrics.items()]
     rules += [Rule(TIME, Band(relative=limit))] if limit is not None else []
     rules += [Rule(rule.metric, rule.to_band(rule.metric), rule.task, rule.backend) for rule in gate.rules]
+    known = {**METRICS, **AT_ERROR}
     for rule in rules:
-        if rule.metric not in METRICS:
-            raise UserError(f"`{where}`: {UnknownNameError('metric', rule.metric, METRICS)}")
-        if rule.metric == TIME and rule.band.absolute:
-            raise UserError(f"`{where}`: `absolute` means nothing for `{TIME}`, which is a ratio; write `band`.")
+        if rule.metric not in known:
+            raise UserError(f"`{where}`: {UnknownNameError('metric', rule.metric, known)}")
+        if rule.metric in (TIME, TIME_AT_ERROR) and rule.band.absolute:
+            raise UserError(f"`{where}`: `absolute` means nothing for `{rule.metric}`, which is a ratio; write `band`.")
     return Thresholds(tuple(rules), missing_fails=gate.missing == "fail")
 
 
@@ -254,7 +276,7 @@ def slowdown(old: BaselineCell, new: BaselineCell) -> Slowdown | None:
         return None
     if before is None:
         return Slowdown(*from_logs(after.centre, student(after.degrees) * after.error), after, old_error=0.0)
-    error, degrees = welch(after.error, after.degrees, before.error, before.degrees)
+    error, degrees = welch((after.error, after.degrees), (before.error, before.degrees))
     return Slowdown(*from_logs(after.centre - before.centre, student(degrees) * error), after, before.error)
 
 

@@ -129,5 +129,5 @@ def exponent_text(law: PowerLaw) -> str:
 
 def _apart(one: Sequence[float], other: Sequence[float]) -> bool:
     errors = [(stdev(values) / sqrt(len(values)), len(values) - 1) for values in (one, other)]
-    error, degrees = welch(*errors[0], *errors[1])
+    error, degrees = welch(*errors)
     return abs(fmean(one) - fmean(other)) > student(degrees) * error

@@ -22,6 +22,7 @@ from nodebench.reports.document import (
     Table,
     key,
 )
+from nodebench.reports.equal_charts import at_equal_error, at_equal_memory
 from nodebench.reports.tables import (
     SETTINGS,
     comparison_table,
@@ -113,6 +114,8 @@ def task_section(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlo
     blocks: tuple[Block, ...] = (
         *_comparisons(task),
         *_trained(task),
+        *at_equal_error(task.records),
+        *at_equal_memory(task.records),
         *exponents(key(task.name), task.measured),
         *work_precision(task.measured),
         *growth(task.measured),

@@ -363,8 +363,9 @@ class TimingPart:
         tables={"cost": "step\nms", "comparison": "step ms"},
         **_TIME,
     )
-    step_s_low: float | None = _quantity(meaning="Lower end of its 95 % interval.", **_TIME)
-    step_s_high: float | None = _quantity(meaning="Upper end of its 95 % interval.", **_TIME)
+    # A control's times at several tolerances relate costs at equal error to each other.
+    step_s_low: float | None = _quantity(meaning="Lower end of its 95 % interval.", digits=4, kept=True, **_TIME)
+    step_s_high: float | None = _quantity(meaning="Upper end of its 95 % interval.", digits=4, kept=True, **_TIME)
     floor_ratio: float | None = _quantity(
         meaning="A gradient step relative to its floor: median over turns in which the step and the calls of its field "
         "alternate within one process. Only so are both measured under the same conditions: `step_s`, of other "

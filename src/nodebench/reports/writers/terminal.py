@@ -1,6 +1,6 @@
 """Writes tables and pages to a terminal, or to a pipe, which has no width."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -61,26 +61,28 @@ def print_page(page: Document) -> None:
     """Print what a page opens with and its tables, what is folded away included; charts and plots are for files."""
     console = new_console()
     console.print(f"[bold]{escape(page.title)}[/bold]")
-    _print_blocks(console, page.lead)
+    print_blocks(page.lead, console)
     for section in page.sections:
-        _print_blocks(console, (Paragraph(section.title), *section.blocks))
+        print_blocks((Paragraph(section.title), *section.blocks), console)
 
 
-def _print_blocks(console: Console, blocks: Sequence[Block]) -> None:
+def print_blocks(blocks: Iterable[Block], console: Console) -> None:
+    """Print texts and tables; charts and plots are for files."""
+    whole = not console.is_terminal  # what is piped is not folded
     for block in blocks:
         match block:
             case Paragraph():
-                console.print(escape(block.text), soft_wrap=True)
+                console.print(escape(block.text), soft_wrap=whole)
             case Bullets():
                 for item in block.items:
-                    console.print(f"- {escape(item)}", soft_wrap=True)
+                    console.print(f"- {escape(item)}", soft_wrap=whole)
             case Missing():
-                console.print(f"missing: {escape(f'{block.what}: {block.reason}')}", soft_wrap=True)
+                console.print(f"missing: {escape(f'{block.what}: {block.reason}')}", soft_wrap=whole)
             case Table():
                 print_table(block, console)
             case Details():
-                console.print(escape(block.title), soft_wrap=True)
-                _print_blocks(console, block.blocks)
+                console.print(escape(block.title), soft_wrap=whole)
+                print_blocks(block.blocks, console)
 
 
 def _rich(table: Table, numbers: Mapping[str, int], gap: int) -> RichTable:
