@@ -131,8 +131,10 @@ def _measured(plan: Plan, options: RunOptions, *, show: bool) -> Study:
     interruption = Interruption()
     with suppress(KeyboardInterrupt):
         measure(plan, options, watcher() if show else None, measure_group=interruption.measure)
-    store = Store(Path(options.store), read_only=True)
-    run = next(run for run in reversed(store.runs()) if run.plan == plan.plan_id)
+    store = Store(Path(options.store))
+    run = next((run for run in reversed(store.runs()) if run.plan == plan.plan_id), None)
+    if run is None:
+        raise KeyboardInterrupt  # before anything has begun
     order = {cell.cell_id: at for at, cell in enumerate(plan.cells)}
     records = sorted(store.records([run.run_id]), key=lambda record: order[record.cell_id])
     if not any(map(has_gradient, records)) and not interruption.came:
