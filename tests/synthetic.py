@@ -86,7 +86,7 @@ def early(backend, status="unsupported", **fields):
 
 
 def timed(backend, ratio=None, half=0.02, control="direct", **fields):
-    """A record of a measured gradient step: 10 ms times the ratio to the control, which has none."""
+    """A record of a measured gradient step: 10 ms times the ratio to the control, which has none; an error by rtol."""
     figures = {
         "first_step_s": 1.0,
         "n_params": 100,
@@ -95,7 +95,8 @@ def timed(backend, ratio=None, half=0.02, control="direct", **fields):
         "n_vjps": 20,
         "n_accepted": 3,
     }
-    figures |= {"grad_error_params": 1e-4, "grad_error_y0": 1e-5, "peak_memory_bytes": 2**20}
+    error = 10 * (fields.get("rtol", COMMON["rtol"]) or COMMON["rtol"])
+    figures |= {"grad_error_params": error, "grad_error_y0": 1e-5, "peak_memory_bytes": 2**20}
     step_s = 0.01 * (1 if ratio is None else ratio)
     figures |= {"step_s": step_s, "step_s_low": 0.9 * step_s, "step_s_high": 1.1 * step_s}
     if ratio is not None:

@@ -40,11 +40,19 @@ def test_help_imports_not_even_numpy(arguments):
 
 
 def test_a_run_prints_a_table_and_exits_with_0(tmp_path):
-    """All cells ok: the table names backend, errors, evaluations, memory and time with their units."""
-    done = script(*FAKE, "--store", str(tmp_path / "r.db"))
+    """All cells ok: the table has backend, error, evaluations, memory and time; with `--wide` or later all else."""
+    store = str(tmp_path / "r.db")
+    done = script(*FAKE, "--store", store)
     assert done.returncode == 0, done.stderr
-    for text in (BACKEND, "ok", "err dp", "7+5", "MiB", "floor"):
+    for text in (BACKEND, "error", "7+5", "MiB", " ms", f"report: nodebench report latest --open --store {store}"):
         assert text in done.stdout
+    assert "err dy0" not in done.stdout
+    shown = nodebench("show", "--wide", "--store", store).stdout
+    for text in ("ok", "err dy0", "VJPs", "floor", "CPU"):
+        assert text in shown
+    notes = nodebench("show", "--notes", "--store", store).stdout
+    assert done.stdout.count("\nnote") == 0
+    assert f"{len(notes.splitlines())} note" in done.stdout or notes == "no cell left a note\n"
 
 
 def test_json_is_one_array_on_stdout(tmp_path):
@@ -73,11 +81,10 @@ def test_logs_of_a_cell(tmp_path):
     command = (*COUNTS, "-b", f"{BACKEND}[behaviour=until,path={flag}]", "--store", store)
     done = nodebench(*command)
     assert done.returncode == 1
-    assert "nodebench logs CELL" in done.stdout
     well, failed = json.loads(nodebench("show", "--json", "--store", store).stdout)
     shown = nodebench("show", "--store", store).stdout
-    assert failed["cell_id"] in shown
-    assert "nodebench logs CELL" in shown
+    assert f"(nodebench logs {failed['cell_id']})" in done.stdout
+    assert f"(nodebench logs {failed['cell_id']})" in shown
     told = nodebench("logs", failed["cell_id"][:6], "--store", store)
     assert told.returncode == 0, told.stderr
     assert failed["stderr"] in told.stdout

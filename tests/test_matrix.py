@@ -80,9 +80,20 @@ def test_model_without_an_ode_takes_no_backend():
 
 
 def test_all_backends_are_every_installed_one():
-    """`all` is the registry."""
+    """`all` is the registry, behind the two libraries that everybody knows, of which the first measured is control."""
     planned = plan(Request(backends=("all",), tasks=("linear",)))
-    assert [cell.backend for cell in planned.cells] == registry.names("backend")
+    found = [cell.backend for cell in planned.cells]
+    assert sorted(found) == registry.names("backend")
+    assert found[:2] == ["torchdiffeq", "diffrax"]
+    assert found[2:] == sorted(found[2:])
+
+
+def test_backends_that_are_named_stay_in_their_order():
+    """The first that is named is the control; `all` adds the others behind it."""
+    named = plan(Request(backends=("direct", "torchdiffeq"), tasks=("linear",)))
+    assert [cell.backend for cell in named.cells] == ["direct", "torchdiffeq"]
+    joined = plan(Request(backends=("direct", "all"), tasks=("linear",)))
+    assert [cell.backend for cell in joined.cells][:3] == ["direct", "torchdiffeq", "diffrax"]
 
 
 def test_solvers_of_libraries_can_be_asked_for():

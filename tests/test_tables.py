@@ -5,7 +5,13 @@ from io import StringIO
 from rich.console import Console
 
 from nodebench.reports.document import ABSENT, interval, number
-from nodebench.reports.tables import failures_table, for_terminal, gradient_tables, sweep_table, training_tables
+from nodebench.reports.tables import (
+    failures_table,
+    full_tables,
+    gradient_tables,
+    sweep_table,
+    training_tables,
+)
 from nodebench.reports.writers.terminal import print_table
 from nodebench.results.record import Record
 
@@ -45,7 +51,7 @@ def test_an_undecided_ratio_is_marked():
     figures = {"control": "a", "ratio": 1.02, "ratio_low": 0.98, "ratio_high": 1.06}
     undecided = record("b", step_s=1.0, verdict="undecided", **figures)
     slower = record("c", step_s=2.0, verdict="slower", **figures | {"ratio": 2.04})
-    _, cost = gradient_tables([control, undecided, slower])
+    _, cost, _ = gradient_tables([control, undecided, slower])
     rows = text(cost)
     assert "control" in rows
     assert "undecided" in rows
@@ -53,13 +59,13 @@ def test_an_undecided_ratio_is_marked():
 
 
 def test_cells_that_were_not_compared_stand_apart():
-    """Another tolerance is another pair of tables."""
-    assert len(gradient_tables([record("a", rtol=1e-3), record("b", rtol=1e-5)])) == 4
+    """Another tolerance is another set of tables."""
+    assert len(gradient_tables([record("a", rtol=1e-3, step_s=1.0), record("b", rtol=1e-5, step_s=1.0)])) == 6
 
 
 def test_a_controller_stands_in_the_title_where_it_is_not_the_default():
-    """Cells of another controller are another pair of tables, and say so."""
-    default, _, other, _ = gradient_tables([record("a", controller="integral"), record("a", controller="pi")])
+    """Cells of another controller are another table, and say so."""
+    default, other = gradient_tables([record("a", controller="integral"), record("a", controller="pi")])
     assert "controller" not in default.caption
     assert "pi controller" in other.caption
 
@@ -72,13 +78,13 @@ def test_a_failed_cell_is_in_both_tables_with_its_reason():
     assert ABSENT in exactness
     assert "no memory" in text(failures_table([failed]))
     assert failed.cell_id in text(failures_table([failed]))
-    assert "not ok" not in [table.caption for table in for_terminal([record("b")])]
+    assert "not ok" not in [table.caption for table in full_tables([record("b")])]
 
 
 def test_a_cell_that_failed_early_is_in_the_tables_of_its_setting():
     """It knows no first step, and makes no pair of tables of its own."""
     failed = record("a", status="unsupported", reason="it cannot", first_step_s=None)
-    exactness, _ = gradient_tables([failed, record("b", first_step=0.1, dataset="moons")])
+    (exactness,) = gradient_tables([failed, record("b", first_step=0.1, dataset="moons")])
     assert "unsupported" in text(exactness)
     assert "first step 0.1" in exactness.caption
 
@@ -98,16 +104,16 @@ def test_trained_models_show_metric_and_unit():
 
 def test_the_share_of_the_floor_is_shown():
     """A step of 1.23 times its own evaluations and VJPs says so; one without a floor leaves a hole."""
-    _, cost = gradient_tables([record("a", step_s=1.0, floor_ratio=1.234), record("b", step_s=1.0)])
+    _, cost, _ = gradient_tables([record("a", step_s=1.0, floor_ratio=1.234), record("b", step_s=1.0)])
     assert "1.23" in text(cost)
     assert text(cost).splitlines()[-2].split()[4] == ABSENT
 
 
 def test_compilation_has_a_column_where_something_compiled():
     """A comparison of eager cells has none."""
-    _, cost = gradient_tables([record("a", step_s=1.0)])
+    _, cost, _ = gradient_tables([record("a", step_s=1.0)])
     assert "compile" not in text(cost)
-    _, cost = gradient_tables([record("a", step_s=1.0), record("b", step_s=1.0, compile_s=12.34)])
+    _, cost, _ = gradient_tables([record("a", step_s=1.0), record("b", step_s=1.0, compile_s=12.34)])
     assert "compile" in text(cost)
     assert "12.3" in text(cost)
 
@@ -136,6 +142,6 @@ def test_the_table_of_costs_loses_nothing_on_80_columns():
     """A long name folds; every figure stays whole."""
     figures = {"step_s": 2.4621, "step_s_low": 2.41, "step_s_high": 2.51, "floor_ratio": 1.234, "compile_s": 12.34}
     ratio = {"ratio": 14.3, "ratio_low": 13.1, "ratio_high": 15.2, "verdict": "slower", "control": "a"}
-    _, cost = gradient_tables([record("torchdiffeq-adjoint", peak_memory_bytes=900 * 2**20, **figures, **ratio)])
+    _, cost, _ = gradient_tables([record("torchdiffeq-adjoint", peak_memory_bytes=900 * 2**20, **figures, **ratio)])
     row = ["900", "12.3", "2462", "2410..2510", "1.23", "14.3", "13.1..15.2", "slower"]
     assert any(line.split()[1:] == row for line in text(cost).splitlines())

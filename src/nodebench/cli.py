@@ -72,6 +72,7 @@ MachineOption = Annotated[
         "--machine", help="Whose times are shown: a node's name, or the key of a fingerprint (default: most times)."
     ),
 ]
+WideOption = Annotated[bool, typer.Option("--wide", help="Show all figures, in several tables.")]
 ChartsOption = Annotated[
     str | None,
     typer.Option(help="Also write each chart and plot to an svg, pdf or png file, which .md and .tex include."),
@@ -253,6 +254,7 @@ def run(
     options: RunOptions,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured and stop.")] = False,
+    wide: WideOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure backends on tasks: the gradient step, the training, or both."""
@@ -268,13 +270,14 @@ def run(
         printing.print_plan(planned, as_json=as_json)
         raise typer.Exit(1 if planned.broken else 0)
     began = time.monotonic()
-    watcher = progress.Shown(command_line(), err=as_json)
+    watcher = progress.Shown(command_line(), printing.short_names(planned.cells), err=as_json)
     with _interrupted(watcher, CONTINUE):
         records = measuring.measure(planned, options, watcher)
-    shown = records if as_json else printing.of_one_machine(records, Store(Path(options.store), read_only=True))
-    printing.print_records(shown, as_json=as_json)
     if not (options.resume or options.rerun_failed or as_json) and options.executor == "local":
         printing.print_cost(records, time.monotonic() - began)
+    shown = records if as_json else printing.of_one_machine(records, Store(Path(options.store), read_only=True))
+    view = printing.View(store=Path(options.store), wide=wide, in_order="all" not in options.backends)
+    printing.print_records(shown, view, as_json=as_json)
     printing.print_broken(planned.broken)
     raise typer.Exit(0 if measuring.ended_well(records) and not planned.broken else 1)
 
@@ -292,15 +295,16 @@ def scale(options: ScaleOptions, *, as_json: JsonOption = False) -> None:
 
     planned = measuring.planned(options)
     printing.print_broken(planned.broken)
-    watcher = progress.Shown(command_line(), err=as_json)
+    watcher = progress.Shown(command_line(), printing.short_names(planned.cells), err=as_json)
     with _interrupted(watcher, CONTINUE):
         records = measuring.measure(planned, options, watcher)
     laws = api.exponents(records, options)
     if as_json:
         printing.print_json([asdict(law) for law in laws])
     else:
-        printing.print_records(printing.of_one_machine(records, Store(Path(options.store), read_only=True)))
-        printing.print_scalings(laws)
+        shown = printing.of_one_machine(records, Store(Path(options.store), read_only=True))
+        view = printing.View(store=Path(options.store), in_order="all" not in options.backends)
+        printing.print_records(shown, view, laws)
     printing.print_broken(planned.broken)
     raise typer.Exit(0 if measuring.ended_well(records) and not planned.broken else 1)
 
@@ -421,6 +425,10 @@ def show(
         list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs: an id, the beginning of one, or `latest`.")
     ] = None,
     machine: MachineOption = None,
+    wide: WideOption = False,
+    notes: Annotated[
+        bool, typer.Option("--notes", help="Show what a reader must know of the figures, and nothing else.")
+    ] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
@@ -434,8 +442,12 @@ def show(
     if as_json:
         printing.print_records([record for each in records for record in each], as_json=True)
         return
-    for run, each in zip(found, records, strict=True):
-        printing.print_run(run, each, opened, machine)
+    if notes:
+        printing.print_notes([record for each in records for record in each])
+        return
+    for name, run, each in zip(run_ids or ["latest"], found, records, strict=True):
+        in_order = printing.named_one_by_one(run.command)
+        printing.print_run(run, each, opened, printing.View(name, store, wide=wide, in_order=in_order), machine)
     if len(found) > 1:
         printing.print_repetition(found, records, opened.environments())
 

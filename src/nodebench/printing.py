@@ -2,20 +2,43 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.markup import escape
 
-from nodebench.reports.comparison import Machines, parts
+from nodebench.options import DEFAULT_STORE, default_store
+from nodebench.registry import split_list
+from nodebench.reports.answers import (
+    Answer,
+    absences,
+    answer,
+    common_answer,
+    short_answer,
+    training_sentence,
+    trainings,
+)
+from nodebench.reports.columns import reason
+from nodebench.reports.comparison import NOT_COMPARED, NOT_RUN, Machines, comparisons, parts
 from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, mebibytes
 from nodebench.reports.equal_cost import at_equal_error_briefly
 from nodebench.reports.equal_memory import at_equal_memory_briefly
-from nodebench.reports.tables import exponents_table, for_terminal, repetition_table
-from nodebench.reports.writers.terminal import new_console, print_blocks, print_table
+from nodebench.reports.tables import (
+    answers_table,
+    exponents_table,
+    full_tables,
+    repetition_table,
+    summary_table,
+    trained_summary,
+)
+from nodebench.reports.writers.terminal import PIPED, ShortNames, new_console, print_blocks, print_table
+from nodebench.reports.writers.terminal import print_listing as print_listing_of
 from nodebench.results.machine import Fingerprint, differences, environment_of
 
 if TYPE_CHECKING:
@@ -23,7 +46,7 @@ if TYPE_CHECKING:
     from nodebench.bench.plan import Cell, Plan
     from nodebench.bench.selftest import SelfTest
     from nodebench.conformance.check import CheckOutcome
-    from nodebench.gating.baseline import Baseline
+    from nodebench.gating.baseline import Baseline, BaselineCell
     from nodebench.gating.compare import BaselineUpdate, GateResult
     from nodebench.gating.finding import Finding
     from nodebench.paper.study import Study
@@ -33,6 +56,16 @@ if TYPE_CHECKING:
     from nodebench.results.record import Record
     from nodebench.results.scaling import Scaling
     from nodebench.results.store import Run, Store
+
+
+MAX_FAILURES = 6
+"""Failures that each have a line; `--wide` has all."""
+
+FAILURE_LINES = 2
+"""Lines of a terminal that a failure takes at the most."""
+
+LEAST_REASON = 24
+"""Characters of a reason that are shown on however narrow a terminal."""
 
 
 def _texts(caption: str, titles: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str] = ()) -> Table:
@@ -46,32 +79,171 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
-def print_records(records: Sequence["Record"], *, as_json: bool = False) -> None:
-    """Print records as tables, or as one JSON array."""
+@dataclass(frozen=True)
+class View:
+    """How the records of a run are shown.
+
+    Attributes:
+        run: What commands call the run: its id, or `latest`.
+        store: The store that has it.
+        wide: Whether with all their figures, in several tables.
+        in_order: Whether rows stay in the order in which the backends were asked for, rather than the fastest first.
+    """
+
+    run: str = "latest"
+    store: Path = DEFAULT_STORE
+    wide: bool = False
+    in_order: bool = False
+
+    def command(self, name: str, *options: str) -> str:
+        """A command about the run."""
+        store = [] if self.store == default_store() else ["--store", str(self.store)]
+        return shlex.join(["nodebench", name, self.run, *options, *store])
+
+
+def named_one_by_one(command: str) -> bool:
+    """Whether a command line names its backends, rather than `all` of them."""
+    words = shlex.split(command.replace("--backend=", "-b "))
+    given = [after for before, after in pairwise(words) if before in ("-b", "--backend")]
+    return bool(given) and "all" not in [name for text in given for name in split_list(text)]
+
+
+def short_names(records: Iterable["Record | Cell | BaselineCell"]) -> ShortNames:
+    """The names of users' files in the tasks and backends of records or cells."""
+    return ShortNames.of(name for record in records for name in (record.task, record.backend))
+
+
+def print_records(
+    records: Sequence["Record"], view: View | None = None, laws: "Sequence[Scaling]" = (), *, as_json: bool = False
+) -> None:
+    """Print records as tables that end with the answer, and where the rest is found; or as one JSON array.
+
+    Args:
+        records: The records of one run.
+        view: How they are shown.
+        laws: Exponents that were fitted to them.
+        as_json: Whether as JSON, and nothing else.
+    """
     if as_json:
         print_json([record.to_dict() for record in records])
         return
-    console = new_console()
-    for table in for_terminal(records):
-        print_table(table)
-    print_blocks((*at_equal_error_briefly(records), *at_equal_memory_briefly(records)), console)
-    if any(record.status != "ok" for record in records):
-        console.print("why a cell failed: nodebench logs CELL")
-    for note in sorted({note for record in records for note in record.notes}):
-        console.print(f"note: {escape(note)}")
-    for backend, found in {record.backend: record.differences for record in records}.items():
-        for difference in found:
-            console.print(f"note ({escape(str(backend))}): {escape(difference)}")
+    view, console = view or View(), new_console()
+    said = _print_tables(records, view, laws, console)
+    rest = [*_failure_lines(records, view, console.width), *_more(records, view)]
+    _print_lines(records, [*([""] if said else []), *rest], console)
 
 
 def records_text(records: Sequence["Record"], width: int = 80) -> str:
-    """Records as the tables of a terminal of some width, without colours."""
-    from rich.console import Console
-
+    """Records as a terminal of some width shows them, without colours and without commands for more."""
     console = Console(file=StringIO(), width=width, highlight=False, emoji=False)
-    for table in for_terminal(records):
-        print_table(table, console)
+    _print_tables(records, View(), (), console)
+    failed = (f"{record.status}: {record.backend or record.model}: {reason(record)}" for record in _failed(records))
+    _print_lines(records, [*failed, *_not_run(records)], console)
     return str(console.file.getvalue())  # type: ignore[attr-defined]  # what it was given
+
+
+def _print_tables(records: Sequence["Record"], view: View, laws: "Sequence[Scaling]", console: Console) -> list[str]:
+    """Print records as tables, and below them the answer, whose lines are returned."""
+    answers = [answer(comparison) for comparison in comparisons(records)]
+    tables = full_tables(records) if view.wide else _summaries(records, answers, in_order=view.in_order)
+    # What is of several settings comes after what is of one, and before the answer.
+    tables += [answers_table(compared)] if len(compared := _compared(answers)) > 1 else []
+    tables += [exponents_table("exponents", laws[0].axis, [(law.task, law) for law in laws])] if laws else []
+    short = short_names(records)
+    for table in tables:
+        print_table(short.table(_on_a_terminal(table)), console)
+    print_blocks((*at_equal_error_briefly(records), *at_equal_memory_briefly(records)), console)
+    said = list(_answer_lines(records, answers))
+    _print_lines(records, said, console)
+    return said
+
+
+def _print_lines(records: Sequence["Record"], lines: Iterable[str], console: Console) -> None:
+    short = short_names(records)
+    for line in lines:
+        console.print(escape(short(line).replace("`", "")), soft_wrap=console.width >= PIPED)
+
+
+def _summaries(records: Sequence["Record"], answers: Sequence[Answer], *, in_order: bool) -> list[Table]:
+    """One table for each comparison, and one of what was trained."""
+    found = [summary_table(each.comparison, in_order=in_order) for each in answers]
+    return [table for table in (*found, trained_summary(records)) if table is not None]
+
+
+def _compared(answers: Sequence[Answer]) -> list[Answer]:
+    """The answers of comparisons in which there was something to compare."""
+    return [each for each in answers if len(each.comparison.ranked) > 1]
+
+
+def _on_a_terminal(table: Table) -> Table:
+    """A table without what only some readers want to see, and without why there are holes."""
+    kept = [at for at, column in enumerate(table.columns) if not column.further]
+    rows = tuple(tuple(replace(row[at], reason=None) for at in kept) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[at] for at in kept), rows=rows)
+
+
+def _answer_lines(records: Sequence["Record"], answers: Sequence[Answer]) -> Iterator[str]:
+    """The answer in three lines: of one setting, or of all that their table has; and what trainings reached."""
+    told = [each for each in answers if _has_figures(each)]
+    if len(told) == 1:
+        yield from short_answer(told[0])
+    elif len(compared := _compared(told)) > 1:
+        yield from common_answer(compared)
+    yield from map(training_sentence, trainings(records))
+
+
+def _has_figures(answer: Answer) -> bool:
+    """Whether anything was measured of a comparison."""
+    return any(record.status in ("ok", *NOT_COMPARED) for record in answer.comparison.records)
+
+
+def _failed(records: Sequence["Record"]) -> list["Record"]:
+    return [record for record in records if record.status not in ("ok", *NOT_RUN)]
+
+
+def _failure_lines(records: Sequence["Record"], view: View, width: int) -> Iterator[str]:
+    """What failed, each with as much of its reason as fits, and how to read more."""
+    failed = _failed(records)
+    for record in failed[:MAX_FAILURES]:
+        name = f"{record.status}: {record.task} {record.backend or record.model}: "
+        more = f" (nodebench logs {record.cell_id})"
+        room = FAILURE_LINES * width - len(name) - len(more)
+        yield name + shorten(reason(record), max(room, LEAST_REASON), placeholder=" ...") + more
+    if failed[MAX_FAILURES:]:
+        yield f"{len(failed) - MAX_FAILURES} more did not end well: {view.command('show', '--wide')}"
+
+
+def _more(records: Sequence["Record"], view: View) -> Iterator[str]:
+    """What was not run, and where notes, the other figures and the report are; a line each."""
+    yield from _not_run(records)
+    n_notes = len(_notes(records))
+    notes = f"{n_notes} note{'s' if n_notes > 1 else ''}: {view.command('show', '--notes')}"
+    wide = f"all figures: {view.command('show', '--wide')}"
+    if told := [*([notes] if n_notes else []), *([] if view.wide else [wide])]:
+        yield "; ".join(told)
+    yield f"report: {view.command('report', '--open')}"
+
+
+def _not_run(records: Sequence["Record"]) -> Iterator[str]:
+    if absent := absences(records):
+        yield f"not run: {'; '.join(absent)}"
+
+
+def _notes(records: Iterable["Record"]) -> list[str]:
+    """What a reader must know of the figures, each note once, with the task and the backends it is of."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for record in records:
+        name = record.backend or record.model
+        for note in (*record.notes, *record.differences):
+            found.setdefault((record.task, note.removeprefix(f"{name}: ")), {})[name] = None
+    return [f"{task}: {', '.join(names)}: {note}" for (task, note), names in found.items()]
+
+
+def print_notes(records: Sequence["Record"]) -> None:
+    """Print what a reader must know of the figures of records."""
+    console, short = new_console(), short_names(records)
+    for note in _notes(records) or ["no cell left a note"]:
+        console.print(escape(short(note)), soft_wrap=not console.is_terminal)
 
 
 def print_recommendation(found: "Recommendation", *, as_json: bool) -> None:
@@ -95,7 +267,7 @@ def print_plan(planned: "Plan", *, as_json: bool) -> None:
         (*_names(cell), f"{cell.spec.rtol:g}", str(cell.batch_size), str(cell.seed), cell.preset)
         for cell in planned.cells
     ]
-    print_table(_texts(caption, titles, rows, ("cell", "rtol", "batch", "seed")))
+    print_table(short_names(planned.cells).table(_texts(caption, titles, rows, ("cell", "rtol", "batch", "seed"))))
 
 
 def _names(cell: "Cell") -> tuple[str, ...]:
@@ -107,11 +279,6 @@ def print_cost(records: Sequence["Record"], elapsed_s: float) -> None:
     overhead_s = sum(record.overhead_s or 0.0 for record in records)
     share = overhead_s / elapsed_s
     new_console().print(f"{elapsed_s:.0f} s, of which {overhead_s:.0f} s ({share:.0%}) were not spent in measured work")
-
-
-def print_scalings(laws: Sequence["Scaling"]) -> None:
-    """Print exponents beside those of theory."""
-    print_table(exponents_table("exponents", laws[0].axis, [(law.task, law) for law in laws]))
 
 
 def print_study(study: "Study") -> None:
@@ -132,16 +299,19 @@ def print_study(study: "Study") -> None:
 def print_listing(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     """Print rows of text as a table."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    print_table(_texts(title, names, [[row.get(name, "") for name in names] for row in rows], ("name",)))
+    table = _texts(title, names, [[row.get(name, "") for name in names] for row in rows], ("name",))
+    whole = tuple(replace(column, whole_words=column.title != "command") for column in table.columns)
+    print_listing_of(replace(table, columns=whole))
 
 
-def print_run(run: "Run", records: Sequence["Record"], store: "Store", machine: str | None = None) -> None:
+def print_run(run: "Run", records: Sequence["Record"], store: "Store", view: View, machine: str | None = None) -> None:
     """Print a run: its command, the machines it was taken on, and its records with the times of one machine.
 
     Args:
         run: The run.
         records: Its records.
         store: The store that they are from.
+        view: How the records are shown.
         machine: The machine; None for that with most times.
 
     Raises:
@@ -151,7 +321,8 @@ def print_run(run: "Run", records: Sequence["Record"], store: "Store", machine: 
     new_console().print(f"run {run.run_id}: {escape(run.command)}\nbegan {run.created_at}, ended {state}")
     print_environment(run.environment)
     _print_nodes(run, records, store.environments())
-    print_records(of_one_machine(records, store, machine))
+    new_console().print()
+    print_records(of_one_machine(records, store, machine), view)
 
 
 def of_one_machine(records: Sequence["Record"], store: "Store", name: str | None = None) -> Sequence["Record"]:
@@ -195,7 +366,7 @@ def print_repetition(
     if table is None:
         new_console().print("no cell has a ratio in all of these runs")
     else:
-        print_table(table)
+        print_table(short_names(record for each in records for record in each).table(table))
 
 
 def print_log(record: "Record") -> None:
@@ -213,8 +384,8 @@ def print_log(record: "Record") -> None:
 
 def print_broken(broken: Mapping[str, str]) -> None:
     """Print on stderr which plugins are broken, and why: once before what is measured without them, and once after."""
-    for name, reason in broken.items():
-        new_console(err=True).print(f"[red]broken:[/red] {escape(f'{name}: {reason}')}", soft_wrap=True)
+    for name, why in broken.items():
+        new_console(err=True).print(f"[red]broken:[/red] {escape(f'{name}: {why}')}", soft_wrap=True)
 
 
 def print_environment(environment: Fingerprint) -> None:
@@ -265,9 +436,9 @@ def print_gate(gate: "GateResult") -> None:
     console = new_console()
     for line in gate.unlike:
         console.print(f"[red]not alike:[/red] {escape(line)}")
-    table = gate_table(gate)
+    table, short = gate_table(gate), short_names(finding.cell for finding in gate.findings)
     if table is not None:
-        print_table(table)
+        print_table(short.table(table))
     if gate.of("improvement"):
         console.print(UPDATE)
     console.print(escape(gate.summary))
@@ -305,7 +476,7 @@ def print_baseline(figures: "Baseline") -> None:
 
     for environment in figures.environments.values():
         new_console().print(escape(f"{environment.get('cpu')}, {environment.get('system')}"))
-    print_table(baseline_table(figures))
+    print_table(short_names(figures.cells.values()).table(baseline_table(figures)))
 
 
 def print_machine(environment: Fingerprint, frameworks: Mapping[str, str], data: Mapping[str, str]) -> None:

@@ -24,7 +24,11 @@ from typing_extensions import override
 from nodebench.bench.messages import ClusterState, Event, NodeState
 from nodebench.measuring import Notify, Watcher
 from nodebench.printing import print_broken
-from nodebench.reports.writers.terminal import new_console
+from nodebench.reports.comparison import NOT_RUN
+from nodebench.reports.writers.terminal import ShortNames, new_console
+
+WHOLE = ShortNames({})
+"""Leaves every name as it is."""
 
 PLAIN_S = 10.0
 """How often a plain line tells of progress within a phase, or of the cluster."""
@@ -45,11 +49,13 @@ class PlainDisplay:
     Args:
         console: Where they go.
         n_cells: Cells of the run.
+        short: Shortens the names of users' files.
     """
 
-    def __init__(self, console: Console, n_cells: int) -> None:
+    def __init__(self, console: Console, n_cells: int, short: ShortNames = WHOLE) -> None:
         self.console = console
         self.n_cells = n_cells
+        self.short = short
         self.n_before = 0
         self.n_done = 0
         self.began = time.monotonic()
@@ -64,7 +70,8 @@ class PlainDisplay:
             self._line(f"{event.text}: {self.n_cells} cells, {self.n_done} done already")
         elif event.kind == "record":
             self.n_done += 1
-            self._line(f"[{self.n_done}/{self.n_cells}] {ending(event, several=self.several)}")
+            if not unrun(event):
+                self._line(f"[{self.n_done}/{self.n_cells}] {ending(event, several=self.several)}")
         elif event.cluster is not None:
             self.several = True
             self._cluster(event.cluster)
@@ -97,7 +104,7 @@ class PlainDisplay:
         return f"about {left_s / 60:.0f} min left"
 
     def _line(self, text: str) -> None:
-        self.console.print(escape(text), soft_wrap=True)
+        self.console.print(escape(self.short(text)), soft_wrap=True)
 
 
 class Doing(ProgressColumn):
@@ -126,10 +133,12 @@ class LiveDisplay:
     Args:
         progress: The bars.
         n_cells: Cells of the run.
+        short: Shortens the names of users' files.
     """
 
-    def __init__(self, progress: Bars, n_cells: int) -> None:
+    def __init__(self, progress: Bars, n_cells: int, short: ShortNames = WHOLE) -> None:
         self.progress = progress
+        self.short = short
         self.overall: TaskID = progress.add_task("cells", total=n_cells)
         self.phase: TaskID = progress.add_task("starting", total=None)
         self.phase_name = ""
@@ -140,15 +149,15 @@ class LiveDisplay:
             self.progress.update(self.overall, completed=event.done or 0, description=event.text)
         elif event.kind == "record":
             self.progress.advance(self.overall)
-            several = self.progress.cluster is not None
-            self.progress.console.print(escape(ending(event, several=several)))
+            if not unrun(event):
+                self._line(ending(event, several=self.progress.cluster is not None))
         elif event.cluster is not None:
             self.progress.update(self.phase, visible=False)
             self.progress.cluster = event.cluster
         elif event.kind == "waiting":
-            self.progress.console.print(escape(event.text))
+            self._line(event.text)
         elif event.kind == "lost" and event.cell is not None:
-            self.progress.console.print(escape(f"{event.cell.label}: {event.text}"))
+            self._line(f"{event.cell.label}: {event.text}")
         elif event.cell is not None:
             self._show_phase(event, event.cell.label)
 
@@ -157,8 +166,16 @@ class LiveDisplay:
         if name != self.phase_name:
             self.progress.reset(self.phase, total=event.total)
             self.phase_name = name
-        description = f"{event.text}: {label}"  # of a narrow line the end is cut
+        description = self.short(f"{event.text}: {label}")  # of a narrow line the end is cut
         self.progress.update(self.phase, description=description, completed=event.done or 0, total=event.total)
+
+    def _line(self, text: str) -> None:
+        self.progress.console.print(escape(self.short(text)))
+
+
+def unrun(event: Event) -> bool:
+    """Whether an event is of a cell that there was nothing to measure of: the end of the run names all in one line."""
+    return event.record is not None and event.record.status in NOT_RUN
 
 
 def ending(event: Event, *, several: bool) -> str:
@@ -209,10 +226,10 @@ def _caption(cluster: ClusterState) -> str:
 
 
 @contextmanager
-def display(console: Console, n_cells: int) -> Iterator[PlainDisplay | LiveDisplay]:
+def display(console: Console, n_cells: int, short: ShortNames = WHOLE) -> Iterator[PlainDisplay | LiveDisplay]:
     """A display fit for the console, to be handed to a runner as `notify`."""
     if not console.is_terminal:
-        yield PlainDisplay(console, n_cells)
+        yield PlainDisplay(console, n_cells, short)
         return
     columns = (
         Doing(),
@@ -223,7 +240,7 @@ def display(console: Console, n_cells: int) -> Iterator[PlainDisplay | LiveDispl
     )
     # From the beginning of the run: in the half minute that Rich looks back by default no cell may end.
     with Bars(*columns, console=console, transient=True, speed_estimate_period=RUN_S) as progress:
-        yield LiveDisplay(progress, n_cells)
+        yield LiveDisplay(progress, n_cells, short)
 
 
 class Shown(Watcher):
@@ -231,15 +248,17 @@ class Shown(Watcher):
 
     Args:
         command: The command line.
+        short: Shortens the names of users' files.
         err: Whether on stderr, since stdout is for something else.
 
     Attributes:
         plugins: The broken plugins that it was told of.
     """
 
-    def __init__(self, command: str, *, err: bool = False) -> None:
+    def __init__(self, command: str, short: ShortNames | None = None, *, err: bool = False) -> None:
         super().__init__(command)
         self.console = new_console(err=err)
+        self.short = short or WHOLE
         self.plugins: Mapping[str, str] = {}
 
     @override
@@ -255,7 +274,7 @@ class Shown(Watcher):
     @contextmanager
     def progress(self, n_cells: int) -> Iterator[Notify]:
         # Not before: Ray, once it has been joined, has put a handler of its own in place.
-        with _ended_gently(), display(self.console, n_cells) as notify:
+        with _ended_gently(), display(self.console, n_cells, self.short) as notify:
             yield notify
 
 

@@ -28,6 +28,9 @@ MEASURES = ("gradient", "untimed", "counts", "training", "both")
 DEVICES = ("cpu", "cuda")
 
 
+CONTROLS = ("torchdiffeq", "diffrax")
+"""The libraries that everybody knows: of `all` they come first, so that one is the control where it is measurable."""
+
 PLANNING_S = 60.0
 """How long a task of a user's may take to be planned, in seconds, unless told otherwise."""
 
@@ -96,8 +99,15 @@ def _expand(kind: registry.Kind, names: Sequence[str]) -> list[str]:
     expanded = []
     for name in names:
         # `all` is all that works; `nodebench list` shows what does not, and why.
-        expanded += registry.working(kind) if name == "all" else [registry.canonical(name)]
+        expanded += _all(kind) if name == "all" else [registry.canonical(name)]
     return expanded
+
+
+def _all(kind: registry.Kind) -> list[str]:
+    """All that works, sorted but for the backends that are to be controls, in whose order the control is sought."""
+    found = registry.working(kind)
+    first = [name for name in CONTROLS if kind == "backend" and name in found]
+    return [*first, *(name for name in found if name not in first)]
 
 
 def _with_dataset(name: str, dataset: str | None) -> str:

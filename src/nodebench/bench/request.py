@@ -30,7 +30,7 @@ class Request:
     Names are taken from a list, or from a string with commas between them, and kept as a tuple.
 
     Attributes:
-        backends: Gradient method, name[option=value]; or `all`.
+        backends: Gradient method, name[option=value]; or `all`. Of `all` the first is torchdiffeq, then diffrax.
         tasks: Task, name[option=value]; or `all`.
         models: Model of the task; or `all`.
         dataset: Data set of the task. It is handed to tasks as their option `dataset`.
@@ -233,7 +233,8 @@ class Settings:
         timeout_s: Time limit of one pass of a cell, in seconds. The preset has its own by default.
         memory_limit_gib: Memory limit of a worker above its idle size, in GiB.
         max_grad_error: Relative gradient error above which a cell is `wrong_gradient`. That of a zero gradient is 1.
-        control: Backend that time ratios refer to (default: the first of each group).
+        control: Backend that time ratios refer to (default: the first of each group; of `all` torchdiffeq, or diffrax
+            in JAX).
         cores: Cores that workers may use, the same for all; None for all cores.
         interpreter: How workers are started.
         objects: Objects of the caller's process that tasks are made of, pickled, by digest.

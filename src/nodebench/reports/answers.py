@@ -7,7 +7,16 @@ from math import fsum
 from typing import Any
 
 from nodebench.reports.columns import reason
-from nodebench.reports.comparison import NOT_COMPARED, Comparison, fixed_step, grouped, has_gradient, label, newest
+from nodebench.reports.comparison import (
+    NOT_COMPARED,
+    NOT_RUN,
+    Comparison,
+    fixed_step,
+    grouped,
+    has_gradient,
+    label,
+    newest,
+)
 from nodebench.reports.document import interval, mebibytes, milliseconds, number
 from nodebench.results.record import Record
 
@@ -15,6 +24,10 @@ MEMORY, ERROR = "peak memory", "error of d/dparams"
 
 FIELDS = {MEMORY: "peak_memory_bytes", ERROR: "grad_error_params"}
 """Where a record has what the sentences compare."""
+
+
+FEW = 3
+"""Names that a short answer lists; of more it says how many there are."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class Answer:
 
     Attributes:
         comparison: The comparison.
-        fastest: Who was fastest; None where fewer than two cells were timed together.
+        fastest: Who was fastest; None where fewer than two cells were timed together and have an interval.
         leanest: Who had the lowest peak of memory; None where fewer than two cells have the figure, or one lacks it.
         most_exact: Who had the smallest error of d/dparams; None likewise. An error that is too small for its reference
             is not stated: whoever lacks it may be the best.
@@ -175,9 +188,9 @@ def lacking(records: Iterable[Record], *fields: str) -> tuple[Record, ...]:
 
 
 def fastest(timed: Sequence[Record]) -> Fastest | None:
-    """Who took the least time of cells that were timed together; None where fewer than two were."""
+    """Who took the least time of cells that were timed together; None where fewer than two have an interval of it."""
     found = [(time[0], record) for record in timed if (time := relative_time(record)) is not None]
-    if len(timed) < 2 or not found:
+    if len(found) < 2:
         return None
     _, best = min(found, key=lambda pair: pair[0])
     others = (record for record in timed if record is not best)
@@ -290,7 +303,7 @@ def answer_sentences(answer: Answer) -> tuple[str, ...]:
         f"Not ranked: {_name(record)}, `{record.status}`: {reason(record)}" for record in answer.not_ranked
     )
     if len(comparison.records) == 1:
-        return (_single(answer), *not_ranked)
+        return (_single(comparison.records[0]), *not_ranked)
     return (
         fastest_sentence(answer.fastest, comparison.timed),
         *_elsewhere(comparison),
@@ -300,6 +313,106 @@ def answer_sentences(answer: Answer) -> tuple[str, ...]:
         *_undecided(answer.undecided),
         *not_ranked,
     )
+
+
+def short_answer(answer: Answer) -> tuple[str, ...]:
+    """What a comparison says in three lines: the fastest; the leanest and the most exact; what to choose, and why."""
+    comparison = answer.comparison
+    tried = [record for record in comparison.records if record.status not in NOT_RUN]
+    if not tried:
+        return ("Nothing was measured in this setting.",)
+    if len(tried) == 1:
+        return (_single(tried[0]),)
+    if not any(record.step_s is not None or record.peak_memory_bytes is not None for record in tried):
+        return _fewest(comparison)
+    return (
+        _short_fastest(answer.fastest, comparison.timed),
+        f"{_short_least('Leanest', answer.leanest, why_no_least(comparison.ranked, MEMORY), 'MiB')} "
+        f"{_short_least('Most exact', answer.most_exact, why_no_least(comparison.ranked, ERROR), '')}",
+        choice_sentence(answer),
+    )
+
+
+def choice_sentence(answer: Answer) -> str:
+    """What to choose, and why: the only one of the Pareto front, or who of it is best in time, memory and error."""
+    front = answer.front
+    if not front:
+        return f"Choose: not known, because {why_no_front(answer.comparison.timed)}"
+    weighed = [record for record in answer.comparison.ranked if _place(record) is not None]
+    others = [record for record in answer.comparison.ranked if not any(record is each for each in weighed)]
+    unknown = f" Not weighed, without an interval of time: {few(others)}." if others else ""
+    if len(front) == 1:
+        return f"Choose {names(front)}: no other was shown to be better in error, memory or time.{unknown}"
+    places = {id(record): place for record in front if (place := _place(record)) is not None}
+    best = [min(front, key=lambda record: places[id(record)][at]) for at in range(3)]
+    for at in range(2):  # of equally exact or lean ones the fastest
+        equal = [record for record in front if places[id(record)][at] == places[id(best[at])][at]]
+        best[at] = min(equal, key=lambda record: places[id(record)][2])
+    exact, lean, fast = best
+    purposes: dict[str, list[str]] = {}
+    for record, purpose in ((fast, "time"), (lean, "memory"), (exact, "exactness")):
+        purposes.setdefault(_name(record), []).append(purpose)
+    chosen = ", ".join(f"{name} for {_and(found)}" for name, found in purposes.items())
+    as_fast = [record for record in front if record is not fast and not surely_faster(fast, record)]
+    doubt = f" ({few(as_fast)} may be as fast)" if as_fast else ""
+    rest = [record for record in front if not any(record is each for each in (*best, *as_fast))]
+    between = f" In between, and beaten by none: {few(rest)}." if rest else ""
+    them = "it" if len(purposes) == 1 else "these"
+    return f"Choose {chosen}{doubt}; no other was shown to beat {them}.{between}{unknown}"
+
+
+def common_answer(answers: Sequence[Answer]) -> tuple[str, ...]:
+    """What several comparisons say together, in three lines: who is best in how many of them."""
+    n = len(answers)
+    fast = [(each.fastest.record,) for each in answers if each.fastest and not each.fastest.undistinguished]
+    lean, exact = ([each.records for each in found if each] for found in (
+        [answer.leanest for answer in answers], [answer.most_exact for answer in answers]))  # fmt: skip
+    return (
+        f"Fastest: {_most_often(fast, n, 'decided in none')}.",
+        f"Leanest: {_most_often(lean, n, 'known in none')}. Most exact: {_most_often(exact, n, 'known in none')}.",
+        f"Choose: on the Pareto front of error, memory and time {_most_often([a.front for a in answers], n, 'none')}.",
+    )
+
+
+def _most_often(found: Sequence[Sequence[Record]], n: int, none: str) -> str:
+    """Who is among the records of most of so many settings, and of how many."""
+    counted = Counter(name for records in found for name in dict.fromkeys(map(_name, records)))
+    if not counted:
+        return f"{none} of {n} settings"
+    by_count: dict[int, list[str]] = {}
+    for name, count in counted.most_common():
+        by_count.setdefault(count, []).append(name)
+    told = [f"{_listed(named)} in {'all' if count == n else f'{count} of'} {n}" for count, named in by_count.items()]
+    return ", ".join(told[:2])
+
+
+def _listed(named: Sequence[str]) -> str:
+    more = len(named) - FEW  # another name is as short as saying that there is one more
+    return ", ".join(named) if more <= 1 else f"{', '.join(named[:FEW])} and {more} more"
+
+
+def best_first(comparison: Comparison) -> tuple[Record, ...]:
+    """The cells of a comparison from the fastest that may be ranked to those that did not end well."""
+    together = {id(record) for record in comparison.timed}
+    control = comparison.control
+
+    def place(record: Record) -> tuple[int, float]:
+        if id(record) in together:
+            time = relative_time(record)
+            own = record.step_s or 0.0
+            return 0, time[0] if time else own / (control.step_s or 1.0 if control else 1.0)
+        return (1 if record.status == "ok" else 2 if record.status in NOT_COMPARED else 3), 0.0
+
+    return tuple(sorted(comparison.records, key=place))
+
+
+def absences(records: Iterable[Record]) -> tuple[str, ...]:
+    """Which backends were not run and why, those with one reason together; nothing where all were."""
+    by_reason: dict[str, list[Record]] = {}
+    for record in records:
+        if record.status in NOT_RUN:
+            by_reason.setdefault(reason(record).rstrip("."), []).append(record)
+    return tuple(f"{', '.join(dict.fromkeys(map(_name, found)))}: {why}" for why, found in by_reason.items())
 
 
 def absence_sentences(answer: Answer) -> tuple[str, ...]:
@@ -381,6 +494,11 @@ def failure_sentences(records: Iterable[Record]) -> tuple[str, ...]:
     )
 
 
+def few(records: Sequence[Record]) -> str:
+    """Names of the first of some records, and how many more there are."""
+    return _listed([_name(record) for record in records])
+
+
 def names(records: Iterable[Record]) -> str:
     """Names of backends or models with commas between."""
     return ", ".join(_name(record) for record in records)
@@ -391,9 +509,45 @@ def unit(record: Record) -> str:
     return "" if record.metric_unit in (None, "1") else str(record.metric_unit)
 
 
-def _single(answer: Answer) -> str:
-    (record,) = answer.comparison.records
-    if answer.failed:
+def _short_fastest(fastest: Fastest | None, timed: Sequence[Record]) -> str:
+    if fastest is None:
+        return fastest_sentence(fastest, timed)
+    best, relation = fastest.record, relative_time(fastest.record)
+    time = f"{milliseconds(best.step_s)} ms"
+    if best.control is not None and relation is not None:
+        time += f", {number(relation[0])} of `{best.control}`{_between(relation[1], relation[2])}"
+    if not fastest.undistinguished:
+        return f"Fastest: {_name(best)}, {time}."
+    return f"Fastest: not decided between {_name(best)}, {time}, and {few(fastest.undistinguished)}."
+
+
+def _short_least(title: str, least: Least | None, why: str, measure: str) -> str:
+    if least is None:
+        return f"{title}: not known, because {why}"
+    value = f"{least.text} {measure}".strip()
+    return f"{title}: {'all alike' if len(least.records) == least.n_compared else few(least.records)}, {value}."
+
+
+def _fewest(comparison: Comparison) -> tuple[str, ...]:
+    """Who needs the fewest evaluations, where nothing else was measured."""
+    found = least(
+        comparison.ranked,
+        lambda record: None if record.nfe_forward is None else record.nfe_forward + (record.nfe_backward or 0),
+        str,
+    )
+    why = "those of fewer than two cells are known."
+    return (
+        _short_least("Fewest evaluations, forward and backward", found, why, ""),
+        "Neither error nor memory nor time was measured; `--measure gradient` measures them.",
+    )
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _single(record: Record) -> str:
+    if record.status not in ("ok", *NOT_COMPARED):
         return f"Only {_name(record)} was tried in this setting, and ended `{record.status}`: nothing was compared."
     figures = [
         (record.step_s, f"{milliseconds(record.step_s)} ms a step"),

@@ -18,6 +18,9 @@ Bounds = tuple[float | None, float | None]
 MAX_CHARTS = 3
 """Charts of one kind on one task; those of the settings with most points."""
 
+MIN_PLACES = 2
+"""Places of points below which a chart would say no more than a table."""
+
 TOOLTIP = {"series": "backend", "setting": "setting"}
 EPOCH_TOOLTIP = {"series": "model", "epoch": "epoch"}
 
@@ -108,6 +111,9 @@ def backward_evaluations(records: Sequence[Record], name_of: Callable[[Record], 
         return [
             Missing("evaluations backward against forward", f"no cell evaluates the field in its backward pass.{note}")
         ]
+    if len({(row["x"], row["y"]) for row in rows}) < MIN_PLACES:
+        reason = f"all cells that evaluate it there have the same numbers, which their table has.{note}"
+        return [Missing("evaluations backward against forward", reason)]
     x, y = (Axis(f"evaluations of the {which}", log=True) for which in ("forward solve", "backward pass"))
     ends = (min(row["x"] for row in rows), max(row["x"] for row in rows) * 1.001)
     x = x.spanning(ends)
@@ -138,6 +144,7 @@ def _charts(
         group
         for group in grouped(complete, line_key)
         if any(len({place(record) for record in members}) > 1 for members in grouped(group, label))
+        and len({(x.value(record), y.value(record)) for record in group}) >= MIN_PLACES
     ]
     if not groups:
         what, _, reason = missing.partition(": ")

@@ -87,10 +87,10 @@ def of_quantity(name: str, table: TableName) -> list[RecordColumn]:
     column = RecordColumn(
         Column(title, said.meaning, numeric=said.format not in ("text", "figures"), wraps=said.format == "figures"),
         lambda record: _sortable(getattr(record, name), shape),
-        lambda record: shape(getattr(record, name)) + ("" if table == "comparison" else printed_beside(said, record)),
+        lambda record: shape(getattr(record, name)) + printed_beside(said, record),
         "timed" if best and said.ends else best,
         _hole(name, said),
-        said.only_if_any,
+        said.only_if_any or table == "summary",
     )
     return [column] if said.ends is None else [column, _of_interval(said, said.ends, table)]
 
@@ -147,12 +147,13 @@ def printed_beside(said: Quantity, measured: Measurement) -> str:
 
 def _of_interval(said: Quantity, ends: tuple[str, str], table: TableName) -> RecordColumn:
     scale = 1000 if said.format == "ms" else 1
-    title = "95 %" if table == "cost" else f"95 % {'ms' if said.format == 'ms' else said.unit}"
+    title = "95 %" if table in ("summary", "cost") else f"95 % {'ms' if said.format == 'ms' else said.unit}"
     low, high = ends
     return RecordColumn(
         Column(title, "95 % interval of the column before."),
         lambda record: None if getattr(record, high) is None else getattr(record, low),
         lambda record: interval(getattr(record, low), getattr(record, high), scale),
+        only_if_any=table == "summary",
     )
 
 

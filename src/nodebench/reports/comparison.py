@@ -18,6 +18,9 @@ from nodebench.results.record import Record
 NOT_COMPARED = ("wrong_gradient", "incomparable")
 """Statuses of cells that were measured and must not be ranked."""
 
+NOT_RUN = ("unsupported", "not_installed")
+"""Statuses of cells that there was nothing to measure of."""
+
 OTHER_MACHINE = "other machine"
 """What stands for the verdict of a cell whose times are not shown, since they are of another machine."""
 
@@ -149,6 +152,11 @@ def label(record: Record) -> str:
     return record.backend or record.model
 
 
+def subject(record: Record) -> str:
+    """The task of a record and its model, which is named where its name is another."""
+    return f"`{record.task}`" + ("" if record.model == record.task else f" {record.model}")
+
+
 def setting(record: Record) -> str:
     """What cells of a comparison have in common, in words; what is as usual is left out."""
     unusual = (
@@ -158,7 +166,7 @@ def setting(record: Record) -> str:
         (record.horizon != 1, f"time span times {number(record.horizon)}"),
     )
     pieces = [
-        f"`{record.task}` {record.model}",
+        subject(record),
         f"{record.solver} at {tolerances(record)}",
         f"batch {record.batch_size}",
         f"{record.dtype} on {record.device}",
@@ -197,7 +205,7 @@ def line_setting(record: Record, varied: str = "") -> str:
         record: One of them.
         varied: `batch` or `horizon` where they differ in it.
     """
-    pieces = [f"`{record.task}` {record.model}", str(record.solver)]
+    pieces = [subject(record), str(record.solver)]
     if varied in ("batch", "horizon"):
         pieces.append(tolerances(record))
     if varied != "batch":

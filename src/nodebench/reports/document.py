@@ -29,12 +29,16 @@ class Column:
         meaning: What it holds and how it is taken, in one sentence; empty where the heading says all.
         numeric: Whether it holds numbers, which stand to the right.
         wraps: Whether a terminal may set its texts in several lines.
+        whole_words: Whether they wrap between words alone.
+        further: Whether it is seen only by who asks for further columns, where the format allows it; these come last.
     """
 
     title: str
     meaning: str = ""
     numeric: bool = True
     wraps: bool = False
+    whole_words: bool = False
+    further: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,17 @@ class Chart:
     name: str
     caption: str
     definition: Any
+
+
+@dataclass(frozen=True)
+class Picture(Chart):
+    """A chart that is seen at a glance, drawn without a script.
+
+    Attributes:
+        narrow: The same chart for a telephone.
+    """
+
+    narrow: Any = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +173,7 @@ class Document:
 
     Attributes:
         title: Its title.
-        facts: When, where and by which command it was made: name and text of each.
+        facts: When, where and by which command it was made: name and text of each; they follow what it opens with.
         lead: What it opens with.
         sections: The rest.
     """

@@ -1,27 +1,25 @@
-"""The page of `nodebench report`: the answer first, then each task, then what it all rests on."""
+"""The page of `nodebench report`: the answer at a glance, then each task, then what it all rests on."""
 
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from nodebench import __version__
 from nodebench.plots import RenderedPlot
 from nodebench.reports.answers import (
-    ERROR,
-    MEMORY,
-    Answer,
-    Least,
+    absence_sentences,
     answer_sentences,
     failure_sentences,
-    names,
+    short_answer,
     training_sentence,
     trainings,
-    why_no_front,
-    why_no_least,
 )
-from nodebench.reports.comparison import Machines, base_task, days, grouped, newest, several_nodes
-from nodebench.reports.document import ABSENT, Block, Bullets, Column, Document, Entry, Paragraph, Table, number
-from nodebench.reports.sections import TaskContents, appendix, contents, task_section
+from nodebench.reports.comparison import Machines, base_task, days, grouped, newest, several_nodes, subject
+from nodebench.reports.document import Block, Bullets, Details, Document, Paragraph
+from nodebench.reports.glance import picture
+from nodebench.reports.sections import TaskContents, appendix, comparison_name, contents, task_section
+from nodebench.reports.tables import answers_table, comparison_table
 from nodebench.results.record import Record
 from nodebench.results.store import Run
 
@@ -51,11 +49,15 @@ def report(
     records = machines.with_times_of_one(records)
     where = [*_unlike(records, machines), *_others(machines, command)]
     tasks = [contents(task) for task in grouped(records, base_task)]
+    # What the page opens with: the task of which most backends were measured in one setting.
+    main = max(
+        (task for task in tasks if task.answers), key=lambda task: len(task.main.comparison.ranked), default=None
+    )
     return Document(
-        TITLE,
+        TITLE if main is None else f"Which gradient method for {subject(main.main.comparison.records[0])}?",
         (*_facts(records, runs, command, created_at), *_machines(machines)),
-        _lead(records, runs, where, tasks),
-        (*(task_section(task, plots) for task in tasks), *appendix(records, runs, machines)),
+        _lead(records, where, tasks, main),
+        (*(task_section(task, plots, opens=task is main) for task in tasks), *appendix(records, runs, machines)),
     )
 
 
@@ -67,7 +69,7 @@ def _facts(
         ("measured", days(records)),
         ("command", f"`{command}`"),
         ("nodebench", __version__),
-        ("cells", str(len(newest(records)))),
+        ("cells", _counted(newest(records))),
         ("runs", str(len(runs))),
     )
 
@@ -85,26 +87,38 @@ def _machines(machines: Machines) -> tuple[tuple[str, str], ...]:
 
 
 def _lead(
-    records: Sequence[Record], runs: Sequence[Run], where: Sequence[Block], tasks: Sequence[TaskContents]
+    records: Sequence[Record], where: Sequence[Block], tasks: Sequence[TaskContents], main: TaskContents | None
 ) -> tuple[Block, ...]:
+    """The answer, its picture and its table; then the answers of all settings, trainings, failures and machines."""
     if not records:
         return (Paragraph("Nothing has been measured: there are no records. `nodebench run` makes some."),)
     answers = [answer for task in tasks for answer in task.answers]
-    trained = trainings(records)
-    blocks: list[Block] = [Paragraph(_opening(newest(records), runs))]
-    blocks += where
-    for task in tasks:
-        if task.answers:
-            blocks += _task_answer(task.answers)
-    if trained:
+    blocks: list[Block] = [*([] if main is None else _at_a_glance(main)), *where]
+    if len(answers) > 1:
+        blocks.append(answers_table(answers))
+    if trained := trainings(records):
         blocks.append(Paragraph("Trained models:"))
         blocks.append(Bullets(tuple(training_sentence(training) for training in trained)))
     if failures := failure_sentences(newest(records)):
         blocks.append(Paragraph("What did not end well:"))
         blocks.append(Bullets(failures))
-    if len(answers) > 1:
-        blocks.append(_answers_table(answers))
     return tuple(blocks)
+
+
+def _at_a_glance(task: TaskContents) -> list[Block]:
+    """What the first screen shows: the setting, the answer, one picture and the main table; and the answer in full."""
+    answer, n = task.main, len(task.answers)
+    others = f" This is the setting with most backends of {n} on this task." if n > 1 else ""
+    table = comparison_table(comparison_name(task, 1), answer.comparison)
+    shown = picture(answer)
+    said = (*answer_sentences(answer), *absence_sentences(answer))
+    return [
+        Paragraph(f"{answer.comparison.setting}.{others}"),
+        Bullets(short_answer(answer)),
+        *([] if shown is None else [shown]),
+        replace(table, caption="One gradient step with each method."),
+        Details("The answer in full", (Bullets(said),)),
+    ]
 
 
 def _unlike(records: Sequence[Record], machines: Machines) -> list[Block]:
@@ -124,65 +138,9 @@ def _others(machines: Machines, command: str) -> list[Block]:
     return [Paragraph(f"Times are those of {machines.chosen.name}; {'; '.join(commands)}.")]
 
 
-def _opening(records: Sequence[Record], runs: Sequence[Run]) -> str:
+def _counted(records: Sequence[Record]) -> str:
+    """How many records there are, by status."""
     statuses = Counter(record.status for record in records)
-    counted = ", ".join(f"{n} `{status}`" for status, n in statuses.most_common())
-    cells, of = f"{len(records)} cell{_s(len(records))}", f"{len(runs)} run{_s(len(runs))}"
-    return f"{cells} of {of}: {counted}."
-
-
-def _task_answer(answers: Sequence[Answer]) -> list[Block]:
-    main, n = answers[0], len(answers)
-    others = f" This is the setting with most backends of {n} on this task." if n > 1 else ""
-    return [Paragraph(f"{main.comparison.setting}.{others}"), Bullets(answer_sentences(main))]
-
-
-def _answers_table(answers: Sequence[Answer]) -> Table:
-    columns = tuple(
-        Column(title, meaning, numeric=title in ("rtol", "backends"))
-        for title, meaning in (
-            ("task", "With its options, and the model."),
-            ("solver", ""),
-            ("rtol", ""),
-            ("backends", "How many ended well."),
-            ("lowest time", "By the ratio of times; decided where the next column is empty."),
-            ("not shown slower", "Cannot be told from the fastest: the intervals overlap."),
-            ("leanest", "Lowest peak memory; several where they print alike."),
-            ("most exact", "Smallest error of d/dparams; several where they print alike."),
-            ("Pareto front", "None was shown to be at least as good in error, memory and time, and better in one."),
-            ("setting", ""),
-        )
-    )
-    rows = tuple(_answer_row(answer) for answer in answers)
-    return Table("answers", "The answer in every setting.", columns, rows)
-
-
-def _answer_row(answer: Answer) -> tuple[Entry, ...]:
-    comparison, fastest = answer.comparison, answer.fastest
-    untimed = None if fastest else "fewer than two cells were timed together."
-    first = comparison.records[0]
     return (
-        Entry(f"`{first.task}` {first.model}", f"{first.task} {first.model}"),
-        Entry(first.solver or ABSENT, first.solver),
-        Entry(number(first.rtol), first.rtol),
-        Entry(str(len(comparison.ranked)), len(comparison.ranked)),
-        _names((fastest.record,) if fastest else (), untimed),
-        _names(fastest.undistinguished if fastest else (), untimed),
-        _least(answer.leanest, why_no_least(comparison.ranked, MEMORY)),
-        _least(answer.most_exact, why_no_least(comparison.ranked, ERROR)),
-        _names(answer.front, None if answer.front else why_no_front(comparison.timed)),
-        Entry(comparison.setting, comparison.setting),
+        f"{len(records)}: " + ", ".join(f"{n} `{status}`" for status, n in statuses.most_common()) if records else "0"
     )
-
-
-def _least(least: Least | None, why: str) -> Entry:
-    return _names(least.records if least else (), None if least else why)
-
-
-def _names(records: Sequence[Record], why: str | None) -> Entry:
-    text = names(records)
-    return Entry(text or ABSENT, text or None, why)
-
-
-def _s(n: int) -> str:
-    return "" if n == 1 else "s"

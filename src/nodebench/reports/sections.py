@@ -23,6 +23,7 @@ from nodebench.reports.document import (
     key,
 )
 from nodebench.reports.equal_charts import at_equal_error, at_equal_memory
+from nodebench.reports.glance import picture
 from nodebench.reports.tables import (
     SETTINGS,
     comparison_table,
@@ -38,10 +39,7 @@ from nodebench.results.quantities import HOW_TAKEN
 from nodebench.results.record import Record
 from nodebench.results.store import Run
 
-MAX_OPEN = 6
-"""Settings of a task whose tables stand open; those of the others are folded away."""
-
-MAX_SETTINGS = 24
+MAX_SETTINGS = 20
 """Settings of a task that have a table."""
 
 MAX_HOLES = 2
@@ -81,6 +79,11 @@ class TaskContents:
     answers: tuple[Answer, ...]
 
     @property
+    def main(self) -> Answer:
+        """What the comparison of most backends says; there must be one."""
+        return self.answers[0]
+
+    @property
     def name(self) -> str:
         """The task without its options."""
         return base_task(self.records[0])
@@ -109,17 +112,25 @@ def contents(records: Sequence[Record]) -> TaskContents:
     return TaskContents(tuple(records), tuple(answers))
 
 
-def task_section(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlot, ...]]) -> Section:
-    """Tables, charts and plots of a task."""
+def task_section(
+    task: TaskContents, plots: Callable[[Record], tuple[RenderedPlot, ...]], *, opens: bool = False
+) -> Section:
+    """Charts, tables and plots of a task: what is of several settings comes before what is of one.
+
+    Args:
+        task: What there is to say of the task.
+        plots: The plots of the model that left a record.
+        opens: Whether the page opens with the first of its comparisons.
+    """
     blocks: tuple[Block, ...] = (
-        *_comparisons(task),
-        *_trained(task),
+        *work_precision(task.measured),
         *at_equal_error(task.records),
         *at_equal_memory(task.records),
-        *exponents(key(task.name), task.measured),
-        *work_precision(task.measured),
+        *_comparisons(task, opens=opens),
         *growth(task.measured),
+        *exponents(key(task.name), task.measured),
         *backward_evaluations(task.measured),
+        *_trained(task),
         *courses(task.trained),
         *_drawings(task, plots),
     )
@@ -135,20 +146,25 @@ def _holes_last(blocks: Sequence[Block]) -> tuple[Block, ...]:
     return (*there, Details(f"What is not shown, and why ({len(holes)})", tuple(holes)))
 
 
-def _comparisons(task: TaskContents) -> Iterator[Block]:
+def comparison_name(task: TaskContents, number: int) -> str:
+    """The name of the table of a comparison of a task."""
+    return f"{key(task.name)}-comparison-{number}"
+
+
+def _comparisons(task: TaskContents, *, opens: bool) -> Iterator[Block]:
     if not task.answers:
         yield Missing("comparison of gradient methods", "no gradient was measured; run with `--measure gradient`.")
     parts: list[tuple[Block, ...]] = []
     for at, each in enumerate(task.answers[:MAX_SETTINGS], start=1):
-        table = comparison_table(f"{key(task.name)}-comparison-{at}", each.comparison)
-        # The page opens with what the first one says.
-        said = (*(answer_sentences(each) if at > 1 else ()), *absence_sentences(each))
+        table = comparison_table(comparison_name(task, at), each.comparison)
+        said = (*answer_sentences(each), *absence_sentences(each))
         parts.append((table, *([Bullets(said)] if said else [])))
-    for part in parts[:MAX_OPEN]:
-        yield from part
-    if folded := [block for part in parts[MAX_OPEN:] for block in part]:
-        n = len(parts) - MAX_OPEN
-        yield Details(f"{n} more setting{'' if n == 1 else 's'}", tuple(folded))
+    if parts and not opens:
+        shown = picture(task.main)
+        yield from (*([] if shown is None else [shown]), *parts[0])
+    if folded := [block for part in parts[1:] for block in part]:
+        n = len(parts) - 1
+        yield Details(f"Tables of {n} {'more' if n > 1 else 'other'} setting{'' if n == 1 else 's'}", tuple(folded))
     if len(task.answers) > MAX_SETTINGS:
         reason = "the table of answers has them; a report of single runs, or `-o report.csv`, has their figures."
         yield Missing(f"tables of {len(task.answers) - MAX_SETTINGS} further settings", reason)

@@ -1,4 +1,4 @@
-"""Tables of records: for a page all quantities side by side, for a terminal a few tables that fit its width."""
+"""Tables of records: for a page all quantities side by side, for a terminal one that fits its width, or all that do."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
@@ -6,7 +6,19 @@ from functools import partial
 from typing import get_args
 
 from nodebench.backends.solvers import method
-from nodebench.reports.answers import fastest, unit
+from nodebench.reports.answers import (
+    ERROR,
+    MEMORY,
+    Answer,
+    Least,
+    best_first,
+    fastest,
+    few,
+    names,
+    unit,
+    why_no_front,
+    why_no_least,
+)
 from nodebench.reports.columns import (
     RecordColumn,
     code,
@@ -17,7 +29,17 @@ from nodebench.reports.columns import (
     reason,
     shown,
 )
-from nodebench.reports.comparison import Comparison, alike, fixed_step, grouped, line_key, line_setting, several_nodes
+from nodebench.reports.comparison import (
+    NOT_RUN,
+    Comparison,
+    alike,
+    fixed_step,
+    grouped,
+    line_key,
+    line_setting,
+    several_nodes,
+    subject,
+)
 from nodebench.reports.document import (
     ABSENT,
     Block,
@@ -67,28 +89,128 @@ SEED = plain("seed", lambda r: r.seed, text=count)
 STATUS = plain("status", lambda r: r.status, "How the cell ended.")
 RUN = plain("run", lambda r: r.run_id)
 NODE = plain("node", lambda r: r.node, "Machine that the cell was measured on.", wraps=True)
+METRIC = plain(
+    "metric",
+    lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {'' if r.metric_unit == '1' else r.metric_unit}".strip(),
+    wraps=True,
+)
 VERDICT = plain("verdict", _verdict, "Against the control: `undecided` where the interval of the ratio holds 1.")
 
 
+def _ratio(record: Record) -> str:
+    """The ratio with its interval and, where it decides nothing, that word."""
+    ends = interval(record.ratio_low, record.ratio_high)
+    doubt = "undecided" if record.verdict == "undecided" else ""
+    return " ".join(filter(None, (number(record.ratio), ends and f"({ends})", doubt)))
+
+
 def comparison_table(name: str, comparison: Comparison) -> Table:
-    """All quantities of a comparison, a row for each backend; the best among the ranked cells are marked."""
-    records = comparison.records
+    """All quantities of a comparison, a row for each backend, the fastest first; the best of the ranked are marked.
+
+    What is seen first are error, evaluations, memory, time and ratio; all else are further columns.
+    """
+    records = best_first(comparison)
     together = {record.cell_id for record in comparison.timed}
     elsewhere = {record.cell_id for record in comparison.timed_elsewhere}
     first = fastest(comparison.timed)
     all_ranked = {record.cell_id for record in comparison.ranked}
     timed = {record.cell_id for record in (first.record, *first.undistinguished)} if first else set()
     run = [RUN] if len({record.run_id for record in records}) > 1 else []
-    columns = shown(with_node([BACKEND, STATUS, VERDICT, *of_table("comparison"), *run], records), records)
+    ratio, _ = of_quantity("ratio", "summary")
+    _, step_ends = of_quantity("step_s", "summary")
+    main = [replace(each, only_if_any=False) for each in _summary(ratio=replace(ratio, text=_ratio))]
+    more = with_node([STATUS, VERDICT, replace(step_ends, column=replace(step_ends.column, title="95 % ms")),
+                      *of_table("comparison"), *run], records)  # fmt: skip
+    further = [replace(each, column=replace(each.column, further=True)) for each in more]
+    columns = shown([BACKEND, *main, *further], records)
     entries = [marked(each, records, timed if each.best == "timed" else all_ranked) for each in columns]
-    at = columns.index(VERDICT)
-    if len(together) > 1:
-        entries[at] = [
-            plain_entry(f"timed {comparison.where_else(record)}") if record.cell_id in elsewhere else entry
-            for record, entry in zip(records, entries[at], strict=True)
-        ]
+    at = len(main)  # the ratio, in whose place stands why there is none
+    for place, record in enumerate(records):
+        if record.cell_id in elsewhere and len(together) > 1:
+            entries[at][place] = Entry(f"timed {comparison.where_else(record)}")
+        elif record.status != "ok":
+            entries[at][place] = replace(entries[at][place], text=record.status)
+        elif record.control is None and record.step_s is not None and len(together) > 1:
+            entries[at][place] = Entry("control", 1.0)
     rows = tuple(zip(*entries, strict=True))
     return Table(name, f"One gradient step: {comparison.setting}.", tuple(each.column for each in columns), rows)
+
+
+def _summary(**instead: RecordColumn) -> list[RecordColumn]:
+    """The columns that are seen first, each of a quantity alone: intervals stand with the ratio, if at all."""
+    return [instead.get(name) or of_quantity(name, "summary")[0] for name in in_table("summary")]
+
+
+def answers_table(answers: Sequence[Answer]) -> Table:
+    """The answer in every setting, a row for each; in what the settings differ comes first."""
+    settings = [_places(answer.comparison) for answer in answers]
+    varying = [title for title in settings[0] if len({each[title].text for each in settings}) > 1]
+    titles = (
+        ("fastest", "By the ratio of times; of several it is not decided which is, since their intervals overlap."),
+        ("leanest", "Lowest peak memory; several where they print alike."),
+        ("most exact", "Smallest error of d/dparams; several where they print alike."),
+        ("Pareto front", "None was shown to be at least as good in error, memory and time, and better in one."),
+    )
+    columns = (
+        *(Column(title, numeric=isinstance(settings[0][title].value, float), whole_words=True) for title in varying),
+        *(Column(title, meaning, numeric=False, wraps=True) for title, meaning in titles),
+        Column("backends", "How many ended well.", further=True),
+        Column("setting", numeric=False, further=True),
+    )
+    rows = tuple(
+        (*(places[title] for title in varying), *_answer_row(answer))
+        for answer, places in zip(answers, settings, strict=True)
+    )
+    return Table("answers", "The answer in every setting.", columns, rows)
+
+
+def _places(comparison: Comparison) -> dict[str, Entry]:
+    """The settings of a comparison by their titles, each of which may vary between comparisons."""
+    record = max(comparison.records, key=lambda each: each.first_step is not None)
+    return {
+        "task": Entry(subject(record), subject(record)),
+        "data": plain_entry(record.dataset),
+        "solver": plain_entry(record.solver),
+        "rtol": Entry(number(record.rtol), record.rtol),
+        "atol": Entry(ABSENT) if record.atol == record.rtol else Entry(number(record.atol), record.atol),
+        "step": Entry(number(fixed_step(record)), fixed_step(record)),
+        **{
+            title: Entry(value if isinstance(value, str) else number(value), value)
+            for title, value in (
+                ("controller", record.controller or ABSENT),
+                ("batch", record.batch_size),
+                ("time span", record.horizon),
+                ("dtype", record.dtype),
+                ("device", record.device),
+                ("threads", record.threads),
+                ("seed", record.seed),
+                ("preset", record.preset),
+            )
+        },
+    }
+
+
+def _answer_row(answer: Answer) -> tuple[Entry, ...]:
+    comparison, first = answer.comparison, answer.fastest
+    untimed = None if first else "fewer than two cells were timed together."
+    fast = " or ".join(names([each]) for each in (first.record, *first.undistinguished)) if first else ABSENT
+    return (
+        Entry(fast, fast if first else None, untimed),
+        _least(answer.leanest, why_no_least(comparison.ranked, MEMORY)),
+        _least(answer.most_exact, why_no_least(comparison.ranked, ERROR)),
+        _few(answer.front, None if answer.front else why_no_front(comparison.timed)),
+        Entry(str(len(comparison.ranked)), len(comparison.ranked)),
+        Entry(comparison.setting, comparison.setting),
+    )
+
+
+def _least(least: Least | None, why: str) -> Entry:
+    return _few(least.records if least else (), None if least else why)
+
+
+def _few(records: Sequence[Record], why: str | None) -> Entry:
+    text = few(records)
+    return Entry(text or ABSENT, text or None, why)
 
 
 def trained_table(name: str, records: Sequence[Record]) -> Table:
@@ -174,8 +296,30 @@ def with_node(columns: Sequence[RecordColumn], records: Iterable[Record]) -> lis
     return [*columns, NODE] if several_nodes(records) else list(columns)
 
 
-def for_terminal(records: Sequence[Record]) -> list[Table]:
-    """All tables of records that a terminal shows: gradients, trainings, tolerance sweeps, and what failed."""
+def summary_table(comparison: Comparison, *, in_order: bool = False) -> Table | None:
+    """What a terminal shows of a comparison: error, evaluations, memory, time and ratio, a row for each backend.
+
+    Args:
+        comparison: The comparison.
+        in_order: Whether the rows stay in the order of measuring, rather than the fastest first.
+
+    Returns:
+        The table, which fits 80 columns; what did not end well comes last, and what was not run has no row. None where
+        there is no row with figures.
+    """
+    ranked = comparison.records if in_order else best_first(comparison)
+    rows = sorted((r for r in ranked if r.status not in NOT_RUN), key=lambda r: r.status != "ok")
+    verdict = plain("", lambda r: _verdict(r) if r.status == "ok" else r.status)
+    ratio = of_quantity("ratio", "summary")
+    figures = [*_summary(ratio=ratio[0]), *ratio[1:]]
+    if not shown(figures, rows):
+        return None
+    said = [verdict] if any(verdict.value(record) not in (None, "control", "ok") for record in rows) else []
+    return _terminal_table(f"{comparison.setting}", with_node([NAME, *figures, *said], rows), rows)
+
+
+def full_tables(records: Sequence[Record]) -> list[Table]:
+    """All tables of records that a wide terminal shows: gradients, trainings, tolerance sweeps, and what failed."""
     tables = [*gradient_tables(records), *training_tables(records)]
     swept = [record.as_trained for record in records if record.tolerance_sweep]
     if swept:
@@ -185,9 +329,9 @@ def for_terminal(records: Sequence[Record]) -> list[Table]:
 
 
 def gradient_tables(records: Iterable[Record]) -> list[Table]:
-    """Two tables for each group of records whose gradients were compared: how exact they are, and what they cost.
+    """Three tables for each group of records whose gradients were compared: how exact, what they cost, how timed.
 
-    Two, so that each fits a terminal of ordinary width.
+    Three, so that each fits a terminal of ordinary width; without times there is the first alone.
     """
     asked = [r for r in records if r.backend is not None and (r.first_step_s is not None or r.status != "ok")]
     groups = [group for of_run in grouped(asked, lambda record: record.run_id) for group in alike(of_run)]
@@ -195,11 +339,34 @@ def gradient_tables(records: Iterable[Record]) -> list[Table]:
     for group in groups:
         measured = next((record for record in group if record.first_step is not None), group[0])
         tables.append(_terminal_table(_gradient_title(measured), [NAME, STATUS, *of_table("exactness")], group))
-        started = [record for record in group if record.first_step_s is not None]
+        started = [record for record in group if record.step_s is not None or record.peak_memory_bytes is not None]
         verdict = plain("verdict", lambda r: _verdict(r) if r.status == "ok" else r.verdict or r.status)
         cost = [NAME, *of_table("cost", verdict=verdict)]
         tables.append(_terminal_table("", with_node(cost, started), started))
+        timed = [record for record in started if record.step_s is not None]
+        tables.append(_terminal_table("", [NAME, *of_table("times")], timed))
     return [table for table in tables if table.rows]
+
+
+def trained_summary(records: Iterable[Record]) -> Table | None:
+    """What trained models reached, in how long; None where none was trained."""
+    trained = [record.as_trained for record in records if record.metric_value is not None]
+    if not trained:
+        return None
+    several = {title for title, found in (("task", {r.task for r in trained}), ("seed", {r.seed for r in trained}))
+               if len(found) > 1}  # fmt: skip
+    columns = [
+        *([TASK] if "task" in several else []),
+        MODEL,
+        NAME,
+        *([SEED] if "seed" in several else []),
+        METRIC,
+        *of_quantity("train_s", "training cost"),
+        *of_quantity("train_steps", "training cost"),
+    ]
+    first = trained[0]
+    caption = f"trained models: {'' if 'task' in several else f'{first.task}, '}preset {first.preset}"
+    return _terminal_table(caption, with_node(columns, trained), trained)
 
 
 def training_tables(records: Iterable[Record]) -> list[Table]:
@@ -207,9 +374,6 @@ def training_tables(records: Iterable[Record]) -> list[Table]:
     trained = [record.as_trained for record in records if record.metric_value is not None]
     if not trained:
         return []
-    metric = plain(
-        "metric", lambda r: f"{r.metric_name} {number(r.metric_value, 4)} {r.metric_unit}".strip(), wraps=True
-    )
     evaluations = plain(
         "NFE f+b by epoch",
         lambda r: (
@@ -221,7 +385,7 @@ def training_tables(records: Iterable[Record]) -> list[Table]:
     )
     took = [MODEL, NAME, SEED, *of_table("training cost"), evaluations]
     return [
-        _terminal_table("training", [TASK, MODEL, NAME, SEED, *of_table("training", metric_value=metric)], trained),
+        _terminal_table("training", [TASK, MODEL, NAME, SEED, *of_table("training", metric_value=METRIC)], trained),
         _terminal_table("", with_node(took, trained), trained),
     ]
 

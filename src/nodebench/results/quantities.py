@@ -23,9 +23,12 @@ Format = Literal["text", "count", "number", "error", "metric", "MiB", "ms", "fig
 """How a value is printed: as it is; a whole number; with 3, 2 or 4 significant digits; bytes as MiB, seconds as ms; a
 mapping as a list of names with values."""
 
-TableName = Literal["exactness", "cost", "training", "training cost", "comparison", "trained", "not ok", "baseline"]
-"""The tables: on a terminal how exact gradients are and what they cost, and what trainings reached and took; on a page
-the comparison, the trained models and what failed; and that of a baseline."""
+TableName = Literal[
+    "summary", "exactness", "cost", "times", "training", "training cost", "comparison", "trained", "not ok", "baseline"
+]
+"""The tables: what is seen first on a terminal and on a page; on a wide terminal how exact gradients are, what they
+cost and how they were timed, and what trainings reached and took; on a page the further columns of the comparison, the
+trained models and what failed; and that of a baseline."""
 
 HOW_TAKEN: Mapping[str, str] = {
     "gradient error": (
@@ -45,7 +48,8 @@ HOW_TAKEN: Mapping[str, str] = {
     "time": (
         "a live, warmed worker process per method, one thread unless `--threads` says otherwise; they take turns "
         "in shuffled order, one at a time, in four or more starts of fresh workers; times and ratios to "
-        "`--control` (the first method) with 95 % intervals over the starts"
+        "`--control` (the first method named; of `all` torchdiffeq, or diffrax in JAX) with 95 % intervals over the "
+        "starts"
     ),
     "start_method": (
         "how processes are started: each of several starts has a fresh launcher per framework, which imports it "
@@ -226,7 +230,7 @@ class GradientPart:
     grad_error_params: float | None = _quantity(
         meaning="Relative L2 distance of d/dparams from the reference gradient.",
         own_error="reference_error_params",
-        tables={"exactness": "err dp", "comparison": "error d/dparams", "baseline": "err dp"},
+        tables={"summary": "error", "exactness": "err dp", "baseline": "err dp"},
         **_GRAD_ERROR,
     )
     grad_error_y0: float | None = _quantity(
@@ -251,7 +255,7 @@ class GradientPart:
     method_error_params: float | None = _quantity(
         meaning="Relative L2 distance of d/dparams from the exact gradient of the backend's own discretisation, in "
         "float64.",
-        tables={"exactness": "method\nerr"},
+        tables={"exactness": "method\nerr", "comparison": "method error"},
         **_METHOD_ERROR,
     )
     method_error_y0: float | None = _quantity(meaning="The same of d/dy0.", **_METHOD_ERROR)
@@ -278,13 +282,12 @@ class GradientPart:
         meaning="Field evaluations of the forward solve.",
         unit="evaluations",
         beside="+{nfe_backward}",
-        tables={"exactness": "NFE f+b", "comparison": "NFE forward", "baseline": "NFE"},
+        tables={"summary": "NFE", "exactness": "NFE f+b", "baseline": "NFE"},
         **_COUNTED,
     )
     nfe_backward: int | None = _quantity(
         meaning="Field evaluations of the backward pass.",
         unit="evaluations",
-        tables={"comparison": "NFE backward"},
         **_COUNTED,
     )
     n_vjps: int | None = _quantity(
@@ -298,7 +301,7 @@ class GradientPart:
         unit="steps",
         beside="+{n_rejected}r",
         beside_zero=False,  # a rejected step is the exception
-        tables={"exactness": "steps", "baseline": "steps"},
+        tables={"exactness": "steps", "comparison": "steps", "baseline": "steps"},
         **_COUNTED,
     )
     n_rejected: int | None = _quantity(meaning="Rejected steps of the forward solve.", unit="steps", **_COUNTED)
@@ -323,7 +326,7 @@ class GradientPart:
         band=Band(relative=0.01, absolute=2**16),
         because="memray repeats its count of large buffers to the byte; the interpreter's own objects move by "
         "kilobytes",
-        tables={"cost": "peak\nMiB", "comparison": "peak MiB", "baseline": "peak bytes"},
+        tables={"summary": "MiB", "cost": "peak\nMiB", "baseline": "peak bytes"},
     )
     unreleased_bytes: int | None = _quantity(
         meaning="What one gradient step leaves allocated when its result is gone.",
@@ -360,7 +363,7 @@ class TimingPart:
         digits=3,
         kept=True,
         ends=("step_s_low", "step_s_high"),
-        tables={"cost": "step\nms", "comparison": "step ms"},
+        tables={"summary": "ms", "cost": "step\nms"},
         **_TIME,
     )
     # A control's times at several tolerances relate costs at equal error to each other.
@@ -374,7 +377,8 @@ class TimingPart:
         format="number",
         group="x floor",
         better="lower",
-        tables={"cost": "x\nfloor"},
+        only_if_any=True,
+        tables={"cost": "x\nfloor", "comparison": "x floor"},
     )
     floor_s: float | None = _quantity(
         meaning="What the evaluations and VJPs that were counted cost by themselves, at the initial state: "
@@ -391,7 +395,7 @@ class TimingPart:
         because="start to start, one and the same cell differs by one to three per cent",
         gated_as="time",
         ends=("ratio_low", "ratio_high"),
-        tables={"cost": "ratio", "comparison": "ratio", "baseline": "ratio"},
+        tables={"summary": "ratio", "cost": "ratio", "baseline": "ratio"},
         **_RATIO,
     )
     ratio_low: Positive | None = _quantity(meaning="Lower end of its 95 % interval.", **_RATIO)
@@ -410,19 +414,42 @@ class TimingPart:
         format="number",
         group="compilation",
         better="lower",
-        tables={"comparison": "first step s"},
+        tables={"times": "first\ns", "comparison": "first step s"},
     )
-    forward_s: float | None = _quantity(meaning="Median time of the forward solve and loss.", **_TIME)
-    backward_s: float | None = _quantity(meaning="Median time of the backward pass.", **_TIME)
-    cpu_s: float | None = _quantity(meaning="CPU time of a gradient step, all threads together.", **_TIME)
+    forward_s: float | None = _quantity(
+        meaning="Median time of the forward solve and loss.",
+        tables={"times": "forward\nms", "comparison": "forward ms"},
+        **_TIME,
+    )
+    backward_s: float | None = _quantity(
+        meaning="Median time of the backward pass.",
+        tables={"times": "backward\nms", "comparison": "backward ms"},
+        **_TIME,
+    )
+    cpu_s: float | None = _quantity(
+        meaning="CPU time of a gradient step, all threads together.",
+        tables={"times": "CPU\nms", "comparison": "CPU ms"},
+        **_TIME,
+    )
     n_starts: int | None = _quantity(
-        meaning="Starts, each with fresh workers.", unit="starts", format="count", group="time", kept=True
+        meaning="Starts, each with fresh workers.",
+        unit="starts",
+        format="count",
+        group="time",
+        kept=True,
+        tables={"times": "starts"},
     )
     n_rounds: int | None = _quantity(
-        meaning="Rounds that were timed, in all starts together.", unit="rounds", format="count", group="time"
+        meaning="Rounds that were timed, in all starts together.",
+        unit="rounds",
+        format="count",
+        group="time",
+        tables={"times": "rounds"},
     )
     stopped_by: str | None = _quantity(
-        meaning="What ended the rounds: `precision`, `rounds` or `budget`.", group="time"
+        meaning="What ended the rounds: `precision`, `rounds` or `budget`.",
+        group="time",
+        tables={"times": "ended by"},
     )
 
 

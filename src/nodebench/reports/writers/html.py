@@ -1,4 +1,4 @@
-"""A page as one HTML file, which asks nothing of the network."""
+"""A page as one HTML file, which asks nothing of the network, and its first screen as a fragment for a notebook."""
 
 import base64
 import gzip
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,6 +22,7 @@ from nodebench.reports.document import (
     Drawing,
     Entry,
     Missing,
+    Picture,
     Table,
     contents,
     key,
@@ -29,6 +31,7 @@ from nodebench.reports.document import (
     reasons,
     spans,
 )
+from nodebench.reports.glance import INK
 from nodebench.reports.writers import theme
 
 PAGE_LIMIT = 3_000_000
@@ -58,8 +61,9 @@ def page(document: Document, limit: int = PAGE_LIMIT) -> str:
     blocks = contents(document)
     parts = _Parts(
         {block.name: _rows(block) for block in blocks if isinstance(block, Table)},
-        {block.name: _definition(block) for block in blocks if isinstance(block, Chart)},
+        {b.name: _definition(b) for b in blocks if isinstance(b, Chart) and not isinstance(b, Picture)},
         {},
+        {block.name: _picture(block) for block in blocks if isinstance(block, Picture)},
     )
     size = len(_page(document, parts, limit).encode())
     if size > limit:
@@ -72,6 +76,36 @@ def page(document: Document, limit: int = PAGE_LIMIT) -> str:
                 break
             parts.drawings[block.name] = html
     return _page(document, parts, limit)
+
+
+def first_screen(document: Document) -> str:
+    """The question, the answer, the picture and the main table of a page, as a fragment for a notebook.
+
+    It has styles of its own, no script and no further columns, takes its colours from the text around it, and so is
+    legible by day and by night.
+
+    Args:
+        document: The page: what it opens with, up to its first table.
+    """
+    blocks = []
+    for block in document.lead:
+        blocks.append(_main_columns(block) if isinstance(block, Table) else block)
+        if isinstance(block, Table):
+            break
+    parts = _Parts(
+        {block.name: _rows(block) for block in blocks if isinstance(block, Table)},
+        {},
+        {},
+        {block.name: _picture(block) for block in blocks if isinstance(block, Picture)},
+    )
+    return _environment().get_template("first.html.j2").render(document=document, blocks=blocks, parts=parts)
+
+
+def _main_columns(table: Table) -> Table:
+    """A table without its further columns."""
+    kept = [at for at, column in enumerate(table.columns) if not column.further]
+    rows = tuple(tuple(row[at] for at in kept) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[at] for at in kept), rows=rows)
 
 
 def inline(text: str) -> Markup:
@@ -89,11 +123,12 @@ def inline(text: str) -> Markup:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What stands in a page by its name, as HTML: bodies of tables, definitions of charts, drawings that fit."""
+    """What stands in a page by its name, as HTML: bodies of tables, definitions of charts, drawings, pictures."""
 
     bodies: dict[str, Markup]
     definitions: dict[str, Markup]
     drawings: dict[str, Markup]
+    pictures: dict[str, Markup]
 
 
 def _page(document: Document, parts: _Parts, limit: int) -> str:
@@ -111,6 +146,22 @@ def _page(document: Document, parts: _Parts, limit: int) -> str:
             bundle=_bundle() if parts.definitions else None,
         )
     )
+
+
+def _picture(picture: Picture) -> Markup:
+    """A picture for a screen and for a telephone, in the colour of the text around it."""
+    return Markup("\n").join(
+        _static(definition, f"{key(picture.name)}-{width}", width, picture.caption)
+        for width, definition in (("wide", picture.definition), ("narrow", picture.narrow))
+    )
+
+
+def _static(definition: Any, name: str, width: str, said: str) -> Markup:
+    """A chart as an image that is part of the page; its identifiers are its own."""
+    svg = vl_convert.vegalite_to_svg(definition.to_dict(), config=theme.static_config(INK))
+    svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg.replace(INK, "currentColor"))
+    words = escape(said.replace("`", ""))
+    return Markup(svg.replace("<svg ", f'<svg class="{width}" role="img" aria-label="{words}" ', 1))
 
 
 def _drawing(drawing: Drawing) -> Markup:
@@ -152,6 +203,7 @@ def _environment() -> Environment:
         "MANY_ROWS": MANY_ROWS,
         "MANY_REASONS": MANY_REASONS,
         "style": _own("page.css"),
+        "first_style": _own("first.css"),
         "script": _own("page.js"),
     }
     return environment
@@ -212,7 +264,8 @@ def _rows(table: Table) -> Markup:
 
 def _entry(column: Column, entry: Entry, numbers: Mapping[str, int]) -> Markup:
     """What follows the name of an entry's tag."""
-    text = inline(entry.text)
+    # An interval may be broken between its ends.
+    text = Markup("..<wbr>").join(map(inline, re.split(r"(?<=\d)\.\.(?=\d)", entry.text)))
     if entry.best:
         text = Markup("<b>{}</b>").format(text)
     attributes = _order_attribute(entry.text, order(column, entry))

@@ -106,10 +106,10 @@ def text(document: Document, charts: Mapping[str, str] = NOTHING) -> str:
         PREAMBLE + r"\begin{document}",
         rf"\begin{{center}}\Large\bfseries {inline(document.title)}\end{{center}}",
     ]
+    pieces += _blocks(document.lead, charts)
     if document.facts:
         facts = "\n".join(rf"{inline(name)}: {inline(fact)}\par" for name, fact in document.facts)
         pieces.append(f"{{\\footnotesize\n{facts}\n}}")
-    pieces += _blocks(document.lead, charts)
     for section in document.sections:
         pieces += [r"\clearpage", rf"\section*{{{inline(section.title)}}}", *_blocks(section.blocks, charts)]
     return "\n\n".join([*pieces, r"\end{document}"]) + "\n"

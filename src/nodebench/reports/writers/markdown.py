@@ -32,9 +32,9 @@ def text(document: Document, charts: Mapping[str, str] = NOTHING) -> str:
             left out with a line that says so.
     """
     pieces = [f"# {inline(document.title)}"]
+    pieces += _blocks(document.lead, charts)
     if document.facts:
         pieces.append("\n".join(f"- {inline(name)}: {inline(fact)}" for name, fact in document.facts))
-    pieces += _blocks(document.lead, charts)
     for section in document.sections:
         pieces += [f"## {inline(section.title)}", *_blocks(section.blocks, charts)]
     return "\n\n".join(pieces) + "\n"

@@ -1,14 +1,19 @@
 """Writes tables and pages to a terminal, or to a pipe, which has no width."""
 
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import measure_renderables
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from nodebench.reports.document import (
+    ABSENT,
     Block,
     Bullets,
     Details,
@@ -23,6 +28,9 @@ from nodebench.reports.document import (
 
 NARROWEST = 8
 """Characters in a line of a column that wraps, at the least."""
+
+PATH = re.compile(r"[^\[\]=,:]*/[^\[\]=,:/]+\.py(?=:)")
+"""The path of a file in a name such as `./mine.py:Mine` or `field[field=../model.py:Field]`."""
 
 UNBOUNDED = 10_000
 """A width that no table has."""
@@ -39,13 +47,52 @@ def new_console(*, err: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=err, highlight=False, emoji=False, width=PIPED)
 
 
+@dataclass(frozen=True)
+class ShortNames:
+    """Names of users' files as a terminal shows them: without their folders, where that says which file is meant.
+
+    Attributes:
+        files: The last part of each path by the path.
+    """
+
+    files: Mapping[str, str]
+
+    @classmethod
+    def of(cls, names: Iterable[str | None]) -> "ShortNames":
+        """Those of some tasks and backends, options included, all that are shown together.
+
+        Args:
+            names: The names; None is left out.
+        """
+        paths = {path for name in names if name for path in PATH.findall(name)}
+        places: dict[str, set[PurePath]] = {}
+        for path in paths:
+            places.setdefault(PurePath(path).name, set()).add(PurePath(path))
+        plain = {path: PurePath(path).name for path in paths}
+        return cls({path: plain[path] for path in sorted(paths, key=len)[::-1] if len(places[plain[path]]) == 1})
+
+    def __call__(self, text: str) -> str:
+        """A text with its paths shortened."""
+        for path, name in self.files.items():
+            text = text.replace(path, name)
+        return text
+
+    def table(self, table: Table) -> Table:
+        """A table with the paths in its texts shortened."""
+        rows = tuple(
+            tuple(replace(entry, text=self(entry.text), reason=entry.reason and self(entry.reason)) for entry in row)
+            for row in table.rows
+        )
+        return replace(table, caption=self(table.caption), rows=rows)
+
+
 def print_table(table: Table, console: Console | None = None) -> None:
     """Print a table on stdout; where a terminal is too narrow for it, a line for each of its entries."""
     console = console or new_console()
     numbers = reasons(table)
-    found = _rich(table, numbers, gap=1)
-    if _width(console, found, wraps=False) > console.width:
-        found = _rich(table, numbers, gap=0)  # columns come closer before anything wraps
+    if table.caption:
+        console.print(escape(table.caption.replace("`", "")), style="italic")
+    found = _closer(console, table, numbers)
     width = _width(console, found, wraps=True)
     if not console.is_terminal:
         console.print(found, width=max(width, console.width), crop=False)
@@ -55,6 +102,29 @@ def print_table(table: Table, console: Console | None = None) -> None:
         _print_entries(console, table, numbers)
     for reason, number in numbers.items():
         console.print(f"({number}) {escape(reason)}", soft_wrap=True)
+    console.print()
+
+
+def print_listing(table: Table) -> None:
+    """Print a table of names and texts; where a terminal is too narrow for its words, a paragraph for each row."""
+    console, numbers = new_console(), reasons(table)
+    if not console.is_terminal or _width(console, _closer(console, table, numbers), wraps=True) <= console.width:
+        print_table(table, console)
+        return
+    console.print(escape(table.caption), style="italic")
+    titles = [" ".join(column.title.split()) for column in table.columns]
+    widest = max(len(row[0].text) for row in table.rows)
+    found = RichTable.grid(padding=(0, 2))
+    found.add_column(no_wrap=True, width=widest)
+    found.add_column()
+    for row in table.rows:
+        *told, last = row
+        pairs = zip(titles[1:-1], told[1:], strict=True)
+        more = "; ".join(f"{title} {entry.text}" for title, entry in pairs if entry.text not in ("", ABSENT))
+        text = "\n".join(filter(None, (last.text, more))).replace("`", "")
+        found.add_row(escape(row[0].text), escape(text))
+    console.print(found)
+    console.print()
 
 
 def print_page(page: Document) -> None:
@@ -85,12 +155,17 @@ def print_blocks(blocks: Iterable[Block], console: Console) -> None:
                 print_blocks(block.blocks, console)
 
 
+def _closer(console: Console, table: Table, numbers: Mapping[str, int]) -> RichTable:
+    """The table as wide as there is room for: its columns come closer before anything wraps."""
+    found = _rich(table, numbers, gap=1)
+    return found if _width(console, found, wraps=False) <= console.width else _rich(table, numbers, gap=0)
+
+
 def _rich(table: Table, numbers: Mapping[str, int], gap: int) -> RichTable:
     """The table with so many spaces between two columns, beside the one that is always there."""
     found = RichTable(
-        title=escape(table.caption),
-        title_justify="left",
         box=SIMPLE_HEAD,
+        show_edge=False,
         padding=(0, gap),
         pad_edge=False,
         collapse_padding=True,
@@ -101,6 +176,11 @@ def _rich(table: Table, numbers: Mapping[str, int], gap: int) -> RichTable:
         justify = "right" if column.numeric else "left"
         # What is too long goes on in the next line, and loses nothing.
         found.add_column(title, justify=justify, overflow="fold", no_wrap=not column.wraps)  # type: ignore[arg-type]
+        if column.whole_words:
+            texts = [title, *(_coloured(row[len(found.columns) - 1], numbers) for row in table.rows)]
+            found.columns[-1].min_width = max(
+                (len(word) for text in texts for word in Text.from_markup(text).plain.split()), default=0
+            )
     for row in table.rows:
         found.add_row(*(_coloured(entry, numbers) for entry in row))
     return found
@@ -118,13 +198,12 @@ def _width(console: Console, table: RichTable, *, wraps: bool) -> int:
     width = 0
     for column in table.columns:
         size = measure_renderables(console, options, [column.header, *column.cells])
-        width += min(size.minimum, NARROWEST) if wraps and not column.no_wrap else size.maximum
-    return width + sum(table.padding[index] for index in (1, 3)) * len(table.columns)
+        least = max(min(size.minimum, NARROWEST), column.min_width or 0)
+        width += least if wraps and not column.no_wrap else size.maximum
+    return width + (1 + table.padding[1]) * (len(table.columns) - 1)  # the line between two columns has a place too
 
 
 def _print_entries(console: Console, table: Table, numbers: Mapping[str, int]) -> None:
-    if table.caption:
-        console.print(escape(table.caption), style="italic")
     names = [" ".join(column.title.split()) for column in table.columns]
     for row in table.rows:
         for name, entry in zip(names, row, strict=True):

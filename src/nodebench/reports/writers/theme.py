@@ -42,6 +42,30 @@ PALETTES: Mapping[Mode, Palette] = {
 }
 
 
+def static_config(ink: str) -> dict[str, Any]:
+    """How Vega-Lite draws a chart that takes its colour from the text around it.
+
+    Args:
+        ink: The colour that a writer replaces by that of the text.
+    """
+    words = {
+        "labelColor": ink,
+        "titleColor": ink,
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    }
+    lines = {"gridColor": ink, "gridOpacity": 0.12, "domainColor": ink, "tickColor": ink, "domainOpacity": 0.5}
+    return {
+        "background": "transparent",
+        "aria": False,  # the image as a whole has a text
+        "font": SANS.replace('"', "'"),
+        "view": {"stroke": ink, "strokeOpacity": 0.25},
+        "axis": words | lines | {"titlePadding": 6, "labelSeparation": 4, "tickOpacity": 0.5},
+        "legend": words,
+    }
+
+
 def chart_config(mode: Mode, font: str = SANS) -> dict[str, Any]:
     """How Vega-Lite draws a chart that does not say otherwise."""
     colours = PALETTES[mode]

@@ -14,6 +14,11 @@ for (const figure of document.querySelectorAll("figure.table")) {
     entry.setAttribute("aria-describedby", reason.id);
   }
 
+  for (const term of figure.querySelectorAll(".meanings dt")) {
+    const heading = headings.find((it) => it.textContent === term.textContent);
+    if (heading) heading.title = term.nextElementSibling.textContent;
+  }
+
   const value = (row, at, numeric) => {
     const entry = row.cells[at];
     if (entry.classList.contains("x")) return null;
