@@ -112,7 +112,7 @@ def test_rules_of_thumb_are_judged_by_the_figures():
     assert lean.holds
     assert "0.25 MiB against 4" in lean.because
     assert not slow.holds
-    assert "does not hold here" in repr(recommendation(pair, Wishes.of()))
+    assert "does not hold" in repr(recommendation(pair, Wishes.of()))
     assert recommendation(pair[:1], Wishes.of()).rules == ()
 
 

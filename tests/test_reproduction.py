@@ -12,14 +12,14 @@ from nodebench.bench.runner import Runner
 from nodebench.cli import app
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.options import ReproduceOptions
-from nodebench.paper import plans, study
+from nodebench.paper import plans, reproductions
 from nodebench.paper.plans import (
     REPRODUCTIONS,
     Part,
     Reproduction,
     named,
 )
-from nodebench.paper.study import answers, continuation, settles
+from nodebench.paper.reproductions import answers, continuation, settles
 from nodebench.reports.document import Document, number
 from nodebench.results.machine import fingerprint
 from nodebench.results.store import Store
@@ -190,7 +190,7 @@ def shown(monkeypatch):
         measured = [place for part in source.places.values() for place in part if place.measured is not None]
         return Document(f"{len(measured)} measured", (), (), ())
 
-    monkeypatch.setattr(study, "page_of", page)
+    monkeypatch.setattr(reproductions, "page_of", page)
 
 
 def test_a_reproduction_ends_in_a_page_and_goes_on(tmp_path, monkeypatch, fake):

@@ -363,7 +363,7 @@ def reproduce(
     `--no-run` may find, are left out with that reason.
     """
     from nodebench import printing, progress
-    from nodebench.paper.study import Study, pages_of
+    from nodebench.paper.reproductions import Reproductions, pages_of
     from nodebench.reports.writers.files import write_page
     from nodebench.reports.writers.terminal import print_page
     from nodebench.results.store import existing
@@ -371,23 +371,23 @@ def reproduce(
     if no_run and dry_run:
         raise UserError("`--dry-run` shows what would be measured, and with `--no-run` nothing is; leave one out.")
     pages = pages_of(names, output or (), charts)
-    study = Study.of(names, options, any_machine=no_run)
-    printing.print_broken(study.broken)
+    found = Reproductions.of(names, options, any_machine=no_run)
+    printing.print_broken(found.broken)
     if dry_run:
-        printing.print_study(study)
-        raise typer.Exit(1 if study.broken else 0)
+        printing.print_reproductions(found)
+        raise typer.Exit(1 if found.broken else 0)
     if no_run:
         existing(options.store)
     shown = progress.Shown(command_line())
-    for planned in () if no_run else study.each:
+    for planned in () if no_run else found.each:
         with _interrupted(shown, "interrupted; continue with the same command"):
-            study.measure(planned, shown)
+            found.measure(planned, shown)
     for name, paths in pages.items():
-        page = study.page(name, command_line())
+        page = found.page(name, command_line())
         print_page(page)
         printing.print_written(write_page(page, paths, charts))
-    printing.print_broken(study.broken)
-    raise typer.Exit(0 if (no_run or study.whole) and not study.broken else 1)
+    printing.print_broken(found.broken)
+    raise typer.Exit(0 if (no_run or found.whole) and not found.broken else 1)
 
 
 @app.command("list")

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from nodebench.bench.group import GradientGroup
-from nodebench.bench.plan import GIVEN, Plan
+from nodebench.bench.plan import Plan
 from nodebench.bench.worker.subject import check_times
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.measuring import measure, planned
 from nodebench.notebook import watcher
 from nodebench.options import RunOptions
 from nodebench.problem import Array, State
+from nodebench.registry import GIVEN
 from nodebench.reports.comparison import has_gradient
 from nodebench.results.store import Store
 from nodebench.study import Study

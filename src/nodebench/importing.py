@@ -133,6 +133,11 @@ def is_installed(name: str) -> bool:
     return spec is not None and _home_of(spec.submodule_search_locations or [], spec.origin) not in _folders
 
 
+def is_there(extra: str) -> bool:
+    """Whether all modules of an extra, a key of `EXTRAS`, are installed."""
+    return all(find_spec(name) is not None for name in EXTRAS[extra])
+
+
 def require(extra: str) -> None:
     """Check that the modules of an extra are installed.
 

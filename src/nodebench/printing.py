@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from nodebench.gating.baseline import Baseline, BaselineCell
     from nodebench.gating.compare import BaselineUpdate, GateResult
     from nodebench.gating.finding import Finding
-    from nodebench.paper.study import Study
+    from nodebench.paper.reproductions import Reproductions
     from nodebench.reports.recommendation import Recommendation
     from nodebench.reports.writers.files import Written
     from nodebench.results.merging import Merged
@@ -281,11 +281,11 @@ def print_cost(records: Sequence["Record"], elapsed_s: float) -> None:
     new_console().print(f"{elapsed_s:.0f} s, of which {overhead_s:.0f} s ({share:.0%}) were not spent in measured work")
 
 
-def print_study(study: "Study") -> None:
+def print_reproductions(found: "Reproductions") -> None:
     """Print what would be measured for reproductions of the paper, and what the store has."""
     titles = ("cell", "task", "model", "backend", "solver", "rtol", "seed", "state")
-    for planned in study.each:
-        settled = study.settled(planned)
+    for planned in found.each:
+        settled = found.settled(planned)
         n_missing = len(planned.cells) - len(settled)
         rows = []
         for cell in planned.cells:

@@ -31,6 +31,9 @@ BASES: Mapping[Kind, str] = {
 
 OWN_PACKAGE = "nodebench"
 
+GIVEN = "field"
+"""The task of a field that is given by itself: the task is ours, and its code a user's."""
+
 _TRIAL = """
 import sys
 from nodebench import registry

@@ -35,6 +35,16 @@ class Study:
 
         return records_text(self.records)
 
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the first screen of the report; the table where what makes it is not installed."""
+        from nodebench.importing import is_there
+
+        if not is_there("report"):
+            return None
+        from nodebench.reports.writers.html import first_screen
+
+        return first_screen(self._page())
+
     def recommend(
         self, *, error: float | None = None, memory: str | float | None = None, time: str | float | None = None
     ) -> "Recommendation":

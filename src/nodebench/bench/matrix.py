@@ -11,7 +11,7 @@ from nodebench import registry
 from nodebench.backends.solvers import METHODS
 from nodebench.bench.client import WorkerError, WorkerProcess, with_launchers
 from nodebench.bench.messages import Assignment, Planned, Questions
-from nodebench.bench.plan import GIVEN, Cell, Plan, joined, unique, unwritten
+from nodebench.bench.plan import Cell, Plan, joined, unique, unwritten
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Interpreter, Request
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
@@ -55,7 +55,7 @@ def plan(request: Request, timeout_s: float | None = None, objects: Objects | No
         named = _with_dataset(name, request.dataset)
         try:
             # A field that is given is a user's code, though its task is ours.
-            ours = registry.is_own("task", named) and registry.parse(named)[0] != GIVEN
+            ours = registry.is_own("task", named) and registry.parse(named)[0] != registry.GIVEN
             planned = (
                 task_cells(named, request, backends)
                 if ours

@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING
 
 from nodebench.errors import PluginError, UnknownNameError, UserError
 from nodebench.problem import SolverSpec
-from nodebench.registry import parse
+from nodebench.registry import GIVEN, parse
 
 if TYPE_CHECKING:
     from nodebench.tasks.base import AbstractTask, Preset
-
-
-GIVEN = "field"
-"""The task of a field that is given by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nodebench.bench.plan import GIVEN, Cell
+from nodebench.bench.plan import Cell
 from nodebench.errors import UnknownNameError, UserError
-from nodebench.registry import split_list
+from nodebench.registry import GIVEN, split_list
 from nodebench.results.machine import Cores, available_cores, usable_cores
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nodebench.backends.solvers import method
 from nodebench.errors import UserError
-from nodebench.registry import parse
+from nodebench.registry import GIVEN, parse
 from nodebench.reports.document import ABSENT, number
 from nodebench.results.machine import Fingerprint, differences, environment_of
 from nodebench.results.quantities import Epoch, SweepEntry, TimingPart
@@ -153,7 +153,11 @@ def label(record: Record) -> str:
 
 
 def subject(record: Record) -> str:
-    """The task of a record and its model, which is named where its name is another."""
+    """The task of a record and its model, which is named where its name is another; or the field, if it has no task."""
+    task, options = parse(record.task)
+    if task == GIVEN and "field" in options:
+        digest = options.get("digest", "")
+        return f"field `{options['field']}`" + (f" ({digest[:6]})" if digest else "")
     return f"`{record.task}`" + ("" if record.model == record.task else f" {record.model}")
 
 

@@ -5,7 +5,7 @@ fastest is the first. What cannot be told apart is said to be so. Rules of thumb
 it, with whether they hold for these figures.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from math import exp, hypot, inf, log, nan
@@ -16,8 +16,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from nodebench.errors import UserError
+from nodebench.importing import is_there
 from nodebench.reports.comparison import grouped, has_gradient
-from nodebench.reports.document import Column, Entry, Table, interval, mebibytes, milliseconds, number
+from nodebench.reports.document import (
+    Block,
+    Bullets,
+    Column,
+    Document,
+    Entry,
+    Paragraph,
+    Table,
+    interval,
+    mebibytes,
+    milliseconds,
+    number,
+)
 from nodebench.reports.writers.terminal import print_table
 from nodebench.results.record import Record
 
@@ -175,6 +188,14 @@ class Recommendation:
         console = Console(file=StringIO(), width=80, highlight=False, emoji=False)
         print_recommendation(self, console)
         return str(console.file.getvalue())  # type: ignore[attr-defined]  # what it was given
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; the text of a terminal where what makes pages is not installed."""
+        if not is_there("report"):
+            return None
+        from nodebench.reports.writers.html import fragment  # noqa: PLC0415  it needs the extra
+
+        return fragment(Document("Recommendation", (), tuple(_blocks(self))))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON knows it, with the line of code."""
@@ -345,12 +366,29 @@ def print_recommendation(found: Recommendation, console: Console) -> None:
         for lost in found.lost:
             _print_hanging(console, f"- {lost.name}: {lost.reason}")
     for rule in found.rules:
-        held = "holds" if rule.holds else "does not hold"
-        _print_hanging(console, f"rule of thumb ({rule.source}): {rule.text}: {held} here, {rule.because}")
+        _print_hanging(console, f"rule of thumb of {_rule_sentence(rule)}")
     _print_hanging(console, found.answer)
     if found.code:
         console.print("use it:")
         console.print(f"  {escape(found.code)}", soft_wrap=True)
+
+
+def _blocks(found: Recommendation) -> Iterator[Block]:
+    yield Paragraph(found.answer)
+    if found.code:
+        yield Paragraph(f"`{found.code}`")
+    if found.choices:
+        yield choices_table(found)
+    if found.lost:
+        yield Paragraph("Not chosen:")
+        yield Bullets(tuple(f"`{lost.name}`: {lost.reason}" for lost in found.lost))
+    if found.rules:
+        yield Paragraph("Rules of thumb, and whether they hold here:")
+        yield Bullets(tuple(map(_rule_sentence, found.rules)))
+
+
+def _rule_sentence(rule: Rule) -> str:
+    return f"{rule.source}: {rule.text}: {'holds' if rule.holds else 'does not hold'}, {rule.because}"
 
 
 def _print_hanging(console: Console, text: str) -> None:

@@ -92,6 +92,12 @@ def first_screen(document: Document) -> str:
         blocks.append(_main_columns(block) if isinstance(block, Table) else block)
         if isinstance(block, Table):
             break
+    return fragment(replace(document, lead=tuple(blocks)))
+
+
+def fragment(document: Document) -> str:
+    """What a page opens with, as a fragment for a notebook; see `first_screen`."""
+    blocks = document.lead
     parts = _Parts(
         {block.name: _rows(block) for block in blocks if isinstance(block, Table)},
         {},

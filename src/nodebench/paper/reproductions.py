@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Study:
+class Reproductions:
     """Reproductions under some conditions, and the store that holds what has been measured for them.
 
     Attributes:
@@ -38,7 +38,7 @@ class Study:
     environment: Fingerprint | None
 
     @classmethod
-    def of(cls, names: Iterable[str], options: ReproduceOptions, *, any_machine: bool) -> "Study":
+    def of(cls, names: Iterable[str], options: ReproduceOptions, *, any_machine: bool) -> "Reproductions":
         """Reproductions by name.
 
         Args:
