@@ -246,7 +246,7 @@ def print_gate(gate: "GateResult") -> None:
     table = gate_table(gate)
     if table is not None:
         print_table(table)
-    if gate.of("improvement"):
+    if gate.may_be_raised:
         console.print(UPDATE)
     console.print(escape(gate.summary))
 
