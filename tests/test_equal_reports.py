@@ -183,6 +183,11 @@ def test_sentences_at_equal_memory():
         "`checkpoint[checkpoints=4]`: 0.8 ("
     )
     assert fits.endswith(") of its time.")
+    close = [
+        replace(r, ratio=2.01, ratio_low=1.99, ratio_high=2.03) if r.backend == "reversible" else r for r in FAMILY
+    ]
+    (bullets,) = of_kind(at_equal_memory(close), Bullets)
+    assert bullets.items[0].endswith(") of its time, undecided.")
     assert too_small == (
         "`symplectic` (2 MiB) takes less than any of `checkpoint[checkpoints]`, which needs at least 5 MiB."
     )

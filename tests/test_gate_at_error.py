@@ -98,6 +98,16 @@ def test_costs_that_have_changed_at_equal_error_are_found(by, verdict):
     assert "times what it was" in at(found, "time at error 1e-4").reason
 
 
+def test_what_is_less_exact_and_cheaper_even_so_is_told():
+    """It has become better at equal error, and worse at each tolerance: a baseline takes nothing of it over."""
+    worse = [replace(r, grad_error_params=1.5 * r.grad_error_params) if r.backend == "adjoint" else r for r in OLD]
+    found = gate(OLD, cheaper(worse, 2.0))
+    assert told(found)["time at error 1e-4"] == told(found)["NFE at error 1e-4"] == "improvement"
+    assert {each.metric for each in found.findings if each.verdict == "traded"} == {"time", "nfe_forward"}
+    assert not found.may_be_raised
+    assert "baseline update" not in gate_markdown(found)
+
+
 def test_a_wide_interval_is_undecided():
     """It passes, and says what would help."""
     found = gate(OLD, cheaper(method(error=0.1), 0.9))
@@ -186,6 +196,7 @@ def test_bands_at_errors_are_set_like_others(tmp_path):
     found = read_thresholds(path)
     assert found.band("time_at_error", "cnf", "adjoint").relative == 0.5
     assert default_band("time_at_error") == default_band("time")
+    assert default_band("bytes_at_error") == default_band("peak_memory_bytes")
     assert told(gate(OLD, cheaper(OLD, 0.8), found)) == {}
     path.write_text("[gate.metrics.time]\nignore = true\n")
     kinds = {metric.partition(" ")[0] for metric in told(gate(OLD, cheaper(OLD, 0.8), read_thresholds(path)))}

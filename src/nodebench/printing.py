@@ -439,7 +439,7 @@ def print_gate(gate: "GateResult") -> None:
     table, short = gate_table(gate), short_names(finding.cell for finding in gate.findings)
     if table is not None:
         print_table(short.table(table))
-    if gate.of("improvement"):
+    if gate.may_be_raised:
         console.print(UPDATE)
     console.print(escape(gate.summary))
 

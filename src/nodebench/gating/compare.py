@@ -69,6 +69,11 @@ class GateResult:
         return [finding for finding in self.findings if finding.verdict in verdicts]
 
     @property
+    def may_be_raised(self) -> bool:
+        """Whether the baseline would take over anything that has become better."""
+        return any(not finding.derived for finding in self.of("improvement"))
+
+    @property
     def exit_code(self) -> int:
         """1 for a regression, else 2 where something cannot be compared, else 0."""
         if self.of("regression"):

@@ -69,7 +69,7 @@ def gate_markdown(gate: GateResult) -> str:
     if urgent:
         parts.append(_markdown_table(urgent))
     if better:
-        parts += [f"**Improvements.** {UPDATE}", _markdown_table(better)]
+        parts += [f"**Improvements.** {UPDATE if gate.may_be_raised else ''}".strip(), _markdown_table(better)]
     if others:
         parts.append(_folded(f"{len(others)} more: undecided, missing, new", _markdown_table(others)))
     if gate.unlike:

@@ -29,19 +29,21 @@ METRICS: Mapping[str, Quantity] = {metric: CATALOGUE[name] for metric, name in g
 
 TIME_AT_ERROR, NFE_AT_ERROR, BYTES_AT_ERROR = "time_at_error", "nfe_at_error", "bytes_at_error"
 
-_READ_OFF = "the figures repeat; by how much an error may move within its own band is allowed for apart"
-
 AT_ERROR: Mapping[str, Quantity] = {
     TIME_AT_ERROR: Quantity(meaning="Time of a gradient step at equal error.", unit="ratio", better="lower"),
-    **{
-        name: Quantity(meaning=meaning, unit=unit, better="lower", band=Band(relative=0.01), because=_READ_OFF)
-        for name, meaning, unit in (
-            (NFE_AT_ERROR, "Evaluations at equal error.", "evaluations"),
-            (BYTES_AT_ERROR, "Peak memory at equal error.", "bytes"),
-        )
-    },
+    NFE_AT_ERROR: Quantity(
+        meaning="Evaluations at equal error.",
+        unit="evaluations",
+        better="lower",
+        band=Band(relative=0.01),
+        because="counts repeat; by how much an error may move within its own band is allowed for apart",
+    ),
+    BYTES_AT_ERROR: Quantity(meaning="Peak memory at equal error.", unit="bytes", better="lower"),
 }
-"""What is gated of the curve of a method over several tolerances; its time in the band of `time`."""
+"""What is gated of the curve of a method over several tolerances."""
+
+FOLLOWS = {TIME_AT_ERROR: TIME, BYTES_AT_ERROR: "peak_memory_bytes"}
+"""Figures at equal error whose band is that of the figure itself, unless they have one of their own."""
 
 MANY_STARTS = 1000
 """More than this is no advice."""
@@ -49,9 +51,7 @@ MANY_STARTS = 1000
 
 def default_band(metric: str) -> Band:
     """The band of a metric, unless told otherwise; of no metric, that of what must be equal."""
-    if metric == TIME_AT_ERROR:
-        return default_band(TIME)
-    known = METRICS.get(metric) or AT_ERROR.get(metric)
+    known = METRICS.get(FOLLOWS.get(metric, metric)) or AT_ERROR.get(metric)
     return (known.band if known else None) or Band()
 
 
@@ -95,8 +95,8 @@ class Thresholds:
     def band(self, metric: str, task: str, backend: str | None) -> Band:
         """The band of a figure of a cell."""
         found = [rule.band for rule in self.rules if rule.holds(metric, task, backend)]
-        if metric == TIME_AT_ERROR and not found:
-            return self.band(TIME, task, backend)
+        if metric in FOLLOWS and not found:
+            return self.band(FOLLOWS[metric], task, backend)
         return found[-1] if found else default_band(metric)
 
 

@@ -36,7 +36,7 @@ def at_equal_error(records: Sequence[Record]) -> Iterator[Block]:
     stem = f"{key(base_task(main.records[0]))}-equal-error"
     if told := sentences(main):
         yield Bullets(told)
-    yield from _error_chart(main, f"{stem}-time")
+    yield from _error_chart(main, f"{key(base_task(main.records[0]))}-time-at-equal-error")
     yield Paragraph(f"{BETWEEN} {SIGNS}")
     time, *tables = (cost_table(main, figure, f"{stem}-{figure.key}") for figure in FIGURES)
     yield time

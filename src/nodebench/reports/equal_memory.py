@@ -16,7 +16,7 @@ from nodebench.reports.document import (
     mebibytes,
     number,
 )
-from nodebench.results.equal_cost import Estimate, looseness, place
+from nodebench.results.equal_cost import looseness, place
 from nodebench.results.equal_memory import CostAtMemory, equal_memory
 from nodebench.results.record import Record
 
@@ -63,7 +63,7 @@ def memory_sentences(costs: Sequence[CostAtMemory]) -> Iterator[str]:
     for name, each in by_family.items():
         fitting = next((cost for cost in each if cost.member is not None), None)
         if fitting is not None and fitting.member is not None:
-            takes = f": {_of_its_time(fitting.ratio)}" if fitting.ratio.value is not None else ""
+            takes = f": {_of_its_time(fitting)}" if fitting.ratio.value is not None else ""
             yield (
                 f"Within the memory of {_code(fitting.fixed)}, {_size(fitting.fixed)}, at {place(fitting.fixed)}, the "
                 f"fastest of `{name}` is {_code(fitting.member)}{takes}."
@@ -76,9 +76,10 @@ def memory_sentences(costs: Sequence[CostAtMemory]) -> Iterator[str]:
             )
 
 
-def _of_its_time(ratio: Estimate) -> str:
-    ends = interval(ratio.low, ratio.high)
-    return f"{number(ratio.value)}{f' ({ends})' if ends else ''} of its time"
+def _of_its_time(cost: CostAtMemory) -> str:
+    ends = interval(cost.ratio.low, cost.ratio.high)
+    undecided = ", undecided" if cost.verdict == "undecided" else ""
+    return f"{number(cost.ratio.value)}{f' ({ends})' if ends else ''} of its time{undecided}"
 
 
 def _code(record: Record) -> str:
