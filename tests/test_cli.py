@@ -367,9 +367,29 @@ def test_a_report_is_a_page_by_default(tmp_path, measured):
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_charts_are_written_beside_a_report(tmp_path, measured):
-    """Two tolerances make charts, each a file of its own that the Markdown refers to."""
-    done = nodebench("report", "-o", "r.md", "--charts", "svg", "--store", str(measured), cwd=tmp_path)
+@pytest.mark.parametrize("browser", ["/bin/echo", ""])
+def test_a_report_is_opened_where_there_is_a_browser(tmp_path, measured, browser):
+    """Where there is none, or no display, a sentence says where the page is; both are no failure."""
+    page = tmp_path / "page.html"
+    done = script("report", "--store", measured, "-o", str(page), "--open", BROWSER=browser, DISPLAY="",
+                  WAYLAND_DISPLAY="")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert page.as_uri() in done.stdout
+    assert ("no browser can be opened here; the page is at" in done.stdout) == (not browser)
+
+
+def test_what_is_no_page_is_not_opened(tmp_path, measured):
+    """`--open` wants a page."""
+    done = nodebench("report", "--store", measured, "-o", str(tmp_path / "page.md"), "--open")
+    assert done.returncode == 2
+    assert "name one that ends in .html" in done.stderr
+
+
+def test_charts_are_written_beside_a_report(tmp_path):
+    """Two methods make a picture, a file of its own that the Markdown refers to."""
+    store = str(tmp_path / "r.db")
+    assert nodebench(*FAKE, "-b", f"{BACKEND}[sleep_s=0.003]", "--store", store).returncode == 0
+    done = nodebench("report", "-o", "r.md", "--charts", "svg", "--store", store, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     files = [f"r-charts/{path.name}" for path in (tmp_path / "r-charts").iterdir()]
     assert len(files) > 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from browser import check_page
 
+from nodebench.printing import View, print_records
 from nodebench.reports.comparison import Machines
 from nodebench.reports.document import Chart, Drawing, contents, key, mebibytes, milliseconds, number
 from nodebench.reports.report import report
@@ -80,6 +81,14 @@ def test_the_sentences_of_the_readme_are_those_of_their_stores(stores):
     flat = " ".join(README.split())
     assert [text for text in quoted if text not in flat] == []
     assert "quick" in trained
+
+
+def test_the_terminal_of_the_readme_is_that_of_its_store(stores, capsys):
+    """The table and the three lines that README shows are printed of the records at 1e-3."""
+    print_records([r for r in stores["work-precision"].records() if r.rtol == 1e-3], View(in_order=True))
+    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    until_the_answer, *_ = printed.partition("\n\n8 notes")
+    assert f"```\n{until_the_answer}\n```" in README
 
 
 def test_every_page_names_day_machine_and_command():

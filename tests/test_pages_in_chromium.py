@@ -18,9 +18,13 @@ from browser import (
     wide_charts,
 )
 from pages import hole, plot, rich_document, table, work_precision
+from synthetic import ENVIRONMENTS, early, run, timed
 
+from nodebench.reports.comparison import Machines
 from nodebench.reports.document import Chart, Column, Details, Document, Drawing, Entry, Table
-from nodebench.reports.writers.html import page
+from nodebench.reports.report import report
+from nodebench.reports.series import BACKENDS
+from nodebench.reports.writers.html import first_screen, page
 
 NUMBERS = Table(
     "numbers",
@@ -253,3 +257,94 @@ def test_a_browser_starts_where_jax_is_loaded():
     # In a thread of its own, since this one may have a browser's event loop already.
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(starts).result()
+
+
+FIRST_SCREENS = ((1280, 800), (390, 844))
+
+
+@pytest.fixture(scope="module")
+def glance(tmp_path_factory):
+    """A report of all gradient methods and of one with a long name, near each other, as a file."""
+    ratios = {name: 0.5 + 0.13 * at for at, name in enumerate((*BACKENDS, "checkpoint[checkpoints=8,land=true]"))}
+    cells = [
+        timed(name, None if name == "direct" else ratio, half=0.05, peak_memory_bytes=int(ratio * 2**22),
+              grad_error_params=10.0 ** -(2 + at % 4), task="./a/folder/of/mine.py:Mine")
+        for at, (name, ratio) in enumerate(ratios.items())
+    ]  # fmt: skip
+    records = [*cells, early("mine", "oom", reason="no memory was left.", task="./a/folder/of/mine.py:Mine")]
+    machines = Machines.of(records, ENVIRONMENTS)
+    path = tmp_path_factory.mktemp("glance") / "report.html"
+    path.write_text(page(report(records, [run()], machines, lambda _: (), "nodebench report", "now")), "utf-8")
+    return path
+
+
+def box(tab, selector):
+    """Where an element that is seen lies."""
+    return tab.evaluate(
+        """(selector) => {
+          const shown = [...document.querySelectorAll(selector)].find((it) => it.getBoundingClientRect().width);
+          const { left, right, top, bottom } = shown.getBoundingClientRect();
+          return { left, right, top, bottom };
+        }""",
+        selector,
+    )
+
+
+def sideways(tab, selector):
+    """By how many pixels an element scrolls sideways."""
+    return tab.evaluate("(it) => (it = document.querySelector(it)).scrollWidth - it.clientWidth", selector)
+
+
+@pytest.mark.parametrize("size", FIRST_SCREENS)
+def test_the_first_screen_has_question_answer_and_picture(browser, glance, size):
+    """They lie one below the other in what is seen at once, and what comes next is the table, with all main columns."""
+    with opened(browser, glance, size) as tab:
+        heading, answer, picture = (box(tab, it) for it in ("h1", ".lead ul", ".lead .picture svg"))
+        assert heading["bottom"] <= answer["top"]
+        assert answer["bottom"] <= picture["top"]
+        assert picture["bottom"] <= 800
+        assert sideways(tab, "html") <= 0
+        assert sideways(tab, ".lead .table.main .scroll") <= 0
+        titles = {
+            it.inner_text(): it.bounding_box() for it in tab.locator(".lead .table.main").first.locator("th").all()
+        }
+        for title in ("error", "NFE", "MiB", "ms", "ratio"):
+            assert titles[title]["x"] + titles[title]["width"] <= size[0]
+        assert box(tab, ".facts")["top"] > 800
+
+
+def test_a_report_of_many_methods_holds_what_every_page_must(browser, glance):
+    """No two names of its picture lie over each other, by day and by night, at both widths."""
+    check_page(browser, glance)
+
+
+def test_further_columns_are_seen_by_who_asks_for_them(browser, glance):
+    """By the space bar, without a script, and those that are not hidden stay."""
+    with browser.new_context(java_script_enabled=False, viewport={"width": 1280, "height": 800}) as context:
+        tab = context.new_page()
+        tab.goto(glance.as_uri())
+        table = tab.locator(".lead .table.main").first
+        assert table.locator("th", has_text="error d/dy0").is_hidden()
+        assert table.locator("th", has_text="ratio").first.is_visible()
+        table.locator("input").press("Space")
+        assert table.locator("th", has_text="error d/dy0").is_visible()
+        assert table.locator("th", has_text="ratio").first.is_visible()
+        assert tab.locator(".lead .picture svg.wide").is_visible()
+
+
+@pytest.mark.parametrize(("ground", "ink"), [("#ffffff", "#111111"), ("#111111", "#dddddd")])
+def test_a_first_screen_in_a_notebook_takes_its_colours(browser, ground, ink):
+    """Without a script or a network, and legible on any ground: text and lines have the colour of what is around."""
+    records = [timed("direct"), timed("adjoint", 1.5, peak_memory_bytes=2**19, grad_error_params=1e-3)]
+    document = report(records, [run()], Machines.of(records, ENVIRONMENTS), lambda _: (), "nodebench", "now")
+    fragment = first_screen(document)
+    assert "<script" not in fragment
+    assert "error d/dy0" not in fragment
+    around = f'<!DOCTYPE html><body style="background:{ground};color:{ink};margin:0">{fragment}</body>'
+    with opened(browser, around, (1280, 800)) as tab:
+        assert faint(tab) == []
+        assert overlaps(tab) == []
+        assert cut_off(tab) == []
+        assert tab.complaints == []
+        for text in ("Which gradient method for", "Fastest: direct, 10 ms", "Choose direct for time and exactness"):
+            assert text in tab.locator(".nodebench-first").inner_text()

@@ -7,7 +7,11 @@ from nodebench.reports.answers import (
     absence_sentences,
     answer,
     answer_sentences,
+    best_first,
+    choice_sentence,
+    common_answer,
     failure_sentences,
+    short_answer,
     training_sentence,
     trainings,
 )
@@ -333,3 +337,73 @@ def test_unlike_machines_are_named_and_not_drawn_together():
     shown = machines.with_times_of_one(records)
     assert shown[:2] == records[:2]
     assert (shown[2].step_s, shown[2].peak_memory_bytes) == (None, records[2].peak_memory_bytes)
+
+
+def test_the_short_answer_has_three_lines():
+    """The fastest; the leanest and the most exact; what to choose, for what."""
+    cells = [
+        timed("direct", peak_memory_bytes=2**22),
+        timed("adjoint", 1.5, grad_error_params=1e-3),
+        timed("scipy", 3.0, grad_error_params=1e-2, peak_memory_bytes=2**23),
+    ]
+    assert short_answer(only(cells)) == (
+        "Fastest: `direct`, 10 ms.",
+        "Leanest: `adjoint`, 1 MiB. Most exact: `direct`, 0.0001.",
+        "Choose `direct` for time and exactness, `adjoint` for memory; no other was shown to beat these.",
+    )
+
+
+def test_what_dominates_is_to_be_chosen():
+    """One that none was shown to be better than in anything; one whose time is not known is named beside it."""
+    cells = [timed("direct", 0.5, control="adjoint"), timed("adjoint"), timed("scipy", 0.6, control="adjoint")]
+    assert choice_sentence(only(cells)) == (
+        "Choose `direct`: no other was shown to be better in error, memory or time."
+    )
+    single = timed("symplectic", 0.1, control="adjoint", ratio_low=None, ratio_high=None, peak_memory_bytes=1)
+    assert choice_sentence(only([*cells, single])) == (
+        "Choose `direct`: no other was shown to be better in error, memory or time. Not weighed, without an interval "
+        "of time: `symplectic`."
+    )
+
+
+def test_an_undecided_choice_says_so():
+    """Who may be as fast as the one that is to be chosen for its time is named, as is who is best in nothing."""
+    cells = [
+        timed("direct", peak_memory_bytes=2**23),
+        timed("adjoint", 1.01, peak_memory_bytes=2**22, grad_error_params=1e-3),
+        timed("scipy", 3.0, peak_memory_bytes=2**20, grad_error_params=1e-2),
+        timed("checkpoint", 2.0, peak_memory_bytes=2**21, grad_error_params=5e-3),
+    ]
+    fastest, _, choice = short_answer(only(cells))
+    assert fastest == "Fastest: not decided between `direct`, 10 ms, and `adjoint`."
+    assert choice == (
+        "Choose `direct` for time and exactness, `scipy` for memory (`adjoint` may be as fast); no other was shown to "
+        "beat these. In between, and beaten by none: `checkpoint`."
+    )
+
+
+def test_a_choice_that_is_not_known_says_why():
+    """Without errors, and without intervals."""
+    unknown = [timed("direct", grad_error_params=None), timed("adjoint", 1.5), timed("scipy", 2.0)]
+    assert choice_sentence(only(unknown)) == "Choose: not known, because error or memory of `direct` is not stated."
+    single = timed("adjoint", 0.5, ratio_low=None, ratio_high=None)
+    fastest, *_ = short_answer(only([timed("direct"), single]))
+    assert fastest == "Fastest: not known, because no ratio of times has an interval."
+
+
+def test_several_settings_have_one_answer():
+    """Who is best in how many of them; what is not decided counts for nobody."""
+    one = [timed("direct"), timed("adjoint", 2.0, peak_memory_bytes=2**19)]
+    two = [timed("direct", rtol=1e-3), timed("adjoint", 1.01, rtol=1e-3)]
+    assert common_answer([only(one), only(two)]) == (
+        "Fastest: `direct` in 1 of 2.",
+        "Leanest: `adjoint` in all 2, `direct` in 1 of 2. Most exact: `direct`, `adjoint` in all 2.",
+        "Choose: on the Pareto front of error, memory and time `direct`, `adjoint` in all 2.",
+    )
+
+
+def test_the_best_come_first():
+    """By the ratio of times, then what was not timed with them, then what may not be ranked, then what failed."""
+    cells = [early("scipy", "oom"), timed("direct"), timed("adjoint", 0.5, status="wrong_gradient", reason="r"),
+             timed("checkpoint", 0.9), timed("diffrax", run_id="run-0", created_at="2026-01-01")]  # fmt: skip
+    assert backends(best_first(only(cells).comparison)) == ["checkpoint", "direct", "diffrax", "adjoint", "scipy"]

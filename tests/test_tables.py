@@ -1,18 +1,31 @@
 """Tables show what a record holds, mark what is undecided, and leave holes where nothing was measured."""
 
+from dataclasses import replace
 from io import StringIO
 
+import pytest
 from rich.console import Console
+from synthetic import early, timed, trained
+from synthetic import record as whole_record
 
+from nodebench import installed, printing, progress
+from nodebench.bench.messages import Event
+from nodebench.bench.plan import Cell
+from nodebench.printing import View, named_one_by_one, print_listing, print_notes, print_records
+from nodebench.problem import SolverSpec
+from nodebench.reports.answers import answer
+from nodebench.reports.comparison import comparisons
 from nodebench.reports.document import ABSENT, interval, number
 from nodebench.reports.tables import (
+    answers_table,
     failures_table,
     full_tables,
     gradient_tables,
+    summary_table,
     sweep_table,
     training_tables,
 )
-from nodebench.reports.writers.terminal import print_table
+from nodebench.reports.writers.terminal import ShortNames, print_table
 from nodebench.results.record import Record
 
 COMMON = {
@@ -145,3 +158,173 @@ def test_the_table_of_costs_loses_nothing_on_80_columns():
     _, cost, _ = gradient_tables([record("torchdiffeq-adjoint", peak_memory_bytes=900 * 2**20, **figures, **ratio)])
     row = ["900", "12.3", "2462", "2410..2510", "1.23", "14.3", "13.1..15.2", "slower"]
     assert any(line.split()[1:] == row for line in text(cost).splitlines())
+
+
+MINE = "./a/folder/of/some/length/mine.py:Mine"
+
+TASK = "field[field=/home/a/folder/model.py:ODEFunc,times=0:5:11,y0=64x2]"
+
+LONG = "checkpoint[checkpoints=8,land=true]"
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """What is printed on a terminal of 80 columns."""
+    console = Console(file=StringIO(), width=80, force_terminal=True, color_system=None, highlight=False, emoji=False)
+    monkeypatch.setattr(printing, "new_console", lambda **_: console)
+    monkeypatch.setattr("nodebench.reports.writers.terminal.new_console", lambda **_: console)
+
+    def shown(*records, **view):
+        console.file.seek(0)
+        console.file.truncate()
+        print_records(records, View(**view))
+        return console.file.getvalue()
+
+    shown.console = console
+    return shown
+
+
+def compared(**fields):
+    """A comparison of methods with long names, some of which did not end well, with the largest of figures."""
+    fields = {"task": TASK, "model": "ODEFunc", "nfe_forward": 12345, "nfe_backward": 123456} | fields
+    late = {"control": "torchdiffeq", "peak_memory_bytes": 12345 * 2**20, "grad_error_params": 1.2e-13}
+    other = f"model ODEFunc of task {TASK} is written for torch, not for jax."
+    records = [
+        timed("torchdiffeq", step_s=123.4, **fields),
+        timed(MINE, 0.512, **late | fields),
+        timed(LONG, 0.999, **late | fields),
+        timed("adjoint", 2.0, status="wrong_gradient", reason=f"the gradient error is {'far ' * 60}too large.",
+              **late | fields),
+        early("diffrax", reason=other, **fields),
+        early("jax-odeint", reason=other, **fields),
+        early("scipy", "not_installed", reason="no scipy.", **fields),
+    ]  # fmt: skip
+    return [replace(each, cell_id=f"0123456789{at:02}") for at, each in enumerate(records)]
+
+
+def widest(text):
+    return max(map(len, text.splitlines()))
+
+
+def test_every_table_fits_80_columns_with_long_names(terminal):
+    """Names fold, and figures stay whole; so do those of trainings, of several tolerances and of all figures."""
+    for records in (compared(), [*compared(), *compared(rtol=1e-7, seed=1)], [trained("cnf", 3.0, MINE, task=TASK)]):
+        for wide in (False, True):
+            shown = terminal(*records, wide=wide)
+            assert widest(shown) <= 80
+            assert all(f"{name}: " not in shown for name in ("ms", "ratio", "metric"))  # no table fell apart
+    table = text(summary_table(comparisons(compared())[0]))
+    for figure in ("12345+123456", "1.2e-13", " 12345 ", "0.492..0.532", "wrong_gradient"):
+        assert figure in table
+
+
+def test_what_is_printed_ends_with_the_answer_and_where_the_rest_is(terminal):
+    """Three lines, failures with their reasons, one line for all that was not run, one for notes, one for a report."""
+    records = compared()
+    records[1] = timed(MINE, 0.5, control="torchdiffeq", task=TASK, model="ODEFunc", notes=["one"], differences=["two"])
+    shown = " ".join(terminal(*records).split())
+    place = [
+        shown.index(words)
+        for words in ("ratio", "Fastest: mine.py:Mine", "Leanest: ", "Most exact: ", "Choose ",
+                      "wrong_gradient: adjoint: ", "(nodebench logs ", "not run: ",
+                      "2 notes: nodebench show latest --notes; all figures: ",
+                      "report: nodebench report latest --open")
+    ]  # fmt: skip
+    assert place == sorted(place)
+    assert shown.count("not run: ") == 1
+    assert (
+        "not run: diffrax, jax-odeint: model ODEFunc of task field[field=model.py:ODEFunc,times=0:5:11,y0=64x2] is "
+        "written for torch, not for jax; scipy: no scipy" in shown
+    )
+    assert "folder" not in shown
+    assert "far far" in shown
+    assert shown.count("far") < 60
+
+
+def test_the_fastest_comes_first_and_what_did_not_end_well_last(terminal):
+    """Unless backends were named one by one: then as they were asked for."""
+    cells = [timed("direct"), early("scipy", "oom"), timed("adjoint", 2.0), timed("symplectic", 0.5)]
+    names = ("direct", "scipy", "adjoint", "symplectic")
+
+    def order(**view):
+        rows = [line.split()[0] for line in terminal(*cells, **view).splitlines() if line.split()[:1]]
+        return [row for row in rows if row in names]
+
+    assert order() == ["symplectic", "direct", "adjoint", "scipy"]
+    assert order(in_order=True) == ["direct", "adjoint", "symplectic", "scipy"]
+    assert named_one_by_one("nodebench run -b direct,adjoint -t cnf")
+    assert named_one_by_one("nodebench run --backend=direct -t cnf")
+    assert not named_one_by_one("nodebench run -b direct,all -t cnf")
+    assert not named_one_by_one("nodebench run -b direct --backend all")
+    assert not named_one_by_one("python script.py")
+
+
+def test_evaluations_alone_are_one_table_of_what_there_is(terminal):
+    """No column and no table of dashes."""
+    shown = terminal(
+        *(whole_record(name, nfe_forward=20, nfe_backward=n) for n, name in ((0, "direct"), (20, "adjoint")))
+    )
+    assert "20+20" in shown
+    assert "Fewest evaluations, forward and backward: direct, 20." in shown
+    assert not {"MiB", "ms", "ratio", ABSENT} & set(shown.split())
+
+
+def test_several_settings_end_with_their_answers(terminal):
+    """A row for each, with what they differ in, and three lines for all."""
+    cells = [
+        timed(name, ratio, rtol=rtol, atol=rtol)
+        for rtol in (1e-3, 1e-5)
+        for name, ratio in (("direct", None), ("adjoint", 2.0))
+    ]
+    shown = terminal(*cells)
+    table = answers_table([answer(each) for each in comparisons(cells)])
+    assert [column.title for column in table.columns if not column.further] == [
+        "rtol", "fastest", "leanest", "most exact", "Pareto front"
+    ]  # fmt: skip
+    assert [row[0].text for row in table.rows] == ["0.001", "1e-05"]
+    assert shown.index("ratio") < shown.index("The answer in every setting.") < shown.index("Fastest: direct in all 2.")
+
+
+def test_paths_are_shortened_where_that_says_which_file_is_meant():
+    """Two files of one name keep their folders."""
+    short = ShortNames.of([MINE, TASK, "old/step.py:Step", "new/step.py:Step", "direct", None])
+    assert short(f"{MINE} on {TASK}") == "mine.py:Mine on field[field=model.py:ODEFunc,times=0:5:11,y0=64x2]"
+    assert short("old/step.py:Step") == "old/step.py:Step"
+
+
+def test_notes_name_what_they_are_of(terminal):
+    """Each once, with the task and all backends that it is of."""
+    terminal()
+    print_notes([timed("direct", notes=["direct: it waited."]), timed("adjoint", 2.0, differences=["it lands."]),
+                 timed("scipy", 3.0, differences=["it lands."])])  # fmt: skip
+    assert terminal.console.file.getvalue().splitlines()[-2:] == [
+        "cnf: direct: it waited.", "cnf: adjoint, scipy: it lands."
+    ]  # fmt: skip
+
+
+def test_a_listing_splits_no_word(terminal):
+    """Where a table has no room for its words, each name has a paragraph."""
+    for rows in (
+        installed.backends(),
+        installed.solvers(),
+        [{"name": "n", "options": "a=" + "b" * 60, "summary": "s " * 50}],
+    ):
+        terminal()
+        print_listing("things", rows)
+        shown = terminal.console.file.getvalue()
+        assert widest(shown) <= 80
+        words = {word.replace("`", "") for row in rows for value in row.values() for word in value.split()}
+        assert [word for word in words if len(word) < 50 and word not in shown.replace("`", "")] == []
+
+
+@pytest.mark.parametrize("status", ["unsupported", "not_installed", "oom"])
+def test_what_was_not_run_is_not_announced_one_by_one(status):
+    """The end of the run names all in one line; a failure is told at once."""
+    cell = Cell(task="t", model="m", backend="scipy", framework="torch", spec=SolverSpec(), device="cpu",
+                threads=1, seed=0, preset="smoke", batch_size=1)  # fmt: skip
+    event = Event("record", status, cell, record=early("scipy", status))
+    console = Console(file=StringIO(), width=80)
+    progress.PlainDisplay(console, 2)(event)
+    with progress.Bars(console=console) as bars:
+        progress.LiveDisplay(bars, 2)(event)
+    assert console.file.getvalue().count("it cannot") == (2 if status == "oom" else 0)

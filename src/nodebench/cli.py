@@ -488,14 +488,21 @@ def report(
     ] = None,
     charts: ChartsOption = None,
     machine: MachineOption = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write a report of what has been measured: the answer first, then every figure it rests on."""
     from nodebench import api, printing
+    from nodebench.reports.writers.files import open_page
 
     outputs = output or [Path("report.html")]
+    page = next((path for path in outputs if path.suffix == ".html"), None)
+    if open_ and page is None:
+        raise UserError("`--open` opens a page in the browser; name one that ends in .html with `--output`.")
     written = api.report(run_ids or None, outputs, store=store, charts=charts, machine=machine, command=command_line())
     printing.print_written(written)
+    if open_ and page is not None and not open_page(page):
+        printing.print_not_opened(page)
 
 
 @app.command()

@@ -129,7 +129,7 @@ def print_records(
         return
     view, console = view or View(), new_console()
     said = _print_tables(records, view, laws, console)
-    rest = [*_failure_lines(records, view, console.width), *_more(records, view)]
+    rest = [*_failure_lines(records, view, short_names(records), console.width), *_more(records, view)]
     _print_lines(records, [*([""] if said else []), *rest], console)
 
 
@@ -201,14 +201,16 @@ def _failed(records: Sequence["Record"]) -> list["Record"]:
     return [record for record in records if record.status not in ("ok", *NOT_RUN)]
 
 
-def _failure_lines(records: Sequence["Record"], view: View, width: int) -> Iterator[str]:
+def _failure_lines(records: Sequence["Record"], view: View, short: ShortNames, width: int) -> Iterator[str]:
     """What failed, each with as much of its reason as fits, and how to read more."""
+    several = len({record.task for record in records}) > 1
     failed = _failed(records)
     for record in failed[:MAX_FAILURES]:
-        name = f"{record.status}: {record.task} {record.backend or record.model}: "
+        of_task = f"{record.task} " if several else ""
+        name = short(f"{record.status}: {of_task}{record.backend or record.model}: ")
         more = f" (nodebench logs {record.cell_id})"
         room = FAILURE_LINES * width - len(name) - len(more)
-        yield name + shorten(reason(record), max(room, LEAST_REASON), placeholder=" ...") + more
+        yield name + shorten(short(reason(record)), max(room, LEAST_REASON), placeholder=" ...") + more
     if failed[MAX_FAILURES:]:
         yield f"{len(failed) - MAX_FAILURES} more did not end well: {view.command('show', '--wide')}"
 
@@ -427,6 +429,12 @@ def print_written(files: Sequence["Written"]) -> None:
         n_bytes, count = file.n_bytes, "" if file.n_files is None else f"{file.n_files} files, "
         size = f"{n_bytes / 1e6:.2g} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.3g} kB"
         new_console().print(f"wrote {escape(str(file.path))}, {count}{size}")
+
+
+def print_not_opened(page: Path) -> None:
+    """Print where a page is that no browser could be opened for."""
+    text = f"no browser can be opened here; the page is at {page.resolve().as_uri()}"
+    new_console().print(escape(text), soft_wrap=True)
 
 
 def print_gate(gate: "GateResult") -> None:

@@ -367,10 +367,12 @@ def common_answer(answers: Sequence[Answer]) -> tuple[str, ...]:
     fast = [(each.fastest.record,) for each in answers if each.fastest and not each.fastest.undistinguished]
     lean, exact = ([each.records for each in found if each] for found in (
         [answer.leanest for answer in answers], [answer.most_exact for answer in answers]))  # fmt: skip
+    fronts = [answer.front for answer in answers if answer.front]
+    front = f"on the Pareto front of error, memory and time {_most_often(fronts, n, '')}"
     return (
         f"Fastest: {_most_often(fast, n, 'decided in none')}.",
         f"Leanest: {_most_often(lean, n, 'known in none')}. Most exact: {_most_often(exact, n, 'known in none')}.",
-        f"Choose: on the Pareto front of error, memory and time {_most_often([a.front for a in answers], n, 'none')}.",
+        f"Choose: {front if fronts else f'not known in any of {n} settings'}.",
     )
 
 

@@ -252,9 +252,11 @@ def courses(records: Sequence[Record]) -> list[Chart | Missing]:
 
 
 def _course_charts(trained: Sequence[Sequence[Record]], course: Course) -> list[Chart | Missing]:
-    groups = [(group, rows) for group in trained if (rows := _epochs(group, course))]
+    known = [(group, _epochs(group, course)) for group in trained]
+    groups = [(group, rows) for group, rows in known if len({(row["x"], row["y"]) for row in rows}) >= MIN_PLACES]
     if not groups:
-        return [Missing(course.title, f"it needs {course.missing}; run with `--measure training` or `both`.")]
+        reason = f"it needs two epochs of {course.missing}; run with `--measure training` or `both`."
+        return [Missing(course.title, reason)]
     drawn = [(group, part) for group, rows in groups[:MAX_CHARTS] for part in split_series(rows)]
     charts: list[Chart | Missing] = []
     for name, (group, part) in _named(f"{base_task(trained[0][0])}-{course.name}", drawn):

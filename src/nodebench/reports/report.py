@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from nodebench import __version__
 from nodebench.plots import RenderedPlot
@@ -109,14 +108,13 @@ def _at_a_glance(task: TaskContents) -> list[Block]:
     """What the first screen shows: the setting, the answer, one picture and the main table; and the answer in full."""
     answer, n = task.main, len(task.answers)
     others = f" This is the setting with most backends of {n} on this task." if n > 1 else ""
-    table = comparison_table(comparison_name(task, 1), answer.comparison)
     shown = picture(answer)
     said = (*answer_sentences(answer), *absence_sentences(answer))
     return [
         Paragraph(f"{answer.comparison.setting}.{others}"),
         Bullets(short_answer(answer)),
         *([] if shown is None else [shown]),
-        replace(table, caption="One gradient step with each method."),
+        comparison_table(comparison_name(task, 1), answer.comparison),
         Details("The answer in full", (Bullets(said),)),
     ]
 

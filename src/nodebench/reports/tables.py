@@ -83,8 +83,8 @@ def _solves_none(_: Record) -> str:
 
 BACKEND = plain("backend", lambda r: r.backend, text=code)
 NAME = plain("backend", lambda r: r.backend, wraps=True)
-MODEL = plain("model", lambda r: r.model)
-TASK = plain("task", lambda r: r.task)
+MODEL = plain("model", lambda r: r.model, wraps=True)
+TASK = plain("task", lambda r: r.task, wraps=True)
 SEED = plain("seed", lambda r: r.seed, text=count)
 STATUS = plain("status", lambda r: r.status, "How the cell ended.")
 RUN = plain("run", lambda r: r.run_id)
@@ -121,7 +121,7 @@ def comparison_table(name: str, comparison: Comparison) -> Table:
     main = [replace(each, only_if_any=False) for each in _summary(ratio=replace(ratio, text=_ratio))]
     more = with_node([STATUS, VERDICT, replace(step_ends, column=replace(step_ends.column, title="95 % ms")),
                       *of_table("comparison"), *run], records)  # fmt: skip
-    further = [replace(each, column=replace(each.column, further=True)) for each in more]
+    further = [replace(each, column=replace(each.column, further=True), only_if_any=True) for each in more]
     columns = shown([BACKEND, *main, *further], records)
     entries = [marked(each, records, timed if each.best == "timed" else all_ranked) for each in columns]
     at = len(main)  # the ratio, in whose place stands why there is none

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import sys
+import webbrowser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +122,19 @@ def write_page(page: Document, paths: Sequence[Path], charts: str | None) -> lis
             raise _unwritable(path, error) from error
         written.append(Written(path, path.stat().st_size))
     return written
+
+
+def open_page(page: Path) -> bool:
+    """Open a page in the browser.
+
+    Args:
+        page: The file.
+
+    Returns:
+        Whether a browser took it: there may be none, or no display that it could show it on.
+    """
+    has_display = sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")))
+    return bool(has_display) and webbrowser.open(page.resolve().as_uri())
 
 
 def write_charts(page: Document, folder: Path, kind: str) -> dict[str, Path]:
