@@ -135,7 +135,7 @@ def test_of_several_problems_one_stands_open():
     blocks = list(at_equal_error([*other, *CURVES]))
     assert (len(of_kind(blocks, Table)), len(of_kind(blocks, Chart))) == (4, 1)
     (text,) = of_kind(blocks, Bullets)[-1].items
-    assert text.startswith("`cnf` cnf, dopri5, batch 7, float64 on cpu, preset smoke: At an error of ")
+    assert text.startswith("`cnf`, dopri5, batch 7, float64 on cpu, preset smoke: At an error of ")
     families = [replace(r, batch_size=7, cell_id=f"{r.cell_id}/7") for r in FAMILY if r.backend != "direct"]
     blocks = list(at_equal_memory([*families, *FAMILY]))
     assert (len(of_kind(blocks, Table)), len(of_kind(blocks, Chart))) == (1, 1)

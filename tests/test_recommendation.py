@@ -59,6 +59,16 @@ def test_each_method_is_taken_where_it_is_exact_enough_and_cheapest():
     assert reasons["diffrax"] == "unsupported: the field is written for torch"
 
 
+def test_costs_at_the_error_itself_are_interpolated():
+    """Between the tolerances that were tried, of the methods that are on both sides of it."""
+    found = recommendation(STUDY, Wishes.of(error=1e-3))
+    assert "At an error of 0.001 itself, interpolated between tolerances: `direct` 13 evaluations" in found.at_error
+    assert "`adjoint` 13 evaluations, 0.0625 MiB, 12 ms" in found.at_error
+    assert "5.657 ms" in found.at_error  # half way between 4 and 8 in the logarithm
+    assert "torchdiffeq" not in found.at_error
+    assert recommendation(STUDY, Wishes.of(error=1e-9)).at_error == ""
+
+
 def test_memory_and_time_are_limits_too():
     """What exceeds one is not chosen, by how much it does."""
     lean = recommendation(STUDY, Wishes.of(error=1e-4, memory="0.5 MiB"))

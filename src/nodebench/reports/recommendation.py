@@ -32,6 +32,7 @@ from nodebench.reports.document import (
     number,
 )
 from nodebench.reports.writers.terminal import print_table
+from nodebench.results.equal_cost import CostAtError, equal_costs
 from nodebench.results.record import Record
 
 Relative = tuple[float, float, float]
@@ -176,12 +177,15 @@ class Recommendation:
         choices: The methods that fit, the best first; none where nothing fits.
         lost: The others, those first that come nearest.
         rules: Rules of thumb, and whether they held.
+        at_error: What each method costs at the wished error itself, between its tolerances; empty where that is not
+            known of two.
     """
 
     wishes: Wishes
     choices: tuple[Choice, ...]
     lost: tuple[Lost, ...]
     rules: tuple[Rule, ...]
+    at_error: str = ""
 
     def __repr__(self) -> str:
         """What a terminal of 80 columns shows."""
@@ -208,6 +212,7 @@ class Recommendation:
             ],
             "lost": [{"name": each.name, "reason": each.reason, "misses": each.misses} for each in self.lost],
             "rules": [vars(rule) for rule in self.rules],
+            "at_error": self.at_error,
         }
 
     @property
@@ -269,7 +274,27 @@ def recommendation(
     fits.sort(key=lambda record: (record.step_s is None, record.step_s or effort(record)))
     choices = tuple(Choice(record, compared(record, fits[0]) if at else None) for at, record in enumerate(fits))
     lost.sort(key=lambda each: each.misses or inf)
-    return Recommendation(wishes, choices, tuple(lost), tuple(rules(asked)))
+    return Recommendation(wishes, choices, tuple(lost), tuple(rules(asked)), _at_error(asked, wishes.error))
+
+
+def _at_error(records: Sequence[Record], error: float | None) -> str:
+    """What methods cost at an error, interpolated: the tolerances that were tried are not those that it needs."""
+    costs = None if error is None else equal_costs([r for r in records if r.status == "ok"], (error,))
+    reached = [] if costs is None else [cost for cost in costs.costs if cost.outcome == "reached"]
+    if error is None or len(reached) < 2:
+        return ""
+    told = (f"`{cost.backend}` {', '.join(_costs(cost))}" for cost in reached)
+    return f"At an error of {number(error, 2)} itself, interpolated between tolerances: {'; '.join(told)}."
+
+
+def _costs(cost: CostAtError) -> Iterator[str]:
+    if cost.evaluations.value is not None:
+        yield f"{number(cost.evaluations.value)} evaluations"
+    if cost.memory.value is not None:
+        yield f"{mebibytes(int(cost.memory.value))} MiB"
+    if cost.time.value is not None:
+        ends = "" if cost.time.low is None else f" ({interval(cost.time.low, cost.time.high, 1000)})"
+        yield f"{milliseconds(cost.time.value)} ms{ends}"
 
 
 def chosen(method: Sequence[Record], wishes: Wishes) -> Record | Lost:
@@ -365,6 +390,8 @@ def print_recommendation(found: Recommendation, console: Console) -> None:
         console.print("not chosen:")
         for lost in found.lost:
             _print_hanging(console, f"- {lost.name}: {lost.reason}")
+    if found.at_error:
+        _print_hanging(console, found.at_error)
     for rule in found.rules:
         _print_hanging(console, f"rule of thumb of {_rule_sentence(rule)}")
     _print_hanging(console, found.answer)
@@ -382,6 +409,8 @@ def _blocks(found: Recommendation) -> Iterator[Block]:
     if found.lost:
         yield Paragraph("Not chosen:")
         yield Bullets(tuple(f"`{lost.name}`: {lost.reason}" for lost in found.lost))
+    if found.at_error:
+        yield Paragraph(found.at_error)
     if found.rules:
         yield Paragraph("Rules of thumb, and whether they hold here:")
         yield Bullets(tuple(map(_rule_sentence, found.rules)))
