@@ -170,6 +170,9 @@ def test_the_table_at_equal_memory():
     assert rows["reversible"][3:6] == ["`checkpoint[checkpoints=4]`", "8", "0.8"]
     assert rows["reversible"][7:] == ["faster", "0.0003", "0.0001"]
     assert rows["symplectic"][3:6] == ["none of `checkpoint[checkpoints]`", "-", "-"]
+    bare = [replace(r, n_params=0, grad_error_params=None, grad_error_y0=2e-5) for r in FAMILY]
+    (table_y0,) = of_kind(at_equal_memory(bare), Table)
+    assert {row[8].text for row in table_y0.rows} == {"2e-05"}
     reasons = [entry.reason for row in table.rows for entry in row if entry.reason]
     assert reasons == ["it needs at least 5 MiB, with `checkpoint[checkpoints=1]`."]
 

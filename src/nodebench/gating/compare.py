@@ -186,7 +186,7 @@ def _traded(findings: list[Finding]) -> list[Finding]:
     if not worse:
         return findings
     exact = (*ERRORS, "grad_cosine_params", "method_error_params", "method_error_y0", "status")
-    why = f"{worse[0]} has become larger; what is cheaper at equal error is told apart."
+    why = f"{worse[0]} has become larger; several tolerances tell what it costs at equal error."
     return [
         replace(each, verdict="traded", reason=f"{each.reason} But {why}")
         if each.verdict == "improvement" and each.metric not in exact

@@ -16,7 +16,7 @@ from nodebench.reports.equal_cost import (
     sentences,
     timed_costs,
 )
-from nodebench.reports.equal_memory import equal_memories, memory_sentences, memory_table
+from nodebench.reports.equal_memory import equal_memories, gradient_error, memory_sentences, memory_table
 from nodebench.reports.series import Axis, Row, lines, split_series
 from nodebench.results.equal_cost import CostAtError
 from nodebench.results.equal_memory import families
@@ -118,7 +118,7 @@ def _memory_row(record: Record, series: str) -> Row:
     time, (low, high) = TIME.value(record), TIME.bounds(record)
     memory = MEMORY.value(record)
     ends = {} if low is None or high is None else {"y_low": low, "y_high": high}
-    error = number(record.grad_error_params, 2)
+    error = number(gradient_error(record), 2)
     return {
         "series": series,
         "x": memory,

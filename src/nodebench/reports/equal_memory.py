@@ -16,7 +16,7 @@ from nodebench.reports.document import (
     mebibytes,
     number,
 )
-from nodebench.results.equal_cost import looseness, place
+from nodebench.results.equal_cost import error_of, looseness, place
 from nodebench.results.equal_memory import CostAtMemory, equal_memory
 from nodebench.results.record import Record
 
@@ -104,7 +104,7 @@ COLUMNS = (
     Column("ratio", "Its time relative to that of the method."),
     Column("95 %", "95 % interval of the ratio; `undecided` where it holds 1."),
     Column("verdict", "Of the fastest within it, against the method.", numeric=False),
-    Column("err", "Gradient error of the method, of d/dparams."),
+    Column("err", "Gradient error of the method: of d/dparams, or of d/dy0 where the field has no parameters."),
     Column("err of it", "Gradient error of the fastest within it."),
 )
 
@@ -114,10 +114,15 @@ def memory_table(groups: Sequence[Group], name: str, caption: str) -> Table:
     return Table(name, caption, COLUMNS, tuple(_row(cost) for _, costs in groups for cost in costs))
 
 
+def gradient_error(record: Record) -> float | None:
+    """The error that methods are compared by."""
+    return record.grad_error_y0 if error_of([record.n_params]) == "grad_error_y0" else record.grad_error_params
+
+
 def _row(cost: CostAtMemory) -> tuple[Entry, ...]:
     fixed, member, ratio = cost.fixed, cost.member, cost.ratio
     name = code(cost.family.name) if member is None else _code(member)
-    error = None if member is None else member.grad_error_params
+    error = None if member is None else gradient_error(member)
     memory = None if member is None else member.peak_memory_bytes
     return (
         Entry(place(fixed), fixed.rtol),
@@ -128,6 +133,6 @@ def _row(cost: CostAtMemory) -> tuple[Entry, ...]:
         Entry(number(ratio.value), ratio.value, ratio.reason),
         Entry(interval(ratio.low, ratio.high), ratio.low),
         Entry(cost.verdict or ABSENT, cost.verdict, tone="doubtful" if cost.verdict == "undecided" else ""),
-        Entry(number(fixed.grad_error_params, 2), fixed.grad_error_params),
+        Entry(number(gradient_error(fixed), 2), gradient_error(fixed)),
         Entry(number(error, 2), error),
     )
