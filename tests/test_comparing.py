@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,11 @@ from commands import nodebench
 from torch import nn
 
 import nodebench as package
-from nodebench.comparing import Interruption, compare
+from nodebench.bench.matrix import task_cells
+from nodebench.bench.messages import Assignment
+from nodebench.bench.request import Request
+from nodebench.bench.worker.main import Worker
+from nodebench.comparing import Interruption, compare, given_problem
 from nodebench.errors import UserError
 from nodebench.tasks.field import objects
 from nodebench.tasks.field.objects import GivenProblem, receive, unpacked
@@ -94,11 +99,9 @@ def test_a_function_closes_over_modules_or_comes_with_parameters():
     """What it closes over is differentiated by, and so are the parameters that come with it."""
     net = nn.Linear(2, 2)
     given = torch.eye(2), torch.zeros(2)
-    closed = quick(lambda t, y: torch.tanh(net(y))).records[0]
-    paired = quick((lambda t, y, a, b: torch.tanh(y @ a + b), given)).records[0]
-    for record in (closed, paired):
-        assert record.status == "ok", record.reason
-        assert record.grad_error_params < 1e-2
+    (both,) = quick((lambda t, y, a, b: torch.tanh(net(y @ a + b)), given)).records
+    assert both.status == "ok", both.reason
+    assert (both.grad_error_params < 1e-2, both.n_params) == (True, 12)
     free = quick(lambda t, y: -y, y0=Y0[0, 0]).records[0]
     assert (free.status, free.grad_error_params) == ("ok", None)
 
@@ -188,9 +191,10 @@ def test_objects_live_in_the_process_that_received_them(monkeypatch):
     assert not any(Path(digest).parent.glob(f"*{digest}*"))
 
 
-def test_jax_fields_are_measured_too():
-    """A module that no worker could import, and a function with a dictionary of parameters."""
+def test_jax_fields_arrive_as_they_were_sent(tmp_path, monkeypatch):
+    """A module that no worker could import, and a function with a dictionary of parameters; a notebook measures one."""
     eqx, jax = pytest.importorskip("equinox"), pytest.importorskip("jax")
+    monkeypatch.setattr(objects, "_received", {})
 
     class Rate(eqx.Module):
         layer: eqx.nn.Linear
@@ -207,15 +211,19 @@ def test_jax_fields_are_measured_too():
         del t
         return jax.numpy.tanh(y @ params["a"] + params["b"])
 
-    y0, target = jax.numpy.asarray(Y0.numpy()), jax.numpy.ones((4, 2))
-    module = Rate(jax.random.key(0))
-    params = {"a": jax.numpy.eye(2), "b": jax.numpy.zeros(2)}
-    for field in (module, (function, params)):
-        (record,) = quick(field, y0=y0, backends="diffrax", loss=lambda ys: ((ys[-1] - target) ** 2).mean()).records
-        assert (record.status, record.framework) == ("ok", "jax"), record.reason
-        assert record.grad_error_params < 1e-2
+    module, params = Rate(jax.random.key(0)), {"a": jax.numpy.eye(2), "b": jax.numpy.zeros(2)}
+    names = [{"field.layer.weight", "field.layer.bias"}, {"field.given.a", "field.given.b"}]
+    for (field, parameters), wanted in zip([(module, None), (function, params)], names, strict=True):
+        given = given_problem(field, parameters, jax.numpy.asarray(Y0.numpy()), [0.0, 1.0], None)
+        digest, content = packed(given)
+        request = Request(backends=("diffrax",), tasks=(f"field[digest={digest},field=Rate]",), measure="gradient")
+        receive({digest: content})
+        (cell,) = task_cells(request.tasks[0], request, [("diffrax", "jax")]).cells
+        Worker(Assignment(replace(cell, backend=None)), None).begin(tmp_path / "inputs.npz")
+        with np.load(tmp_path / "inputs.npz") as arrays:
+            assert {name.removeprefix("weights/") for name in arrays if name.startswith("weights/")} == wanted
     with pytest.raises(UserError, match=r"the function closes over `module`"):
-        quick(lambda t, y: 2 * module(t, y), y0=y0, backends="diffrax")
+        quick(lambda t, y: 2 * module(t, y), y0=jax.numpy.asarray(Y0.numpy()), backends="diffrax")
     with pytest.raises(UserError, match=r"of one framework"):
         quick(module, backends="diffrax")
 
