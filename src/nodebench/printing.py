@@ -120,6 +120,7 @@ def print_records(
     """
     if as_json:
         print_json([record.to_dict() for record in records])
+    if as_json or not records:
         return
     view, console, short = view or View(), new_console(), short_names(records)
     answers = [answer(comparison) for comparison in comparisons(records)]
