@@ -126,6 +126,7 @@ def print_records(
     """
     if as_json:
         print_json([record.to_dict() for record in records])
+    if as_json or not records:
         return
     view, console = view or View(), new_console()
     said = _print_tables(records, view, laws, console)

@@ -111,8 +111,8 @@ def backward_evaluations(records: Sequence[Record], name_of: Callable[[Record], 
         return [
             Missing("evaluations backward against forward", f"no cell evaluates the field in its backward pass.{note}")
         ]
-    if len({(row["x"], row["y"]) for row in rows}) < MIN_PLACES:
-        reason = f"all cells that evaluate it there have the same numbers, which their table has.{note}"
+    if len({row["x"] for row in rows}) < MIN_PLACES:
+        reason = f"all forward solves that it belongs to take the same number, and the table has the others.{note}"
         return [Missing("evaluations backward against forward", reason)]
     x, y = (Axis(f"evaluations of the {which}", log=True) for which in ("forward solve", "backward pass"))
     ends = (min(row["x"] for row in rows), max(row["x"] for row in rows) * 1.001)
