@@ -234,7 +234,8 @@ def print_cost(records: Sequence["Record"], elapsed_s: float) -> None:
     """Print how long a run took, and how much of that was not measured work."""
     overhead_s = sum(record.overhead_s or 0.0 for record in records)
     share = overhead_s / elapsed_s
-    new_console().print(f"{elapsed_s:.0f} s, of which {overhead_s:.0f} s ({share:.0%}) were not spent in measured work")
+    told = f"{elapsed_s:.0f} s, of which {overhead_s:.0f} s ({share:.0%}) were not spent in measured work"
+    new_console().print(f"{told}\n")
 
 
 def print_study(study: "Study") -> None:
