@@ -25,6 +25,7 @@ from nodebench.reports.answers import (
 from nodebench.reports.columns import reason
 from nodebench.reports.comparison import NOT_COMPARED, NOT_RUN, Machines, comparisons, parts
 from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, mebibytes
+from nodebench.reports.names import ShortNames
 from nodebench.reports.tables import (
     answers_table,
     exponents_table,
@@ -33,7 +34,7 @@ from nodebench.reports.tables import (
     summary_table,
     trained_summary,
 )
-from nodebench.reports.writers.terminal import ShortNames, new_console, print_table
+from nodebench.reports.writers.terminal import new_console, print_table
 from nodebench.reports.writers.terminal import print_listing as print_listing_of
 from nodebench.results.machine import Fingerprint, differences, environment_of
 

@@ -4,7 +4,6 @@ It is drawn without a script and for one width, so that a page shows it at once;
 since no two may lie over each other and Vega-Lite places none.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -16,6 +15,7 @@ import altair as alt
 from nodebench.reports.answers import Answer
 from nodebench.reports.comparison import base_task, label
 from nodebench.reports.document import Picture, key, mebibytes, milliseconds, number
+from nodebench.reports.names import ShortNames
 from nodebench.reports.series import BLUE, TICK
 from nodebench.results.record import Record
 
@@ -277,8 +277,7 @@ def _distance(box: Box, place: tuple[float, float]) -> float:
 
 def short_labels(names: Sequence[str]) -> list[str]:
     """Names as a picture has room for them: files without their folders where that tells them apart, none too long."""
-    plain = [re.sub(r"[^\[\]=,:]*/(?=[^\[\]=,:/]+\.py:)", "", name) for name in names]
-    told = [short if plain.count(short) == 1 else name for short, name in zip(plain, names, strict=True)]
+    told = map(ShortNames.of(names), names)
     return [text if len(text) <= LONGEST else f"{text[: LONGEST - 9]}…{text[-8:]}" for text in told]
 
 
