@@ -5,9 +5,11 @@ import re
 import pytest
 from synthetic import ALIKE, ELSEWHERE, ENVIRONMENTS, record, timed, trained
 
+from nodebench.reports.answers import answer
 from nodebench.reports.charts import MAX_CHARTS, backward_evaluations, courses, growth, work_precision
-from nodebench.reports.comparison import Machines
+from nodebench.reports.comparison import Machines, comparisons
 from nodebench.reports.document import Chart, Missing
+from nodebench.reports.glance import Box, picture, placed, short_labels
 from nodebench.reports.series import BACKENDS, MAX_SERIES, style
 
 
@@ -205,3 +207,62 @@ def test_nothing_measured_leaves_holes(records):
     ]
     assert {type(each) for each in found} == {Missing}
     assert all(each.reason.endswith(".") for each in found)
+
+
+def seen(records):
+    """The picture of records that make one comparison."""
+    (comparison,) = comparisons(records)
+    return picture(answer(comparison))
+
+
+def test_the_picture_has_a_mark_for_each_method():
+    """At its memory and time, with its interval and error; who is on the front is bold."""
+    cells = [
+        timed("direct", peak_memory_bytes=2**22),
+        timed("adjoint", 1.5, peak_memory_bytes=2**20, grad_error_params=1e-3),
+        timed("scipy", 3.0, peak_memory_bytes=2**23, grad_error_params=None),
+        timed("checkpoint", 4.0, peak_memory_bytes=2**23, status="wrong_gradient", reason="r"),
+    ]
+    assert "the Pareto front" not in seen(cells).caption  # an error is not stated: who is on it is not known
+    cells[2] = timed("scipy", 3.0, peak_memory_bytes=2**23, grad_error_params=1e-2)
+    shown = seen(cells)
+    found = {
+        row["name"]: (row["x"], row["y"], row["low"], row["high"], row["error"], row["weight"]) for row in rows(shown)
+    }
+    assert found == {
+        "direct": (4.0, 10.0, 9.0, 11.0, 1e-4, "bold"),
+        "adjoint": (1.0, 15.0, 13.5, 16.5, 1e-3, "bold"),
+        "scipy": (8.0, 30.0, 27.0, 33.0, 1e-2, "normal"),
+    }
+    assert "In bold: the Pareto front of error, memory and time; dashed: that of memory and time alone" in shown.caption
+    assert "viridis" in str(shown.definition.to_dict())
+    assert "viridis" in str(shown.narrow.to_dict())
+
+
+def test_a_picture_that_would_say_nothing_is_left_out():
+    """Of one method, of methods in one place, and of what was not timed."""
+    assert seen([timed("direct")]) is None
+    assert seen([timed("direct"), timed("adjoint", 1.0)]) is None
+    assert seen([timed("direct", peak_memory_bytes=None), timed("adjoint", 1.5, peak_memory_bytes=None)]) is None
+
+
+def test_a_picture_of_equal_errors_has_no_scale_of_colours():
+    """A gradient from one figure to the same would say nothing."""
+    assert "viridis" not in str(seen([timed("direct"), timed("adjoint", 1.5)]).definition.to_dict())
+
+
+def test_names_in_a_picture_lie_over_no_other():
+    """However close the marks are; a name is within the picture, whatever its length."""
+    size, n = (285, 250), 13
+    places = [(140 + 2.0 * at, 120 + 3.0 * at) for at in range(n)]
+    found = placed(["torchdiffeq-adjoint"] * n, places, [Box(x - 3, y - 20, x + 3, y + 20) for x, y in places], size)
+    pairs = [(one, other) for at, one in enumerate(found) for other in found[at + 1 :]]
+    assert sum(one.shared(other) > 0 for one, other in pairs) == 0
+    assert all(box.left >= 0 and box.right <= size[0] and box.top >= 0 and box.bottom <= size[1] for box in found)
+
+
+def test_files_of_one_name_keep_their_folders_in_a_picture():
+    """Others lose them; what is too long loses its middle."""
+    assert short_labels(["./a/b/mine.py:Mine", "old/step.py:S", "new/step.py:S", "x" * 40]) == [
+        "mine.py:Mine", "old/step.py:S", "new/step.py:S", f"{'x' * 15}…{'x' * 8}"
+    ]  # fmt: skip

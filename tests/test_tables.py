@@ -16,6 +16,7 @@ from nodebench.problem import SolverSpec
 from nodebench.reports.answers import answer
 from nodebench.reports.comparison import comparisons
 from nodebench.reports.document import ABSENT, interval, number
+from nodebench.reports.names import ShortNames
 from nodebench.reports.tables import (
     answers_table,
     failures_table,
@@ -25,7 +26,7 @@ from nodebench.reports.tables import (
     sweep_table,
     training_tables,
 )
-from nodebench.reports.writers.terminal import ShortNames, print_table
+from nodebench.reports.writers.terminal import print_table
 from nodebench.results.record import Record
 
 COMMON = {

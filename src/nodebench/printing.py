@@ -29,6 +29,7 @@ from nodebench.reports.comparison import NOT_COMPARED, NOT_RUN, Machines, compar
 from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, mebibytes
 from nodebench.reports.equal_cost import at_equal_error_briefly
 from nodebench.reports.equal_memory import at_equal_memory_briefly
+from nodebench.reports.names import ShortNames
 from nodebench.reports.tables import (
     answers_table,
     exponents_table,
@@ -37,7 +38,7 @@ from nodebench.reports.tables import (
     summary_table,
     trained_summary,
 )
-from nodebench.reports.writers.terminal import PIPED, ShortNames, new_console, print_blocks, print_table
+from nodebench.reports.writers.terminal import PIPED, new_console, print_blocks, print_table
 from nodebench.reports.writers.terminal import print_listing as print_listing_of
 from nodebench.results.machine import Fingerprint, differences, environment_of
 
@@ -281,7 +282,8 @@ def print_cost(records: Sequence["Record"], elapsed_s: float) -> None:
     """Print how long a run took, and how much of that was not measured work."""
     overhead_s = sum(record.overhead_s or 0.0 for record in records)
     share = overhead_s / elapsed_s
-    new_console().print(f"{elapsed_s:.0f} s, of which {overhead_s:.0f} s ({share:.0%}) were not spent in measured work")
+    told = f"{elapsed_s:.0f} s, of which {overhead_s:.0f} s ({share:.0%}) were not spent in measured work"
+    new_console().print(f"{told}\n")
 
 
 def print_reproductions(found: "Reproductions") -> None:

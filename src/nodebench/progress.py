@@ -25,7 +25,8 @@ from nodebench.bench.messages import ClusterState, Event, NodeState
 from nodebench.measuring import Notify, Watcher
 from nodebench.printing import print_broken
 from nodebench.reports.comparison import NOT_RUN
-from nodebench.reports.writers.terminal import ShortNames, new_console
+from nodebench.reports.names import ShortNames
+from nodebench.reports.writers.terminal import new_console
 
 WHOLE = ShortNames({})
 """Leaves every name as it is."""

@@ -4,12 +4,10 @@ It is drawn without a script and for one width, so that a page shows it at once;
 since no two may lie over each other and Vega-Lite places none.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import cos, floor, log, log10, pi, sin
-from pathlib import PurePath
 from typing import Any
 
 import altair as alt
@@ -17,6 +15,7 @@ import altair as alt
 from nodebench.reports.answers import Answer
 from nodebench.reports.comparison import base_task, label
 from nodebench.reports.document import Picture, key, mebibytes, milliseconds, number
+from nodebench.reports.names import ShortNames
 from nodebench.reports.series import BLUE, TICK
 from nodebench.results.record import Record
 
@@ -204,7 +203,7 @@ def _rows(
     shown: Sequence[Record], front: Sequence[Record], stairs: Sequence[Box], across: Scale, up: Scale
 ) -> list[dict[str, Any]]:
     """What is drawn of each record, and where its name stands."""
-    names = [short_label(label(record)) for record in shown]
+    names = short_labels([label(record) for record in shown])
     places = [(across.pixel(_memory(record)), up.length - up.pixel(_time(record)[0])) for record in shown]
     bars = [
         Box(x - 3, up.length - up.pixel(_time(record)[2]), x + 3, up.length - up.pixel(_time(record)[1]))
@@ -276,10 +275,10 @@ def _distance(box: Box, place: tuple[float, float]) -> float:
     return across + abs((box.top + box.bottom) / 2 - place[1])
 
 
-def short_label(name: str) -> str:
-    """A name as a picture has room for it: a file's without its folder, and a long one without its middle."""
-    text = re.sub(r"[^\[\]=,:]*/[^\[\]=,:/]+\.py(?=:)", lambda found: PurePath(found[0]).name, name)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 9]}…{text[-8:]}"
+def short_labels(names: Sequence[str]) -> list[str]:
+    """Names as a picture has room for them: files without their folders where that tells them apart, none too long."""
+    told = map(ShortNames.of(names), names)
+    return [text if len(text) <= LONGEST else f"{text[: LONGEST - 9]}…{text[-8:]}" for text in told]
 
 
 def _memory(record: Record) -> float:

@@ -1,9 +1,6 @@
 """Writes tables and pages to a terminal, or to a pipe, which has no width."""
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import PurePath
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -29,9 +26,6 @@ from nodebench.reports.document import (
 NARROWEST = 8
 """Characters in a line of a column that wraps, at the least."""
 
-PATH = re.compile(r"[^\[\]=,:]*/[^\[\]=,:/]+\.py(?=:)")
-"""The path of a file in a name such as `./mine.py:Mine` or `field[field=../model.py:Field]`."""
-
 UNBOUNDED = 10_000
 """A width that no table has."""
 
@@ -45,45 +39,6 @@ def new_console(*, err: bool = False) -> Console:
     """A console on stdout, or on stderr, that does not fold what is piped."""
     console = Console(stderr=err, highlight=False, emoji=False)
     return console if console.is_terminal else Console(stderr=err, highlight=False, emoji=False, width=PIPED)
-
-
-@dataclass(frozen=True)
-class ShortNames:
-    """Names of users' files as a terminal shows them: without their folders, where that says which file is meant.
-
-    Attributes:
-        files: The last part of each path by the path.
-    """
-
-    files: Mapping[str, str]
-
-    @classmethod
-    def of(cls, names: Iterable[str | None]) -> "ShortNames":
-        """Those of some tasks and backends, options included, all that are shown together.
-
-        Args:
-            names: The names; None is left out.
-        """
-        paths = {path for name in names if name for path in PATH.findall(name)}
-        places: dict[str, set[PurePath]] = {}
-        for path in paths:
-            places.setdefault(PurePath(path).name, set()).add(PurePath(path))
-        plain = {path: PurePath(path).name for path in paths}
-        return cls({path: plain[path] for path in sorted(paths, key=len)[::-1] if len(places[plain[path]]) == 1})
-
-    def __call__(self, text: str) -> str:
-        """A text with its paths shortened."""
-        for path, name in self.files.items():
-            text = text.replace(path, name)
-        return text
-
-    def table(self, table: Table) -> Table:
-        """A table with the paths in its texts shortened."""
-        rows = tuple(
-            tuple(replace(entry, text=self(entry.text), reason=entry.reason and self(entry.reason)) for entry in row)
-            for row in table.rows
-        )
-        return replace(table, caption=self(table.caption), rows=rows)
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
