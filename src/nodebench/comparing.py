@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ from nodebench.bench.group import GradientGroup
 from nodebench.bench.plan import Plan
 from nodebench.bench.worker.subject import check_times
 from nodebench.errors import UnknownNameError, UserError
-from nodebench.measuring import measure, planned
+from nodebench.measuring import Watcher, measure, planned
 from nodebench.notebook import watcher
 from nodebench.options import RunOptions
 from nodebench.problem import Array, State
@@ -31,7 +30,7 @@ from nodebench.tasks.field.task import check_states
 DTYPES = ("float32", "float64")
 
 FURTHER = (
-    "threads", "controller", "first_step", "max_steps", "batch_size", "seeds", "rounds", "precision", "timeout_s",
+    "threads", "controller", "first_step", "max_steps", "batch_size", "rounds", "precision", "timeout_s",
     "memory_limit_gib", "max_grad_error", "jobs", "ray_address", "group_cpus", "retries", "allow_mixed",
 )  # fmt: skip
 """Options of `nodebench.run` that a comparison takes beside those that it names."""
@@ -92,8 +91,8 @@ def compare(  # noqa: PLR0913  what one may say of a comparison
         What was measured: a table on a terminal, a page in a notebook; after Ctrl-C what there is by then.
 
     Raises:
-        UserError: If an argument is wrong, a part of the field cannot be sent to another process, or nothing of it can
-            be measured.
+        UserError: If an argument is wrong, a backend is broken, a part of the field cannot be sent to another process,
+            or nothing can be measured of it.
     """
     if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or not 0 < budget_s < np.inf:
         raise UserError(f"`budget_s` must be a positive number of seconds; got {budget_s!r}.")
@@ -123,6 +122,8 @@ def compare(  # noqa: PLR0913  what one may say of a comparison
             **more,
         )
         plan = planned(options)
+        if plan.broken:
+            Watcher().broken(plan.broken)
         n_timed = len(plan.cells) - len(plan.unsupported)
         return _measured(plan, replace(options, budget_s=budget_s / max(n_timed, 1)), show=progress)
 
@@ -130,8 +131,10 @@ def compare(  # noqa: PLR0913  what one may say of a comparison
 def _measured(plan: Plan, options: RunOptions, *, show: bool) -> Study:
     """What became of a plan; after an interruption what there is by then."""
     interruption = Interruption()
-    with suppress(KeyboardInterrupt):
+    try:
         measure(plan, options, watcher() if show else None, measure_group=interruption.measure)
+    except KeyboardInterrupt:
+        interruption.came = True
     store = Store(Path(options.store))
     run = next((run for run in reversed(store.runs()) if run.plan == plan.plan_id), None)
     if run is None:
