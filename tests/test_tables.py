@@ -286,6 +286,15 @@ def test_several_settings_end_with_their_answers(terminal):
     assert shown.index("ratio") < shown.index("The answer in every setting.") < shown.index("Fastest: direct in all 2.")
 
 
+def test_what_one_of_several_settings_compares_is_the_answer(terminal):
+    """Of one method in each nothing can be said, of two in one of them all that can."""
+    alone = [timed("direct", rtol=rtol, atol=rtol) for rtol in (1e-3, 1e-5)]
+    assert "No two methods were measured in any of 2 settings, so nothing was compared." in terminal(*alone)
+    shown = terminal(*alone, timed("adjoint", 2.0, rtol=1e-3, atol=1e-3))
+    assert "Fastest: direct, 10 ms." in shown
+    assert "The answer in every setting." not in shown
+
+
 def test_paths_are_shortened_where_that_says_which_file_is_meant():
     """Two files of one name keep their folders."""
     short = ShortNames.of([MINE, TASK, "old/step.py:Step", "new/step.py:Step", "direct", None])
