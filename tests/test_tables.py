@@ -286,6 +286,14 @@ def test_several_settings_end_with_their_answers(terminal):
     assert shown.index("ratio") < shown.index("The answer in every setting.") < shown.index("Fastest: direct in all 2.")
 
 
+def test_settings_that_follow_from_others_have_no_column():
+    """Where the task tells all apart, its solver and tolerance need not."""
+    cells = [timed(name, ratio, task=task, rtol=rtol) for task, rtol in (("cnf", 1e-3), ("mnist", 1e-5))
+             for name, ratio in (("direct", None), ("adjoint", 2.0))]  # fmt: skip
+    table = answers_table([answer(each) for each in comparisons(cells)])
+    assert [column.title for column in table.columns][:2] == ["task", "fastest"]
+
+
 def test_what_one_of_several_settings_compares_is_the_answer(terminal):
     """Of one method in each nothing can be said, of two in one of them all that can."""
     alone = [timed("direct", rtol=rtol, atol=rtol) for rtol in (1e-3, 1e-5)]
