@@ -286,6 +286,23 @@ def test_several_settings_end_with_their_answers(terminal):
     assert shown.index("ratio") < shown.index("The answer in every setting.") < shown.index("Fastest: direct in all 2.")
 
 
+def test_settings_that_follow_from_others_have_no_column():
+    """Where the task tells all apart, its solver and tolerance need not."""
+    cells = [timed(name, ratio, task=task, rtol=rtol) for task, rtol in (("cnf", 1e-3), ("mnist", 1e-5))
+             for name, ratio in (("direct", None), ("adjoint", 2.0))]  # fmt: skip
+    table = answers_table([answer(each) for each in comparisons(cells)])
+    assert [column.title for column in table.columns][:2] == ["task", "fastest"]
+
+
+def test_what_one_of_several_settings_compares_is_the_answer(terminal):
+    """Of one method in each nothing can be said, of two in one of them all that can."""
+    alone = [timed("direct", rtol=rtol, atol=rtol) for rtol in (1e-3, 1e-5)]
+    assert "No two methods were measured in any of 2 settings, so nothing was compared." in terminal(*alone)
+    shown = terminal(*alone, timed("adjoint", 2.0, rtol=1e-3, atol=1e-3))
+    assert "Fastest: direct, 10 ms." in shown
+    assert "The answer in every setting." not in shown
+
+
 def test_paths_are_shortened_where_that_says_which_file_is_meant():
     """Two files of one name keep their folders."""
     short = ShortNames.of([MINE, TASK, "old/step.py:Step", "new/step.py:Step", "direct", None])

@@ -186,11 +186,13 @@ def _on_a_terminal(table: Table) -> Table:
 
 def _answer_lines(records: Sequence["Record"], answers: Sequence[Answer]) -> Iterator[str]:
     """The answer in three lines: of one setting, or of all that their table has; and what trainings reached."""
-    told = [each for each in answers if _has_figures(each)]
-    if len(told) == 1:
-        yield from short_answer(told[0])
-    elif len(compared := _compared(told)) > 1:
+    told, compared = [each for each in answers if _has_figures(each)], _compared(answers)
+    if len(compared) > 1:
         yield from common_answer(compared)
+    elif compared or len(told) == 1:
+        yield from short_answer((compared or told)[0])
+    elif told:
+        yield f"No two methods were measured in any of {len(told)} settings, so nothing was compared."
     yield from map(training_sentence, trainings(records))
 
 

@@ -159,7 +159,9 @@ def _comparisons(task: TaskContents, *, opens: bool) -> Iterator[Block]:
         table = comparison_table(comparison_name(task, at), each.comparison)
         said = (*answer_sentences(each), *absence_sentences(each))
         parts.append((table, *([Bullets(said)] if said else [])))
-    if parts and not opens:
+    if parts and opens:
+        yield Paragraph("The page opens with the comparison of most backends.")
+    elif parts:
         shown = picture(task.main)
         yield from (*([] if shown is None else [shown]), *parts[0])
     if folded := [block for part in parts[1:] for block in part]:

@@ -1,6 +1,6 @@
 """Tables of records: for a page all quantities side by side, for a terminal one that fits its width, or all that do."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from typing import get_args
@@ -142,9 +142,9 @@ def _summary(**instead: RecordColumn) -> list[RecordColumn]:
 
 
 def answers_table(answers: Sequence[Answer]) -> Table:
-    """The answer in every setting, a row for each; in what the settings differ comes first."""
+    """The answer in every setting, a row for each; what tells the settings apart comes first."""
     settings = [_places(answer.comparison) for answer in answers]
-    varying = [title for title in settings[0] if len({each[title].text for each in settings}) > 1]
+    varying = _telling(settings)
     titles = (
         ("fastest", "By the ratio of times; of several it is not decided which is, since their intervals overlap."),
         ("leanest", "Lowest peak memory; several where they print alike."),
@@ -152,7 +152,7 @@ def answers_table(answers: Sequence[Answer]) -> Table:
         ("Pareto front", "None was shown to be at least as good in error, memory and time, and better in one."),
     )
     columns = (
-        *(Column(title, numeric=isinstance(settings[0][title].value, float), whole_words=True) for title in varying),
+        *(Column(t, numeric=isinstance(settings[0][t].value, int | float), whole_words=True) for t in varying),
         *(Column(title, meaning, numeric=False, wraps=True) for title, meaning in titles),
         Column("backends", "How many ended well.", further=True),
         Column("setting", numeric=False, further=True),
@@ -162,6 +162,17 @@ def answers_table(answers: Sequence[Answer]) -> Table:
         for answer, places in zip(answers, settings, strict=True)
     )
     return Table("answers", "The answer in every setting.", columns, rows)
+
+
+def _telling(settings: Sequence[Mapping[str, Entry]]) -> list[str]:
+    """The titles that tell settings apart: each tells some apart that those before it do not."""
+    found: list[str] = []
+    apart = 1
+    for title in settings[0]:
+        n = len({tuple(each[t].text for t in (*found, title)) for each in settings})
+        if n > apart:
+            found, apart = [*found, title], n
+    return found
 
 
 def _places(comparison: Comparison) -> dict[str, Entry]:
