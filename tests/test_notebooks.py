@@ -17,6 +17,10 @@ def shown(cell):
     found = {}
     for output in cell.get("outputs", ()):
         assert output["output_type"] != "error", output
+        # What is displayed beside the result is the line of progress, which is empty at the end.
+        if output["output_type"] == "display_data":
+            assert output["data"]["text/html"] == ""
+            continue
         found |= output.get("data", {"text/plain": output.get("text", "")})
     return found
 
@@ -27,6 +31,7 @@ def check(notebook):
     (study,) = (found for source, found in by_source.items() if source.endswith("\nstudy"))
     assert "<svg" in study["text/html"]
     assert "<script" not in study["text/html"]
+    assert "backend" in study["text/plain"]
     assert "adjoint" in study["text/plain"] or "diffrax" in study["text/plain"]
     (choice,) = (found for source, found in by_source.items() if "recommend(" in source)
     assert "nodebench.odeint(" in choice["text/plain"] or "nodebench.backend(" in choice["text/plain"]
@@ -41,7 +46,8 @@ def test_a_notebook_runs(name, library, tmp_path):
     pytest.importorskip(library)
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
     for cell in notebook["cells"]:
-        cell["source"] = cell["source"].replace("budget_s=10", "rounds=1")
+        # Of what each process compiles no more than there must be.
+        cell["source"] = cell["source"].replace("budget_s=10", "rounds=1").replace(', "diffrax-backsolve"]', "]")
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     check(notebook)
     assert list(tmp_path.iterdir()) == []

@@ -189,7 +189,8 @@ class Recommendation:
 
     def __repr__(self) -> str:
         """What a terminal of 80 columns shows."""
-        console = Console(file=StringIO(), width=80, highlight=False, emoji=False)
+        # Within a notebook a console would show what it prints, wherever that is to go.
+        console = Console(file=StringIO(), width=80, highlight=False, emoji=False, force_jupyter=False)
         print_recommendation(self, console)
         return str(console.file.getvalue())  # type: ignore[attr-defined]  # what it was given
 
