@@ -138,7 +138,9 @@ def print_records(
 def records_text(records: Sequence["Record"], width: int = 80) -> str:
     """Records as a terminal of some width shows them, without colours and without commands for more."""
     # Within a notebook a console would show what it prints, wherever that is to go.
-    console = Console(file=StringIO(), width=width, highlight=False, emoji=False, force_jupyter=False)
+    console = Console(
+        file=StringIO(), width=width, highlight=False, emoji=False, force_jupyter=False, color_system=None
+    )
     _print_tables(records, View(), (), console)
     failed = (f"{record.status}: {record.backend or record.model}: {reason(record)}" for record in _failed(records))
     _print_lines(records, [*failed, *_not_run(records)], console)

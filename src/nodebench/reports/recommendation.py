@@ -190,7 +190,9 @@ class Recommendation:
     def __repr__(self) -> str:
         """What a terminal of 80 columns shows."""
         # Within a notebook a console would show what it prints, wherever that is to go.
-        console = Console(file=StringIO(), width=80, highlight=False, emoji=False, force_jupyter=False)
+        console = Console(
+            file=StringIO(), width=80, highlight=False, emoji=False, force_jupyter=False, color_system=None
+        )
         print_recommendation(self, console)
         return str(console.file.getvalue())  # type: ignore[attr-defined]  # what it was given
 
