@@ -169,7 +169,8 @@ _ENTRIES = f"""
 const entries = (table, at) => [...table.tBodies[0].rows].map((row) => {{
   const entry = row.cells[at].cloneNode(true);
   for (const note of entry.querySelectorAll("sup")) note.remove();
-  return [entry.dataset.v ?? entry.textContent, entry.className.includes("x")];
+  const numeric = "n" in table.tHead.rows[0].cells[at].dataset;
+  return [entry.dataset.v ?? entry.textContent, entry.className.includes("x"), numeric];
 }});
 const clicked = () => [...document.querySelectorAll("figure.table table")].flatMap((table) => {{
   const headings = [...table.querySelectorAll("thead th")], many = table.tBodies[0].rows.length > {MANY_ROWS};
@@ -186,9 +187,9 @@ const clicked = () => [...document.querySelectorAll("figure.table table")].flatM
 """
 
 
-def _worth(entry: tuple[str, bool]) -> float | str | None:
-    text, hole = entry
-    return None if hole else _value(text)
+def _worth(entry: tuple[str, bool, bool]) -> float | str | None:
+    text, hole, numeric = entry
+    return None if hole else _value(text) if numeric else text
 
 
 def _value(text: str) -> float | str:
