@@ -227,3 +227,47 @@ def test_a_function_is_called_with_its_parameters_as_it_takes_them():
     assert called_with(lambda t, y, p: None, (1, 2)) == ((1, 2),)
     assert called_with(lambda t, y, p: None, (1,)) == (1,)
     assert called_with(lambda t, y, p: None, {"a": 1}) == ({"a": 1},)
+
+
+RATE = """
+import equinox as eqx, jax, jax.numpy as jnp
+
+class Rate(eqx.Module):
+    layer: eqx.nn.Linear
+
+    def __init__(self, width=2, *, key):
+        self.layer = eqx.nn.Linear(2, width, key=key)
+
+    def __call__(self, t, y):
+        return jnp.tanh(jax.vmap(self.layer)(y))
+"""
+
+
+def test_jax_weights_are_read_from_a_file(tmp_path, monkeypatch):
+    """Those of Equinox and of safetensors; another shape is named, and nothing is unpickled."""
+    eqx, jax = pytest.importorskip("equinox"), pytest.importorskip("jax")
+    save = pytest.importorskip("safetensors.numpy").save_file
+    monkeypatch.chdir(tmp_path)
+    Path("rate.py").write_text(RATE)
+
+    def weights(file):
+        task = registry.load("task", named(field="rate.py:Rate", y0="4x2", weights=file), AbstractTask)
+        return task.weights("field", 0)
+
+    given = {"layer": eqx.nn.Linear(2, 2, key=jax.random.key(7))}
+    eqx.tree_serialise_leaves("w.eqx", given)
+    eqx.tree_serialise_leaves("wide.eqx", {"layer": eqx.nn.Linear(3, 2, key=jax.random.key(7))})
+    save({"layer.weight": np.ones((2, 2)), "layer.bias": np.zeros(2)}, "w.safetensors")
+    save({"layer.weight": np.ones((2, 3)), "layer.bias": np.zeros(2)}, "wide.safetensors")
+    np.save("evil.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    Path("evil.npy").rename("evil.eqx")
+    np.testing.assert_array_equal(weights("w.eqx")["field.layer.bias"], given["layer"].bias)
+    np.testing.assert_array_equal(weights("w.safetensors")["field.layer.weight"], np.ones((2, 2)))
+    for file in ("wide.eqx", "wide.safetensors"):
+        with pytest.raises(
+            UserError, match=r"has `layer.weight` of shape \(2, 3\), the field has it of shape \(2, 2\)"
+        ):
+            weights(file)
+    with pytest.raises(UserError, match=r"`evil.eqx` is not of this field"):
+        weights("evil.eqx")
+    assert not Path("evil").exists()

@@ -2,6 +2,7 @@
 
 import inspect
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -226,5 +227,13 @@ def _with_weights(field: Any, path: str) -> Any:
     try:
         return eqx.tree_deserialise_leaves(file, field)
     except (RuntimeError, ValueError, EOFError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"the weights file `{path}` is not of this field: {text}") from error
+        raise UserError(_misfit(path, " ".join(str(error).split()))) from error
+
+
+def _misfit(path: str, text: str) -> str:
+    """What Equinox says of a file that is not of a field, with the weight called as everywhere here."""
+    name = ".".join(re.findall(r"Key\((?:name|idx|key)='?(\w+)'?\)", text))
+    shapes = re.search(r"changed shape from (\(.*?\)) in `like` to (\(.*?\)) on disk", text)
+    if name and shapes:
+        return f"the weights file `{path}` has `{name}` of shape {shapes[2]}, the field has it of shape {shapes[1]}."
+    return f"the weights file `{path}` is not of this field{f', at `{name}`' if name else ''}: {text}"
