@@ -67,7 +67,8 @@ def test_the_ladder_begins_at_the_error_and_ends_where_rounding_decides(tmp_path
         asked = RecommendOptions(tasks=["linear"], store=tmp_path / "no.db", **options)
         return recommending.Search(asked, wishes, None, tmp_path)._tolerances()
 
-    assert tolerances(error=1e-4) == [(1e-4,), (1e-5,), (1e-6,), (1e-7,)]
+    assert tolerances(error=1e-4) == [(1e-4,), (1e-6,), (1e-7,)]
+    assert tolerances(error=1e-3) == [(1e-3,), (1e-5,), (1e-7,)]
     assert tolerances(error=1e-7, dtype="float64") == [(1e-7,), (1e-8,)]
     assert tolerances(error=1e-12) == [(1e-7,)]
     assert tolerances(error=1e-3, rtols=[1e-5, 1e-2]) == [(1e-2,), (1e-5,)]

@@ -144,7 +144,9 @@ class Search:
             return [()]
         tightest = TIGHTEST.get(self.options.dtype, LADDER[-1])
         loosest = max(tightest, min(LADDER[0], self.wishes.error))
-        return [(rtol,) for rtol in LADDER if 0.99 * tightest <= rtol <= 1.01 * loosest]
+        rungs = [rtol for rtol in LADDER if 0.99 * tightest <= rtol <= 1.01 * loosest]
+        # Every second one, and the last: what lies between is interpolated.
+        return [(rtol,) for rtol in dict.fromkeys([*rungs[::2], *rungs[-1:]])]
 
     def _open(self) -> list[str]:
         """The backends that are not exact enough yet, and may become so."""
