@@ -3,7 +3,8 @@
 import pytest
 from synthetic import timed
 
-from nodebench.results.equal_memory import equal_memory, families, time_ratio
+from nodebench.results.equal_cost import time_ratio
+from nodebench.results.equal_memory import equal_memory, families
 
 MIB = 2**20
 

@@ -29,6 +29,7 @@ def cell(backend, rtol=1e-5, **fields):
         "step_s": step_s,
         "step_s_low": 0.99 * step_s,
         "step_s_high": 1.01 * step_s,
+        "n_starts": 6,
     }
     return record(backend, rtol=rtol, atol=rtol, **{**found, **fields})
 
@@ -98,8 +99,8 @@ def test_methods_that_cannot_be_told_apart_are_said_to_be_so():
     found = recommendation(pair, Wishes.of())
     assert found.choices[1].verdict.startswith("undecided: ")
     assert "do not tell it from `checkpoint`" in found.answer
-    low, high = relative_time(pair[1], pair[0])[1:]
-    assert low < 1 < high
+    ratio = relative_time(pair[1], pair[0])
+    assert ratio.low < 1 < ratio.high
 
 
 def test_an_untimed_study_is_ranked_by_evaluations():
@@ -124,6 +125,8 @@ def test_rules_of_thumb_are_judged_by_the_figures():
     assert not slow.holds
     assert "does not hold" in repr(recommendation(pair, Wishes.of()))
     assert recommendation(pair[:1], Wishes.of()).rules == ()
+    untimed = replace(pair[0], step_s=None, control=None)
+    assert [rule.source for rule in recommendation([untimed, pair[1]], Wishes.of()).rules] == ["torchdiffeq's README"]
 
 
 def test_it_fits_80_columns():

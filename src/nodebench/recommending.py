@@ -7,7 +7,7 @@ until it is exact enough. Then those that can still win are timed in turns with 
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,20 +16,18 @@ from nodebench.bench.plan import Cell, Plan
 from nodebench.bench.runner import new_run_id, record_of
 from nodebench.bench.work import CellResult, MachineContext, TimingWork
 from nodebench.measuring import Watcher, measure, planned, run_settings
-from nodebench.options import RecommendOptions, taking
+from nodebench.options import RecommendOptions, part_of, taking
 from nodebench.reports.comparison import Machines, grouped
 from nodebench.reports.recommendation import (
     Lost,
     Recommendation,
-    Relative,
     Wishes,
     chosen,
     effort,
     error_of,
-    quotient,
-    ratio_of,
     recommendation,
 )
+from nodebench.results.equal_cost import time_ratio
 from nodebench.results.machine import fingerprint
 from nodebench.results.record import Measurement, Record
 from nodebench.results.store import Store, existing
@@ -115,7 +113,7 @@ class Search:
                 break
             left = replace(left, backends=still)
         self._timed(max(1.0, self._budget_s - (time.monotonic() - began)))
-        found = recommendation(self._kept(), self.wishes, _paired)
+        found = recommendation(self._kept(), self.wishes, time_ratio)
         untimed = [choice for choice in found.choices if choice.record.step_s is None]
         if len(untimed) == len(found.choices):
             return found
@@ -168,7 +166,7 @@ class Search:
         fewest = min(map(effort, fits))
         # Those with the fewest evaluations first: the first is the control.
         fits = sorted((record for record in fits if effort(record) <= HOPELESS * fewest), key=effort)
-        before = tuple(CellResult(self.cells[record.cell_id], _measurement(record)) for record in fits)
+        before = tuple(CellResult(self.cells[record.cell_id], part_of(Measurement, record)) for record in fits)
         timed = self._in_turns(before, budget_s / len(before))
         taken = {record.cell_id for record in timed}
         self.records = [*timed, *(record for record in self.records if record.cell_id not in taken)]
@@ -204,10 +202,6 @@ def _ratio_kept(record: Record, control: Record | None) -> Mapping[str, Any]:
     return {} if alike else dict.fromkeys(("control", "ratio", "ratio_low", "ratio_high", "verdict"))
 
 
-def _measurement(record: Record) -> Measurement:
-    return Measurement(**{f.name: getattr(record, f.name) for f in fields(Measurement)})
-
-
 def _may_improve(backend: Sequence[Record], wished: float | None) -> bool:
     """Whether a tighter tolerance may make a backend exact enough, with any of its solvers."""
     return any(_is_open(each, wished) for each in grouped(backend, lambda record: record.solver))
@@ -221,8 +215,3 @@ def _is_open(method: Sequence[Record], wished: float | None) -> bool:
         return False
     # A single step down may be a bad one; two that gain nothing are the end.
     return len(errors) < 3 or min(errors[-2:]) < STILL * errors[-3]
-
-
-def _paired(record: Record, other: Record) -> Relative | None:
-    """The relative time of two cells that took turns: each against the control of the turns."""
-    return quotient(ratio_of(record), ratio_of(other))

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import exp, hypot, log
+from typing import Literal
 
 import numpy as np
 
 CONFIDENCE = 0.95
 """How often an interval holds the true value."""
+
+RatioVerdict = Literal["faster", "slower", "undecided"]
 
 MIN_POINTS = 3
 """Two points make a slope, but no interval."""
@@ -26,6 +29,13 @@ def quantile(probability: float, degrees: float) -> float:
 def student(degrees: float) -> float:
     """How many standard errors Student's interval reaches to either side of the estimate."""
     return quantile((1 + CONFIDENCE) / 2, degrees)
+
+
+def ratio_verdict(low: float | None, high: float | None) -> RatioVerdict:
+    """Of a ratio of times: which of the two is faster, or that its interval, holding 1 or missing, does not tell."""
+    if low is None or high is None or low <= 1 <= high:
+        return "undecided"
+    return "faster" if high < 1 else "slower"
 
 
 def from_logs(centre: float, half: float) -> tuple[float, float, float]:

@@ -18,7 +18,6 @@ from math import exp, log, sqrt
 from pathlib import Path
 from random import Random
 from statistics import mean, median, stdev
-from typing import Literal
 
 from nodebench.bench.cell_run import CellRun, Start, repeated
 from nodebench.bench.client import LostError
@@ -26,12 +25,10 @@ from nodebench.bench.messages import Event, Questions, Turn
 from nodebench.bench.processes import Launchers, kept_launchers
 from nodebench.bench.request import Settings
 from nodebench.results.record import Measurement
-from nodebench.stats import from_logs, student
+from nodebench.stats import RatioVerdict, from_logs, ratio_verdict, student
 
 MIN_STARTS = 4
 """Starts before which the width of an interval ends nothing: rules that may stop earlier cover too little."""
-
-RatioVerdict = Literal["faster", "slower", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -52,9 +49,7 @@ class Interval:
     @property
     def verdict(self) -> RatioVerdict:
         """Of a ratio of times: which of the two is faster, or that the interval, holding 1, does not tell."""
-        if self.low is None or self.high is None or self.low <= 1 <= self.high:
-            return "undecided"
-        return "faster" if self.high < 1 else "slower"
+        return ratio_verdict(self.low, self.high)
 
 
 def over_starts(samples: Sequence[Sequence[float]]) -> Interval:

@@ -7,8 +7,9 @@ it, with whether they hold for these figures.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
-from math import exp, hypot, inf, log, nan
+from math import inf, nan
 from textwrap import wrap
 from typing import Any
 
@@ -32,11 +33,9 @@ from nodebench.reports.document import (
     number,
 )
 from nodebench.reports.writers.terminal import print_table
-from nodebench.results.equal_cost import CostAtError, equal_costs
+from nodebench.results.equal_cost import CostAtError, Estimate, equal_costs, summed, time_ratio, time_term
+from nodebench.results.equal_cost import error_of as error_name
 from nodebench.results.record import Record
-
-Relative = tuple[float, float, float]
-"""A time relative to that of another cell, with the ends of its 95 % interval."""
 
 ALIKE = 0.02
 """Part of a figure by which two may differ and are as good as equal."""
@@ -94,6 +93,17 @@ class Wishes:
         return ", ".join(filter(None, said)) or "the least time"
 
 
+ADJOINT_IS_SLOW = (
+    "Onken, Ruthotto 2020 (arXiv 2005.13420)",
+    "to discretise and then optimise takes less time than the continuous adjoint",
+)
+
+RECURSIVE_IS_BEST = (
+    "diffrax's manual",
+    "RecursiveCheckpointAdjoint is the one to use for reverse-mode differentiation",
+)
+
+
 def _positive(name: str, value: str | float | None, units: Mapping[str, float]) -> float | None:
     """A number with a unit, in that whose factor is 1."""
     if value is None:
@@ -121,17 +131,18 @@ class Choice:
     """
 
     record: Record
-    relative: Relative | None
+    relative: Estimate | None
 
     @property
     def verdict(self) -> str:
-        """How it stands against the first choice."""
-        if self.relative is None:
+        """How it stands against the first choice; empty where an interval is missing."""
+        if self.relative is None or self.relative.low is None:
             return ""
-        estimate, low, high = self.relative
-        if low <= 1 <= high:
-            return f"undecided: {number(estimate)} ({interval(low, high)}) times"
-        return f"{'slower' if estimate > 1 else 'faster'}: {number(estimate)} ({interval(low, high)}) times"
+        return f"{self.relative.verdict}: {_times(self.relative)} times"
+
+
+def _times(ratio: Estimate) -> str:
+    return f"{number(ratio.value)} ({interval(ratio.low, ratio.high)})"
 
 
 @dataclass(frozen=True)
@@ -210,7 +221,7 @@ class Recommendation:
             "answer": self.answer,
             "code": self.code,
             "choices": [
-                {**choice.record.to_dict(), "relative": choice.relative, "against_first": choice.verdict}
+                {**choice.record.to_dict(), "relative": _ends(choice.relative), "against_first": choice.verdict}
                 for choice in self.choices
             ],
             "lost": [{"name": each.name, "reason": each.reason, "misses": each.misses} for each in self.lost],
@@ -233,7 +244,7 @@ class Recommendation:
         first = self.choices[0].record
         said = f"For {self.wishes.text}: `{first.backend}`, {first.solver} at rtol {number(first.rtol)}"
         said += f" and atol {number(first.atol)}." if first.atol != first.rtol else "."
-        tied = [each for each in self.choices[1:] if each.relative is not None and each.verdict.startswith("undecided")]
+        tied = [each for each in self.choices if each.verdict.startswith("undecided")]
         if tied:
             names = ", ".join(f"`{each.record.backend}`" for each in tied)
             said += f" The intervals of time do not tell it from {names}."
@@ -243,7 +254,7 @@ class Recommendation:
 
 
 def recommendation(
-    records: Sequence[Record], wishes: Wishes, relative: Callable[[Record, Record], Relative | None] | None = None
+    records: Sequence[Record], wishes: Wishes, relative: Callable[[Record, Record], Estimate] | None = None
 ) -> Recommendation:
     """What to use according to records of one problem, with times of one machine.
 
@@ -275,7 +286,10 @@ def recommendation(
         else:
             fits.append(found)
     fits.sort(key=lambda record: (record.step_s is None, record.step_s or effort(record)))
-    choices = tuple(Choice(record, compared(record, fits[0]) if at else None) for at, record in enumerate(fits))
+    timed = [record.step_s is not None for record in fits]
+    choices = tuple(
+        Choice(record, compared(record, fits[0]) if at and timed[at] else None) for at, record in enumerate(fits)
+    )
     lost.sort(key=lambda each: each.misses or inf)
     return Recommendation(wishes, choices, tuple(lost), tuple(rules(asked)), _at_error(asked, wishes.error))
 
@@ -288,6 +302,11 @@ def _at_error(records: Sequence[Record], error: float | None) -> str:
         return ""
     told = (f"`{cost.backend}` {', '.join(_costs(cost))}" for cost in reached)
     return f"At an error of {number(error, 2)} itself, interpolated between tolerances: {'; '.join(told)}."
+
+
+def _ends(ratio: Estimate | None) -> list[float | None] | None:
+    """A ratio with its interval, as JSON knows it."""
+    return None if ratio is None or ratio.low is None else [ratio.value, ratio.low, ratio.high]
 
 
 def _costs(cost: CostAtError) -> Iterator[str]:
@@ -337,7 +356,8 @@ def chosen(method: Sequence[Record], wishes: Wishes) -> Record | Lost:
 
 def error_of(record: Record) -> float | None:
     """Error of d/dparams, or of d/dy0 where the field has no parameters."""
-    return record.grad_error_params if record.n_params != 0 else record.grad_error_y0
+    found: float | None = getattr(record, error_name([record.n_params]))
+    return found
 
 
 def effort(record: Record) -> float:
@@ -345,35 +365,15 @@ def effort(record: Record) -> float:
     return (record.nfe_forward or 0) + (record.nfe_backward or 0) + (record.n_vjps or 0)
 
 
-def relative_time(record: Record, other: Record) -> Relative | None:
+def relative_time(record: Record, other: Record) -> Estimate:
     """The time of one cell relative to another's: by their ratios to one control, or else by their times."""
+    terms = [time_term(record, 1.0), time_term(other, -1.0)]
+    known = [term for term in terms if term is not None]
+    if len(known) < len(terms):
+        return Estimate(None, reason="not timed.")
     together = record.run_id == other.run_id and (record.rtol, record.solver) == (other.rtol, other.solver)
-    by_control = quotient(ratio_of(record), ratio_of(other)) if together else None
-    return by_control or quotient(_time(record), _time(other))
-
-
-def quotient(one: Relative | None, other: Relative | None) -> Relative | None:
-    """The quotient of two estimates, taken as independent, with its interval; None where one is missing."""
-    if one is None or other is None:
-        return None
-    estimate = one[0] / other[0]
-    spread = exp(hypot(log(one[2] / one[1]), log(other[2] / other[1])) / 2)
-    return estimate, estimate / spread, estimate * spread
-
-
-def ratio_of(record: Record) -> Relative | None:
-    """The time of a cell relative to that of its control; 1 for the control itself."""
-    if record.step_s is not None and record.control is None:
-        return (1.0, 1.0, 1.0)
-    if record.ratio is None or record.ratio_low is None or record.ratio_high is None:
-        return None
-    return (record.ratio, record.ratio_low, record.ratio_high)
-
-
-def _time(record: Record) -> Relative | None:
-    if record.step_s is None or record.step_s_low is None or record.step_s_high is None:
-        return None
-    return (record.step_s, record.step_s_low, record.step_s_high)
+    in_turns = time_ratio(record, other) if together else Estimate(None)
+    return summed(known) if in_turns.value is None else in_turns
 
 
 def code(record: Record) -> str:
@@ -460,9 +460,9 @@ def rules(records: Sequence[Record]) -> list[Rule]:
     """Rules of thumb that can be told from records: of cells at one tolerance, the tightest that has both."""
     found = (
         _rule(records, "torchdiffeq", "torchdiffeq-adjoint", _adjoint_is_lean),
-        _rule(records, "torchdiffeq-adjoint", "torchdiffeq", _adjoint_is_slow),
+        _rule(records, "torchdiffeq-adjoint", "torchdiffeq", partial(_is_slower, *ADJOINT_IS_SLOW)),
         _rule(records, "diffrax-backsolve", "diffrax", _backsolve_is_inexact),
-        _rule(records, "diffrax", "diffrax-direct", _recursive_is_best),
+        _rule(records, "diffrax-direct", "diffrax", partial(_is_slower, *RECURSIVE_IS_BEST)),
     )
     return [rule for rule in found if rule is not None]
 
@@ -493,20 +493,12 @@ def _adjoint_is_lean(direct: Record, adjoint: Record) -> Rule | None:
     )
 
 
-def _adjoint_is_slow(adjoint: Record, direct: Record) -> Rule | None:
-    return _compared_times(
-        "diffrax's manual and others", "the continuous adjoint is slower than backpropagation", adjoint, direct
-    )
-
-
-def _compared_times(source: str, text: str, slow: Record, fast: Record) -> Rule | None:
+def _is_slower(source: str, text: str, slow: Record, fast: Record) -> Rule | None:
     compared = relative_time(slow, fast)
-    if compared is None or compared[1] <= 1 <= compared[2]:
+    if compared.verdict in (None, "undecided"):
         return None
-    times = (
-        f"`{slow.backend}` takes {number(compared[0])} ({interval(*compared[1:])}) times as long as `{fast.backend}`"
-    )
-    return Rule(source, text, compared[0] > 1, f"{times} at rtol {number(slow.rtol)}")
+    because = f"`{slow.backend}` takes {_times(compared)} times as long as `{fast.backend}` at rtol {number(slow.rtol)}"
+    return Rule(source, text, compared.verdict == "slower", because)
 
 
 def _backsolve_is_inexact(backsolve: Record, recursive: Record) -> Rule | None:
@@ -518,17 +510,4 @@ def _backsolve_is_inexact(backsolve: Record, recursive: Record) -> Rule | None:
         "BacksolveAdjoint computes gradients that are only approximate, so that others are preferred for exactness",
         errors[0] > errors[1] * (1 + ALIKE),
         f"error {number(errors[0], 2)} against {number(errors[1], 2)} at rtol {number(backsolve.rtol)}",
-    )
-
-
-def _recursive_is_best(recursive: Record, direct: Record) -> Rule | None:
-    compared = relative_time(recursive, direct)
-    if compared is None or compared[1] <= 1 <= compared[2]:
-        return None
-    times = f"{number(compared[0])} ({interval(*compared[1:])}) of the time of `diffrax-direct`"
-    return Rule(
-        "diffrax's manual",
-        "RecursiveCheckpointAdjoint is the one to use for reverse-mode differentiation",
-        compared[0] < 1,
-        f"`diffrax` takes {times} at rtol {number(recursive.rtol)}",
     )

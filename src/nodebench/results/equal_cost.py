@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from nodebench.backends.solvers import method
 from nodebench.results.record import Measurement, Record
-from nodebench.stats import from_logs, log_error, student, welch
+from nodebench.stats import RatioVerdict, from_logs, log_error, ratio_verdict, student, welch
 
 TARGETS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Relative errors of the gradient at which costs are compared."""
@@ -44,8 +44,6 @@ class Placed(Protocol):
 Outcome = Literal["reached", "more exact", "not reached"]
 """`more exact`: smaller than asked at the loosest tolerance already, so that what that costs is an upper bound."""
 
-CostVerdict = Literal["faster", "slower", "undecided"]
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -62,6 +60,11 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     reason: str | None = None
+
+    @property
+    def verdict(self) -> RatioVerdict | None:
+        """Of a ratio of times: which of the two is faster; None where it is missing."""
+        return None if self.value is None else ratio_verdict(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,9 @@ class CostAtError:
     ratio: Estimate
 
     @property
-    def verdict(self) -> CostVerdict | None:
+    def verdict(self) -> RatioVerdict | None:
         """Against the control: `undecided` where the interval holds 1; None without a ratio."""
-        if self.ratio.value is None:
-            return None
-        found = verdict(self.ratio)
+        found = self.ratio.verdict
         # The ratio of an upper bound tells what is faster, and nothing else.
         return "undecided" if self.outcome == "more exact" and found == "slower" else found
 
@@ -165,13 +166,6 @@ class EqualCosts:
     def targets(self) -> list[float]:
         """The errors that at least one method reaches."""
         return list(dict.fromkeys(cost.target for cost in self.costs if cost.outcome == "reached"))
-
-
-def verdict(ratio: Estimate) -> CostVerdict:
-    """Of a ratio of times: which of the two is faster, or that the interval, holding 1 or missing, does not tell."""
-    if ratio.low is None or ratio.high is None or ratio.low <= 1 <= ratio.high:
-        return "undecided"
-    return "faster" if ratio.high < 1 else "slower"
 
 
 def equal_costs(records: Sequence[Record], targets: Sequence[float] = TARGETS) -> EqualCosts | None:
@@ -352,6 +346,23 @@ def ratio_term(measured: Measurement, weight: float) -> Term | None:
         return None
     error = _ratio_error(measured)
     return Term(weight * log(measured.ratio), None if error is None else abs(weight) * error, _degrees(measured))
+
+
+def time_ratio(one: Record, other: Record) -> Estimate:
+    """Time of one cell relative to that of another, of two that were timed in turns with one control.
+
+    Args:
+        one: The cell; it or the other may be the control.
+        other: The other cell.
+    """
+    terms = []
+    for record, weight in ((one, 1.0), (other, -1.0)):
+        if record.control is not None:
+            term = ratio_term(record, weight)
+            if term is None:
+                return Estimate(None, reason=f"`{record.backend}` has no ratio to the control.")
+            terms.append(term)
+    return summed(terms)
 
 
 def paired_term(measured: Measurement, control: Measurement, on_ratio: float, on_control: float) -> Term | None:

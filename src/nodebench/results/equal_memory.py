@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from math import inf
 
 from nodebench.registry import parse
-from nodebench.results.equal_cost import CostVerdict, Estimate, ratio_term, summed, verdict
+from nodebench.results.equal_cost import Estimate, time_ratio
 from nodebench.results.record import Record
+from nodebench.stats import RatioVerdict
 
 ALIKE = 1.01
 """Peaks of memory within this factor of each other are the same: as much as the gate allows them to differ."""
@@ -56,9 +57,9 @@ class CostAtMemory:
     ratio: Estimate
 
     @property
-    def verdict(self) -> CostVerdict | None:
+    def verdict(self) -> RatioVerdict | None:
         """Whether the member is faster or slower than the fixed method; None without a ratio."""
-        return None if self.ratio.value is None else verdict(self.ratio)
+        return self.ratio.verdict
 
 
 def families(records: Sequence[Record]) -> list[Family]:
@@ -114,23 +115,6 @@ def _within(fixed: Record, family: Family) -> CostAtMemory:
         return CostAtMemory(fixed, family, None, Estimate(None, reason=reason))
     best = min(fitting, key=_relative)
     return CostAtMemory(fixed, family, best, time_ratio(best, fixed))
-
-
-def time_ratio(one: Record, other: Record) -> Estimate:
-    """Time of one cell relative to that of another, of two that were timed in turns with one control.
-
-    Args:
-        one: The cell; it or the other may be the control.
-        other: The other cell.
-    """
-    terms = []
-    for record, weight in ((one, 1.0), (other, -1.0)):
-        if record.control is not None:
-            term = ratio_term(record, weight)
-            if term is None:
-                return Estimate(None, reason=f"`{record.backend}` has no ratio to the control.")
-            terms.append(term)
-    return summed(terms)
 
 
 def _peak(record: Record) -> int:
