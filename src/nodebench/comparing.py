@@ -14,6 +14,7 @@ from nodebench.bench.group import GradientGroup
 from nodebench.bench.plan import Plan
 from nodebench.bench.worker.subject import check_times
 from nodebench.errors import UnknownNameError, UserError
+from nodebench.frameworks.base import field_name
 from nodebench.measuring import Watcher, measure, planned
 from nodebench.notebook import watcher
 from nodebench.options import RunOptions
@@ -325,5 +326,4 @@ def _several(values: Any) -> Any:
 
 def _name(field: Any) -> str:
     """What tables call a field: letters and digits, since options of a task are text."""
-    name = getattr(field, "__name__", "") or type(field).__name__
-    return re.sub(r"\W+", "", name) or "field"
+    return re.sub(r"\W+", "", field_name(field)) or "field"

@@ -133,9 +133,9 @@ def is_installed(name: str) -> bool:
     return spec is not None and _home_of(spec.submodule_search_locations or [], spec.origin) not in _folders
 
 
-def is_there(extra: str) -> bool:
-    """Whether all modules of an extra, a key of `EXTRAS`, are installed."""
-    return all(find_spec(name) is not None for name in EXTRAS[extra])
+def missing(extra: str) -> list[str]:
+    """Packages of an extra, a key of `EXTRAS`, that are not installed."""
+    return [DISTRIBUTIONS.get(name, name) for name in EXTRAS[extra] if find_spec(name) is None]
 
 
 def require(extra: str) -> None:
@@ -147,10 +147,10 @@ def require(extra: str) -> None:
     Raises:
         NotInstalledError: If one is missing.
     """
-    missing = [DISTRIBUTIONS.get(name, name) for name in EXTRAS[extra] if find_spec(name) is None]
-    if missing:
-        named = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
-        are = "are" if len(missing) > 1 else "is"
+    lacking = missing(extra)
+    if lacking:
+        named = " and ".join(filter(None, [", ".join(lacking[:-1]), lacking[-1]]))
+        are = "are" if len(lacking) > 1 else "is"
         raise NotInstalledError(f"{named} {are} not installed; install with: pip install 'nodebench[{extra}]'")
 
 

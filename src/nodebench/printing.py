@@ -4,7 +4,6 @@ import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
@@ -26,7 +25,7 @@ from nodebench.reports.answers import (
 )
 from nodebench.reports.columns import reason
 from nodebench.reports.comparison import NOT_COMPARED, NOT_RUN, Machines, comparisons, parts
-from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, mebibytes
+from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, main_columns, mebibytes
 from nodebench.reports.equal_cost import at_equal_error_briefly
 from nodebench.reports.equal_memory import at_equal_memory_briefly
 from nodebench.reports.names import ShortNames
@@ -38,7 +37,7 @@ from nodebench.reports.tables import (
     summary_table,
     trained_summary,
 )
-from nodebench.reports.writers.terminal import PIPED, new_console, print_blocks, print_table
+from nodebench.reports.writers.terminal import PIPED, new_console, print_blocks, print_table, text_of
 from nodebench.reports.writers.terminal import print_listing as print_listing_of
 from nodebench.results.machine import Fingerprint, differences, environment_of
 
@@ -129,42 +128,42 @@ def print_records(
         print_json([record.to_dict() for record in records])
     if as_json or not records:
         return
-    view, console = view or View(), new_console()
-    said = _print_tables(records, view, laws, console)
-    rest = [*_failure_lines(records, view, short_names(records), console.width), *_more(records, view)]
-    _print_lines(records, [*([""] if said else []), *rest], console)
+    view, console, short = view or View(), new_console(), short_names(records)
+    said = _print_tables(records, view, laws, short, console)
+    rest = [*_failure_lines(records, view, short, console.width), *_more(records, view)]
+    _print_lines([*([""] if said else []), *rest], short, console)
 
 
 def records_text(records: Sequence["Record"], width: int = 80) -> str:
     """Records as a terminal of some width shows them, without colours and without commands for more."""
-    # Within a notebook a console would show what it prints, wherever that is to go.
-    console = Console(
-        file=StringIO(), width=width, highlight=False, emoji=False, force_jupyter=False, color_system=None
-    )
-    _print_tables(records, View(), (), console)
+    short = short_names(records)
     failed = (f"{record.status}: {record.backend or record.model}: {reason(record)}" for record in _failed(records))
-    _print_lines(records, [*failed, *_not_run(records)], console)
-    return str(console.file.getvalue())  # type: ignore[attr-defined]  # what it was given
+
+    def show(console: Console) -> None:
+        _print_tables(records, View(), (), short, console)
+        _print_lines([*failed, *_not_run(records)], short, console)
+
+    return text_of(show, width)
 
 
-def _print_tables(records: Sequence["Record"], view: View, laws: "Sequence[Scaling]", console: Console) -> list[str]:
+def _print_tables(
+    records: Sequence["Record"], view: View, laws: "Sequence[Scaling]", short: ShortNames, console: Console
+) -> list[str]:
     """Print records as tables, and below them the answer, whose lines are returned."""
     answers = [answer(comparison) for comparison in comparisons(records)]
     tables = full_tables(records) if view.wide else _summaries(records, answers, in_order=view.in_order)
     # What is of several settings comes after what is of one, and before the answer.
     tables += [answers_table(compared)] if len(compared := _compared(answers)) > 1 else []
     tables += [exponents_table("exponents", laws[0].axis, [(law.task, law) for law in laws])] if laws else []
-    short = short_names(records)
     for table in tables:
         print_table(short.table(_on_a_terminal(table)), console)
     print_blocks((*at_equal_error_briefly(records), *at_equal_memory_briefly(records)), console)
     said = list(_answer_lines(records, answers))
-    _print_lines(records, said, console)
+    _print_lines(said, short, console)
     return said
 
 
-def _print_lines(records: Sequence["Record"], lines: Iterable[str], console: Console) -> None:
-    short = short_names(records)
+def _print_lines(lines: Iterable[str], short: ShortNames, console: Console) -> None:
     for line in lines:
         console.print(escape(short(line).replace("`", "")), soft_wrap=console.width >= PIPED)
 
@@ -182,9 +181,8 @@ def _compared(answers: Sequence[Answer]) -> list[Answer]:
 
 def _on_a_terminal(table: Table) -> Table:
     """A table without what only some readers want to see, and without why there are holes."""
-    kept = [at for at, column in enumerate(table.columns) if not column.further]
-    rows = tuple(tuple(replace(row[at], reason=None) for at in kept) for row in table.rows)
-    return replace(table, columns=tuple(table.columns[at] for at in kept), rows=rows)
+    kept = main_columns(table)
+    return replace(kept, rows=tuple(tuple(replace(entry, reason=None) for entry in row) for row in kept.rows))
 
 
 def _answer_lines(records: Sequence["Record"], answers: Sequence[Answer]) -> Iterator[str]:

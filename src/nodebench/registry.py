@@ -146,7 +146,11 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 
 def canonical(text: str) -> str:
     """The one spelling of `name[options]`: options sorted, no spaces."""
-    name, options = parse(text)
+    return spelled(*parse(text))
+
+
+def spelled(name: str, options: Mapping[str, str]) -> str:
+    """The one spelling of a name with options; the reverse of `parse`."""
     inner = ",".join(f"{key}={options[key]}" for key in sorted(options))
     return f"{name}[{inner}]" if inner else name
 

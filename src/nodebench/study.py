@@ -37,9 +37,9 @@ class Study:
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows: the first screen of the report; the table where what makes it is not installed."""
-        from nodebench.importing import is_there
+        from nodebench.importing import missing
 
-        if not is_there("report"):
+        if missing("report"):
             return None
         from nodebench.reports.writers.html import first_screen
 

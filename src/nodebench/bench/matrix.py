@@ -114,8 +114,7 @@ def _with_dataset(name: str, dataset: str | None) -> str:
     if dataset is None:
         return name
     base, options = registry.parse(name)
-    inner = ",".join(f"{key}={value}" for key, value in {**options, "dataset": dataset}.items())
-    return registry.canonical(f"{base}[{inner}]")
+    return registry.spelled(base, {**options, "dataset": dataset})
 
 
 def _planned(

@@ -280,6 +280,13 @@ def meanings(table: Table) -> tuple[Column, ...]:
     return tuple(column for column in table.columns if column.meaning)
 
 
+def main_columns(table: Table) -> Table:
+    """A table without its further columns."""
+    kept = [at for at, column in enumerate(table.columns) if not column.further]
+    rows = tuple(tuple(row[at] for at in kept) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[at] for at in kept), rows=rows)
+
+
 def order(column: Column, entry: Entry) -> float | str | None:
     """What an entry is sorted by; None sorts last either way.
 

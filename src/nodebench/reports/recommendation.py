@@ -8,7 +8,6 @@ it, with whether they hold for these figures.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import StringIO
 from math import inf, nan
 from textwrap import wrap
 from typing import Any
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nodebench.errors import UserError
-from nodebench.importing import is_there
+from nodebench.importing import missing
 from nodebench.reports.comparison import grouped, has_gradient
 from nodebench.reports.document import (
     Block,
@@ -32,7 +31,7 @@ from nodebench.reports.document import (
     milliseconds,
     number,
 )
-from nodebench.reports.writers.terminal import print_table
+from nodebench.reports.writers.terminal import print_table, text_of
 from nodebench.results.equal_cost import CostAtError, Estimate, equal_costs, summed, time_ratio, time_term
 from nodebench.results.equal_cost import error_of as error_name
 from nodebench.results.record import Record
@@ -200,16 +199,11 @@ class Recommendation:
 
     def __repr__(self) -> str:
         """What a terminal of 80 columns shows."""
-        # Within a notebook a console would show what it prints, wherever that is to go.
-        console = Console(
-            file=StringIO(), width=80, highlight=False, emoji=False, force_jupyter=False, color_system=None
-        )
-        print_recommendation(self, console)
-        return str(console.file.getvalue())  # type: ignore[attr-defined]  # what it was given
+        return text_of(partial(print_recommendation, self), 80)
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows; the text of a terminal where what makes pages is not installed."""
-        if not is_there("report"):
+        if missing("report"):
             return None
         from nodebench.reports.writers.html import fragment  # noqa: PLC0415  it needs the extra
 

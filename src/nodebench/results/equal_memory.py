@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from nodebench.registry import parse
+from nodebench.registry import parse, spelled
 from nodebench.results.equal_cost import Estimate, time_ratio
 from nodebench.results.record import Record
 from nodebench.stats import RatioVerdict
@@ -76,7 +76,7 @@ def families(records: Sequence[Record]) -> list[Family]:
         for option, value in options.items():
             if _is_number(value):
                 rest = {key: other for key, other in options.items() if key != option}
-                found.setdefault((_spelt(name, rest), option), []).append(record)
+                found.setdefault((spelled(name, rest), option), []).append(record)
     by_name = {record.backend: record for record in known}
     made = []
     for (name, option), members in found.items():
@@ -137,8 +137,3 @@ def _is_number(value: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _spelt(name: str, options: dict[str, str]) -> str:
-    inner = ",".join(f"{key}={value}" for key, value in sorted(options.items()))
-    return f"{name}[{inner}]" if inner else name

@@ -26,6 +26,7 @@ from nodebench.reports.document import (
     Table,
     contents,
     key,
+    main_columns,
     meanings,
     order,
     reasons,
@@ -89,7 +90,7 @@ def first_screen(document: Document) -> str:
     """
     blocks = []
     for block in document.lead:
-        blocks.append(_main_columns(block) if isinstance(block, Table) else block)
+        blocks.append(main_columns(block) if isinstance(block, Table) else block)
         if isinstance(block, Table):
             break
     return fragment(replace(document, lead=tuple(blocks)))
@@ -105,13 +106,6 @@ def fragment(document: Document) -> str:
         {block.name: _picture(block) for block in blocks if isinstance(block, Picture)},
     )
     return _environment().get_template("first.html.j2").render(document=document, blocks=blocks, parts=parts)
-
-
-def _main_columns(table: Table) -> Table:
-    """A table without its further columns."""
-    kept = [at for at, column in enumerate(table.columns) if not column.further]
-    rows = tuple(tuple(row[at] for at in kept) for row in table.rows)
-    return replace(table, columns=tuple(table.columns[at] for at in kept), rows=rows)
 
 
 def inline(text: str) -> Markup:

@@ -1,6 +1,7 @@
 """Writes tables and pages to a terminal, or to a pipe, which has no width."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from io import StringIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -39,6 +40,16 @@ def new_console(*, err: bool = False) -> Console:
     """A console on stdout, or on stderr, that does not fold what is piped."""
     console = Console(stderr=err, highlight=False, emoji=False)
     return console if console.is_terminal else Console(stderr=err, highlight=False, emoji=False, width=PIPED)
+
+
+def text_of(show: Callable[[Console], object], width: int) -> str:
+    """What is printed on a terminal of some width, without colours."""
+    # Within a notebook a console would show what it prints, wherever that is to go.
+    console = Console(
+        file=StringIO(), width=width, highlight=False, emoji=False, force_jupyter=False, color_system=None
+    )
+    show(console)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]  # what it was given
 
 
 def print_table(table: Table, console: Console | None = None) -> None:

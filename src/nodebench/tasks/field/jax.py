@@ -82,9 +82,13 @@ def initial_weights(target: str, seed: int) -> Weights:
     """Weights of a field made from a key of the seed, by their names in the model."""
     with seeded_globally(seed):
         field = _made(target, seed)
-    refuse_complex(field)
-    state = whole_state(field)
-    return {f"field.{name}": state[name] for name in named_parameters(field)}
+    return {f"field.{name}": weight for name, weight in _weights(field).items()}
+
+
+def _weights(module: object) -> Weights:
+    refuse_complex(module)
+    state = whole_state(module)
+    return {name: state[name] for name in named_parameters(module)}
 
 
 def _made(target: str, seed: int) -> Any:
@@ -165,10 +169,7 @@ def given_weights(source: FieldSource, seed: int) -> Weights:
         PluginError: If one is complex.
     """
     with seeded_globally(seed):
-        model = GivenODE(source)
-    refuse_complex(model)
-    state = whole_state(model)
-    return {name: state[name] for name in named_parameters(model)}
+        return _weights(GivenODE(source))
 
 
 def module_class(make: Callable[..., type], arguments: Sequence[Any], held: Mapping[str, bool]) -> type:

@@ -74,15 +74,23 @@ def distances(end: State, ys: State) -> Tensor:
 
 def initial_weights(target: str, seed: int) -> Weights:
     """Weights of a field made after seeding, by their names in the model; all generators are left as they were."""
-    cls = load_class(target)
-    with torch.random.fork_rng(devices=[]), seeded_globally(seed):
-        torch.manual_seed(seed)
-        field = cls()
+    field = _seeded(load_class(target), seed)
     if not isinstance(field, nn.Module):
         raise PluginError(f"`{target}` must be a `torch.nn.Module`; it made {type(field).__name__}.")
-    refuse_complex(field)
-    state = whole_state(field)
-    return {f"field.{name}": state[name] for name, _ in field.named_parameters()}
+    return {f"field.{name}": weight for name, weight in _weights(field).items()}
+
+
+def _seeded(make: Callable[[], Any], seed: int) -> Any:
+    """What is made after seeding; all generators are left as they were."""
+    with torch.random.fork_rng(devices=[]), seeded_globally(seed):
+        torch.manual_seed(seed)
+        return make()
+
+
+def _weights(module: nn.Module) -> Weights:
+    refuse_complex(module)
+    state = whole_state(module)
+    return {name: state[name] for name, _ in module.named_parameters()}
 
 
 class FunctionField(nn.Module):
@@ -178,12 +186,7 @@ def given_weights(source: FieldSource, seed: int) -> Weights:
     Raises:
         PluginError: If one is complex.
     """
-    with torch.random.fork_rng(devices=[]), seeded_globally(seed):
-        torch.manual_seed(seed)
-        model = GivenODE(source)
-    refuse_complex(model)
-    state = whole_state(model)
-    return {name: state[name] for name, _ in model.named_parameters()}
+    return _weights(_seeded(partial(GivenODE, source), seed))
 
 
 def _as_field(field: Any, parameters: Any) -> Field:
