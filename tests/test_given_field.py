@@ -47,6 +47,12 @@ class Pair(nn.Module):
         return self.net(y[0]), y[0].sum(1, keepdim=True)
 
 nothing = 3
+
+class Plain:
+    def __call__(self, t, y):
+        return y
+
+plain = Plain()
 """
 
 
@@ -196,6 +202,8 @@ def test_weights_of_another_field_are_named(tmp_path, content, said):
         ({"field": "model.py:ODEFunc", "init_args": ["3"]}, r"`--init-args` must be name=value"),
         ({"field": "model.py:made", "init_args": ["hidden=3"]}, r"are those of a class, and `model.py:made` is"),
         ({"field": "model.py:nothing"}, r"must be a field, called as field\(t, y\); it is int"),
+        ({"field": "model.py:Plain"}, r"is the class Plain, which is derived from neither `torch.nn.Module` nor"),
+        ({"field": "model.py:plain"}, r"is an object of Plain, which is derived from neither"),
         ({"field": "model.py:Absent"}, r"has no `Absent`"),
         ({"field": "model.py:ODEFunc", "weights": "w.eqx"}, r"there is no file `w.eqx`"),
         ({"field": "model.py:ODEFunc", "weights": "model.py"}, r"must be a file .pt or .safetensors"),

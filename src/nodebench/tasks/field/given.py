@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -270,7 +270,15 @@ def framework_of(value: object, name: str) -> str:
             return found
     if not callable(value):
         raise PluginError(f"`{name}` must be a field, called as field(t, y); it is {type(value).__name__}.")
+    while isinstance(value, partial):
+        value = value.func
     held = getattr(value, "__globals__", {}).values()
+    if not held:
+        kind = f"the class {value.__name__}" if isinstance(value, type) else f"an object of {type(value).__name__}"
+        raise PluginError(
+            f"`{name}` is {kind}, which is derived from neither `torch.nn.Module` nor `equinox.Module`; derive it from "
+            "one of them, or write a function."
+        )
     packages = (held_name(part).partition(".")[0] for part in held)
     imported = {LIBRARIES[package] for package in packages if package in LIBRARIES}
     if len(imported) == 1:
