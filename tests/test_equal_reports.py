@@ -6,7 +6,7 @@ from io import StringIO
 from rich.console import Console
 from synthetic import ENVIRONMENTS, RTOLS, curve, timed
 
-from nodebench.printing import print_records
+from nodebench.printing import print_records, records_text
 from nodebench.reports.comparison import Machines
 from nodebench.reports.document import Bullets, Chart, Missing, Table, flattened
 from nodebench.reports.equal_charts import at_equal_error, at_equal_memory
@@ -227,3 +227,10 @@ def test_a_page_says_it_in_the_section_of_the_task():
     bare = report(FAMILY[:2], [], Machines.of(FAMILY[:2], ENVIRONMENTS), lambda _: (), "nodebench report", "now")
     told = [block for each in bare.sections for block in of_kind(each.blocks, Missing | Table | Chart)]
     assert not any("equal" in getattr(block, "name", getattr(block, "what", "")) for block in told)
+
+
+def test_the_text_of_a_study_is_folded():
+    """It is as wide as a terminal, whatever it is printed to."""
+    text = records_text(CURVES)
+    assert "at equal error" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80

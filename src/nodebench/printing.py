@@ -37,7 +37,7 @@ from nodebench.reports.tables import (
     summary_table,
     trained_summary,
 )
-from nodebench.reports.writers.terminal import PIPED, new_console, print_blocks, print_table, text_of
+from nodebench.reports.writers.terminal import is_whole, new_console, print_blocks, print_table, text_of
 from nodebench.reports.writers.terminal import print_listing as print_listing_of
 from nodebench.results.machine import Fingerprint, differences, environment_of
 
@@ -165,7 +165,7 @@ def _print_tables(
 
 def _print_lines(lines: Iterable[str], short: ShortNames, console: Console) -> None:
     for line in lines:
-        console.print(escape(short(line).replace("`", "")), soft_wrap=console.width >= PIPED)
+        console.print(escape(short(line).replace("`", "")), soft_wrap=is_whole(console))
 
 
 def _summaries(records: Sequence["Record"], answers: Sequence[Answer], *, in_order: bool) -> list[Table]:
@@ -250,7 +250,7 @@ def print_notes(records: Sequence["Record"]) -> None:
     """Print what a reader must know of the figures of records."""
     console, short = new_console(), short_names(records)
     for note in _notes(records) or ["no cell left a note"]:
-        console.print(escape(short(note)), soft_wrap=not console.is_terminal)
+        console.print(escape(short(note)), soft_wrap=is_whole(console))
 
 
 def print_recommendation(found: "Recommendation", *, as_json: bool) -> None:

@@ -42,6 +42,11 @@ def new_console(*, err: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=err, highlight=False, emoji=False, width=PIPED)
 
 
+def is_whole(console: Console) -> bool:
+    """Whether lines stay whole: what is piped is not folded."""
+    return not console.is_terminal and console.width >= PIPED
+
+
 def text_of(show: Callable[[Console], object], width: int) -> str:
     """What is printed on a terminal of some width, without colours."""
     # Within a notebook a console would show what it prints, wherever that is to go.
@@ -104,7 +109,7 @@ def print_page(page: Document) -> None:
 
 def print_blocks(blocks: Iterable[Block], console: Console) -> None:
     """Print texts and tables; charts and plots are for files."""
-    whole = not console.is_terminal  # what is piped is not folded
+    whole = is_whole(console)
     for block in blocks:
         match block:
             case Paragraph():
