@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check coverage setup lint bench readme gallery gallery-runs gpu-wheels gpu-check clean
+.PHONY: run test check lowest coverage setup lint bench readme gallery gallery-runs gpu-wheels gpu-check clean
 
 run: setup  ## train with the adjoint method on MNIST and measure its gradient step
 	$(BIN)/nodebench run --backend adjoint --task mnist
@@ -27,11 +27,29 @@ coverage: setup  ## statements and branches that the suite goes through in its o
 setup: $(STAMP)  ## .venv with the pinned set; does nothing when it is up to date
 
 # torch first and by its pinned version: where a CPU build is offered, only the exact version finds it.
+# pip itself before all: groups of dependencies are known since its version 25.1.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,cluster,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,cluster]' --group dev
 	touch $@
+
+# The other end of what pyproject.toml admits. TORCH='torch==2.13.0' holds torch at another version than its lowest.
+LOWEST := .venv-lowest
+TORCH ?= torch
+export UV_TORCH_BACKEND ?= cpu
+
+lowest:  ## the quick tests and a run of every library, with the lowest versions that pyproject.toml admits
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints.txt uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct \
+		--editable '.[all]' --group test '$(TORCH)'
+	$(LOWEST)/bin/python -m pytest -q $(IN_TWO) $(OLD) -m 'not ($(SLOW))'
+	$(LOWEST)/bin/nodebench run -b torchdiffeq,direct,adjoint,checkpoint,diffrax,jax-odeint -t linear --preset smoke --rounds 1
+
+# Old libraries warn of newer ones, and of Python.
+OLD := -W default
 
 lint: setup  ## formatting, lint, types, layers
 	$(BIN)/ruff format --check .
@@ -91,4 +109,4 @@ gallery-runs: setup  ## measure what the gallery shows, about two hours on a mac
 	$(BIN)/nodebench run --backend adjoint --task mnist --preset standard --measure training --store $(GALLERY)/paper.db
 
 clean:
-	rm -rf $(VENV) .nodebench .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .nodebench .pytest_cache .mypy_cache .ruff_cache .hypothesis

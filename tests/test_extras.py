@@ -105,11 +105,11 @@ def test_an_extra_is_what_it_is_looked_for_by(extra):
     assert names == {re.split(r"[<>=]", each)[0] for each in declared}
 
 
-def test_everything_is_all_but_the_cluster_and_what_developers_need():
+def test_everything_is_all_but_the_cluster():
     """The extra `all` names every other."""
     extras = PROJECT["optional-dependencies"]
     (everything,) = extras["all"]
-    assert set(re.findall(r"\w+", everything.partition("[")[2])) == extras.keys() - {"all", "cluster", "dev"}
+    assert set(re.findall(r"\w+", everything.partition("[")[2])) == extras.keys() - {"all", "cluster"}
 
 
 def test_on_windows_there_is_a_sentence(monkeypatch):

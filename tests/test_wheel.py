@@ -1,11 +1,13 @@
-"""The built wheel works from outside the source tree."""
+"""The wheel and the source distribution hold what they are to hold, and the wheel works from outside the source tree."""
 
 import json
 import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -36,6 +38,38 @@ def run(python, *arguments, cwd):
     return subprocess.run(
         [python, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """The source distribution, unpacked."""
+    folder = tmp_path_factory.mktemp("sources")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    with tarfile.open(next(folder.glob("nodebench-*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+def files_below(folder):
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_holds_the_package_alone(installed):
+    """Every file of it, and nothing beside it but the metadata."""
+    with ZipFile(next(installed.parent.parent.parent.glob("*.whl"))) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert names == {f"nodebench/{name}" for name in files_below(ROOT / "src/nodebench")}
+
+
+def test_the_source_distribution_holds_what_a_wheel_is_built_from(sources):
+    """The package, and what is told of it: no tests, no docs with their gallery, no workflows."""
+    beside = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml", ".gitignore"}
+    assert files_below(sources) == {f"src/nodebench/{name}" for name in files_below(ROOT / "src/nodebench")} | beside
 
 
 def test_the_package_is_the_wheel(installed, tmp_path):
