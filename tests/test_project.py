@@ -5,12 +5,13 @@ import tomllib
 from importlib.metadata import metadata
 from pathlib import Path
 
+import check_jsonschema
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import nodebench
 from nodebench import registry
-from nodebench.importing import source_file, split_target
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -24,6 +25,27 @@ def test_the_licence_is_there_whole():
     assert "END OF TERMS AND CONDITIONS" in text
     assert "limitations under the License." in text
     assert (PROJECT["license"], PROJECT["license-files"]) == ("Apache-2.0", ["LICENSE"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        ("github-workflows", ".github/workflows/*.yml"),
+        ("github-workflows", "examples/ci/*.yml"),
+        ("dependabot", ".github/dependabot.yml"),
+        ("github-issue-forms", ".github/ISSUE_TEMPLATE/[!c]*.yml"),
+        ("github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
+        ("citation-file-format", "CITATION.cff"),
+    ],
+)
+def test_a_file_that_others_read_has_their_form(schema, pattern):
+    """By the schemas that check-jsonschema brings along; `.pre-commit-config.yaml` has the same."""
+    files = sorted(map(str, ROOT.glob(pattern)))
+    assert files
+    arguments = ["--builtin-schema", f"vendor.{schema}", "--default-filetype", "yaml", *files]
+    done = CliRunner().invoke(check_jsonschema.main, arguments)
+    assert done.exit_code == 0, done.output
+    assert f"--builtin-schema vendor.{schema}" in (ROOT / ".pre-commit-config.yaml").read_text()
 
 
 def test_users_are_given_types():
@@ -43,13 +65,17 @@ def test_the_citation_is_of_this_version():
         assert all(author.keys() <= {"name", "family-names", "given-names"} for author in work["authors"])
 
 
-@pytest.mark.parametrize("name", registry.names("backend"))
-def test_the_paper_behind_a_backend_is_cited(name):
-    """What its docstring refers to by a link is among the references, and it is named there."""
-    module, _ = split_target(registry.describe("backend", name).target)
-    links = set(re.findall(r"https://(?:arxiv\.org/abs|doi\.org)/[\w./]*\w", source_file(module).read_text()))
+def test_the_papers_behind_methods_and_solvers_are_cited():
+    """What a module of a backend or of its solver refers to by a link is among the references."""
+    link = re.compile(r"https://(?:arxiv\.org/abs|doi\.org)/[\w./()-]*\w")
+    sources = (ROOT / "src/nodebench/backends").rglob("*.py")
     cited = {work.get("url", f"https://doi.org/{work.get('doi')}") for work in CITATION["references"]}
-    assert links <= cited
+    assert {found for path in sources for found in link.findall(path.read_text())} <= cited
+
+
+@pytest.mark.parametrize("name", registry.names("backend"))
+def test_a_backend_has_its_reference(name):
+    """One that names it says what to cite with it."""
     assert any(f"`{name}`" in work["notes"] for work in CITATION["references"])
 
 

@@ -1,4 +1,4 @@
-"""The wheel and the source distribution hold what they are to hold, and the wheel works from outside the source tree."""
+"""Wheel and source distribution hold what they are to, and the wheel works from outside the source tree."""
 
 import json
 import os

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,18 @@ from repositories import git
 
 ROOT = Path(__file__).parent.parent
 OURS = ROOT / ".github/workflows/ci.yml"
+RELEASE = ROOT / ".github/workflows/release.yml"
 RECIPE = ROOT / "examples/ci/nodebench.yml"
 BASELINE = ROOT / "examples/ci/nodebench-baseline.yml"
 WORKFLOWS = (*sorted((ROOT / ".github/workflows").glob("*.y*ml")), *sorted((ROOT / "examples/ci").glob("*.y*ml")))
+
+GATES = (OURS, RECIPE, BASELINE)
+
+GRANTED = {
+    ("release.yml", "publish"): {"id-token": "write"},
+    ("release.yml", "github"): {"contents": "write"},
+}
+"""What a job may do besides reading, where it posts no comment."""
 
 INSTALL = "install"
 """The one step of a job that is not run: it asks the network for what is installed here."""
@@ -64,8 +74,17 @@ def jobs(path):
     return load(path)["jobs"].items()
 
 
+def own_jobs(path):
+    """The jobs that are written out here, and not those of a workflow that is called."""
+    return [(name, job) for name, job in jobs(path) if "steps" in job]
+
+
 def steps(path):
-    return [step for _, job in jobs(path) for step in job["steps"]]
+    return [step for _, job in own_jobs(path) for step in job["steps"]]
+
+
+def triggers(path):
+    return load(path)[True]  # YAML 1.1 reads `on` as a truth value
 
 
 def run_job(path, name, folder, **values):
@@ -75,7 +94,7 @@ def run_job(path, name, folder, **values):
     summary = folder.parent / f"{folder.name}-{name}-summary.md"
     summary.unlink(missing_ok=True)
     inherited = {key: value for key, value in os.environ.items() if key != "NODEBENCH_STORE"}
-    environment = inherited | workflow["env"] | job.get("env", {}) | QUICK | values
+    environment = inherited | workflow.get("env", {}) | job.get("env", {}) | QUICK | values
     environment |= {
         "CI": "true",
         "GITHUB_ACTIONS": "true",
@@ -159,34 +178,46 @@ def regressions(summary):
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_job_is_bounded(path):
     """A time-out, a runner that stays the same, one run at a time."""
-    for name, job in jobs(path):
+    for name, job in own_jobs(path):
         assert 0 < job["timeout-minutes"] <= 60, name
-        assert not job["runs-on"].endswith("latest"), name
-    assert set(load(path)["concurrency"]) == {"group", "cancel-in-progress"}
+        assert not any("latest" in runner for runner in runners(job)), name
+    if set(triggers(path)) != {"workflow_call"}:
+        assert set(load(path)["concurrency"]) == {"group", "cancel-in-progress"}
+
+
+def runners(job):
+    """What a job runs on: one system, or those of its matrix."""
+    if job["runs-on"] != "${{ matrix.system }}":
+        return [job["runs-on"]]
+    matrix = job["strategy"]["matrix"]
+    return [*matrix["system"], *(each["system"] for each in matrix["include"])]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_job_may_write_nothing_but_its_comment(path):
-    """Only a job that posts may, and it does not try with the token of a fork."""
+def test_a_job_may_write_nothing_but_what_it_is_for(path):
+    """A comment is posted by a job that may, which does not try with the token of a fork."""
     assert load(path)["permissions"] == {"contents": "read"}
     for name, job in jobs(path):
-        comments = [step for step in job["steps"] if "comment" in step.get("uses", "")]
-        allowed = {"contents": "read", "pull-requests": "write"} if comments else None
-        assert job.get("permissions") == allowed, name
+        comments = [step for step in job.get("steps", ()) if "comment" in step.get("uses", "")]
+        comment = {"contents": "read", "pull-requests": "write"} if comments else None
+        assert job.get("permissions") == GRANTED.get((path.name, name), comment), name
         for step in comments:
             assert "github.event.pull_request.head.repo.full_name == github.repository" in step["if"], name
-    triggers = load(path)[True]  # YAML 1.1 reads `on` as a truth value
-    assert "pull_request" in triggers
-    assert "pull_request_target" not in triggers
+    assert "pull_request_target" not in triggers(path)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_actions_are_pinned(path):
-    """To a major version, the same for all that use one."""
-    used = {step["uses"] for other in WORKFLOWS for step in steps(other) if "uses" in step}
-    here = {step["uses"] for step in steps(path) if "uses" in step}
-    assert [name for name in here if not re.fullmatch(r"[\w-]+/[\w-]+@v\d+", name)] == []
-    assert len({name.partition("@")[0] for name in used}) == len(used)
+    """To a commit, with its version beside it, the same for all that use one; or they are of this repository."""
+    pinned = re.compile(r"([\w-]+/[\w-]+)@[0-9a-f]{40} # v\d+\.\d+\.\d+|\./\.github/workflows/[\w-]+\.yml")
+    here, used = uses(path), {action for other in WORKFLOWS for action in uses(other)}
+    assert [action for action in here if not pinned.fullmatch(action)] == []
+    assert len({action.partition("@")[0] for action in used}) == len(used)
+
+
+def uses(path):
+    """What the lines of a workflow say that they use, with the comments that YAML leaves out."""
+    return re.findall(r"^ +(?:- )?uses: (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -196,11 +227,12 @@ def test_shell_lines_are_plain(path):
     assert [step for step in steps(path) if "run" in step and ("${{" in step["run"] or "id" not in step)] == []
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", GATES, ids=lambda path: path.name)
 def test_what_a_gate_found_is_kept(path):
     """The Markdown and the files, of a red gate as of a green one; against a branch, with the whole history."""
-    gates = [(name, job) for name, job in jobs(path) if any(step.get("id") == "gate" for step in job["steps"])]
+    gates = [(name, job) for name, job in own_jobs(path) if any(step.get("id") == "gate" for step in job["steps"])]
     assert gates
+    assert "pull_request" in triggers(path)
     for name, job in gates:
         at = next(index for index, step in enumerate(job["steps"]) if step.get("id") == "gate")
         after = job["steps"][at + 1 :]
@@ -208,6 +240,38 @@ def test_what_a_gate_found_is_kept(path):
         assert all(EVEN_IF_RED.match(step["if"])[1] == "gate" for step in after), name
         if "--against-ref" in job["steps"][at]["run"]:
             assert job["steps"][0]["with"] == {"fetch-depth": 0}, name
+
+
+@pytest.mark.parametrize(
+    ("version", "heading", "codes"),
+    [
+        ("0.2.0", "## 0.2.0 - 2031-02-03", {"version": 0, "notes": 0}),
+        ("0.2.0", "## 0.2.0 - unreleased", {"version": 0, "notes": 1}),
+        ("0.2.0", "## 0.2.00 - 2031-02-03", {"version": 0, "notes": 1}),
+        ("0.2.1", "## 0.2.1 - 2031-02-03", {"version": 1}),
+    ],
+    ids=["released", "no date", "no section", "another version"],
+)
+def test_a_release_is_of_the_version_and_has_its_notes(tmp_path, version, heading, codes):
+    """The tag is the version, and the notes are the section of the changelog, up to the next."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text('[project]\nname = "nodebench"\nversion = "0.2.0"\ndescription = ""\n')
+    (folder / "CHANGELOG.md").write_text(
+        f"# Changelog\n\n{heading}\n\n### Added\n\n- This.\n\n## 0.1.0 - 2030-01-01\n\n- That.\n"
+    )
+    outcome = run_job(RELEASE, "told", folder, GITHUB_REF_NAME=f"v{version}")
+    assert outcome.codes == codes, outcome.printed
+    if not any(codes.values()):
+        assert (folder / "notes.md").read_text().split("\n") == ["", "### Added", "", "- This.", "", ""]
+
+
+def test_the_version_is_written_once():
+    """Where the release reads it."""
+    project = (ROOT / "pyproject.toml").read_text()
+    assert re.findall(r'^version = "(.*)"$', project, flags=re.MULTILINE) == [
+        tomllib.loads(project)["project"]["version"]
+    ]
 
 
 def test_the_gate_is_the_same_everywhere():
