@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from commands import nodebench
 
-from nodebench import importing
-from nodebench.errors import NotInstalledError
+from nodebench import api, importing
+from nodebench.errors import NotInstalledError, UserError
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -115,6 +115,10 @@ def test_everything_is_all_but_the_cluster():
 def test_on_windows_there_is_a_sentence(monkeypatch):
     """And not the traceback of a module that only Linux and macOS have."""
     monkeypatch.setattr(sys, "platform", "win32")
+    said = "nodebench runs on Linux and macOS; on Windows, use it in WSL."
     done = nodebench("list")
     assert done.returncode == 2
-    assert "nodebench runs on Linux and macOS" in done.stderr
+    assert said in done.stderr
+    with pytest.raises(UserError) as raised:
+        api.run(backends=["direct"], tasks=["linear"])
+    assert str(raised.value) == said

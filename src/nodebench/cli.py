@@ -23,6 +23,7 @@ from rich.markup import escape
 
 from nodebench.bench.request import ExecutorOptions, Request, Settings
 from nodebench.errors import NodebenchError, NotInstalledError, UnknownNameError, UserError
+from nodebench.importing import require_system
 from nodebench.options import (
     DEFAULT_STORE,
     STORE_VARIABLE,
@@ -99,18 +100,13 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # what users' code says may have characters that the terminal lacks
     try:
-        _check_platform()
+        require_system()
         _check_arguments()
         app()
     except NodebenchError as error:
         console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         console.print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(1 if isinstance(error, NotInstalledError) else 2)
-
-
-def _check_platform() -> None:
-    if sys.platform not in ("linux", "darwin"):
-        raise UserError("nodebench runs on Linux and macOS; on Windows, use it in WSL.")
 
 
 def _check_arguments() -> None:

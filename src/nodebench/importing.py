@@ -138,6 +138,16 @@ def missing(extra: str) -> list[str]:
     return [DISTRIBUTIONS.get(name, name) for name in EXTRAS[extra] if find_spec(name) is None]
 
 
+def require_system() -> None:
+    """Check that this is a system on which workers run.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if sys.platform not in ("linux", "darwin"):
+        raise UserError("nodebench runs on Linux and macOS; on Windows, use it in WSL.")
+
+
 def require(extra: str) -> None:
     """Check that the modules of an extra are installed.
 

@@ -96,8 +96,8 @@ def models() -> list[Row]:
 
 
 def data_sources() -> Row:
-    """Where the data of each task would come from."""
-    return {row["name"]: row["data"] for row in tasks() if "data" in row}
+    """Where the data of each task would come from, with `~` for the user's home: what is told is posted with a bug."""
+    return {row["name"]: row["data"].replace(f"{Path.home()}/", "~/") for row in tasks() if "data" in row}
 
 
 def runs(store: str | Path) -> list[Row]:

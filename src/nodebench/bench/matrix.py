@@ -15,7 +15,7 @@ from nodebench.bench.plan import Cell, Plan, joined, unique, unwritten
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Interpreter, Request
 from nodebench.errors import NotInstalledError, PluginError, UnknownNameError, UserError
-from nodebench.importing import users_code
+from nodebench.importing import require_system, users_code
 from nodebench.problem import SolverSpec
 from nodebench.results.scaling import Axis
 from nodebench.stats import MIN_POINTS
@@ -44,8 +44,9 @@ def plan(request: Request, timeout_s: float | None = None, objects: Objects | No
         objects: Objects of the caller's process that tasks are made of, pickled, by digest.
 
     Raises:
-        UserError: If a name, option or number in it is wrong, or nothing is left to measure.
+        UserError: If a name, option or number in it is wrong, nothing is left to measure, or workers do not run here.
     """
+    require_system()
     _check_choices(request)
     broken: dict[str, str] = {}
     backends = _backends(request, broken)
