@@ -35,16 +35,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,cluster]' --group dev
 	touch $@
 
-# The other end of what pyproject.toml admits. TORCH='torch==2.13.0' holds torch at another version than its lowest.
+# The other end of what pyproject.toml admits. TORCH='torch==2.13.0+cpu' holds torch at another version than its lowest.
 LOWEST := .venv-lowest
-TORCH ?= torch
-export UV_TORCH_BACKEND ?= cpu
+TORCH ?= --torch-backend cpu
 
 lowest:  ## the quick tests and a run of every library, with the lowest versions that pyproject.toml admits
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints.txt uv
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct \
-		--editable '.[all]' --group test '$(TORCH)'
+		--editable '.[all]' --group test $(TORCH)
 	$(LOWEST)/bin/python -m pytest -q $(IN_TWO) $(OLD) -m 'not ($(SLOW))'
 	$(LOWEST)/bin/nodebench run -b torchdiffeq,direct,adjoint,checkpoint,diffrax,jax-odeint -t linear --preset smoke --rounds 1
 
