@@ -315,12 +315,15 @@ def test_a_missing_framework_is_a_status(tmp_path):
 
 
 def test_doctor_tells_versions_devices_and_data(tmp_path):
-    """`doctor` names the machine, the libraries, the frameworks' devices and where MNIST would come from."""
-    found = json.loads(nodebench("doctor", "--json", cwd=tmp_path, NODEBENCH_DATA=str(tmp_path)).stdout)
+    """`doctor` names the machine, libraries, devices of frameworks and where MNIST would come from, not who asks."""
+    home, data = str(tmp_path), str(tmp_path / "data")
+    said = nodebench("doctor", "--json", cwd=tmp_path, HOME=home, XDG_CACHE_HOME="", NODEBENCH_DATA=data).stdout
+    found = json.loads(said)
     assert found["environment"]["cores"] >= 1
     assert found["environment"]["libraries"]["numpy"]
     assert set(found["frameworks"]) == {"torch", "jax"}
-    assert "mnist" in found["data"]
+    assert "~/data" in found["data"]["mnist"]
+    assert home not in said
 
 
 def test_version():
