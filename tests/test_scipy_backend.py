@@ -9,7 +9,7 @@ from torch_problems import Net, Pair, flat, make_problem
 
 from nodebench import installed, registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.backends.scipy import Scipy, _Vode
+from nodebench.backends.scipy import Scipy, _Integration, _Vode
 from nodebench.backends.solvers import METHODS, MULTISTEP, TABLEAUS, method
 from nodebench.conformance.torch_models import path_loss
 from nodebench.errors import CellError, DivergedError, StepLimitError, UnknownNameError, UserError
@@ -198,6 +198,25 @@ def test_an_error_of_the_field_comes_through(solver, framework):
     y0, times = torch.ones(2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
     with pytest.raises(UserError, match="shapes of the state"):
         BACKEND.grad(Problem(lambda _, y: y[:1], y0, times, path_loss), _spec(solver), framework)
+
+
+@pytest.mark.parametrize("n_good", [0, 1, 2, 7])
+@BOTH
+def test_a_field_that_has_raised_is_not_asked_again(solver, n_good):
+    """VODE would ask on while the exception is pending, which the interpreter does not survive unharmed."""
+    raised, n_calls = KeyboardInterrupt(), 0
+
+    def derivative(_, y):
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls > n_good:
+            raise raised
+        return -y
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(_Integration(_spec(solver)).solve(derivative, np.ones(2), (0.0, 1.0)))
+    assert caught.value is raised
+    assert n_calls == n_good + 1
 
 
 @pytest.mark.parametrize("solver", sorted(TABLEAUS))

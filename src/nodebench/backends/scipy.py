@@ -340,7 +340,11 @@ class _Integration:
 
 
 class _WatchedDerivative:
-    """A derivative that remembers where it was asked for, whether its last value was finite, and what it raised."""
+    """A derivative that remembers where it was asked for, whether its last value was finite, and what it raised.
+
+    Nothing is raised through SciPy's compiled code: VODE goes on to ask for values while an exception is pending, and
+    what the interpreter then looks up may fail. It is handed NaN, with which it gives up, and the error comes after.
+    """
 
     def __init__(self, derivative: _Derivative) -> None:
         self._derivative = derivative
@@ -349,11 +353,13 @@ class _WatchedDerivative:
         self.error: BaseException | None = None
 
     def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
+        if self.error is not None:
+            return np.full_like(y, np.nan)
         try:
             value = self._derivative(float(t), y)
-        except BaseException as error:
-            self.error = self.error or error
-            raise
+        except BaseException as error:  # noqa: BLE001 - an interruption too: `_named_errors` raises it
+            self.error = error
+            return np.full_like(y, np.nan)
         self._times.append(float(t))
         self.finite = bool(np.isfinite(value).all())
         return value
@@ -370,7 +376,7 @@ class _WatchedDerivative:
 
 @contextmanager
 def _named_errors(solver: str, start: float, watched: _WatchedDerivative) -> Iterator[None]:
-    """Turn the warning with which SciPy says that an integrator gave up into an error of ours; the field's own pass.
+    """Raise the field's own error, or turn the warning with which SciPy says that an integrator gave up into ours.
 
     Raises:
         DivergedError: If the derivative was not finite.
@@ -381,11 +387,9 @@ def _named_errors(solver: str, start: float, watched: _WatchedDerivative) -> Ite
         try:
             yield
         except UserWarning as warning:
-            if not watched.finite:
+            if watched.error is None and not watched.finite:
                 raise DivergedError(f"{solver}: the derivative is not finite after t = {start:.6g}.") from warning
-            raise CellError(f"{solver} gave up after t = {start:.6g}; {warning}") from warning
-        except (SystemError, ValueError):
-            # The wrapper of the Fortran code may go on after an error of the derivative, and then fails by that.
-            if watched.error is not None:
-                raise watched.error from None
-            raise
+            if watched.error is None:
+                raise CellError(f"{solver} gave up after t = {start:.6g}; {warning}") from warning
+    if watched.error is not None:
+        raise watched.error
