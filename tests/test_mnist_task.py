@@ -88,8 +88,8 @@ def test_paper_recipe_is_the_published_one():
 
 def test_unknown_model_is_refused_with_the_near_ones():
     """A mistyped model is answered with what was meant."""
-    with pytest.raises(UnknownNameError, match="resnet-small"):
-        Mnist().recipe("resnet-smal", "quick")
+    with pytest.raises(UnknownNameError, match="resnet-12"):
+        Mnist().recipe("resnet-13", "quick")
 
 
 def batch_of(n):

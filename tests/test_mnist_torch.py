@@ -40,9 +40,9 @@ def batch_of(n):
         ("odenet", "res", 232_970),
         ("resnet", "conv", 576_778),
         ("resnet", "res", 601_482),
-        ("resnet-small", "conv", 280_842),
-        ("one-block", "conv", 206_858),
-        ("no-block", "conv", 132_874),
+        ("resnet-2", "conv", 280_842),
+        ("resnet-1", "conv", 206_858),
+        ("resnet-0", "conv", 132_874),
         ("mlp", "conv", 238_510),
     ],
 )

@@ -34,7 +34,7 @@ SHOWN = [
     (Spiral(), "latent-ode", ["reconstructions", "latent-space"]),
     (Spiral(), "rnn", ["reconstructions"]),
     (Mnist("digits"), "mlp", ["misread-digits"]),
-    (Mnist("digits"), "no-block", ["misread-digits"]),
+    (Mnist("digits"), "resnet-0", ["misread-digits"]),
 ]
 
 

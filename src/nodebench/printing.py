@@ -34,6 +34,7 @@ from nodebench.reports.tables import (
     exponents_table,
     full_tables,
     repetition_table,
+    steps_table,
     summary_table,
     trained_summary,
 )
@@ -169,9 +170,9 @@ def _print_lines(lines: Iterable[str], short: ShortNames, console: Console) -> N
 
 
 def _summaries(records: Sequence["Record"], answers: Sequence[Answer], *, in_order: bool) -> list[Table]:
-    """One table for each comparison, and one of what was trained."""
+    """One table for each comparison, one of training steps, and one of what was trained."""
     found = [summary_table(each.comparison, in_order=in_order) for each in answers]
-    return [table for table in (*found, trained_summary(records)) if table is not None]
+    return [table for table in (*found, steps_table("steps", records), trained_summary(records)) if table is not None]
 
 
 def _compared(answers: Sequence[Answer]) -> list[Answer]:

@@ -56,6 +56,7 @@ class CellRun:
         gradients: Its gradients and states, until it is judged; None where it did not get so far.
         starts: The series of its timing.
         clock: Measures the time of measured work, together with that of other cells that have the same clock.
+        trains: Whether the step that is measured is one of its training, rather than a gradient step.
         failed: Whether its worker has failed; a cell that is judged wrong has not.
     """
 
@@ -70,6 +71,7 @@ class CellRun:
     starts: list[Start] = field(default_factory=list)
     gradients: Reference | None = None
     clock: WorkClock = field(default_factory=WorkClock)
+    trains: bool = False
     failed: bool = False
     _worker: WorkerProcess | None = field(default=None, init=False)
 
@@ -198,6 +200,18 @@ class CellRun:
         self.dismiss()
         self.failed = False
         self.found = before
+
+    def begin_step(self) -> None:
+        """Send an open worker what builds all that a step needs and makes the first; `first_step_made` waits for it."""
+        if self.trains:
+            self.send(Questions.prepare_training_step, self.found.first_step)
+        else:
+            assert self.inputs is not None, "the preparing worker has written them"
+            self.send(Questions.prepare, self.first_step, self.inputs)
+
+    def first_step_made(self) -> None:
+        """Wait for what `begin_step` began."""
+        self.receive(Questions.prepare_training_step if self.trains else Questions.prepare)
 
     @contextmanager
     def failures(self) -> Iterator[None]:

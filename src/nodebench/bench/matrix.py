@@ -22,8 +22,9 @@ from nodebench.stats import MIN_POINTS
 from nodebench.tasks.base import AbstractTask, Preset
 from nodebench.tasks.field.objects import Objects
 
-MEASURES = ("gradient", "untimed", "counts", "training", "both")
-"""What there is to measure: `untimed` is the gradient measurement without times, `counts` its evaluations and steps."""
+MEASURES = ("gradient", "untimed", "counts", "training", "training-step", "both")
+"""What there is to measure: `untimed` is the gradient measurement without times, `counts` its evaluations and steps;
+`training-step` is memory and time of a training step of each whole network, `both` are `gradient` and `training`."""
 
 DEVICES = ("cpu", "cuda")
 
@@ -214,9 +215,9 @@ def _check_backends_wanted(name: str, models: list[str], with_ode: list[str], re
 def _check_batch(name: str, task: AbstractTask, request: Request, *, differentiated: bool) -> None:
     """See that the batch that was asked for can be had; of the first seed, since sizes do not depend on it."""
     seed, limits = request.seeds[0], []
-    if request.measure != "training" and differentiated:
+    if request.measure not in ("training", "training-step") and differentiated:
         limits.append(task.gradient_examples(seed))
-    if request.measure in ("training", "both"):
+    if request.measure in ("training", "training-step", "both"):
         limits.append(task.training_examples(request.preset, seed))
     for limit in limits:
         if limit is not None and request.batch_size is not None and request.batch_size > limit:

@@ -238,7 +238,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Answer to `memory`."""
+    """Answer to `memory` and `training_memory`."""
 
     found: Measurement
     resident_bytes: int | None
@@ -370,6 +370,19 @@ class Questions(Protocol):
 
     def turn(self) -> Turn:
         """One turn of the timing."""
+
+    def prepare_training_step(self, first_step: float | None) -> Measurement:
+        """Build model, optimiser and batch, and make the first training step.
+
+        It comes before `training_memory`, `warm_up` and `turn`, whose step then is one of the training. The learning
+        rate is zero, so that each is made at the initial weights.
+
+        Args:
+            first_step: First step of every solve; None for a model without an ODE.
+        """
+
+    def training_memory(self) -> Sizes:
+        """Peak memory of one warmed training step."""
 
     def train(self, first_step: float | None, checkpoint: str) -> Trained:
         """Train by the preset's recipe, from the checkpoint where there is one, and evaluate on the held-out data.

@@ -63,6 +63,13 @@ class Cell:
         del settings["backend"], settings["framework"]
         return _digest(settings)
 
+    @property
+    def recipe(self) -> str:
+        """Key of the group whose training steps are compared: networks and solvers may differ."""
+        settings = asdict(self)
+        del settings["backend"], settings["framework"], settings["model"]
+        return _digest({**settings, "spec": self.spec.dtype})
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -70,7 +77,7 @@ class Plan:
 
     Attributes:
         cells: The cells in the order in which they are measured.
-        measure: `gradient`, `counts`, `training` or `both`.
+        measure: One of `nodebench.bench.matrix.MEASURES`.
         against: The other version that the cells take turns with, or None.
         broken: Plugins that were asked for and cannot be used, by name, with the reason in a sentence.
         unsupported: Cells that no process need be started for, by id, with the reason in a sentence.
@@ -125,14 +132,19 @@ class Plan:
     @property
     def groups(self) -> list[tuple[Cell, ...]]:
         """The cells that are compared with each other, in order."""
-        return group(self.cells)
+        return group(self.cells, training_steps=self.measure == "training-step")
 
 
-def group(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
-    """Collect cells that differ in nothing but the gradient method, keeping their order."""
+def group(cells: Iterable[Cell], *, training_steps: bool = False) -> list[tuple[Cell, ...]]:
+    """Collect cells that differ in nothing but the gradient method, keeping their order.
+
+    Args:
+        cells: The cells.
+        training_steps: Whether what is compared are training steps, of whole networks.
+    """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(cell.comparison, []).append(cell)
+        groups.setdefault(cell.recipe if training_steps else cell.comparison, []).append(cell)
     return [tuple(members) for members in groups.values()]
 
 

@@ -34,7 +34,8 @@ class Request:
         tasks: Task, name[option=value]; or `all`.
         models: Model of the task; or `all`.
         dataset: Data set of the task. It is handed to tasks as their option `dataset`.
-        measure: gradient, untimed (errors, evaluations, memory), counts (evaluations), training or both.
+        measure: gradient, untimed (errors, evaluations, memory), counts (evaluations), training, training-step (its
+            memory and time), or both (gradient and training).
         preset: Budget: smoke, quick, standard or paper.
         solvers: Solver; see `nodebench list solvers`.
         controller: Step-size controller: integral or pi.
@@ -102,7 +103,7 @@ class Request:
             return
         if self.tasks and self.tasks != (self._field_task,):
             raise UserError("`--field` measures a field by itself, without a task; leave `--task` or `--field` out.")
-        if self.measure == "training":
+        if self.measure in ("training", "training-step"):
             raise UserError("a field by itself has no data to be trained on; `nodebench new task` makes a task.")
         if self.y0 is None:
             raise UserError(

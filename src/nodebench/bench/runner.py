@@ -24,6 +24,7 @@ from nodebench.bench.work import (
     GroupWork,
     MachineContext,
     Measure,
+    TrainingStepWork,
     TrainingWork,
     WorkResult,
     checkpoint,
@@ -134,9 +135,11 @@ class Runner:
         done |= left_out
         self.notify(Event("run", text, done=len(done), total=len(plan.cells)))
         attempts = {record.cell_id: record.attempt for record in records}
+        drawn = plan.cells[0].seed if plan.cells else 0
         plan = plan.ordered_as(attempts)
         machine = self._machine(run_id, environment)
-        job = _Job(self.store, run_id, cast(Measure, plan.measure), machine, attempts, self.store.measurements(run_id))
+        kept = self.store.measurements(run_id)
+        job = _Job(self.store, run_id, cast(Measure, plan.measure), machine, attempts, kept, drawn)
         self.executor.carry_out(job.work(plan, done), machine, job.arrived)
         self.store.finish_run(run_id)
         if not job.lost:
@@ -193,6 +196,7 @@ class _Job:
         machine: This machine.
         attempts: How often cells have been measured in this run.
         kept: Gradient measurements of the run that need not be made again, by cell.
+        drawn: The seed whose trained models leave plots; those of further seeds would show the same again.
         keys: Keys of the fingerprints that are in the store.
         files: Files of code that are entered in the store as what the run depends on.
         lost: Cells whose machines were lost in the midst of their training.
@@ -204,6 +208,7 @@ class _Job:
     machine: MachineContext
     attempts: Mapping[str, int]
     kept: Mapping[str, Measurement]
+    drawn: int
     keys: set[str] = field(default_factory=set, init=False)
     files: dict[str, str] = field(default_factory=dict, init=False)
     lost: set[str] = field(default_factory=set, init=False)
@@ -219,6 +224,10 @@ class _Job:
             yield from self._group_work(left, tuple(cell for cell in missing if cell in left))
 
     def _group_work(self, group: tuple[Cell, ...], missing: tuple[Cell, ...]) -> Iterator[AbstractWork]:
+        if self.measure == "training-step":
+            if missing:
+                yield TrainingStepWork(missing)
+            return
         fresh = tuple(cell for cell in missing if cell.backend is not None and cell.cell_id not in self.kept)
         if fresh:
             yield GroupWork(group, fresh, self.measure)
@@ -265,7 +274,7 @@ class _Job:
     def _finish(self, outcome: CellResult, done: WorkResult) -> None:
         cell = outcome.cell
         record = record_of(outcome, self.run_id, self.attempts.get(cell.cell_id, 0) + 1)
-        self.store.append(record, outcome.plots)
+        self.store.append(record, outcome.plots if cell.seed == self.drawn else ())
         # Only now: an interruption before the row is written must find the checkpoint. So must another attempt at a
         # training that lost its machines.
         if isinstance(done.work, TrainingWork) and outcome.lost:

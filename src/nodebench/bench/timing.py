@@ -270,13 +270,12 @@ class Interleaving:
         if not self._launched and self._n_starts + 1 != self._least_starts:
             self._launch(self._n_starts + 1)
         for measured in group:
-            assert measured.inputs is not None, "the preparing worker has written them"
             with measured.failures():
-                measured.send(Questions.prepare, measured.first_step, measured.inputs)
+                measured.begin_step()
                 measured.send(Questions.warm_up)
         for measured in (one for one in group if one.alive):
             with measured.failures():
-                measured.receive(Questions.prepare)
+                measured.first_step_made()
                 measured.receive(Questions.warm_up)
                 measured.ask_aside(Questions.pin)
         for launchers in self._launched:

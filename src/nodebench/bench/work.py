@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -17,15 +18,15 @@ from nodebench.bench.group import GradientGroup, summarise
 from nodebench.bench.jobs import WorkClock
 from nodebench.bench.judge import References
 from nodebench.bench.messages import Beginning, Event, Failure, Questions, TrainingProgress
-from nodebench.bench.plan import Cell
+from nodebench.bench.plan import Cell, group
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
-from nodebench.bench.timing import Interleaving
+from nodebench.bench.timing import Interleaving, step_time
 from nodebench.plots import RenderedPlot
 from nodebench.results.machine import Files, Fingerprint, available_memory
 from nodebench.results.record import Measurement
 
-Measure = Literal["gradient", "untimed", "counts", "training", "both"]
+Measure = Literal["gradient", "untimed", "counts", "training", "training-step", "both"]
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,63 @@ class TimingWork(AbstractWork):
                 timing.measure()
                 summarise(timing, None)
         return tuple(CellResult(measured.cell, measured.found, files=measured.files) for measured in cells)
+
+
+@dataclass(frozen=True)
+class TrainingStepWork(AbstractWork):
+    """Memory and time of a training step of networks that are trained alike, in turns on one machine.
+
+    Attributes:
+        missing: The cells.
+    """
+
+    missing: tuple[Cell, ...]
+
+    @property
+    def outcomes(self) -> tuple[CellResult, ...]:
+        """The cells, of which nothing is known yet."""
+        return tuple(map(CellResult, self.missing))
+
+    @override
+    def measured(self, machine: MachineContext) -> tuple[CellResult, ...]:
+        """Choose first steps, trace a step of each network, and let all take turns over several starts."""
+        began, clock = time.monotonic(), WorkClock()
+        cells = {cell: CellRun(cell, machine.settings, clock=clock, trains=True) for cell in self.missing}
+        with TemporaryDirectory() as folder:
+            for members in group(cell for cell in self.missing if cell.backend is not None):
+                solved = [cells[cell] for cell in members]
+                with _reference_worker(solved, machine, Path(folder) / "inputs.npz") as (_, beginning):
+                    pass
+                if beginning is not None:
+                    for measured in solved:
+                        measured.enter(Measurement(first_step=beginning.first_step, notes=beginning.notes))
+                        measured.files.update(beginning.files)
+            room, programs = available_memory(), Path(folder) / "programs"
+            for measured in (one for one in cells.values() if not one.failed):
+                machine.notify(Event("cell", "memory of a training step", measured.cell))
+                measured.attempt(partial(_trace_training_step, measured))
+            timed = [measured for measured in cells.values() if measured.ok]
+            if timed:
+                timing = Interleaving(timed, machine.settings, machine.notify, programs, room)
+                timing.measure()
+            for measured in (one for one in timed if one.starts and one.ok):
+                step = step_time(measured)
+                measured.enter(
+                    Measurement(train_step_s=step.estimate, train_step_s_low=step.low, train_step_s_high=step.high)
+                )
+        overhead_s = (time.monotonic() - began - clock.busy_s) / len(cells)
+        for measured in cells.values():
+            measured.enter(Measurement(overhead_s=overhead_s))
+        return tuple(CellResult(cell, measured.found, files=measured.files) for cell, measured in cells.items())
+
+
+def _trace_training_step(measured: CellRun, launchers: Launchers | None) -> None:
+    measured.open(launchers)
+    measured.ask_aside(Questions.pin)
+    measured.enter(measured.ask(Questions.prepare_training_step, measured.found.first_step))
+    sizes = measured.ask(Questions.training_memory)
+    measured.resident_bytes = sizes.resident_bytes or 0
+    measured.enter(sizes.found)
 
 
 @dataclass(frozen=True)

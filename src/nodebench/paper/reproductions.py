@@ -195,6 +195,7 @@ def settles(record: Record, measure: str) -> bool:
         "training": (record.metric_value,),
         "gradient": (record.step_s,),
         "counts": (record.nfe_forward,),
+        "training-step": (record.train_step_s,),
         "both": (record.metric_value, record.step_s),
     }[measure]
     return record.status == "ok" and None not in needed

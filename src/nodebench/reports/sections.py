@@ -31,6 +31,7 @@ from nodebench.reports.tables import (
     failed_table,
     plain_entry,
     settings_table,
+    steps_table,
     sweep_table,
     trained_table,
 )
@@ -173,6 +174,8 @@ def _comparisons(task: TaskContents, *, opens: bool) -> Iterator[Block]:
 
 
 def _trained(task: TaskContents) -> Iterator[Block]:
+    if (steps := steps_table(f"{key(task.name)}-training-steps", newest(task.records))) is not None:
+        yield steps
     if not task.trained:
         yield Missing("table of trained models", "nothing was trained; run with `--measure training` or `both`.")
         return
@@ -187,9 +190,10 @@ def _trained(task: TaskContents) -> Iterator[Block]:
 
 
 def _drawings(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlot, ...]]) -> Iterator[Block]:
-    # The newest of each model, whatever its seed, tolerance or budget.
+    # Of the newest run of each model, whatever its tolerance or budget, the first seed, which alone leaves plots.
     models = grouped(task.trained, lambda r: (r.task, r.model, r.backend))
-    shown = [(max(same, key=lambda r: r.created_at)) for same in models]
+    runs = [max(same, key=lambda r: r.created_at).run_id for same in models]
+    shown = [next(r for r in same if r.run_id == run) for same, run in zip(models, runs, strict=True)]
     drawn = 0
     for record in shown:
         try:

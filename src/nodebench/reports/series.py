@@ -85,9 +85,9 @@ BACKENDS: Mapping[str, Style] = {
 
 MODELS: Mapping[str, Style] = {
     "resnet": Style("#7A7A7A", "triangle-right"),
-    "one-block": Style(BLUE, "triangle-right", DASHED),
-    "no-block": Style(VERMILION, "triangle-right", DASHED),
-    "resnet-small": Style(OCHRE, "triangle-left", DASHED),
+    "resnet-1": Style(BLUE, "triangle-right", DASHED),
+    "resnet-0": Style(VERMILION, "triangle-right", DASHED),
+    "resnet-2": Style(OCHRE, "triangle-left", DASHED),
     "mlp": Style(VIOLET, "triangle-left", DASHED),
     "planar": Style(PURPLE, "triangle-left", DASHED),
     "rnn": Style(GREEN, "triangle-left", DASHED),

@@ -248,6 +248,21 @@ def trained_table(name: str, records: Sequence[Record]) -> Table:
     return records_table(name, "Trained models.", with_node(columns, records), records)
 
 
+def steps_table(name: str, records: Iterable[Record]) -> Table | None:
+    """Memory and time of a training step of whole models, a row for each; None where none was measured."""
+    steps = [record for record in records if record.train_step_s is not None]
+    if not steps:
+        return None
+    several = len({record.task for record in steps}) > 1
+    columns = [*([TASK] if several else []), MODEL, NAME, *of_table("training step")]
+    first = steps[0]
+    caption = (
+        f"one training step: {'' if several else f'{first.task}, '}batch {first.batch_size}, {first.dtype} on "
+        f"{first.device}, preset {first.preset}"
+    )
+    return records_table(name, caption, with_node(columns, steps), steps)
+
+
 def failed_table(name: str, records: Sequence[Record]) -> Table:
     """The cells that did not end well, a row for each, as a page shows them."""
     columns = [
@@ -269,6 +284,7 @@ def sweep_table(name: str, records: Sequence[Record]) -> Table:
         Column("network", numeric=False, wraps=True),
         Column("rtol", "Relative and absolute tolerance alike."),
         Column("NFE forward", "Evaluations of one forward solve."),
+        Column("NFE backward", "Evaluations of the backward pass after it."),
         Column("solution error", "Relative distance of the states from those at a far smaller tolerance."),
         Column("solve ms", "Median time of a forward solve without gradients."),
     )
@@ -332,6 +348,7 @@ def summary_table(comparison: Comparison, *, in_order: bool = False) -> Table | 
 def full_tables(records: Sequence[Record]) -> list[Table]:
     """All tables of records that a wide terminal shows: gradients, trainings, tolerance sweeps, and what failed."""
     tables = [*gradient_tables(records), *training_tables(records)]
+    tables += [] if (steps := steps_table("steps", records)) is None else [steps]
     swept = [record.as_trained for record in records if record.tolerance_sweep]
     if swept:
         tables.append(sweep_table("sweep", swept))
@@ -455,6 +472,7 @@ def _sweep_row(record: Record, entry: SweepEntry) -> tuple[Entry, ...]:
         Entry(name, name),
         Entry(number(entry["rtol"]), entry["rtol"]),
         Entry(count(entry["nfe_forward"]), entry["nfe_forward"], why),
+        Entry(count(entry.get("nfe_backward")), entry.get("nfe_backward"), why),
         Entry(number(entry["solution_error"], 2), entry["solution_error"], why),
         Entry(milliseconds(entry["forward_s"]), entry["forward_s"], why),
     )

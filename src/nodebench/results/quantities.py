@@ -9,7 +9,7 @@ quantity, declare it here and give it a value where it is measured.
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from annotated_types import Gt
 from typing_extensions import TypedDict  # which pydantic asks for before Python 3.12
@@ -24,11 +24,21 @@ Format = Literal["text", "count", "number", "error", "metric", "MiB", "ms", "fig
 mapping as a list of names with values."""
 
 TableName = Literal[
-    "summary", "exactness", "cost", "times", "training", "training cost", "comparison", "trained", "not ok", "baseline"
+    "summary",
+    "exactness",
+    "cost",
+    "times",
+    "training",
+    "training cost",
+    "training step",
+    "comparison",
+    "trained",
+    "not ok",
+    "baseline",
 ]
 """The tables: what is seen first on a terminal and on a page; on a wide terminal how exact gradients are, what they
-cost and how they were timed, and what trainings reached and took; on a page the further columns of the comparison, the
-trained models and what failed; and that of a baseline."""
+cost and how they were timed, and what trainings reached and took; on both, training steps; on a page the further
+columns of the comparison, the trained models and what failed; and that of a baseline."""
 
 HOW_TAKEN: Mapping[str, str] = {
     "gradient error": (
@@ -65,9 +75,14 @@ HOW_TAKEN: Mapping[str, str] = {
         "the first step less a warmed one, of cells that compile (JAX, `compile=true`), with nothing kept from earlier"
     ),
     "training": (
-        "test metric, loss, validation and NFE by epoch, error and time against NFE at other tolerances, peak "
-        "resident set, peak memory of one training step at the initial weights, by the preset: `smoke` (seconds), "
-        "`quick` (about two minutes), `standard`, `paper` (the paper's own)"
+        "test metric, loss, validation and NFE by epoch, error, time and evaluations at other tolerances, peak "
+        "resident set, by the preset: `smoke` (seconds), `quick` (about two minutes), `standard`, `paper` (the paper's "
+        "own)"
+    ),
+    "training step": (
+        "`--measure training-step`: a step of the whole model with its optimiser, at the initial weights and the "
+        "recipe's batch; its memory as that of a gradient step, its time in turns with those of all models of the "
+        "task. A training leaves the memory, too"
     ),
 }
 """How quantities are taken, by the name of their group."""
@@ -196,6 +211,8 @@ _METHOD_ERROR: dict[str, Any] = {
 }
 
 _TIME: dict[str, Any] = {"group": "time", "unit": "s", "format": "ms", "better": "lower"}
+
+_TRAINING_STEP_TIME: dict[str, Any] = {**_TIME, "group": "training step"}
 
 _RATIO: dict[str, Any] = {"group": "time", "unit": "ratio", "format": "number", "digits": 4, "kept": True}
 
@@ -469,6 +486,7 @@ class SweepEntry(TypedDict):
 
     rtol: float
     nfe_forward: int | None
+    nfe_backward: NotRequired[int | None]  # which older records lack
     solution_error: float | None
     forward_s: float | None
     reason: str | None
@@ -483,7 +501,12 @@ class TrainingPart:
         unit="parameters",
         format="count",
         kept=True,
-        tables={"training cost": "params", "comparison": "parameters", "trained": "parameters"},
+        tables={
+            "training cost": "params",
+            "comparison": "parameters",
+            "trained": "parameters",
+            "training step": "params",
+        },
     )
     metric_name: str | None = _quantity(meaning="Name of the task's metric.", group="training")
     metric_value: float | None = _quantity(
@@ -528,11 +551,20 @@ class TrainingPart:
         "process.",
         unit="bytes",
         format="MiB",
-        group="training",
+        group="training step",
         better="lower",
         only_if_any=True,
-        tables={"trained": "step MiB"},
+        tables={"trained": "step MiB", "training step": "MiB"},
     )
+    train_step_s: float | None = _quantity(
+        meaning="Time of a training step of the whole model, at its initial weights: over rounds and starts as for "
+        "`step_s`.",
+        ends=("train_step_s_low", "train_step_s_high"),
+        tables={"training step": "ms"},
+        **_TRAINING_STEP_TIME,
+    )
+    train_step_s_low: float | None = _quantity(meaning="Lower end of its 95 % interval.", **_TRAINING_STEP_TIME)
+    train_step_s_high: float | None = _quantity(meaning="Upper end of its 95 % interval.", **_TRAINING_STEP_TIME)
     train_peak_bytes: int | None = _quantity(
         meaning="Highest resident set of the training process.",
         unit="bytes",
@@ -549,7 +581,7 @@ class TrainingPart:
     tolerance_sweep: list[SweepEntry] = _quantity(
         default_factory=list,
         meaning="The trained network at other tolerances: a mapping per tolerance of `rtol`, `nfe_forward`, "
-        "`solution_error`, `forward_s` and `reason`.",
+        "`nfe_backward`, `solution_error`, `forward_s` and `reason`.",
         group="training",
     )
 

@@ -39,6 +39,7 @@ from nodebench.bench.messages import (
     Preparation,
     Questions,
     ReferenceFile,
+    Sizes,
     Trained,
     sentence_of,
 )
@@ -47,7 +48,7 @@ from nodebench.bench.processes import THREAD_COUNTS
 from nodebench.bench.reference import rounded, solve_discrete, solve_reference
 from nodebench.bench.request import Request
 from nodebench.bench.worker.check_up import check_up, field_figures
-from nodebench.bench.worker.passes import REPETITIONS, GradientPasses, data_bytes, peak_resident_bytes, traced_bytes
+from nodebench.bench.worker.passes import GradientPasses, data_bytes, peak_resident_bytes, traced_bytes
 from nodebench.bench.worker.subject import Subject, build_problem, import_all, load_inputs, make_subject, save_inputs
 from nodebench.bench.worker.training import Training, steps_per_epoch, tolerance_sweep
 from nodebench.errors import (
@@ -60,7 +61,7 @@ from nodebench.errors import (
     UnsupportedError,
     UserError,
 )
-from nodebench.frameworks.base import Batch
+from nodebench.frameworks.base import AbstractFramework, Batch
 from nodebench.importing import missing_module
 from nodebench.plots import RenderedPlot, render
 from nodebench.problem import Evaluations, Problem
@@ -83,10 +84,12 @@ class Worker(GradientPasses, Questions):
     Attributes:
         assignment: The cell and its limits.
         connection: Where progress is sent while a question is being answered.
+        framework: That of the training step that is measured.
     """
 
     assignment: Assignment
     connection: Connection
+    framework: AbstractFramework = field(init=False)
     _is_limited: bool = field(default=False, init=False)
 
     @override
@@ -177,6 +180,22 @@ class Worker(GradientPasses, Questions):
         return self.first_step(built)
 
     @override
+    def prepare_training_step(self, first_step: float | None) -> Measurement:
+        subject = make_subject(self.cell, self.cell.spec.dtype, first_step)
+        splits = subject.task.data(self.cell.preset, self.cell.seed)
+        recipe = _recipe(subject, splits)
+        self.framework = subject.framework
+        self.timed_step, n_params = self._training_step(subject, recipe, _fixed_batch(recipe, splits))
+        self.timed_step()
+        notes = [splits.note] if splits.note else []
+        return Measurement(dataset=splits.name, n_params=n_params, notes=notes)
+
+    @override
+    def training_memory(self) -> Sizes:
+        peak = _peak_bytes(self.framework, self.timed_step)
+        return Sizes(Measurement(train_memory_bytes=peak), peak_resident_bytes())
+
+    @override
     def train(self, first_step: float | None, checkpoint: str) -> Trained:
         cell = self.cell
         subject = make_subject(cell, cell.spec.dtype, first_step)
@@ -224,19 +243,14 @@ class Worker(GradientPasses, Questions):
         none: tuple[RenderedPlot, ...] = ()
         task, model = subject.task, subject.cell.model
         plots = attempt("plots", lambda: render(lambda: task.plots(model, splits, training.trainer.view)), none)
-        peak = attempt("memory of a training step", lambda: _step_bytes(subject, training.recipe, fixed), None)
+        peak = attempt("memory of a training step", lambda: self._step_bytes(subject, training.recipe, fixed), None)
         return Measurement(tolerance_sweep=entries, train_memory_bytes=peak, notes=notes), plots
 
     def _training(self, subject: Subject, checkpoint: TrainingCheckpoint) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework
         splits = task.data(cell.preset, cell.seed)
-        recipe = replace(task.recipe(cell.model, cell.preset), batch_size=cell.batch_size)
-        _check_batch(recipe.batch_size, splits.train)
-        model = subject.model(task.weights(cell.model, cell.seed))
-        self._limit_memory()
-        n_params = framework.n_params(model)
-        if not n_params:
-            raise UnsupportedError(f"there is nothing to train: the model {cell.model} has no trainable parameters.")
+        recipe = _recipe(subject, splits)
+        model, n_params = self._model(subject)
         trainer = framework.trainer(model, recipe.optimizer, recipe.epochs * steps_per_epoch(recipe, splits.train))
         fixed = _fixed_batch(recipe, splits)
 
@@ -255,6 +269,30 @@ class Worker(GradientPasses, Questions):
             count=None if subject.backend is None else count,
             report=lambda progress: self.connection.send(("progress", progress)),
         )
+
+    def _model(self, subject: Subject) -> tuple[Any, int]:
+        """The model at its initial weights, and how many parameters it trains."""
+        cell = subject.cell
+        model = subject.model(subject.task.weights(cell.model, cell.seed))
+        self._limit_memory()
+        n_params = subject.framework.n_params(model)
+        if not n_params:
+            raise UnsupportedError(f"there is nothing to train: the model {cell.model} has no trainable parameters.")
+        return model, n_params
+
+    def _training_step(self, subject: Subject, recipe: Recipe, batch: Batch) -> tuple[Callable[[], object], int]:
+        """A training step of a model of its own, and how many parameters that has.
+
+        At a learning rate of zero an optimiser does all that it does, and the weights stay the initial ones.
+        """
+        model, n_params = self._model(subject)
+        still = replace(recipe.optimizer, learning_rate=0.0, schedule="constant")
+        return partial(subject.framework.trainer(model, still, 1).step, batch), n_params
+
+    def _step_bytes(self, subject: Subject, recipe: Recipe, batch: Batch) -> int | None:
+        step, _ = self._training_step(subject, recipe, batch)
+        step()
+        return _peak_bytes(subject.framework, step)
 
     def _limit_memory(self) -> None:
         # Only now: a limit set before a framework is imported aborts it instead of raising an error.
@@ -322,15 +360,15 @@ def _failure(error: BaseException) -> Failure:
     return Failure(status, reason, "".join(traceback.format_exception(error)))
 
 
-def _step_bytes(subject: Subject, recipe: Recipe, batch: Batch) -> int | None:
-    """Peak of one warmed training step, of a model of its own, so that its weights are the initial ones."""
-    cell, framework = subject.cell, subject.framework
-    model = subject.model(subject.task.weights(cell.model, cell.seed))
-    trainer = framework.trainer(model, recipe.optimizer, REPETITIONS + 2)
-    step = partial(trainer.step, batch)
-    step()
+def _peak_bytes(framework: AbstractFramework, step: Callable[[], object]) -> int | None:
     on_device = framework.peak_device_bytes(step)
     return traced_bytes(step)[0] if on_device is None else on_device
+
+
+def _recipe(subject: Subject, splits: Splits) -> Recipe:
+    recipe = subject.task.recipe(subject.cell.model, subject.cell.preset)
+    _check_batch(subject.cell.batch_size, splits.train)
+    return replace(recipe, batch_size=subject.cell.batch_size)
 
 
 def _fixed_batch(recipe: Recipe, splits: Splits) -> Batch:

@@ -133,11 +133,13 @@ class GradientPasses:
     Attributes:
         built: The subject and its problem.
         step: Its gradient step.
+        timed_step: What `warm_up` and `turn` repeat: that gradient step, or a training step.
         steps_per_turn: Steps in a turn of the timing.
     """
 
     built: BuiltProblem
     step: GradientStep
+    timed_step: Callable[[], object]
     steps_per_turn: int = 1
 
     def first_step(self, built: BuiltProblem) -> Preparation:
@@ -153,7 +155,7 @@ class GradientPasses:
         step = backend.gradient_step(built.problem, subject.spec, subject.framework)
         gradients = step.step()
         first_step_s = time.perf_counter() - start
-        self.built, self.step = built, step
+        self.built, self.step, self.timed_step = built, step, step.step
         found = Measurement(
             first_step_s=first_step_s,
             n_params=subject.framework.n_params(built.model),
@@ -242,13 +244,13 @@ class GradientPasses:
         costs: list[float] = []
         with _without_collection():
             while len(costs) < WARM_UP.start or (len(costs) < WARM_UP.stop and sum(costs) < 2 * TURN_S):
-                costs.append(_timed(self.step.step, 1)[0])
+                costs.append(_timed(self.timed_step, 1)[0])
         self.steps_per_turn = min(MAX_STEPS_PER_TURN, max(1, math.ceil(TURN_S / min(costs))))
 
     def turn(self) -> Turn:
         """One turn of the timing."""
         with _without_collection():
-            return Turn(*_timed(self.step.step, self.steps_per_turn))
+            return Turn(*_timed(self.timed_step, self.steps_per_turn))
 
     def _finite_loss(self, gradients: Gradients) -> float:
         framework = self.built.subject.framework

@@ -181,9 +181,10 @@ def tolerance_sweep(subject: Subject, problem: Problem) -> list[SweepEntry]:
         problem: The problem at the trained weights.
 
     Returns:
-        For each tolerance a mapping of `rtol`, `nfe_forward`, `solution_error` (relative L2 distance of the states at
-        the output times from those at `REFERENCE_TOLERANCE`, in the cell's dtype), `forward_s` (median time of a solve
-        without gradients) and `reason`, which says why figures are None. Empty for a solver of fixed steps.
+        For each tolerance a mapping of `rtol`, `nfe_forward`, `nfe_backward`, `solution_error` (relative L2 distance of
+        the states at the output times from those at `REFERENCE_TOLERANCE`, in the cell's dtype), `forward_s` (median
+        time of a solve without gradients) and `reason`, which says why figures are None. Empty for a solver of fixed
+        steps.
     """
     if not method(subject.spec.solver).adaptive:
         return []
@@ -208,7 +209,11 @@ def _measured(subject: Subject, problem: Problem, rtol: float, reference: np.nda
         start = time.perf_counter()
         step.solution()
         seconds.append(time.perf_counter() - start)
-    return _entry(rtol, nfe_forward=evaluations, solution_error=error, forward_s=median(seconds))
+    entry = _entry(rtol, nfe_forward=evaluations, solution_error=error, forward_s=median(seconds))
+    try:
+        return {**entry, "nfe_backward": step.evaluations().nfe_backward}
+    except CellError as failed:
+        return {**entry, "reason": f"no backward pass: {failed}"}
 
 
 def _solution(subject: Subject, problem: Problem, rtol: float) -> np.ndarray:
@@ -228,5 +233,10 @@ def _entry(
     reason: str | None = None,
 ) -> SweepEntry:
     return SweepEntry(
-        rtol=rtol, nfe_forward=nfe_forward, solution_error=solution_error, forward_s=forward_s, reason=reason
+        rtol=rtol,
+        nfe_forward=nfe_forward,
+        nfe_backward=None,
+        solution_error=solution_error,
+        forward_s=forward_s,
+        reason=reason,
     )
