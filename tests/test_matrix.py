@@ -24,6 +24,14 @@ def test_the_matrix_is_the_product():
     assert [len(group) for group in planned.groups] == [2, 2, 2, 2]
 
 
+def test_training_steps_of_all_models_are_compared():
+    """Networks, methods and tolerances of a task take turns; another batch or seed is another group."""
+    models = ("growth", "constant")
+    planned = plan(request(models=models, rtols=(1e-3, 1e-5), seeds=(0, 1), measure="training-step"))
+    assert [len(group) for group in planned.groups] == [3, 3]
+    assert [{cell.seed for cell in group} for group in planned.groups] == [{0}, {1}]
+
+
 def test_equal_settings_have_equal_ids():
     """An id depends on the settings alone, not on their spelling or repetition."""
     once = plan(request(backends=(f"{BACKEND}[sleep_s=0,behaviour=ok]",)))

@@ -75,6 +75,45 @@ def test_a_trained_model_is_seen(tmp_path):
     assert plot.svg.count(b"<use") >= 10
 
 
+def test_the_first_seed_alone_leaves_plots(tmp_path):
+    """Those of further seeds show the same again, and a store would be made of nothing else."""
+    measure(tmp_path, tasks=(f"{TASK}[viewed=diagnostics]",), measure="training", seeds=(3, 4))
+    store = Store(tmp_path / "results.db")
+    kept = {record.seed: len(store.plots(record.run_id, record.cell_id)) for record in store.records()}
+    assert kept == {3: 1, 4: 0}
+
+
+def test_training_steps_of_all_models_are_measured(tmp_path):
+    """Memory and time of each, with no gradient and no training."""
+    changes = {"models": ("growth", "constant"), "measure": "training-step"}
+    records = measure(tmp_path, Settings(rounds=5, timeout_s=60), **changes)
+    for record in (records[BACKEND], records[None]):
+        assert record.status == "ok"
+        assert 0 < record.train_step_s_low <= record.train_step_s <= record.train_step_s_high
+        assert record.train_memory_bytes > 0
+        assert (record.n_params, record.dataset) == (1, "fake")
+        assert (record.step_s, record.nfe_forward, record.metric_value) == (None, None, None)
+    assert records[BACKEND].first_step is not None
+    assert records[None].first_step is None
+
+
+def test_a_training_step_that_fails_is_a_row(tmp_path):
+    """A loss that is not finite has neither memory nor time, and the reason."""
+    record = measure(tmp_path, tasks=(f"{TASK}[diverges=true]",), measure="training-step")[BACKEND]
+    assert (record.status, record.train_step_s, record.train_memory_bytes) == ("diverged", None, None)
+    assert record.reason == "the loss of the first training step is inf."
+
+
+def test_a_training_step_that_is_measured_moves_no_weights():
+    """However often it is made, its loss is the same."""
+    pytest.importorskip("torch")
+    request = Request(tasks=("cnf",), models=("planar",), preset="smoke", measure="training-step")
+    (cell,) = plan(request).cells
+    worker = Worker(Assignment(cell), None)
+    assert worker.prepare_training_step(None).n_params > 0
+    assert len({worker.timed_step() for _ in range(3)}) == 1
+
+
 def test_plots_that_fail_cost_nothing_else(tmp_path):
     """A model that cannot be viewed keeps its metric, and a note says why there is nothing to see."""
     record = measure(tmp_path, tasks=(f"{TASK}[viewed=nothing]",), measure="training")[BACKEND]

@@ -379,6 +379,9 @@ class Questions(Protocol):
 
         Args:
             first_step: First step of every solve; None for a model without an ODE.
+
+        Raises:
+            DivergedError: If its loss is not finite.
         """
 
     def training_memory(self) -> Sizes:

@@ -112,12 +112,14 @@ class Source:
         return [place.record for part in self.places.values() for place in part if place.record is not None]
 
     def trainings(self, task: str, model: str, backend: str | None = None) -> list[Place]:
-        """The cells of one model, a seed each."""
+        """The trainings of one model, a seed each."""
+        return self.of("training", task, model, backend)
+
+    def of(self, part: str, task: str, model: str, backend: str | None = None) -> list[Place]:
+        """The cells of one model in a part."""
         wanted = (task, model, backend)
         return [
-            place
-            for place in self.places["training"]
-            if (place.cell.task, place.cell.model, place.cell.backend) == wanted
+            place for place in self.places[part] if (place.cell.task, place.cell.model, place.cell.backend) == wanted
         ]
 
     @cached_property
@@ -251,7 +253,11 @@ def _budget(source: Source) -> list[str]:
     ours = "; ".join(f"{model} {count(n)} steps of {batch} examples" for model, n, batch in sorted(steps, key=str))
     theirs = BUDGETS.get(source.name)
     sentences = []
-    if trained and source.preset != "paper":
+    if trained and source.preset == "standard":
+        sentences.append(
+            f"Preset `standard`, a budget of ours ({ours}), with which validation data gained little from more steps."
+        )
+    elif trained and source.preset != "paper":
         only = "" if theirs else ", only the networks with each other"
         sentences.append(
             f"Preset `{source.preset}`, a smaller budget than the paper's ({ours}): what a training reached is not "

@@ -106,10 +106,12 @@ def _claims(source: Source) -> list[str]:
 
 def _deviations(source: Source) -> list[str]:
     return [
-        "The paper gives neither the spirals' equations nor the noise on them, on which the error depends most; both "
-        "here are of the published example, with a standard deviation of 0.3 unless the task's option `noise` says "
-        "otherwise.",
-        "The error here is that against the true spiral, without noise; the paper does not say which it takes.",
+        "The paper gives neither the spirals' equations nor the noise on them, on which the error depends most. Both "
+        "here are of the authors' published example, whose noise has a standard deviation of 0.3; the task's option "
+        "`noise` sets another.",
+        "The error here is the root mean square, over test spirals, 100 points and both coordinates, of the distance "
+        "from the true spiral, without noise; the paper says neither what its error is measured against nor what it is "
+        "averaged over. Against noisy points none could be below the noise, as the paper's are.",
         "The paper gives neither optimiser, learning rate nor number of steps, nor how test spirals were set apart.",
         rule(source),
     ]

@@ -185,8 +185,10 @@ class Worker(GradientPasses, Questions):
         splits = subject.task.data(self.cell.preset, self.cell.seed)
         recipe = _recipe(subject, splits)
         self.framework = subject.framework
-        self.timed_step, n_params = self._training_step(subject, recipe, _fixed_batch(recipe, splits))
-        self.timed_step()
+        step, n_params = self._training_step(subject, recipe, _fixed_batch(recipe, splits))
+        self.timed_step, loss = step, step()
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss of the first training step is {loss}.")
         notes = [splits.note] if splits.note else []
         return Measurement(dataset=splits.name, n_params=n_params, notes=notes)
 
@@ -280,7 +282,7 @@ class Worker(GradientPasses, Questions):
             raise UnsupportedError(f"there is nothing to train: the model {cell.model} has no trainable parameters.")
         return model, n_params
 
-    def _training_step(self, subject: Subject, recipe: Recipe, batch: Batch) -> tuple[Callable[[], object], int]:
+    def _training_step(self, subject: Subject, recipe: Recipe, batch: Batch) -> tuple[Callable[[], float], int]:
         """A training step of a model of its own, and how many parameters that has.
 
         At a learning rate of zero an optimiser does all that it does, and the weights stay the initial ones.
