@@ -76,6 +76,7 @@ readme: setup  ## the README's tables, from the catalogue of quantities
 	$(BIN)/python docs/readme_tables.py
 
 GALLERY := docs/gallery
+PAPER := --preset standard --seed 0,1,2
 REPORTED := $(filter-out paper,$(basename $(notdir $(wildcard $(GALLERY)/*.db))))
 
 gallery: setup  ## the pages of the gallery, from the stores that are kept beside them
@@ -83,9 +84,9 @@ gallery: setup  ## the pages of the gallery, from the stores that are kept besid
 		$(BIN)/nodebench report --store $(GALLERY)/$$name.db --output $(GALLERY)/$$name.html --output $(GALLERY)/$$name.md \
 			--charts svg || exit 1; \
 	done
-	$(BIN)/nodebench reproduce all --no-run --store $(GALLERY)/paper.db --output $(GALLERY)/paper.html
+	$(BIN)/nodebench reproduce all $(PAPER) --no-run --store $(GALLERY)/paper.db --output $(GALLERY)/paper.html
 
-gallery-runs: setup  ## measure what the gallery shows, about two hours on a machine that does nothing else
+gallery-runs: setup  ## measure what the gallery shows, about a day on a machine that does nothing else
 	$(BIN)/nodebench run --backend direct,adjoint,torchdiffeq,torchdiffeq-adjoint --task mnist,cnf,spiral \
 		--measure gradient --store $(GALLERY)/gradient-step.db
 	$(BIN)/nodebench run --backend 'torchdiffeq,direct,direct[compile=true],diffrax' --task benchmarks/mlp_task.py:Mlp \
@@ -102,8 +103,7 @@ gallery-runs: setup  ## measure what the gallery shows, about two hours on a mac
 		--backend 'diffrax[checkpoints=4],diffrax[checkpoints=16],diffrax[checkpoints=64],diffrax' \
 		--task 'linear[dimension=16]' --batch-size 512 --solver midpoint --first-step 0.005 --rtol 1e-3 --max-steps 400 \
 		--dtype float64 --measure gradient --budget-s 3 --store $(GALLERY)/equal-cost.db
-	$(BIN)/nodebench reproduce all --store $(GALLERY)/paper.db --output $(GALLERY)/paper.html
-	$(BIN)/nodebench run --backend adjoint --task mnist --preset standard --measure training --store $(GALLERY)/paper.db
+	$(BIN)/nodebench reproduce all $(PAPER) --store $(GALLERY)/paper.db --output $(GALLERY)/paper.html
 
 clean:
 	rm -rf $(VENV) $(LOWEST) .nodebench .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -384,10 +384,13 @@ def test_a_task_with_options_stands_under_its_task():
 
 
 def test_plots_are_of_the_newest_training_of_each_model():
-    """An older training of the same model is left out, and of too many a hole is left."""
+    """Of its seeds the first is shown, an older run is left out, and of too many a hole is left."""
     flow, digits = plot("flow", n=1), plot("misread", n=1)
-    old, new = trained("cnf", 3.0, "direct"), trained("cnf", 3.0, "direct", seed=1, created_at="2026-02-02")
-    document = page([old, new], plots=lambda r: (flow, digits) if r is new else (digits,))
+    old = trained("cnf", 3.0, "direct")
+    new, further = (
+        trained("cnf", 3.0, "direct", seed=seed, run_id="newer", created_at=f"2026-02-0{seed}") for seed in (1, 2)
+    )
+    document = page([old, new, further], plots=lambda r: (flow, digits) if r is new else (digits,))
     drawings = [block for block in contents(document) if isinstance(block, Drawing)]
     assert [(block.name, block.plot) for block in drawings] == [
         ("cnf-cnf-direct-flow", flow),
