@@ -363,6 +363,56 @@ def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path):
         read_thresholds(path, "10%")
 
 
+LINEAR = replace(CELL, cell_id="l", task="linear", backend="direct", ratio=None, ratio_low=None, ratio_high=None)
+"""The control of another task, which has no ratio."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "note"),
+    [
+        ("metric = 'time'\ntask = 'cnff'", "unknown task 'cnff'; did you mean 'cnf'?"),
+        ("metric = 'time'\ntask = 'mnist'", "no cell is of the task mnist; there are: cnf[dataset=moons], linear."),
+        ("metric = 'time'\ntask = 'cnf[dataset=x]'", "no cell is of the task cnf[dataset=x]; there are: cnf["),
+        ("metric = 'time'\nbackend = 'ajoint'", "unknown backend 'ajoint'; did you mean 'adjoint'"),
+        ("metric = 'time'\nbackend = 'symplectic'", "no cell is of the backend symplectic; there are: adjoint["),
+        ("metric = 'time'\ntask = 'linear'\nbackend = 'adjoint'", "no cell is of the task linear and the backend adj"),
+        ("metric = 'grad_error_y0'", "no cell that it is for has grad_error_y0."),
+        ("metric = 'time'\ntask = 'linear'", "no cell that it is for has time."),
+        ("metric = 'time_at_error'", "has time_at_error, which takes several tolerances of a method."),
+    ],
+)
+def test_a_rule_that_holds_for_nothing_is_named(tmp_path, rule, note):
+    """By its place, with the name that no cell has, or what the cells lack; the comparison itself passes."""
+    path = write(tmp_path, f"[[gate.rules]]\nmetric = 'nfe_forward'\nband = 0.1\n[[gate.rules]]\n{rule}\nband = 0.5\n")
+    found = compare(figures(CELL, LINEAR), figures(CELL, LINEAR), read_thresholds(path))
+    assert (found.exit_code, len(found.notes)) == (0, 1)
+    assert found.notes[0].startswith("rule 2 in [[gate.rules]] (metric ")
+    assert note in found.notes[0].partition(" holds for nothing here: ")[2]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "metric = 'time'\ntask = 'cnf'\nband = 0.5",
+        "metric = 'time'\nbackend = 'adjoint[norm=seminorm]'\nignore = true",
+        "metric = 'n_vjps'\nbackend = 'direct'\nband = 0.5",
+    ],
+)
+def test_a_rule_that_holds_for_a_figure_is_not_named(tmp_path, rule):
+    """Ignored though it is, or known to one side alone."""
+    found = read_thresholds(write(tmp_path, f"[[gate.rules]]\n{rule}\n"))
+    assert compare(figures(CELL, LINEAR), figures(CELL, replace(LINEAR, n_vjps=3)), found).notes == ()
+
+
+def test_a_rule_at_equal_error_holds_for_several_tolerances(tmp_path):
+    """Of a method; and `gate.metrics`, which is meant for whatever there is, is no such rule."""
+    path = write(
+        tmp_path, "[gate.metrics.grad_error_y0]\nband = 0.2\n[[gate.rules]]\nmetric = 'time_at_error'\nband = 0.3\n"
+    )
+    tight = replace(CELL, cell_id="t", rtol=1e-5)
+    assert compare(figures(CELL, tight), figures(CELL, tight), read_thresholds(path)).notes == ()
+
+
 def test_brackets_that_hold_no_options_are_a_name(tmp_path):
     """A benchmark of somebody else's is compared under rules for tasks like any cell."""
     path = write(tmp_path, "[[gate.rules]]\nmetric = 'nfe_forward'\ntask = 'cnf'\nignore = true\n")

@@ -11,8 +11,9 @@ from rich.console import Console
 from nodebench.errors import UserError
 from nodebench.gating.baseline import Baseline, BaselineCell
 from nodebench.gating.compare import compare
-from nodebench.gating.outputs import gate_entries, gate_markdown, gate_table, write_gate
+from nodebench.gating.outputs import gate_entries, gate_junit, gate_markdown, gate_table, write_gate
 from nodebench.gating.thresholds import Thresholds
+from nodebench.printing import print_gate
 
 OLD = BaselineCell(
     cell_id="a",
@@ -109,6 +110,19 @@ def test_entries_are_the_candidates_figures(tmp_path):
     assert (time["value"], time["range"]) == (2.0, "1.9 to 2.1")
     write_gate(found, tmp_path / "gate.json")
     assert json.loads((tmp_path / "gate.json").read_text()) == list(entries.values())
+
+
+def test_notes_are_in_every_form(capsys):
+    """A rule that holds for nothing is read on a terminal, in a pull request and by programs."""
+    found = replace(gate(OLD), notes=("rule 1 in [[gate.rules]] (task <x>) holds for nothing.",))
+    print_gate(found)
+    assert "note: rule 1 in [[gate.rules]] (task <x>) holds for nothing.\npassed: " in capsys.readouterr().out
+    assert r"**Note.** rule 1 in \[\[gate.rules\]\] (task \<x\>) holds" in gate_markdown(found)
+    entry = gate_entries(found)[-1]
+    assert entry == {"name": "notes", "unit": "notes", "value": 1, "extra": found.notes[0]}
+    note = ET.fromstring(gate_junit(found)).find("testsuite/properties/property[@name='note']")
+    assert note.get("value") == found.notes[0]
+    assert gate_entries(gate(OLD))[-1]["name"] != "notes"
 
 
 def test_another_suffix_is_refused(tmp_path):

@@ -455,7 +455,13 @@ def print_gate(gate: "GateResult") -> None:
         print_table(short.table(table))
     if gate.may_be_raised:
         console.print(UPDATE)
+    _print_gate_notes(gate.notes, console)
     console.print(escape(gate.summary))
+
+
+def _print_gate_notes(notes: Iterable[str], console: Console) -> None:
+    for note in notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=is_whole(console))
 
 
 def print_update(path: str, found: "BaselineUpdate") -> None:
@@ -465,6 +471,7 @@ def print_update(path: str, found: "BaselineUpdate") -> None:
         console.print(escape(f"taken over: {_one_line(finding)}"))
     for finding in found.left:
         console.print(f"[red]left as it was:[/red] {escape(_one_line(finding))}")
+    _print_gate_notes(found.notes, console)
     console.print(f"{escape(path)}: {len(found.taken)} taken over, {len(found.left)} left as they were")
 
 

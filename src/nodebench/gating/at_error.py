@@ -136,6 +136,15 @@ def error_findings(old: Baseline, new: Baseline, cell_ids: Iterable[str], thresh
             yield from _method_findings(_Method(cell, before, after, controls, old.cells, new.cells), error, thresholds)
 
 
+def in_curves(cells: Iterable[BaselineCell]) -> list[BaselineCell]:
+    """Those that are one of several tolerances of a method."""
+    methods: dict[Hashable, dict[Hashable, list[BaselineCell]]] = {}
+    for cell in cells:
+        if cell.ok and cell.backend is not None and cell.solver is not None:
+            methods.setdefault(_without(cell, VARIED), {}).setdefault((cell.rtol, cell.atol), []).append(cell)
+    return [cell for points in methods.values() if len(points) > 1 for each in points.values() for cell in each]
+
+
 def _without(cell: BaselineCell, names: Iterable[str]) -> Hashable:
     return tuple(getattr(cell, name) for name in SETTINGS if name not in names)
 

@@ -4,15 +4,17 @@ Counters, bytes and errors are compared in their bands. Times are compared throu
 one run, and only an interval that lies wholly beyond the threshold is a regression: what is undecided passes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isclose
 from types import MappingProxyType
 
-from nodebench.gating.at_error import error_findings
+from nodebench import registry
+from nodebench.errors import FEW, UnknownNameError
+from nodebench.gating.at_error import error_findings, in_curves
 from nodebench.gating.baseline import Baseline, BaselineCell
 from nodebench.gating.finding import Finding, FindingVerdict
-from nodebench.gating.thresholds import METRICS, TIME, Slowdown, Thresholds, slowdown
+from nodebench.gating.thresholds import AT_ERROR, FIGURES, METRICS, TIME, Rule, Slowdown, Thresholds, slowdown
 from nodebench.results.machine import differences
 from nodebench.results.quantities import Band
 from nodebench.results.record import SettingsPart
@@ -55,6 +57,7 @@ class GateResult:
         unlike: What sets the machines apart, a line each.
         n_compared: Cells that are in both.
         problem: Why there is nothing to compare at all, or None.
+        notes: What a reader must know of the comparison, a sentence each.
     """
 
     old: str
@@ -63,6 +66,7 @@ class GateResult:
     unlike: tuple[str, ...]
     n_compared: int
     problem: str | None = None
+    notes: tuple[str, ...] = ()
 
     def of(self, *verdicts: FindingVerdict) -> list[Finding]:
         """Findings with one of these verdicts."""
@@ -134,7 +138,46 @@ def compare(
         findings.append(Finding(cell=cell, metric="cell", verdict="new", reason=reason))
     findings.sort(key=lambda finding: finding.cell.order)
     problem = None if shared else _nothing_shared(absent, added)
-    return GateResult(old.name, new.name, tuple(findings), _unlike(old, new, shared), len(shared), problem)
+    notes = () if problem else tuple(_unmatched(old, new, thresholds))
+    return GateResult(old.name, new.name, tuple(findings), _unlike(old, new, shared), len(shared), problem, notes)
+
+
+def _unmatched(old: Baseline, new: Baseline, thresholds: Thresholds) -> Iterator[str]:
+    """Which rules hold for no figure of either side, and why, a sentence each."""
+    cells = [*old.cells.values(), *new.cells.values()]
+    for rule in thresholds.rules:
+        meant = [cell for cell in cells if rule.is_for(cell.task, cell.backend)]
+        if rule.number is None or _has_figure(rule.metric, meant):
+            continue
+        several = ", which takes several tolerances of a method" if rule.metric in AT_ERROR else ""
+        why = f"no cell that it is for has {rule.metric}{several}." if meant else _no_cell(rule, cells)
+        yield f"rule {rule.number} in [[gate.rules]] ({rule.label}) holds for nothing here: {why}"
+
+
+def _no_cell(rule: Rule, cells: list[BaselineCell]) -> str:
+    """Why a rule is for none of the cells: the name that none of them has, which may be misspelt."""
+    names: dict[registry.Kind, set[str]] = {
+        "task": {cell.task for cell in cells},
+        "backend": {cell.backend for cell in cells if cell.backend is not None},
+    }
+    for kind, here in names.items():
+        wanted = rule.task if kind == "task" else rule.backend
+        bare = {name.partition("[")[0] for name in here}
+        if wanted is None or wanted in here | bare:
+            continue
+        known = {*bare, *registry.names(kind)}
+        if wanted.partition("[")[0] not in known:
+            return str(UnknownNameError(kind, wanted, known))
+        told = f"; there are: {', '.join(sorted(here))}" if len(here) <= FEW else ""
+        return f"no cell is of the {kind} {wanted}{told}."
+    return f"no cell is of the task {rule.task} and the backend {rule.backend}."
+
+
+def _has_figure(metric: str, cells: Sequence[BaselineCell]) -> bool:
+    """Whether any of these cells has a figure of the gate's, or a method several cells for one at equal error."""
+    if metric in AT_ERROR:
+        cells = in_curves(cells)
+    return any(None not in (getattr(cell, name) for name in FIGURES[metric]) for cell in cells)
 
 
 def _nothing_shared(absent: list[BaselineCell], added: list[BaselineCell]) -> str:
@@ -334,11 +377,13 @@ class BaselineUpdate:
         baseline: What it is now.
         taken: What was taken over.
         left: Regressions that were not.
+        notes: As those of the comparison.
     """
 
     baseline: Baseline
     taken: tuple[Finding, ...]
     left: tuple[Finding, ...]
+    notes: tuple[str, ...]
 
 
 def update(old: Baseline, new: Baseline, result: GateResult, *, accept_regressions: bool = False) -> BaselineUpdate:
@@ -371,4 +416,4 @@ def update(old: Baseline, new: Baseline, result: GateResult, *, accept_regressio
             cells[cell_id] = replace(known, environment=found.environment, **figures)
     left = tuple(finding for finding in worse if finding not in along)
     environments = {**old.environments, **new.environments}
-    return BaselineUpdate(Baseline(old.name, cells, environments), (*taken, *along), left)
+    return BaselineUpdate(Baseline(old.name, cells, environments), (*taken, *along), left, result.notes)

@@ -72,6 +72,7 @@ def gate_markdown(gate: GateResult) -> str:
         parts += [f"**Improvements.** {UPDATE if gate.may_be_raised else ''}".strip(), _markdown_table(better)]
     if others:
         parts.append(_folded(f"{len(others)} more: undecided, missing, new", _markdown_table(others)))
+    parts += [f"**Note.** {inline(note)}" for note in gate.notes]
     if gate.unlike:
         lines = "\n".join(f"- `{line}`" for line in gate.unlike)
         parts.append(_folded("The machines are not alike; times are compared through ratios only", lines))
@@ -138,11 +139,11 @@ def gate_junit(gate: GateResult) -> str:
     }
     name = _printable(f"nodebench compare {gate.old} {gate.new}")
     suite = ET.Element("testsuite", {"name": name, **{key: str(count) for key, count in counts.items()}})
-    if gate.unlike:
+    told = [*(line.partition(": ")[::2] for line in gate.unlike), *(("note", note) for note in gate.notes)]
+    if told:
         properties = ET.SubElement(suite, "properties")
-        for line in gate.unlike:
-            what, _, rest = line.partition(": ")
-            ET.SubElement(properties, "property", {"name": _printable(what), "value": _printable(rest)})
+        for what, text in told:
+            ET.SubElement(properties, "property", {"name": _printable(what), "value": _printable(text)})
     if gate.problem is not None:
         case = ET.SubElement(suite, "testcase", {"classname": "nodebench", "name": "comparison"})
         ET.SubElement(case, "error", {"type": "incomparable", "message": _printable(gate.problem)})
@@ -168,7 +169,10 @@ def _add_case(suite: ET.Element, finding: Finding) -> None:
 
 
 def gate_entries(gate: GateResult) -> list[dict[str, Any]]:
-    """The candidate's figures as github-action-benchmark's `customSmallerIsBetter`, with the baseline's in `extra`."""
+    """The candidate's figures as github-action-benchmark's `customSmallerIsBetter`, with the baseline's in `extra`.
+
+    What a reader must know of the comparison is one more entry, whose value is how many notes there are.
+    """
     entries = []
     found = {(finding.cell.cell_id, finding.metric): finding for finding in gate.findings}
     cells = {each.cell.cell_id: each.cell for each in gate.findings if each.measured and not each.derived}
@@ -181,7 +185,10 @@ def gate_entries(gate: GateResult) -> list[dict[str, Any]]:
             if finding is not None:
                 entry["extra"] = f"{finding.verdict}; baseline {value(finding.old)}. {finding.reason}".strip()
             entries.append(entry)
-    return [*entries, *(_derived_entry(each) for each in gate.findings if each.derived and _is_figure(each.new))]
+    entries += [_derived_entry(each) for each in gate.findings if each.derived and _is_figure(each.new)]
+    if gate.notes:
+        entries.append({"name": "notes", "unit": "notes", "value": len(gate.notes), "extra": " ".join(gate.notes)})
+    return entries
 
 
 def _is_figure(found: float | str | None) -> bool:
