@@ -248,6 +248,40 @@ def test_missing_and_new_cells_are_named():
     assert compare(figures(CELL), figures(CELL, other), Thresholds()).of("new")[0].cell == other
 
 
+NO_TIME = {"step_s": None, "ratio": None, "ratio_low": None, "ratio_high": None, "control": None}
+
+
+@pytest.mark.parametrize(
+    ("lost", "metric", "reason"),
+    [
+        ({"nfe_forward": None}, "nfe_forward", "the baseline has it, the candidate does not."),
+        ({"peak_memory_bytes": None}, "peak_memory_bytes", "the baseline has it, the candidate does not."),
+        (
+            {"grad_error_params": None, "notes": ["slow.", "no grad_error_params of adjoint: the reference is coarse"]},
+            "grad_error_params",
+            "the candidate does not: no grad_error_params of adjoint: the reference is coarse.",
+        ),
+        (
+            {"method_error_params": None, "notes": ["no method_error: direct in float64: it has no room"]},
+            "method_error_params",
+            "the candidate does not: no method_error: direct in float64: it has no room.",
+        ),
+        (NO_TIME, "time", "it was not timed."),
+        ({"ratio": None, "ratio_low": None, "ratio_high": None}, "time", "the baseline has a ratio to direct"),
+        ({**NO_TIME, "paired": True}, "time", "it was not timed."),
+    ],
+)
+def test_a_figure_that_vanishes_is_missing(lost, metric, reason):
+    """Of a cell that ended well: it is named with what its record says of it, and fails where what is missing does."""
+    for thresholds, verdict in ((Thresholds(), "missing"), (Thresholds(missing_fails=True), "regression")):
+        found = gate(thresholds, **lost)
+        assert told(found) == {metric: verdict}
+        assert reason in found.of(verdict)[0].reason
+        assert found.exit_code == (verdict == "regression")
+    failed = gate(Thresholds(missing_fails=True), status="oom", reason="no room.", **lost)
+    assert told(failed) == {"status": "regression"}
+
+
 def test_nothing_in_common_cannot_be_compared():
     """Exit code 2, with the settings that differ."""
     found = compare(figures(CELL), figures(replace(CELL, cell_id="b", preset="quick")), Thresholds())

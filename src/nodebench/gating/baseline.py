@@ -64,8 +64,9 @@ class BaselineCell(Measurement, SettingsPart):
 
     @classmethod
     def from_record(cls, record: Record, *, paired: bool = False) -> "BaselineCell":
-        """What is kept of a record."""
-        return cls(**{name: value for name, value in record.to_dict().items() if name in KEPT}, paired=paired).rounded
+        """What is kept of a record, with its notes, which no file has."""
+        known = {name: value for name, value in record.to_dict().items() if name in (*KEPT, "notes")}
+        return cls(**known, paired=paired).rounded
 
     @property
     def rounded(self) -> "BaselineCell":

@@ -4,6 +4,7 @@ Counters, bytes and errors are compared in their bands. Times are compared throu
 one run, and only an interval that lies wholly beyond the threshold is a regression: what is undecided passes.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isclose
@@ -36,6 +37,9 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 RANKS = {"ok": 0, "unsupported": 1, "not_installed": 1}
 """Statuses from good to bad; all others are worst."""
+
+NOTED = re.compile(r"no (\w+)")
+"""How notes begin that say why a figure is not known; its name may be that of several without their endings."""
 
 NO_FIGURE = "the baseline has no such figure."
 
@@ -128,14 +132,15 @@ def compare(
             findings += _traded(of_cell)
     findings += error_findings(old, new, comparable, thresholds)
     absent = [cell for cell_id, cell in old.cells.items() if cell_id not in new.cells]
-    missing: FindingVerdict = "regression" if thresholds.missing_fails else "missing"
     reason = "it is in the baseline and was not measured."
-    findings += [Finding(cell=cell, metric="cell", verdict=missing, reason=reason, measured=False) for cell in absent]
+    findings += [Finding(cell=cell, metric="cell", verdict="missing", reason=reason, measured=False) for cell in absent]
     added = [cell for cell_id, cell in new.cells.items() if cell_id not in old.cells]
     for cell in added:
         state = "" if cell.ok else f"; it is `{cell.status}`: {cell.reason}"
         reason = f"{unloadable.get(cell.cell_id, 'it is not in the baseline')}{state}"
         findings.append(Finding(cell=cell, metric="cell", verdict="new", reason=reason))
+    if thresholds.missing_fails:
+        findings = [replace(each, verdict="regression") if each.verdict == "missing" else each for each in findings]
     findings.sort(key=lambda finding: finding.cell.order)
     problem = None if shared else _nothing_shared(absent, added)
     notes = () if problem else tuple(_unmatched(old, new, thresholds))
@@ -273,13 +278,19 @@ def _finding(metric: str, old: BaselineCell, new: BaselineCell, band: Band) -> F
     elif after is None:
         if not new.ok:
             return None
-        verdict, reason = "missing", "the baseline has it, the candidate does not."
+        verdict, reason = "missing", _missing(metric, new)
     elif abs(after - before) > (allowed := band.allowed(before, new.dtype)):
         is_worse = after < before if METRICS[metric].better == "higher" else after > before
         verdict = "regression" if is_worse else "improvement"
         reason = f"{_change(before, after)}{f', beyond the band of {allowed:.3g}' if allowed else ''}."
     unit = METRICS[metric].unit
     return Finding(cell=new, metric=metric, verdict=verdict, reason=reason, old=before, new=after, unit=unit)
+
+
+def _missing(metric: str, new: BaselineCell) -> str:
+    """That a candidate lacks a figure which the baseline has, and what its record says of that."""
+    told = [note for note in new.notes if (named := NOTED.match(note)) and metric.startswith(named[1])]
+    return f"the baseline has it, the candidate does not{f': {told[0]}' if told else ''}."
 
 
 def time_finding(old: BaselineCell, new: BaselineCell, limit: float) -> Finding | None:
@@ -295,7 +306,9 @@ def time_finding(old: BaselineCell, new: BaselineCell, limit: float) -> Finding 
     """
     if not new.ok or not old.ok:
         return None  # it is not ranked, and its status says why
-    if not new.paired and (old.step_s is None or new.step_s is None or old.control != new.control):
+    if new.step_s is None:
+        return None if old.step_s is None else _time_finding(old, new, "missing", "it was not timed.")
+    if not new.paired and (old.step_s is None or old.control != new.control):
         return _no_common_control(old, new)
     if new.ratio is None:
         return _without_ratio(old, new)
@@ -318,8 +331,6 @@ def _no_common_control(old: BaselineCell, new: BaselineCell) -> Finding | None:
     """Why two ratios cannot be compared; None where there are none."""
     if old.step_s is None:
         return None if new.ratio is None else _time_finding(old, new, "new", NO_FIGURE)
-    if new.step_s is None:
-        return _time_finding(old, new, "missing", "it was not timed.")
     told = [f"to {cell.control}" if cell.control else "to none" for cell in (old, new)]
     reason = (
         f"the ratio of times is {told[0]} in the baseline and {told[1]} in the candidate; measure with the same "
@@ -332,6 +343,9 @@ def _without_ratio(old: BaselineCell, new: BaselineCell) -> Finding | None:
     """Of a cell with times but no ratio: what they are, and that they say nothing."""
     if old.step_s is None or new.step_s is None:
         return None
+    if old.ratio is not None:
+        reason = f"the baseline has a ratio to {old.control}, the candidate does not."
+        return _time_finding(old, new, "missing", reason)
     reason = (
         f"{_change(old.step_s, new.step_s)} s, not gated: it has no ratio to a control, and the two were not timed in "
         "turns; --against-ref times both versions in turns."

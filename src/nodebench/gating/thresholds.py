@@ -102,7 +102,7 @@ class Thresholds:
 
     Attributes:
         rules: Exceptions; of those that hold, the last does.
-        missing_fails: Whether a cell that is in the baseline and was not measured is a regression.
+        missing_fails: Whether a cell or a figure that is in the baseline and was not measured is a regression.
     """
 
     rules: tuple[Rule, ...] = ()
