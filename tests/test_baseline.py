@@ -6,9 +6,19 @@ from dataclasses import replace
 import pytest
 
 from nodebench.errors import StoreError, UserError
-from nodebench.gating.baseline import Baseline, BaselineCell, find, loads, of_benchmarks, read_file
+from nodebench.gating.baseline import (
+    Baseline,
+    BaselineCell,
+    find,
+    loads,
+    of_benchmarks,
+    read_file,
+    save_baseline,
+)
 from nodebench.gating.compare import compare, update
+from nodebench.gating.gate import compared
 from nodebench.gating.thresholds import Thresholds
+from nodebench.options import GateOptions
 from nodebench.results.machine import environment_key
 from nodebench.results.record import Record
 from nodebench.results.store import Store
@@ -169,6 +179,55 @@ def test_a_name_is_a_file_or_a_run(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
         read_file(path)
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """A store with the runs r1 and r2, of a cell each."""
+    store = Store(tmp_path / "r.db")
+    store.save_environment(HERE)
+    for run_id in ("r1", "r2"):
+        store.start_run(run_id, "test", "plan", HERE, 1)
+        store.append(record("a", run_id=run_id))
+    return store.path
+
+
+@pytest.mark.parametrize("names", [("latest", "latest"), ("r2", "latest"), ("latest", "r2"), ("r1", "r1")])
+def test_a_run_is_not_compared_with_itself(two_runs, names):
+    """However the two sides are named; it is said which other there is."""
+    before = "such as r1, the run before it" if "latest" in names else "or a baseline file"
+    with pytest.raises(UserError, match=rf"are the same run, r\d; name another run as BASELINE,? ?{before}"):
+        compared(GateOptions(old=names[0], new=names[1], store=two_runs))
+    assert compared(GateOptions(old="r1", new="r2", store=two_runs)).notes == ()
+
+
+def test_a_file_is_not_compared_with_itself(two_runs):
+    """However its path is written."""
+    path = two_runs.parent / "b.json"
+    save_baseline(["r1"], path, two_runs)
+    again = path.parent / ".." / path.parent.name / path.name
+    with pytest.raises(UserError, match="are the same file, `"):
+        compared(GateOptions(old=str(path), new=again, store=two_runs))
+
+
+def test_a_baseline_of_the_very_run_says_so(two_runs):
+    """It passes, as what follows upon `baseline save`; another run of the same figures is another measurement."""
+    path = two_runs.parent / "b.json"
+    save_baseline(["r1"], path, two_runs)
+    found = {name: compared(GateOptions(old=path, new=name, store=two_runs)) for name in ("r1", "r2")}
+    assert [each.exit_code for each in found.values()] == [0, 0]
+    told = f"{path} has figures of r1, the run that it is compared with: of these a pass proves nothing."
+    assert found["r1"].notes == (told,)
+    assert found["r2"].notes == ()
+    assert read_file(path).runs == ("r1",)
+
+
+def test_a_baseline_knows_the_runs_that_its_figures_are_from():
+    """All that it was saved from and brought up to date with."""
+    old, new = baseline(record("a")), baseline(record("a", run_id="r2", nfe_forward=6), record("b", run_id="r2"))
+    assert updated(old, new).baseline.runs == ("r1", "r2")
+    assert old.joined(new).runs == ("r1", "r2")
+    assert loads("old", json.loads(new.dumps())).runs == ("r2",)
 
 
 STATS = {"min": 0.1, "max": 0.3, "mean": 0.2, "median": 0.2, "rounds": 10}

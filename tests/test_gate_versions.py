@@ -405,7 +405,14 @@ def test_a_baseline_goes_through_its_commands(call, tmp_path):
         store.append(replace(record(backend), environment=store.save_environment(here)))
     assert call("baseline", "save") == (0, "baseline.json: 2 cells of latest")
     assert "one, s" in call("baseline", "show")[1]
-    assert call("compare", "baseline.json") == (0, "passed: 2 cells compared; nothing has changed")
+    code, text = call("compare", "baseline.json")
+    assert (code, text.startswith("note: baseline.json has figures of r1, the run that it is compared with")) == (
+        0,
+        True,
+    )
+    assert text.endswith("passed: 2 cells compared; nothing has changed")
+    code, text = call("compare", "latest")
+    assert (code, text.startswith("error: BASELINE and CANDIDATE")) == (2, True)
     path = tmp_path / "baseline.json"
     path.write_text(path.read_text().replace('"nfe_forward": 7', '"nfe_forward": 6'))
     code, text = call("compare", "baseline.json", "latest", "-o", "gate.md")

@@ -106,11 +106,13 @@ class Baseline:
         name: What a person calls it.
         cells: The cells by id.
         environments: Fingerprints of the machines they are from, by key.
+        runs: Ids of the runs they are from; empty where that is not known.
     """
 
     name: str
     cells: Mapping[str, BaselineCell]
     environments: Mapping[str, Fingerprint] = field(default_factory=dict)
+    runs: tuple[str, ...] = ()
 
     @classmethod
     def from_records(
@@ -135,11 +137,16 @@ class Baseline:
         measured = list(records)
         cells = {record.cell_id: BaselineCell.from_record(record, paired=paired) for record in measured}
         used = {str(record.environment): environment_of(record, environments) for record in measured}
-        return cls(name, cells, used)
+        return cls(name, cells, used, tuple(dict.fromkeys(record.run_id for record in measured)))
 
     def joined(self, other: "Baseline") -> "Baseline":
         """This one and the cells of another, which replace what is there."""
-        return Baseline(self.name, {**self.cells, **other.cells}, {**self.environments, **other.environments})
+        return self.taking({**self.cells, **other.cells}, other)
+
+    def taking(self, cells: Mapping[str, BaselineCell], other: "Baseline") -> "Baseline":
+        """The same with these cells, which are its own and another's."""
+        runs = tuple(dict.fromkeys([*self.runs, *other.runs]))
+        return Baseline(self.name, cells, {**self.environments, **other.environments}, runs)
 
     def dumps(self) -> str:
         """The text of the file."""
@@ -148,6 +155,7 @@ class Baseline:
         content = {
             "schema": BASELINE_SCHEMA,
             "nodebench_version": __version__,
+            "runs": list(self.runs),
             "environments": {key: self.environments[key] for key in sorted(used) if key in self.environments},
             "cells": [cell.to_dict() for cell in cells],
         }
@@ -259,10 +267,11 @@ def loads(name: str, content: Any) -> Baseline:
     try:
         cells = TypeAdapter(list[BaselineCell]).validate_python(content["cells"])
         environments = TypeAdapter(dict[str, dict[str, Any]]).validate_python(content.get("environments", {}))
+        runs = TypeAdapter(tuple[str, ...]).validate_python(content.get("runs", []))
     except ValidationError as error:
         where, why, _ = first_error(error)
         raise UserError(f"the baseline `{name}` is damaged at `{where}`: {why}.") from error
-    return Baseline(name, _by_id(name, cells), cast(dict[str, Fingerprint], environments))
+    return Baseline(name, _by_id(name, cells), cast(dict[str, Fingerprint], environments), runs)
 
 
 def of_benchmarks(name: str, content: Mapping[str, Any]) -> Baseline:

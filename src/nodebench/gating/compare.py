@@ -143,8 +143,15 @@ def compare(
         findings = [replace(each, verdict="regression") if each.verdict == "missing" else each for each in findings]
     findings.sort(key=lambda finding: finding.cell.order)
     problem = None if shared else _nothing_shared(absent, added)
-    notes = () if problem else tuple(_unmatched(old, new, thresholds))
+    notes = () if problem else (*_same_run(old, new), *_unmatched(old, new, thresholds))
     return GateResult(old.name, new.name, tuple(findings), _unlike(old, new, shared), len(shared), problem, notes)
+
+
+def _same_run(old: Baseline, new: Baseline) -> Iterator[str]:
+    """That the two sides have figures of one and the same run, a sentence for each."""
+    for run in new.runs:
+        if run in old.runs:
+            yield f"{old.name} has figures of {run}, the run that it is compared with: of these a pass proves nothing."
 
 
 def _unmatched(old: Baseline, new: Baseline, thresholds: Thresholds) -> Iterator[str]:
@@ -429,5 +436,4 @@ def update(old: Baseline, new: Baseline, result: GateResult, *, accept_regressio
             figures = {name: getattr(found, name) for name in (TIME_FIGURES if metric == TIME else (metric,))}
             cells[cell_id] = replace(known, environment=found.environment, **figures)
     left = tuple(finding for finding in worse if finding not in along)
-    environments = {**old.environments, **new.environments}
-    return BaselineUpdate(Baseline(old.name, cells, environments), (*taken, *along), left, result.notes)
+    return BaselineUpdate(old.taking(cells, new), (*taken, *along), left, result.notes)

@@ -21,6 +21,7 @@ from nodebench.bench.plan import Plan
 from nodebench.bench.request import Request, Settings
 from nodebench.bench.runner import Runner, new_run_id, record_of
 from nodebench.bench.work import CellResult, begin
+from nodebench.errors import UserError
 from nodebench.gating.baseline import Baseline, BaselineCell, find, read_baseline, write_baseline
 from nodebench.gating.compare import BaselineUpdate, GateResult, compare, update
 from nodebench.gating.probe import Defect, plugin_defect
@@ -30,7 +31,7 @@ from nodebench.measuring import Watcher, run_settings
 from nodebench.options import GateOptions, part_of
 from nodebench.results.machine import fingerprint
 from nodebench.results.record import Measurement
-from nodebench.results.store import Store
+from nodebench.results.store import Store, existing
 
 THIS_VERSION = "this version"
 
@@ -41,7 +42,25 @@ def compared(options: GateOptions, watcher: Watcher | None = None) -> GateResult
     thresholds = read_thresholds(None if options.config is None else Path(options.config), slowdown)
     if options.old is None:
         return _measured(options, thresholds, watcher or Watcher())
-    return compare(find(options.old, options.store), find(options.new, options.store), thresholds)
+    old, new = find(options.old, options.store), find(options.new, options.store)
+    _check_two(options, old, new)
+    return compare(old, new, thresholds)
+
+
+def _check_two(options: GateOptions, old: Baseline, new: Baseline) -> None:
+    """Refuse to compare a run or a file with itself, of which nothing can have become worse."""
+    named = [Path(each) for each in (options.old, options.new) if isinstance(each, str | Path)]
+    files = [path for path in named if path.is_file()]
+    if len(files) == len(named) == 2 and files[0].samefile(files[1]):
+        raise UserError(f"BASELINE and CANDIDATE are the same file, `{files[0]}`; name another as one of them.")
+    if len(named) == 2 and not files and old.name == new.name:
+        earlier = [run.run_id for run in existing(options.store).runs()]
+        before = earlier[: earlier.index(old.name)][-1:]
+        advice = f", such as {before[0]}, the run before it" if before else " or a baseline file"
+        raise UserError(
+            f"BASELINE and CANDIDATE, which is `latest` where none is named, are the same run, {old.name}; name "
+            f"another run as BASELINE{advice}."
+        )
 
 
 def _measured(options: GateOptions, thresholds: Thresholds, watcher: Watcher) -> GateResult:
