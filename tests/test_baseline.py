@@ -12,11 +12,13 @@ from nodebench.gating.baseline import (
     find,
     loads,
     of_benchmarks,
+    own_baseline,
+    read_baseline,
     read_file,
     save_baseline,
 )
 from nodebench.gating.compare import compare, update
-from nodebench.gating.gate import compared
+from nodebench.gating.gate import compared, update_baseline
 from nodebench.gating.thresholds import Thresholds
 from nodebench.options import GateOptions
 from nodebench.results.machine import environment_key
@@ -220,6 +222,66 @@ def test_a_baseline_of_the_very_run_says_so(two_runs):
     assert found["r1"].notes == (told,)
     assert found["r2"].notes == ()
     assert read_file(path).runs == ("r1",)
+
+
+OTHERS = {
+    "pytest-benchmark": lambda: json.dumps(benchmarks(**BaselineCell.from_record(record("a")).to_dict())),
+    "customSmallerIsBetter": lambda: json.dumps([{"name": "a", "unit": "s", "value": 1.0}]),
+    "another's": lambda: json.dumps({"schema": 1, "cells": [], "mine": 2}),
+    "a notebook": lambda: json.dumps({"cells": [], "metadata": {}, "nbformat": 4}),
+    "a number": lambda: "3",
+    "text": lambda: "schema nodebench_version cells",
+    "bytes": lambda: b"\xff\x00{".decode("latin-1"),
+}
+"""Files that are no baseline."""
+
+
+@pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
+def test_a_file_of_another_format_is_never_changed(two_runs, content):
+    """Neither by an update that would take something over nor by a save: each byte stays, in a sentence."""
+    path = two_runs.parent / "b.json"
+    path.write_text(content(), encoding="latin-1")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"b.json` is not "):
+        update_baseline(path, "r2", accept_regressions=True, max_slowdown=None, config=None, store=two_runs)
+    with pytest.raises(UserError, match=r"is not a baseline of nodebench, and stays as it is; -o names another\."):
+        save_baseline(["r1"], path, two_runs)
+    assert path.read_bytes() == before
+
+
+def test_what_pytest_benchmark_wrote_is_shown_and_not_updated(two_runs):
+    """It is compared and shown, and would become another format."""
+    path = two_runs.parent / "b.json"
+    path.write_text(OTHERS["pytest-benchmark"]())
+    assert list(read_baseline(path).cells) == ["a"]
+    with pytest.raises(UserError, match="stays as it is; `nodebench baseline save -o FILE` writes a baseline"):
+        own_baseline(path)
+
+
+def test_a_baseline_is_written_all_at_once(two_runs, monkeypatch):
+    """Over an older one, an empty file or a link, with the mode that is there; where it fails, what was there stays."""
+    path, link = two_runs.parent / "b.json", two_runs.parent / "link.json"
+    path.touch(mode=0o640)
+    link.symlink_to(path)
+    save_baseline(["r1"], link, two_runs)
+    assert (link.is_symlink(), path.stat().st_mode & 0o777, read_file(path).runs) == (True, 0o640, ("r1",))
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(UserError, match=r"cannot be written: No space left"):
+            save_baseline(["r2"], path, two_runs)
+    assert path.read_bytes() == before
+    save_baseline(["r2"], path, two_runs)
+    assert read_file(path).runs == ("r2",)
+    assert {each.name for each in path.parent.iterdir()} >= {"b.json", "link.json"}
+    assert not list(path.parent.glob(".b.json*"))
+    with pytest.raises(UserError, match="cannot be written: Is a directory"):
+        save_baseline(["r2"], path.parent, two_runs)
 
 
 def test_a_baseline_knows_the_runs_that_its_figures_are_from():

@@ -11,7 +11,7 @@ from rich.console import Console
 from nodebench.errors import UserError
 from nodebench.gating.baseline import Baseline, BaselineCell
 from nodebench.gating.compare import compare
-from nodebench.gating.outputs import gate_entries, gate_junit, gate_markdown, gate_table, write_gate
+from nodebench.gating.outputs import check_output, gate_entries, gate_junit, gate_markdown, gate_table, write_gate
 from nodebench.gating.thresholds import Thresholds
 from nodebench.printing import print_gate
 
@@ -129,6 +129,15 @@ def test_another_suffix_is_refused(tmp_path):
     """With those that are known."""
     with pytest.raises(UserError, match=r"\.md \(Markdown\), \.xml"):
         write_gate(gate(OLD), tmp_path / "gate.txt")
+
+
+def test_what_is_compared_is_not_written_over(tmp_path):
+    """A baseline would become a file of another format."""
+    path = tmp_path / "b.json"
+    path.write_text("{}")
+    with pytest.raises(UserError, match="which is compared; name another file"):
+        check_output(path, "latest", tmp_path / ".." / tmp_path.name / "b.json")
+    check_output(tmp_path / "gate.json", str(path), "latest", Baseline("b", {}))
 
 
 def test_a_reason_in_markdown_stands_as_it_is():

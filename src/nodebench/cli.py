@@ -542,7 +542,7 @@ def compare(
     from nodebench.gating.outputs import check_output, write_gate
 
     for path in output or []:
-        check_output(path)
+        check_output(path, options.old, options.new)
     shown = progress.Shown(command_line(), err=True)
     with _interrupted(shown):
         gate = compared(options, shown)

@@ -22,7 +22,7 @@ from nodebench.bench.request import Request, Settings
 from nodebench.bench.runner import Runner, new_run_id, record_of
 from nodebench.bench.work import CellResult, begin
 from nodebench.errors import UserError
-from nodebench.gating.baseline import Baseline, BaselineCell, find, read_baseline, write_baseline
+from nodebench.gating.baseline import Baseline, BaselineCell, find, own_baseline, write_baseline
 from nodebench.gating.compare import BaselineUpdate, GateResult, compare, update
 from nodebench.gating.probe import Defect, plugin_defect
 from nodebench.gating.thresholds import Thresholds, read_thresholds
@@ -111,10 +111,10 @@ def update_baseline(
         store: Results store.
 
     Raises:
-        UserError: If there is no such file or run, or the file cannot be written.
+        UserError: If there is no such file or run, or the file is no baseline or cannot be written.
     """
     thresholds = read_thresholds(config, max_slowdown)
-    old, new = read_baseline(path), find(candidate, store)
+    old, new = own_baseline(path), find(candidate, store)
     found = update(old, new, compare(old, new, thresholds), accept_regressions=accept_regressions)
     if found.taken:
         write_baseline(found.baseline, path)

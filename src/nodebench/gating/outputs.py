@@ -222,16 +222,23 @@ WRITERS: Mapping[str, Callable[[GateResult], str]] = {
 }
 
 
-def check_output(path: Path) -> None:
-    """See that a file has a suffix that can be written, before anything is measured for it.
+def check_output(path: Path, *compared: object) -> None:
+    """See that a file can be written for a comparison, before anything is measured for it.
+
+    Args:
+        path: The file.
+        compared: What is compared, of which files must stay what they are.
 
     Raises:
-        UserError: If it has not.
+        UserError: If its suffix is none that can be written, or it is one of the files that are compared.
     """
     if path.suffix not in WRITERS:
         raise UserError(
             f"`--output` ends with .md (Markdown), .xml (JUnit) or .json (customSmallerIsBetter); got {path}."
         )
+    for given in compared:
+        if isinstance(given, str | Path) and path.is_file() and Path(given).is_file() and path.samefile(given):
+            raise UserError(f"`--output` is `{path}`, which is compared; name another file.")
 
 
 def write_gate(gate: GateResult, path: Path) -> None:
