@@ -94,8 +94,9 @@ def test_planted_faults_are_caught_in_their_cells(repository, tmp_path):
     assert failed.pop("tensor") >= {"unreleased_bytes", "peak_memory_bytes"}  # and the time that it takes to fill it
     assert failed == {"slow": {"nfe_forward", "time"}}
     runs = json.loads(called("list", "runs", "--json", cwd=repository).stdout)
-    assert [run["records"] for run in runs] == ["3 of 3", "3 of 3"]
-    records = json.loads(called("show", "latest", "--json", cwd=repository).stdout)
+    assert [(run["records"], run["made by"]) for run in runs] == [("3 of 3", "compare"), ("3 of 3", "compare")]
+    assert "has none; name one of another command by its id" in called("show", cwd=repository).stderr
+    records = json.loads(called("show", runs[-1]["name"], "--json", cwd=repository).stdout)
     assert {record["control"] for record in records if record["ratio"]} == {
         f"./{name}.py:Mine of HEAD" for name in FAULTS if name != "wrong"
     }

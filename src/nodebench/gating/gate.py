@@ -54,12 +54,14 @@ def _check_two(options: GateOptions, old: Baseline, new: Baseline) -> None:
     if len(files) == len(named) == 2 and files[0].samefile(files[1]):
         raise UserError(f"BASELINE and CANDIDATE are the same file, `{files[0]}`; name another as one of them.")
     if len(named) == 2 and not files and old.name == new.name:
-        earlier = [run.run_id for run in existing(options.store).runs()]
-        before = earlier[: earlier.index(old.name)][-1:]
-        advice = f", such as {before[0]}, the run before it" if before else " or a baseline file"
+        store = existing(options.store)
+        maker = store.run(old.name).made_by
+        alike = [run.run_id for run in store.runs() if run.made_by == maker]
+        before = alike[: alike.index(old.name)][-1:]
+        advice = f", such as {before[0]}, the run before it" if before else ""
         raise UserError(
             f"BASELINE and CANDIDATE, which is `latest` where none is named, are the same run, {old.name}; name "
-            f"another run as BASELINE{advice}."
+            f"another run or a baseline file as BASELINE{advice}."
         )
 
 
@@ -272,8 +274,10 @@ def measure_versions(
     planned = replace(plan, against=name)
     defects = ask_available(version, cells=planned.cells).cells
     turns = VersionTurns(version, store, other, store.save_environment(version.environment), defects)
-    store.start_run(other, f"{command} [{name}]", f"{planned.plan_id} other", version.environment, len(plan.cells))
-    run_id = Runner(store, settings, notify, turns.measure).run(planned, command, fingerprint())
+    made_by, told, plan_id = GateOptions.made_by, f"{command} [{name}]", f"{planned.plan_id} other"
+    store.start_run(other, told, plan_id, version.environment, len(plan.cells), made_by=made_by)
+    runner = Runner(store, settings, notify, turns.measure, made_by=made_by)
+    run_id = runner.run(planned, command, fingerprint())
     store.finish_run(other)
     environments = store.environments()
     old = Baseline.from_records(name, store.records([other]), environments)

@@ -9,6 +9,7 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 6  the problem itself: the field's values and derivatives at fixed points; files that a run's workers had loaded.
 7  how processes were started.
 8  plots of trained models as SVG; pictures that older schemas packed are dropped.
+9  which command made a run.
 """
 
 import json
@@ -27,7 +28,7 @@ from nodebench.results.quantities import (
     TrainingPart,
 )
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 PRINTED = "printed before that, the last lines:"
 """The line of `stderr` between a traceback and what the process had printed."""
