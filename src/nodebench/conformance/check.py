@@ -14,7 +14,7 @@ from unittest import SkipTest
 
 from typing_extensions import override
 
-from nodebench.errors import CellError, NodebenchError, NotInstalledError
+from nodebench.errors import CellError, NodebenchError, NotInstalledError, raised
 
 CheckState = Literal["ok", "failed", "skipped"]
 
@@ -113,7 +113,7 @@ def require(condition: object, sentence: str) -> None:
 def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     told = isinstance(error, CheckFailedError | NodebenchError | CellError | SkipTest)
-    return text if told else f"it raises {type(error).__name__}: {text}"
+    return text if told else f"it raises {' '.join(raised(error).split())}"
 
 
 def outcomes(checks: Sequence[Check], limit_s: float = LIMIT_S) -> Iterator[CheckOutcome]:
