@@ -64,6 +64,9 @@ MAX_FAILURES = 6
 FAILURE_LINES = 2
 """Lines of a terminal that a failure takes at the most."""
 
+NARROW = 80
+"""Characters in a line of what is read on a terminal, through a pipe as well."""
+
 LEAST_REASON = 24
 """Characters of a reason that are shown on however narrow a terminal."""
 
@@ -493,11 +496,17 @@ def print_saved(path: str, names: Sequence[str], figures: "Baseline") -> None:
 
 def print_baseline(figures: "Baseline") -> None:
     """Print the figures of a baseline, and the machines that it is from."""
-    from nodebench.gating.outputs import baseline_table
+    from nodebench.gating.outputs import baseline_tables, without_values
 
-    for environment in figures.environments.values():
-        new_console().print(escape(f"{environment.get('cpu')}, {environment.get('system')}"))
-    print_table(short_names(figures.cells.values()).table(baseline_table(figures)))
+    console, short = new_console(), short_names(figures.cells.values())
+    machines = [f"{found.get('cpu')}, {found.get('system')}" for found in figures.environments.values()]
+    _print_lines(dict.fromkeys(machines), short, console)
+    tables = new_console()
+    if not tables.is_terminal:
+        tables.width = NARROW
+    for table in baseline_tables(figures):
+        print_table(short.table(table), tables)
+    _print_lines(without_values(figures), short, console)
 
 
 def print_machine(environment: Fingerprint, frameworks: Mapping[str, str], data: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -28,6 +29,9 @@ TONES: dict[FindingVerdict, Tone] = {
     "new": "new",
 }
 """The verdicts that are shown, in their order, and their tone on a terminal."""
+
+EXACT = ("gradient error", "NFE, VJPs, steps")
+"""Groups of quantities that are the same wherever they are taken."""
 
 UPDATE = "Raise the baseline with `nodebench baseline update`."
 
@@ -79,16 +83,60 @@ def gate_markdown(gate: GateResult) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def baseline_table(baseline: Baseline) -> Table:
-    """The values of a baseline, a row for each cell."""
+def baseline_tables(baseline: Baseline) -> list[Table]:
+    """The values of a baseline, a row for each cell that has any: what is exact, and memory and time apart.
+
+    Cells of one problem stand together below what they have in common, so that a row has a backend and a tolerance.
+    """
+    groups: dict[str, list[BaselineCell]] = {}
+    for cell in sorted(baseline.cells.values(), key=lambda cell: (cell.order[:3], -(cell.rtol or 0.0), cell.order)):
+        groups.setdefault(replace(cell, backend=None, rtol=None, test=None).label, []).append(cell)
     names = in_table("baseline")
-    titles = [Column(CATALOGUE[name].tables["baseline"], wraps=True) for name in names]
-    columns = (Column("cell", numeric=False, wraps=True), Column("status", numeric=False), *titles)
-    rows = tuple(
-        (Entry(cell.label), Entry(cell.status), *(_kept(cell, name) for name in names))
-        for cell in sorted(baseline.cells.values(), key=lambda cell: cell.order)
+    parts = {
+        "errors and counts": [name for name in names if CATALOGUE[name].group in EXACT],
+        "memory and time": [name for name in names if CATALOGUE[name].group not in EXACT],
+    }
+    tables = (
+        _part_of_baseline(f"{common}: {part}", cells, columns)
+        for common, cells in groups.items()
+        for part, columns in parts.items()
     )
-    return Table("baseline", "", columns, rows)
+    return [table for table in tables if table.rows]
+
+
+def _part_of_baseline(caption: str, cells: Sequence[BaselineCell], names: Sequence[str]) -> Table:
+    known = [name for name in names if any(getattr(cell, name) is not None for cell in cells)]
+    rows = [cell for cell in cells if any(getattr(cell, name) is not None for name in known)]
+    controls = {cell.control for cell in rows} - {None}
+    if "control" in known and len(controls) == 1:
+        known.remove("control")
+        caption = f"{caption}, ratios to {controls.pop()}"
+    has_rtol = any(cell.rtol is not None for cell in rows)
+    settings = (Column("backend", numeric=False, wraps=True), *([Column("rtol")] if has_rtol else []))
+    return Table(
+        "baseline",
+        caption,
+        (*settings, *(Column(CATALOGUE[name].tables["baseline"], wraps=True) for name in known)),
+        tuple((*_row_name(cell, has_rtol=has_rtol), *(_kept(cell, name) for name in known)) for cell in rows),
+    )
+
+
+def _row_name(cell: BaselineCell, *, has_rtol: bool) -> list[Entry]:
+    test = cell.test and f"in {cell.test}"
+    name = " ".join(filter(None, (cell.backend or cell.model or cell.task, test)))
+    # Where it is too long it goes on in the next line with another option.
+    return [Entry(name.replace(",", ", ")), *([Entry(value(cell.rtol))] if has_rtol else [])]
+
+
+def without_values(baseline: Baseline) -> list[str]:
+    """What is to be said of cells beside their values: that they did not end well, or have none, a line for each."""
+    names, lines = in_table("baseline"), []
+    for cell in sorted(baseline.cells.values(), key=lambda cell: cell.order):
+        if not cell.ok:
+            lines.append(f"{cell.label}: {cell.status}{f': {cell.reason}' if cell.reason else ''}")
+        elif all(getattr(cell, name) is None for name in names):
+            lines.append(f"{cell.label}: no figure that is gated")
+    return lines
 
 
 def _kept(cell: BaselineCell, name: str) -> Entry:
