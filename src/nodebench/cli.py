@@ -666,8 +666,9 @@ def check(
     from nodebench import api, printing
     from nodebench.reports.writers.terminal import new_console
 
-    console = new_console(err=True)
-    found = api.check(kind, name, lambda outcome: console.print(f"{outcome.check}: {outcome.state}"))
+    # It is gone when the outcomes are printed, which begin with what is wrong.
+    with new_console(err=True).status("checking") as shown:
+        found = api.check(kind, name, lambda outcome: shown.update(escape(f"{outcome.check}: {outcome.state}")))
     if as_json:
         printing.print_json([asdict(outcome) for outcome in found])
     else:

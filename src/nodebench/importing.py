@@ -200,11 +200,11 @@ def users_code(what: str, name: str = "") -> Iterator[None]:
         raise PluginError(f"{what}: {syntax(error)}.") from error
     except SystemExit as error:
         raise PluginError(
-            f"{what}: it calls sys.exit({error.code!r}){_place(error)}; what a script does belongs below "
+            f"{what}: it calls sys.exit({error.code!r}){place_of(error)}; what a script does belongs below "
             '`if __name__ == "__main__":`.'
         ) from error
     except BaseException as error:  # some libraries raise what is no Exception, pytest's `skip` for one
-        raise PluginError(f"{what}: {' '.join(raised(error).split())}{_place(error)}") from error
+        raise PluginError(f"{what}: {' '.join(raised(error).split())}{place_of(error)}") from error
     finally:
         sys.argv, sys.stdin = argv, stdin
         os.chdir(folder)
@@ -230,14 +230,14 @@ def missing_module(error: ModuleNotFoundError, folder: Path) -> NodebenchError:
     top, _, inner = name.partition(".")
     package = sys.modules.get(top)
     if inner and package is not None and package.__file__ is not None:
-        return PluginError(f"`{name}` is imported{_place(error)}, but `{top}` has no module `{inner}`.")
+        return PluginError(f"`{name}` is imported{place_of(error)}, but `{top}` has no module `{inner}`.")
     places = [folder, Path.cwd()]
     found = next((entry for place in places for entry in _entries(place) if entry.name.partition(".")[0] == top), None)
     if found is not None:
-        return PluginError(f"`{name}` is imported{_place(error)}, but `{found}` is not such a module.")
+        return PluginError(f"`{name}` is imported{place_of(error)}, but `{found}` is not such a module.")
     near = _near(top, places)
     if near != ".":
-        return PluginError(f"`{name}` is imported{_place(error)}, but there is no such module{near}")
+        return PluginError(f"`{name}` is imported{place_of(error)}, but there is no such module{near}")
     if top in sys.stdlib_module_names:
         return NotInstalledError(f"the module {name} is not installed: this Python was built without it.")
     return NotInstalledError(
@@ -358,7 +358,7 @@ def _near(name: str, folders: list[Path]) -> str:
     return f"; did you mean `{near[0]}`?" if near else "."
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """Where in a user's own file it was raised, or empty."""
     libraries = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
     ours = str(Path(__file__).parent)

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from nodebench.options import DEFAULT_STORE, default_store
 from nodebench.registry import split_list
@@ -25,7 +26,7 @@ from nodebench.reports.answers import (
 )
 from nodebench.reports.columns import reason
 from nodebench.reports.comparison import NOT_COMPARED, NOT_RUN, Machines, comparisons, parts
-from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, main_columns, mebibytes
+from nodebench.reports.document import ABSENT, Column, Entry, Table, main_columns, mebibytes
 from nodebench.reports.equal_cost import at_equal_error_briefly
 from nodebench.reports.equal_memory import at_equal_memory_briefly
 from nodebench.reports.names import ShortNames
@@ -566,17 +567,47 @@ def print_selftest(tested: "SelfTest") -> None:
 
 
 def print_checks(title: str, outcomes: Sequence["CheckOutcome"]) -> None:
-    """Print what came of the checks of a plugin."""
-    tones: dict[str, Tone] = {"ok": "good", "failed": "bad", "skipped": "doubtful"}
-    but = {"ok": "", "failed": " But: ", "skipped": " Not checked: "}
-    titles = ("check", "state", "what must hold, and what does not")
-    rows = tuple(
-        (
-            Entry(outcome.check),
-            Entry(outcome.state, tone=tones[outcome.state]),
-            Entry(f"{outcome.meaning}{but[outcome.state]}{outcome.reason}"),
-        )
-        for outcome in outcomes
-    )
-    columns = tuple(Column(each, numeric=False, wraps=True) for each in titles)
-    print_table(Table("checks", title, columns, rows))
+    """Print what came of the checks of a plugin: first the faults, each with all the checks that it fails."""
+    console = new_console()
+    faults = _grouped(outcomes, "failed", lambda outcome: outcome.cause)
+    console.print(escape(f"{title}: {_verdict(outcomes, len(faults))}"), soft_wrap=is_whole(console))
+    for found in sorted(faults, key=len, reverse=True):
+        first, *others = found
+        console.print(f"[red]failed:[/red] {_plain(first.reason)}", soft_wrap=is_whole(console))
+        console.print(Padding(f"{first.check}: {_plain(first.meaning)}", (0, 0, 0, 2), expand=False))
+        if others:
+            console.print(Padding(f"and with it: {_checks(others)}", (0, 0, 0, 2), expand=False))
+    for found in _grouped(outcomes, "skipped", lambda outcome: outcome.reason):
+        console.print(f"[yellow]not checked:[/yellow] {_plain(found[0].reason)}", soft_wrap=is_whole(console))
+        console.print(Padding(_checks(found), (0, 0, 0, 2), expand=False))
+    if well := [outcome for outcome in outcomes if outcome.state == "ok"]:
+        console.print(f"[green]ok:[/green] {_checks(well)}")
+
+
+def _grouped(
+    outcomes: Sequence["CheckOutcome"], state: str, key: Callable[["CheckOutcome"], str]
+) -> list[list["CheckOutcome"]]:
+    groups: dict[str, list[CheckOutcome]] = {}
+    for outcome in outcomes:
+        if outcome.state == state:
+            groups.setdefault(key(outcome), []).append(outcome)
+    return list(groups.values())
+
+
+def _verdict(outcomes: Sequence["CheckOutcome"], n_faults: int) -> str:
+    states = [outcome.state for outcome in outcomes]
+    if states[0] != "ok":
+        return "it cannot be loaded, and nothing else was checked"
+    skipped = f", {states.count('skipped')} not made" if "skipped" in states else ""
+    if not n_faults:
+        return f"{states.count('ok')} of {len(states)} checks hold{skipped}"
+    reasons = "for one reason" if n_faults == 1 else f"for {n_faults} reasons"
+    return f"{states.count('failed')} of {len(states)} checks failed{skipped}, {reasons}"
+
+
+def _checks(outcomes: Iterable["CheckOutcome"]) -> str:
+    return escape("; ".join(outcome.check for outcome in outcomes))
+
+
+def _plain(text: str) -> str:
+    return escape(text.replace("`", ""))
