@@ -6,9 +6,21 @@ from dataclasses import replace
 import pytest
 
 from nodebench.errors import StoreError, UserError
-from nodebench.gating.baseline import Baseline, BaselineCell, find, loads, of_benchmarks, read_file
+from nodebench.gating.baseline import (
+    Baseline,
+    BaselineCell,
+    find,
+    loads,
+    of_benchmarks,
+    own_baseline,
+    read_baseline,
+    read_file,
+    save_baseline,
+)
 from nodebench.gating.compare import compare, update
+from nodebench.gating.gate import compared, update_baseline
 from nodebench.gating.thresholds import Thresholds
+from nodebench.options import GateOptions
 from nodebench.results.machine import environment_key
 from nodebench.results.record import Record
 from nodebench.results.store import Store
@@ -169,6 +181,115 @@ def test_a_name_is_a_file_or_a_run(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
         read_file(path)
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """A store with the runs r1 and r2, of a cell each."""
+    store = Store(tmp_path / "r.db")
+    store.save_environment(HERE)
+    for run_id in ("r1", "r2"):
+        store.start_run(run_id, "test", "plan", HERE, 1)
+        store.append(record("a", run_id=run_id))
+    return store.path
+
+
+@pytest.mark.parametrize("names", [("latest", "latest"), ("r2", "latest"), ("latest", "r2"), ("r1", "r1")])
+def test_a_run_is_not_compared_with_itself(two_runs, names):
+    """However the two sides are named; it is said which other there is."""
+    before = r", such as r1, the run before it\." if "latest" in names else r"\."
+    with pytest.raises(UserError, match=rf"are the same run, r\d; name another run or a .* as BASELINE{before}"):
+        compared(GateOptions(old=names[0], new=names[1], store=two_runs))
+    assert compared(GateOptions(old="r1", new="r2", store=two_runs)).notes == ()
+
+
+def test_a_file_is_not_compared_with_itself(two_runs):
+    """However its path is written."""
+    path = two_runs.parent / "b.json"
+    save_baseline(["r1"], path, two_runs)
+    again = path.parent / ".." / path.parent.name / path.name
+    with pytest.raises(UserError, match="are the same file, `"):
+        compared(GateOptions(old=str(path), new=again, store=two_runs))
+
+
+def test_a_baseline_of_the_very_run_says_so(two_runs):
+    """It passes, as what follows upon `baseline save`; another run of the same figures is another measurement."""
+    path = two_runs.parent / "b.json"
+    save_baseline(["r1"], path, two_runs)
+    found = {name: compared(GateOptions(old=path, new=name, store=two_runs)) for name in ("r1", "r2")}
+    assert [each.exit_code for each in found.values()] == [0, 0]
+    told = f"{path} has figures of r1, the run that it is compared with: of these a pass proves nothing."
+    assert found["r1"].notes == (told,)
+    assert found["r2"].notes == ()
+    assert read_file(path).runs == ("r1",)
+
+
+OTHERS = {
+    "pytest-benchmark": lambda: json.dumps(benchmarks(**BaselineCell.from_record(record("a")).to_dict())),
+    "customSmallerIsBetter": lambda: json.dumps([{"name": "a", "unit": "s", "value": 1.0}]),
+    "another's": lambda: json.dumps({"schema": 1, "cells": [], "mine": 2}),
+    "a notebook": lambda: json.dumps({"cells": [], "metadata": {}, "nbformat": 4}),
+    "a number": lambda: "3",
+    "text": lambda: "schema nodebench_version cells",
+    "bytes": lambda: b"\xff\x00{".decode("latin-1"),
+}
+"""Files that are no baseline."""
+
+
+@pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
+def test_a_file_of_another_format_is_never_changed(two_runs, content):
+    """Neither by an update that would take something over nor by a save: each byte stays, in a sentence."""
+    path = two_runs.parent / "b.json"
+    path.write_text(content(), encoding="latin-1")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"b.json` is not "):
+        update_baseline(path, "r2", accept_regressions=True, max_slowdown=None, config=None, store=two_runs)
+    with pytest.raises(UserError, match=r"is not a baseline of nodebench, and stays as it is; -o names another\."):
+        save_baseline(["r1"], path, two_runs)
+    assert path.read_bytes() == before
+
+
+def test_what_pytest_benchmark_wrote_is_shown_and_not_updated(two_runs):
+    """It is compared and shown, and would become another format."""
+    path = two_runs.parent / "b.json"
+    path.write_text(OTHERS["pytest-benchmark"]())
+    assert list(read_baseline(path).cells) == ["a"]
+    with pytest.raises(UserError, match="stays as it is; `nodebench baseline save -o FILE` writes a baseline"):
+        own_baseline(path)
+
+
+def test_a_baseline_is_written_all_at_once(two_runs, monkeypatch):
+    """Over an older one, an empty file or a link, with the mode that is there; where it fails, what was there stays."""
+    path, link = two_runs.parent / "b.json", two_runs.parent / "link.json"
+    path.touch(mode=0o640)
+    link.symlink_to(path)
+    save_baseline(["r1"], link, two_runs)
+    assert (link.is_symlink(), path.stat().st_mode & 0o777, read_file(path).runs) == (True, 0o640, ("r1",))
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(UserError, match=r"cannot be written: No space left"):
+            save_baseline(["r2"], path, two_runs)
+    assert path.read_bytes() == before
+    save_baseline(["r2"], path, two_runs)
+    assert read_file(path).runs == ("r2",)
+    assert {each.name for each in path.parent.iterdir()} >= {"b.json", "link.json"}
+    assert not list(path.parent.glob(".b.json*"))
+    with pytest.raises(UserError, match="cannot be written: Is a directory"):
+        save_baseline(["r2"], path.parent, two_runs)
+
+
+def test_a_baseline_knows_the_runs_that_its_figures_are_from():
+    """All that it was saved from and brought up to date with."""
+    old, new = baseline(record("a")), baseline(record("a", run_id="r2", nfe_forward=6), record("b", run_id="r2"))
+    assert updated(old, new).baseline.runs == ("r1", "r2")
+    assert old.joined(new).runs == ("r1", "r2")
+    assert loads("old", json.loads(new.dumps())).runs == ("r2",)
 
 
 STATS = {"min": 0.1, "max": 0.3, "mean": 0.2, "median": 0.2, "rounds": 10}

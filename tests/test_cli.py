@@ -208,6 +208,12 @@ def test_exponents_of_memory(tmp_path):
     assert laws["direct", "saved"]["law"]["exponent"] == pytest.approx(1, abs=0.06)
     assert laws["direct", "nfe"]["law"]["exponent"] == pytest.approx(1, abs=1e-9)
     assert laws["direct", "memory"]["theory"] == 1
+    (run,) = Store(tmp_path / "r.db").runs()
+    again = nodebench(*over, "--preset", "smoke", "--rounds", "1", "--store", str(tmp_path / "r.db"))
+    *_, newest = Store(tmp_path / "r.db").runs()
+    assert (run.made_by, newest.made_by) == ("scale", "scale")
+    assert f"report: nodebench report {newest.run_id} --open" in again.stdout
+    assert "name one of another command by its id" in nodebench("show", "--store", str(tmp_path / "r.db")).stderr
 
 
 def test_dry_run_starts_nothing(tmp_path):

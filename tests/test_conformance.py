@@ -11,8 +11,9 @@ from commands import nodebench
 
 from nodebench import registry
 from nodebench.conformance import backend_checks, task_checks
-from nodebench.conformance.check import outcomes
+from nodebench.conformance.check import CheckOutcome, outcomes
 from nodebench.conformance.task import MODEL_CHECKS
+from nodebench.printing import print_checks
 
 FAULTY = Path(__file__).with_name("faulty_plugins.py")
 NAMES = registry.names("backend")
@@ -93,6 +94,59 @@ def test_a_fault_of_a_task_is_told(fault, name, sentence):
     outcome = _found(task_checks(f"{FAULTY}:{fault}"), name)
     assert outcome.state == "failed"
     assert sentence in outcome.reason
+
+
+LINE = next(n for n, line in enumerate(FAULTY.read_text().splitlines(), start=1) if "slove" in line)
+ONE_FAULT = {
+    "Raising": (
+        f"it raises AttributeError: 'Direct' object has no attribute 'slove' ({FAULTY}, line {LINE}).",
+        12,
+    ),
+    "OneShape": ("solve must return states of shape (3, 2, 3), the output times first; got (1, 2, 3).", 10),
+    "WrongSign": ("at rtol 0.0001, step 0.05 its gradient of y0 is wrong by 2, where 0.01 is allowed.", 5),
+    "Halving": ("the states that solve returns are wrong by ", 6),
+    "Leaking": ("its train and test data have 40 examples in common.", 1),
+}
+"""Plugins by name: what is told of their one fault, and how many checks fail for it."""
+
+
+@pytest.mark.parametrize("fault", ONE_FAULT)
+def test_one_fault_is_told_once_and_first(fault, capsys):
+    """However many checks it makes fail: the cause is the second line, then those, then all that hold."""
+    kind = task_checks if fault == "Leaking" else backend_checks
+    found = [check.outcome() for check in kind(f"{FAULTY}:{fault}")]
+    print_checks(f"plugin {fault}", found)
+    title, cause, first, *others = capsys.readouterr().out.splitlines()
+    sentence, n_failed = ONE_FAULT[fault]
+    skipped = ", 1 not made" * (fault == "Leaking")
+    assert title == f"plugin {fault}: {n_failed} of {len(found)} checks failed{skipped}, for one reason"
+    assert cause.startswith(f"failed: {sentence}")
+    failed, told = [each for each in found if each.state == "failed"], " ".join(" ".join(others).split())
+    assert first.startswith(f"  {failed[0].check}: ")
+    assert len({each.cause for each in failed}) == 1
+    assert all(each.check in told for each in found if each is not failed[0])
+    assert "failed:" not in told
+
+
+def test_the_fault_that_fails_most_comes_first(capsys):
+    """A fault of its own has a line of its own; what was not checked for one reason stands together."""
+    rows = [("a", "failed", "no."), ("b", "skipped", "none."), ("c", "failed", "it is 3."), ("d", "failed", "it is 4.")]
+    rows += [("e", "skipped", "none."), ("f", "ok", "")]
+    found = [CheckOutcome(name, f"{name}!", state, why, why.strip("34.")) for name, state, why in rows]
+    print_checks("plugin", [CheckOutcome("load", "It loads.", "ok"), *found])
+    assert capsys.readouterr().out.splitlines() == [
+        "plugin: 3 of 7 checks failed, 2 not made, for 2 reasons",
+        "failed: it is 3.", "  c: c!", "  and with it: d", "failed: no.", "  a: a!", "not checked: none.", "  b; e",
+        "ok: load; f",
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_loaded_is_told_so(capsys):
+    """Nothing else was checked, which the first line says, and the second one why."""
+    print_checks("plugin", [CheckOutcome("it can be loaded", "It is one.", "failed", "no (a.py, line 3).", "no")])
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "plugin: it cannot be loaded, and nothing else was checked", "failed: no (a.py, line 3)."
+    ]  # fmt: skip
 
 
 def test_weights_may_be_constants():

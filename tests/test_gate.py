@@ -248,6 +248,40 @@ def test_missing_and_new_cells_are_named():
     assert compare(figures(CELL), figures(CELL, other), Thresholds()).of("new")[0].cell == other
 
 
+NO_TIME = {"step_s": None, "ratio": None, "ratio_low": None, "ratio_high": None, "control": None}
+
+
+@pytest.mark.parametrize(
+    ("lost", "metric", "reason"),
+    [
+        ({"nfe_forward": None}, "nfe_forward", "the baseline has it, the candidate does not."),
+        ({"peak_memory_bytes": None}, "peak_memory_bytes", "the baseline has it, the candidate does not."),
+        (
+            {"grad_error_params": None, "notes": ["slow.", "no grad_error_params of adjoint: the reference is coarse"]},
+            "grad_error_params",
+            "the candidate does not: no grad_error_params of adjoint: the reference is coarse.",
+        ),
+        (
+            {"method_error_params": None, "notes": ["no method_error: direct in float64: it has no room"]},
+            "method_error_params",
+            "the candidate does not: no method_error: direct in float64: it has no room.",
+        ),
+        (NO_TIME, "time", "it was not timed."),
+        ({"ratio": None, "ratio_low": None, "ratio_high": None}, "time", "the baseline has a ratio to direct"),
+        ({**NO_TIME, "paired": True}, "time", "it was not timed."),
+    ],
+)
+def test_a_figure_that_vanishes_is_missing(lost, metric, reason):
+    """Of a cell that ended well: it is named with what its record says of it, and fails where what is missing does."""
+    for thresholds, verdict in ((Thresholds(), "missing"), (Thresholds(missing_fails=True), "regression")):
+        found = gate(thresholds, **lost)
+        assert told(found) == {metric: verdict}
+        assert reason in found.of(verdict)[0].reason
+        assert found.exit_code == (verdict == "regression")
+    failed = gate(Thresholds(missing_fails=True), status="oom", reason="no room.", **lost)
+    assert told(failed) == {"status": "regression"}
+
+
 def test_nothing_in_common_cannot_be_compared():
     """Exit code 2, with the settings that differ."""
     found = compare(figures(CELL), figures(replace(CELL, cell_id="b", preset="quick")), Thresholds())
@@ -361,6 +395,56 @@ def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path):
     path = write(tmp_path, "gate = 3\n")
     with pytest.raises(UserError, match=r"nodebench\.toml`: `gate`"):
         read_thresholds(path, "10%")
+
+
+LINEAR = replace(CELL, cell_id="l", task="linear", backend="direct", ratio=None, ratio_low=None, ratio_high=None)
+"""The control of another task, which has no ratio."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "note"),
+    [
+        ("metric = 'time'\ntask = 'cnff'", "unknown task 'cnff'; did you mean 'cnf'?"),
+        ("metric = 'time'\ntask = 'mnist'", "no cell is of the task mnist; there are: cnf[dataset=moons], linear."),
+        ("metric = 'time'\ntask = 'cnf[dataset=x]'", "no cell is of the task cnf[dataset=x]; there are: cnf["),
+        ("metric = 'time'\nbackend = 'ajoint'", "unknown backend 'ajoint'; did you mean 'adjoint'"),
+        ("metric = 'time'\nbackend = 'symplectic'", "no cell is of the backend symplectic; there are: adjoint["),
+        ("metric = 'time'\ntask = 'linear'\nbackend = 'adjoint'", "no cell is of the task linear and the backend adj"),
+        ("metric = 'grad_error_y0'", "no cell that it is for has grad_error_y0."),
+        ("metric = 'time'\ntask = 'linear'", "no cell that it is for has time."),
+        ("metric = 'time_at_error'", "has time_at_error, which takes several tolerances of a method."),
+    ],
+)
+def test_a_rule_that_holds_for_nothing_is_named(tmp_path, rule, note):
+    """By its place, with the name that no cell has, or what the cells lack; the comparison itself passes."""
+    path = write(tmp_path, f"[[gate.rules]]\nmetric = 'nfe_forward'\nband = 0.1\n[[gate.rules]]\n{rule}\nband = 0.5\n")
+    found = compare(figures(CELL, LINEAR), figures(CELL, LINEAR), read_thresholds(path))
+    assert (found.exit_code, len(found.notes)) == (0, 1)
+    assert found.notes[0].startswith("rule 2 in [[gate.rules]] (metric ")
+    assert note in found.notes[0].partition(" holds for nothing here: ")[2]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "metric = 'time'\ntask = 'cnf'\nband = 0.5",
+        "metric = 'time'\nbackend = 'adjoint[norm=seminorm]'\nignore = true",
+        "metric = 'n_vjps'\nbackend = 'direct'\nband = 0.5",
+    ],
+)
+def test_a_rule_that_holds_for_a_figure_is_not_named(tmp_path, rule):
+    """Ignored though it is, or known to one side alone."""
+    found = read_thresholds(write(tmp_path, f"[[gate.rules]]\n{rule}\n"))
+    assert compare(figures(CELL, LINEAR), figures(CELL, replace(LINEAR, n_vjps=3)), found).notes == ()
+
+
+def test_a_rule_at_equal_error_holds_for_several_tolerances(tmp_path):
+    """Of a method; and `gate.metrics`, which is meant for whatever there is, is no such rule."""
+    path = write(
+        tmp_path, "[gate.metrics.grad_error_y0]\nband = 0.2\n[[gate.rules]]\nmetric = 'time_at_error'\nband = 0.3\n"
+    )
+    tight = replace(CELL, cell_id="t", rtol=1e-5)
+    assert compare(figures(CELL, tight), figures(CELL, tight), read_thresholds(path)).notes == ()
 
 
 def test_brackets_that_hold_no_options_are_a_name(tmp_path):

@@ -98,6 +98,32 @@ def test_costs_that_have_changed_at_equal_error_are_found(by, verdict):
     assert "times what it was" in at(found, "time at error 1e-4").reason
 
 
+@pytest.mark.parametrize(
+    ("metric", "lost", "reason"),
+    [
+        ("bytes", {"peak_memory_bytes": None}, "lacks peak_memory_bytes."),
+        ("NFE", {"nfe_backward": None}, "lacks nfe_forward or nfe_backward."),
+        ("time", {"step_s": None, "ratio": None}, "lacks step_s."),
+    ],
+)
+def test_a_cost_that_vanishes_at_an_error_is_missing(tmp_path, metric, lost, reason):
+    """The cells say so; where their own figures are ignored, those at the errors between their tolerances do."""
+    new = [replace(r, **lost) if (r.backend, r.rtol) == ("adjoint", RTOLS[-1]) else r for r in OLD]
+    assert "missing" not in told(gate(OLD, new)).values()
+    assert gate(OLD, new, Thresholds(missing_fails=True)).exit_code == 1
+    path = tmp_path / "nodebench.toml"
+    ignored = ("time", "nfe_forward", "nfe_backward", "peak_memory_bytes")
+    own = "".join(f"{name}_at_error.band = 0.5\n" for name in ("time", "nfe", "bytes"))
+    path.write_text("[gate.metrics]\n" + "".join(f"{name}.ignore = true\n" for name in ignored) + own)
+    thresholds = read_thresholds(path)
+    missing = {f"{metric} at error 1e-{n}": "missing" for n in (6, 7)}
+    # Between its two looser tolerances nothing is lost.
+    found = gate(OLD, new, thresholds)
+    assert {name: verdict for name, verdict in told(found).items() if verdict == "missing"} == missing
+    assert reason in found.of("missing")[0].reason
+    assert gate(OLD, new, replace(thresholds, missing_fails=True)).exit_code == 1
+
+
 def test_what_is_less_exact_and_cheaper_even_so_is_told():
     """It has become better at equal error, and worse at each tolerance: a baseline takes nothing of it over."""
     worse = [replace(r, grad_error_params=1.5 * r.grad_error_params) if r.backend == "adjoint" else r for r in OLD]

@@ -94,8 +94,9 @@ def test_planted_faults_are_caught_in_their_cells(repository, tmp_path):
     assert failed.pop("tensor") >= {"unreleased_bytes", "peak_memory_bytes"}  # and the time that it takes to fill it
     assert failed == {"slow": {"nfe_forward", "time"}}
     runs = json.loads(called("list", "runs", "--json", cwd=repository).stdout)
-    assert [run["records"] for run in runs] == ["3 of 3", "3 of 3"]
-    records = json.loads(called("show", "latest", "--json", cwd=repository).stdout)
+    assert [(run["records"], run["made by"]) for run in runs] == [("3 of 3", "compare"), ("3 of 3", "compare")]
+    assert "has none; name one of another command by its id" in called("show", cwd=repository).stderr
+    records = json.loads(called("show", runs[-1]["name"], "--json", cwd=repository).stdout)
     assert {record["control"] for record in records if record["ratio"]} == {
         f"./{name}.py:Mine of HEAD" for name in FAULTS if name != "wrong"
     }
@@ -405,7 +406,14 @@ def test_a_baseline_goes_through_its_commands(call, tmp_path):
         store.append(replace(record(backend), environment=store.save_environment(here)))
     assert call("baseline", "save") == (0, "baseline.json: 2 cells of latest")
     assert "one, s" in call("baseline", "show")[1]
-    assert call("compare", "baseline.json") == (0, "passed: 2 cells compared; nothing has changed")
+    code, text = call("compare", "baseline.json")
+    assert (code, text.startswith("note: baseline.json has figures of r1, the run that it is compared with")) == (
+        0,
+        True,
+    )
+    assert text.endswith("passed: 2 cells compared; nothing has changed")
+    code, text = call("compare", "latest")
+    assert (code, text.startswith("error: BASELINE and CANDIDATE")) == (2, True)
     path = tmp_path / "baseline.json"
     path.write_text(path.read_text().replace('"nfe_forward": 7', '"nfe_forward": 6'))
     code, text = call("compare", "baseline.json", "latest", "-o", "gate.md")

@@ -35,10 +35,11 @@ def test_it_goes_down_the_tolerances_until_the_error_is_reached(tmp_path):
     assert [record.step_s is not None for record in tried] == [record.rtol == choice["rtol"] for record in tried]
     assert found["code"] in found["answer"] or found["code"].startswith("nodebench.odeint(")
     assert "unsupported" in found["lost"][0]["reason"]
-    assert len({record.run_id for record in records}) == 1
-    again = nodebench("recommend", "latest", "--error", "1e-3", "--store", tmp_path / "results.db", "--json")
+    (run,) = Store(tmp_path / "results.db").runs()
+    assert ({record.run_id for record in records}, run.made_by) == ({run.run_id}, "recommend")
+    again = nodebench("recommend", run.run_id, "--error", "1e-3", "--store", tmp_path / "results.db", "--json")
     assert json.loads(again.stdout)["choices"][0]["rtol"] == choice["rtol"]
-    nobody = nodebench("recommend", "latest", "--error", "1e-13", "--store", tmp_path / "results.db")
+    nobody = nodebench("recommend", run.run_id, "--error", "1e-13", "--store", tmp_path / "results.db")
     assert nobody.returncode == 1
     assert "The nearest is" in " ".join(nobody.stdout.split())
 

@@ -169,22 +169,88 @@ BAD = {
         "has a method `exact_counterpart`; write a value, `exact_counterpart = ...`, or `@property` above the method",
     ),
     "wrong-base": ("Mine(AbstractBackend)", "Mine", "derived from `AbstractBackend`"),
-    "exits": ("from dataclasses", "import os\nos._exit(0)\nfrom dataclasses", "ends the process"),
+    "ends": ("from dataclasses", "import os\nos._exit(0)\nfrom dataclasses", "ends the process"),
+    "syntax": ("class Mine", "class (:\n    pass\nclass Mine", "cannot be parsed: invalid syntax (*, line 10)."),
+    "null": ("exact_counterpart = None", "x = '\0'", "source code string cannot contain null bytes (*)."),
+    "exit": ("from dataclasses", "raise SystemExit\nfrom dataclasses", "it calls sys.exit(None) (*, line 2); what"),
+    "exit-code": ("from dataclasses", "import sys\nsys.exit(0)\nfrom dataclasses", "it calls sys.exit(0) (*, line 3)"),
+    "silent": ("from dataclasses", "class E(BaseException): ...\nraise E\nfrom dataclasses", "imported: E (*, line 3)"),
+    "interrupt": ("from dataclasses", "raise KeyboardInterrupt\nfrom dataclasses", "raises KeyboardInterrupt."),
+    "recursion": ("from dataclasses", "def f(): f()\nf()\nfrom dataclasses", "RecursionError: maximum recursion"),
 }
+"""Plugins by name: what is replaced in the honest one, by what, and what is said, `*` for its file."""
+
+PACKAGES = {
+    "package-exit": "raise SystemExit('enough')",
+    "package-end": "import os\nos._exit(1)",
+    "package-interrupt": "raise KeyboardInterrupt",
+    "package-syntax": "class (:",
+}
+"""What is in the packages that modules of plugins lie in, by the plugin's name."""
 
 
-def test_each_bad_plugin_is_told_in_a_sentence_and_the_others_are_listed(tmp_path):
-    """Whatever is wrong with plugins, `list` names it for each, and all that are well are ready."""
-    _install(tmp_path, "honest", HONEST, distribution="honest")
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """A folder with an honest plugin and all that are broken, each installed as a distribution of its own."""
+    folder = tmp_path_factory.mktemp("plugins")
+    _install(folder, "honest", HONEST, distribution="honest")
     for name, (old, new, _) in BAD.items():
-        _install(tmp_path, name, HONEST.replace(old, new, 1), distribution=name)
-    rows = json.loads(_nodebench(tmp_path, "list", "backends", "--json").stdout)
+        _install(folder, name, HONEST.replace(old, new, 1), distribution=name)
+    for name, top in PACKAGES.items():
+        _install(folder, name, HONEST, distribution=name)
+        package = folder / name.replace("-", "_")
+        package.mkdir()
+        (package / "__init__.py").write_text(top + "\n")
+        (folder / f"module_of_{package.name}.py").rename(package / "inner.py")
+        points = folder / f"{package.name}-1.dist-info" / "entry_points.txt"
+        points.write_text(f"[nodebench.backends]\n{name} = {package.name}.inner:Mine\n")
+    return folder
+
+
+def test_each_bad_plugin_is_told_in_a_sentence_and_the_others_are_listed(broken):
+    """Whatever is wrong with plugins, `list` names it for each, and all that are well are ready."""
+    rows = json.loads(_nodebench(broken, "list", "backends", "--json").stdout)
     states = {row["name"]: row["state"] for row in rows}
     for name, (_, _, sentence) in BAD.items():
-        assert sentence in states[name]
+        file = broken / f"module_of_{name.replace('-', '_')}.py"
+        assert sentence.replace("*", str(file)) in states[name]
         assert "\n" not in states[name]
+    told = {"package-exit": "sys.exit('enough')", "package-end": "ends the process", "package-syntax": "line 1)"}
+    for name, sentence in (told | {"package-interrupt": "raises KeyboardInterrupt."}).items():
+        assert sentence in states[name]
     assert states["honest"] == "ready"
     assert states["direct"] == "ready"
+
+
+def test_all_is_all_that_works(broken):
+    """What is broken ends nothing and is in no cell."""
+    done = _nodebench(broken, "run", "-b", "all", "-t", "linear", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    planned = {cell["backend"] for cell in json.loads(done.stdout)}
+    assert {"honest", "direct"} <= planned
+    assert not planned & {*BAD, *PACKAGES}
+
+
+@pytest.mark.parametrize("name", [*(name for name in BAD if name not in ("interrupt", "ends")), "package-exit"])
+def test_what_is_broken_and_named_is_told_in_a_sentence(broken, name, monkeypatch):
+    """That of its file and line where it has one, raised as what the command line prints; it ends nothing."""
+    monkeypatch.syspath_prepend(broken)
+    registry._claims.cache_clear()
+    registry._targets.cache_clear()
+
+    def use():
+        registry.describe("backend", name)
+        registry.load("backend", name, AbstractBackend)
+
+    with pytest.raises((PluginError, NotInstalledError)) as caught:
+        use()
+    sentence = BAD.get(name, ("", "", "it calls sys.exit('enough') (*, line 1); what a script does"))[2]
+    package = broken / "package_exit" / "__init__.py"
+    file = package if name == "package-exit" else broken / f"module_of_{name.replace('-', '_')}.py"
+    assert sentence.replace("*", str(file)) in str(caught.value)
+    monkeypatch.undo()
+    registry._claims.cache_clear()
+    registry._targets.cache_clear()
 
 
 @pytest.mark.parametrize("group", ["backends", "tasks"])

@@ -205,7 +205,9 @@ def test_a_reproduction_ends_in_a_page_and_goes_on(tmp_path, monkeypatch, fake):
     second = reproduce(*arguments)
     assert second.exit_code == 0
     assert "4 measured" in (tmp_path / "page.md").read_text()
-    assert [(run.n_cells, run.n_records) for run in Store(tmp_path / "r.db").runs()] == [(2, 2), (2, 2), (1, 1)]
+    runs = Store(tmp_path / "r.db").runs()
+    assert [(run.n_cells, run.n_records) for run in runs] == [(2, 2), (2, 2), (1, 1)]
+    assert {run.made_by for run in runs} == {"reproduce"}
     third = reproduce(*arguments)
     assert (third.exit_code, len(Store(tmp_path / "r.db").runs())) == (0, 3)
 

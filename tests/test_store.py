@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from nodebench.errors import StoreError, UserError
+from nodebench.installed import runs
+from nodebench.options import GateOptions, RecommendOptions, ReproduceOptions, RunOptions, ScaleOptions
 from nodebench.plots import RenderedPlot
 from nodebench.results.machine import environment_key, environment_of
 from nodebench.results.record import SCHEMA_VERSION, Record
@@ -347,6 +349,32 @@ def test_runs_are_found_by_the_beginning_of_their_id(tmp_path):
     assert store.run("latest").run_id == "20260102-b"
     with pytest.raises(UserError, match=r"2 runs begin with .2026.: 20260101-a, 20260102-b"):
         store.run("2026")
+
+
+def test_latest_is_the_newest_run_of_the_command_run(tmp_path):
+    """Not of those that measure for an answer of their own; a row that does not say is one of `run`."""
+    path = tmp_path / "results.db"
+    store = Store(path)
+    store.start_run("r1", "nodebench scale", "p", {}, 2, made_by="scale")
+    with pytest.raises(UserError, match=r"of `nodebench run`, and the store .* has none; name one .*: r1 \(scale\)\."):
+        store.run("latest")
+    assert (store.called("r1"), store.run("r1").made_by) == ("r1", "scale")
+    store.start_run("r2", "nodebench run", "p", {}, 2)
+    for number, name in enumerate(("scale", "recommend", "reproduce", "compare"), start=3):
+        store.start_run(f"r{number}", f"nodebench {name}", "p", {}, 2, made_by=name)
+    for opened in (store, Store(path, read_only=True)):
+        assert (opened.run("latest").run_id, opened.called("r2"), opened.called("r3")) == ("r2", "latest", "r3")
+    assert [row["made by"] for row in runs(path)] == ["scale", "run", "scale", "recommend", "reproduce", "compare"]
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE runs SET made_by = NULL")
+    assert store.run("latest").run_id == "r6"
+    assert {run.made_by for run in store.runs()} == {"run"}
+
+
+def test_each_command_names_itself():
+    """Whatever makes runs has a name of its own, by which the store tells them apart."""
+    makers = (RunOptions, ScaleOptions, RecommendOptions, ReproduceOptions, GateOptions)
+    assert [each.made_by for each in makers] == ["run", "scale", "recommend", "reproduce", "compare"]
 
 
 def test_unfinished_run_of_a_plan_is_found(tmp_path):

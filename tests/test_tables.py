@@ -308,6 +308,8 @@ def test_paths_are_shortened_where_that_says_which_file_is_meant():
     short = ShortNames.of([MINE, TASK, "old/step.py:Step", "new/step.py:Step", "direct", None])
     assert short(f"{MINE} on {TASK}") == "mine.py:Mine on field[field=model.py:ODEFunc,times=0:5:11,y0=64x2]"
     assert short("old/step.py:Step") == "old/step.py:Step"
+    nested = ShortNames.of(["site/mine.py:Mine"])
+    assert nested("site/mine.py:Mine (/home/a/site/mine.py, line 3)") == "mine.py:Mine (/home/a/site/mine.py, line 3)"
 
 
 def test_notes_name_what_they_are_of(terminal):

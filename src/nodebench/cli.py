@@ -271,8 +271,10 @@ def run(
         records = measuring.measure(planned, options, watcher)
     if not (options.resume or options.rerun_failed or as_json) and options.executor == "local":
         printing.print_cost(records, time.monotonic() - began)
-    shown = records if as_json else printing.of_one_machine(records, Store(Path(options.store), read_only=True))
-    view = printing.View(store=Path(options.store), wide=wide, in_order="all" not in options.backends)
+    store = Store(Path(options.store), read_only=True)
+    shown = records if as_json else printing.of_one_machine(records, store)
+    name, in_order = store.called(records[0].run_id), "all" not in options.backends
+    view = printing.View(name, store.path, wide=wide, in_order=in_order)
     printing.print_records(shown, view, as_json=as_json)
     printing.print_broken(planned.broken)
     raise typer.Exit(0 if measuring.ended_well(records) and not planned.broken else 1)
@@ -299,8 +301,8 @@ def scale(options: ScaleOptions, *, as_json: JsonOption = False) -> None:
         printing.print_json([asdict(law) for law in laws])
     else:
         shown = printing.of_one_machine(records, Store(Path(options.store), read_only=True))
-        view = printing.View(store=Path(options.store), in_order="all" not in options.backends)
-        printing.print_records(shown, view, laws)
+        name, in_order = records[0].run_id if records else "", "all" not in options.backends
+        printing.print_records(shown, printing.View(name, Path(options.store), in_order=in_order), laws)
     printing.print_broken(planned.broken)
     raise typer.Exit(0 if measuring.ended_well(records) and not planned.broken else 1)
 
@@ -542,7 +544,7 @@ def compare(
     from nodebench.gating.outputs import check_output, write_gate
 
     for path in output or []:
-        check_output(path)
+        check_output(path, options.old, options.new)
     shown = progress.Shown(command_line(), err=True)
     with _interrupted(shown):
         gate = compared(options, shown)
@@ -664,8 +666,9 @@ def check(
     from nodebench import api, printing
     from nodebench.reports.writers.terminal import new_console
 
-    console = new_console(err=True)
-    found = api.check(kind, name, lambda outcome: console.print(f"{outcome.check}: {outcome.state}"))
+    # It is gone when the outcomes are printed, which begin with what is wrong.
+    with new_console(err=True).status("checking") as shown:
+        found = api.check(kind, name, lambda outcome: shown.update(escape(f"{outcome.check}: {outcome.state}")))
     if as_json:
         printing.print_json([asdict(outcome) for outcome in found])
     else:

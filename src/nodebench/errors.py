@@ -121,6 +121,11 @@ def first_error(error: "ValidationError") -> tuple[str, str, Any]:
     return ".".join(str(part) for part in first["loc"]), first["msg"], first["input"]
 
 
+def raised(error: BaseException) -> str:
+    """What was raised: its type, and what it says where it says something."""
+    return f"{type(error).__name__}: {error}" if str(error).strip() else type(error).__name__
+
+
 def last_line(text: str) -> str:
     """The last line that is not empty, which in what a failed program has printed is the error; empty where none is."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

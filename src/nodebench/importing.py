@@ -9,18 +9,19 @@ import importlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from itertools import accumulate
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 from zlib import crc32
 
-from nodebench.errors import NodebenchError, NotInstalledError, PluginError, UserError
+from nodebench.errors import NodebenchError, NotInstalledError, PluginError, UserError, raised
 
 DISTRIBUTIONS: Mapping[str, str] = {
     "Bio": "biopython",
@@ -82,7 +83,7 @@ def beside(cls: type, targets: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def source_file(name: str) -> Path:
-    """The Python file of `module` or `path.py`, which is not imported; the packages that a module lies in are.
+    """The Python file of `module` or `path.py`, which is not imported, nor are the packages that a module lies in.
 
     Raises:
         PluginError: If there is none.
@@ -196,18 +197,24 @@ def users_code(what: str, name: str = "") -> Iterator[None]:
     except (NodebenchError, KeyboardInterrupt):
         raise
     except SyntaxError as error:
-        raise PluginError(f"{what}: {error.msg} ({error.filename}, line {error.lineno}).") from error
+        raise PluginError(f"{what}: {syntax(error)}.") from error
     except SystemExit as error:
         raise PluginError(
-            f"{what}: it calls sys.exit({error.code!r}){_place(error)}; what a script does belongs below "
+            f"{what}: it calls sys.exit({error.code!r}){place_of(error)}; what a script does belongs below "
             '`if __name__ == "__main__":`.'
         ) from error
     except BaseException as error:  # some libraries raise what is no Exception, pytest's `skip` for one
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PluginError(f"{what}: {text}{_place(error)}") from error
+        raise PluginError(f"{what}: {' '.join(raised(error).split())}{place_of(error)}") from error
     finally:
         sys.argv, sys.stdin = argv, stdin
         os.chdir(folder)
+
+
+def syntax(error: SyntaxError, file: Path | None = None) -> str:
+    """What is wrong with the syntax of a file, and where, as far as Python knows it; the end of a sentence."""
+    place = [str(file or error.filename or ""), "" if error.lineno is None else f"line {error.lineno}"]
+    told = ", ".join(filter(None, place))
+    return f"{error.msg} ({told})" if told else str(error.msg)
 
 
 def missing_module(error: ModuleNotFoundError, folder: Path) -> NodebenchError:
@@ -223,14 +230,14 @@ def missing_module(error: ModuleNotFoundError, folder: Path) -> NodebenchError:
     top, _, inner = name.partition(".")
     package = sys.modules.get(top)
     if inner and package is not None and package.__file__ is not None:
-        return PluginError(f"`{name}` is imported{_place(error)}, but `{top}` has no module `{inner}`.")
+        return PluginError(f"`{name}` is imported{place_of(error)}, but `{top}` has no module `{inner}`.")
     places = [folder, Path.cwd()]
     found = next((entry for place in places for entry in _entries(place) if entry.name.partition(".")[0] == top), None)
     if found is not None:
-        return PluginError(f"`{name}` is imported{_place(error)}, but `{found}` is not such a module.")
+        return PluginError(f"`{name}` is imported{place_of(error)}, but `{found}` is not such a module.")
     near = _near(top, places)
     if near != ".":
-        return PluginError(f"`{name}` is imported{_place(error)}, but there is no such module{near}")
+        return PluginError(f"`{name}` is imported{place_of(error)}, but there is no such module{near}")
     if top in sys.stdlib_module_names:
         return NotInstalledError(f"the module {name} is not installed: this Python was built without it.")
     return NotInstalledError(
@@ -254,13 +261,34 @@ def _location(path: str) -> Path:
 def _found(name: str) -> ModuleSpec | None:
     if _has(str(Path.cwd()), name.partition(".")[0]):
         _search_first(str(Path.cwd()))
-    with users_code(f"`{name}` cannot be found", name):  # finding a module imports the packages that it lies in
+    found = _unimported(name)
+    if found is not None:
+        return found
+    # What a package adds to its path, only an import of it tells.
+    with users_code(f"`{name}` cannot be found", name):
         try:
             return find_spec(name)
         except ModuleNotFoundError as error:
             if error.name and name.startswith(f"{error.name}."):
                 return None
             raise missing_module(error, Path.cwd()) from error
+
+
+def _unimported(name: str) -> ModuleSpec | None:
+    """Where a module lies by what is in the folders alone: a package that cannot be imported ends nothing here."""
+    path: Sequence[str] | None = None
+    parents = accumulate(name.split("."), "{}.{}".format)
+    spec = None
+    for each in parents:
+        try:
+            specs = (finder.find_spec(each, path) for finder in sys.meta_path)
+            spec = next((spec for spec in specs if spec is not None), None)
+        except KeyError:  # Python looks a folder without `__init__.py` up in what has been imported
+            return None
+        path = None if spec is None else spec.submodule_search_locations
+        if path is None:
+            break
+    return spec if spec is not None and spec.name == name else None
 
 
 @cache
@@ -330,7 +358,7 @@ def _near(name: str, folders: list[Path]) -> str:
     return f"; did you mean `{near[0]}`?" if near else "."
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """Where in a user's own file it was raised, or empty."""
     libraries = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
     ours = str(Path(__file__).parent)

@@ -109,6 +109,7 @@ def runs(store: str | Path) -> list[Row]:
     return [
         {
             "name": found.run_id,
+            "made by": found.made_by,
             "began": found.created_at,
             "state": "finished" if found.finished_at else "interrupted or running",
             "records": f"{found.n_records} of {found.n_cells}",

@@ -111,7 +111,7 @@ def measure(
         executor_for(plan, options, settings, watcher.tell) as (executor, found),
         watcher.progress(len(plan.cells)) as notify,
     ):
-        runner = Runner(store, settings, notify, measure_group, executor, folder)
+        runner = Runner(store, settings, notify, measure_group, executor, folder, options.made_by)
         run_id = runner.run(plan, watcher.command, environment or found(), continuation, known)
     order = {cell.cell_id: at for at, cell in enumerate(plan.cells)}
     return sorted(store.records([run_id]), key=lambda record: order[record.cell_id])

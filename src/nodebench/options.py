@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from nodebench.bench.request import ExecutorOptions, Request, Settings, several
 from nodebench.errors import UnknownNameError, UserError
@@ -56,6 +56,8 @@ class RunOptions(ExecutorOptions, Settings, Request):
     shard: str | None = None
     store: str | Path = field(default_factory=default_store)
 
+    made_by: ClassVar[str] = "run"  # what the store calls the command that makes a run of these
+
     def __post_init__(self) -> None:
         for part in (Request, ExecutorOptions, Settings):  # the first checks the types of all
             part.__post_init__(self)
@@ -80,6 +82,8 @@ class ScaleOptions(RunOptions):
     values: Sequence[float] = ()
     measure: str = "gradient"
     preset: "Preset" = "smoke"
+
+    made_by: ClassVar[str] = "scale"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,6 +117,8 @@ class RecommendOptions(RunOptions):
     time: str | float | None = None
     measure: str = "untimed"
     preset: "Preset" = "smoke"
+
+    made_by: ClassVar[str] = "recommend"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,6 +168,8 @@ class GateOptions(Settings, Request):
     preset: "Preset" = "smoke"
     store: str | Path = field(default_factory=default_store)
 
+    made_by: ClassVar[str] = "compare"
+
     def __post_init__(self) -> None:
         for part in (Request, Settings):
             part.__post_init__(self)
@@ -183,6 +191,8 @@ class ReproduceOptions(RunOptions):
     Attributes:
         seeds: Seeds of the training; several give mean and spread (default: 0).
     """
+
+    made_by: ClassVar[str] = "reproduce"
 
 
 def part_of(cls: type[Base], options: object) -> Base:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from nodebench.options import DEFAULT_STORE, default_store
 from nodebench.registry import split_list
@@ -25,7 +26,7 @@ from nodebench.reports.answers import (
 )
 from nodebench.reports.columns import reason
 from nodebench.reports.comparison import NOT_COMPARED, NOT_RUN, Machines, comparisons, parts
-from nodebench.reports.document import ABSENT, Column, Entry, Table, Tone, main_columns, mebibytes
+from nodebench.reports.document import ABSENT, Column, Entry, Table, main_columns, mebibytes
 from nodebench.reports.equal_cost import at_equal_error_briefly
 from nodebench.reports.equal_memory import at_equal_memory_briefly
 from nodebench.reports.names import ShortNames
@@ -64,6 +65,9 @@ MAX_FAILURES = 6
 
 FAILURE_LINES = 2
 """Lines of a terminal that a failure takes at the most."""
+
+NARROW = 80
+"""Characters in a line of what is read on a terminal, through a pipe as well."""
 
 LEAST_REASON = 24
 """Characters of a reason that are shown on however narrow a terminal."""
@@ -456,7 +460,13 @@ def print_gate(gate: "GateResult") -> None:
         print_table(short.table(table))
     if gate.may_be_raised:
         console.print(UPDATE)
+    _print_gate_notes(gate.notes, console)
     console.print(escape(gate.summary))
+
+
+def _print_gate_notes(notes: Iterable[str], console: Console) -> None:
+    for note in notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=is_whole(console))
 
 
 def print_update(path: str, found: "BaselineUpdate") -> None:
@@ -466,6 +476,7 @@ def print_update(path: str, found: "BaselineUpdate") -> None:
         console.print(escape(f"taken over: {_one_line(finding)}"))
     for finding in found.left:
         console.print(f"[red]left as it was:[/red] {escape(_one_line(finding))}")
+    _print_gate_notes(found.notes, console)
     console.print(f"{escape(path)}: {len(found.taken)} taken over, {len(found.left)} left as they were")
 
 
@@ -487,11 +498,17 @@ def print_saved(path: str, names: Sequence[str], figures: "Baseline") -> None:
 
 def print_baseline(figures: "Baseline") -> None:
     """Print the figures of a baseline, and the machines that it is from."""
-    from nodebench.gating.outputs import baseline_table
+    from nodebench.gating.outputs import baseline_tables, without_values
 
-    for environment in figures.environments.values():
-        new_console().print(escape(f"{environment.get('cpu')}, {environment.get('system')}"))
-    print_table(short_names(figures.cells.values()).table(baseline_table(figures)))
+    console, short = new_console(), short_names(figures.cells.values())
+    machines = [f"{found.get('cpu')}, {found.get('system')}" for found in figures.environments.values()]
+    _print_lines(dict.fromkeys(machines), short, console)
+    tables = new_console()
+    if not tables.is_terminal:
+        tables.width = NARROW
+    for table in baseline_tables(figures):
+        print_table(short.table(table), tables)
+    _print_lines(without_values(figures), short, console)
 
 
 def print_machine(environment: Fingerprint, frameworks: Mapping[str, str], data: Mapping[str, str]) -> None:
@@ -551,17 +568,47 @@ def print_selftest(tested: "SelfTest") -> None:
 
 
 def print_checks(title: str, outcomes: Sequence["CheckOutcome"]) -> None:
-    """Print what came of the checks of a plugin."""
-    tones: dict[str, Tone] = {"ok": "good", "failed": "bad", "skipped": "doubtful"}
-    but = {"ok": "", "failed": " But: ", "skipped": " Not checked: "}
-    titles = ("check", "state", "what must hold, and what does not")
-    rows = tuple(
-        (
-            Entry(outcome.check),
-            Entry(outcome.state, tone=tones[outcome.state]),
-            Entry(f"{outcome.meaning}{but[outcome.state]}{outcome.reason}"),
-        )
-        for outcome in outcomes
-    )
-    columns = tuple(Column(each, numeric=False, wraps=True) for each in titles)
-    print_table(Table("checks", title, columns, rows))
+    """Print what came of the checks of a plugin: first the faults, each with all the checks that it fails."""
+    console = new_console()
+    faults = _grouped(outcomes, "failed", lambda outcome: outcome.cause)
+    console.print(escape(f"{title}: {_verdict(outcomes, len(faults))}"), soft_wrap=is_whole(console))
+    for found in sorted(faults, key=len, reverse=True):
+        first, *others = found
+        console.print(f"[red]failed:[/red] {_plain(first.reason)}", soft_wrap=is_whole(console))
+        console.print(Padding(f"{first.check}: {_plain(first.meaning)}", (0, 0, 0, 2), expand=False))
+        if others:
+            console.print(Padding(f"and with it: {_checks(others)}", (0, 0, 0, 2), expand=False))
+    for found in _grouped(outcomes, "skipped", lambda outcome: outcome.reason):
+        console.print(f"[yellow]not checked:[/yellow] {_plain(found[0].reason)}", soft_wrap=is_whole(console))
+        console.print(Padding(_checks(found), (0, 0, 0, 2), expand=False))
+    if well := [outcome for outcome in outcomes if outcome.state == "ok"]:
+        console.print(f"[green]ok:[/green] {_checks(well)}")
+
+
+def _grouped(
+    outcomes: Sequence["CheckOutcome"], state: str, key: Callable[["CheckOutcome"], str]
+) -> list[list["CheckOutcome"]]:
+    groups: dict[str, list[CheckOutcome]] = {}
+    for outcome in outcomes:
+        if outcome.state == state:
+            groups.setdefault(key(outcome), []).append(outcome)
+    return list(groups.values())
+
+
+def _verdict(outcomes: Sequence["CheckOutcome"], n_faults: int) -> str:
+    states = [outcome.state for outcome in outcomes]
+    if states[0] != "ok":
+        return "it cannot be loaded, and nothing else was checked"
+    skipped = f", {states.count('skipped')} not made" if "skipped" in states else ""
+    if not n_faults:
+        return f"{states.count('ok')} of {len(states)} checks hold{skipped}"
+    reasons = "for one reason" if n_faults == 1 else f"for {n_faults} reasons"
+    return f"{states.count('failed')} of {len(states)} checks failed{skipped}, {reasons}"
+
+
+def _checks(outcomes: Iterable["CheckOutcome"]) -> str:
+    return escape("; ".join(outcome.check for outcome in outcomes))
+
+
+def _plain(text: str) -> str:
+    return escape(text.replace("`", ""))

@@ -185,7 +185,8 @@ class Search:
             new_run_id(),
             Plan(tuple(self.cells.values()), "gradient"),
         )
-        store.start_run(run_id, self.watcher.command, plan.plan_id, fingerprint(), len(self.records))
+        made_by, n_cells = self.options.made_by, len(self.records)
+        store.start_run(run_id, self.watcher.command, plan.plan_id, fingerprint(), n_cells, made_by=made_by)
         store.save_environment(fingerprint())
         control = next(
             (record for record in self.records if record.step_s is not None and record.control is None), None

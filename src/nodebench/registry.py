@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from nodebench.errors import PluginError, UnknownNameError, UserError, first_error, last_line
-from nodebench.importing import UTF_8, module_of, source_file, split_target, users_code
+from nodebench.importing import UTF_8, module_of, source_file, split_target, syntax, users_code
 
 Kind = Literal["backend", "task"]
 
@@ -43,6 +43,8 @@ try:
     registry.load(kind, target, registry.load_class(registry.BASES[kind]))
 except NodebenchError as error:
     sys.exit(str(error))
+except KeyboardInterrupt:
+    sys.exit(f"importing `{target}` raises KeyboardInterrupt.")
 print("it works")
 """
 
@@ -317,7 +319,7 @@ def _read(name: str, target: str) -> PluginInfo:
         source = source_file(module)
         tree = ast.parse(source.read_bytes(), str(source))
     except SyntaxError as error:
-        raise PluginError(f"`{target}` cannot be parsed: {error.msg} ({source}, line {error.lineno}).") from error
+        raise PluginError(f"`{target}` cannot be parsed: {syntax(error, source)}.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise PluginError(f"`{target}` cannot be read: {error}.") from error
     for node in tree.body:

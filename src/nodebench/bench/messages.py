@@ -8,7 +8,7 @@ from traceback import format_exception
 from typing import TYPE_CHECKING, Protocol
 
 from nodebench.bench.plan import Cell
-from nodebench.errors import NodebenchError, Status
+from nodebench.errors import NodebenchError, Status, raised
 from nodebench.plots import RenderedPlot
 from nodebench.problem import Evaluations
 from nodebench.results.record import Measurement, Record
@@ -179,7 +179,7 @@ class Failure:
 
 def sentence_of(error: BaseException) -> str:
     """What an exception says, on one line; one that is none of ours with its type."""
-    text = f"{error}" if isinstance(error, NodebenchError) else f"{type(error).__name__}: {error}"
+    text = f"{error}" if isinstance(error, NodebenchError) else raised(error)
     return " ".join(text.split())
 
 

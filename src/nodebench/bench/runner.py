@@ -32,7 +32,7 @@ from nodebench.bench.work import (
 from nodebench.errors import UserError
 from nodebench.results.machine import Files, Fingerprint, changed, differences, environment_key
 from nodebench.results.record import Measurement, Record, SettingsPart
-from nodebench.results.store import Store, now
+from nodebench.results.store import ITS_COMMAND, Store, now
 
 
 def record_of(outcome: CellResult, run_id: str, attempt: int = 1) -> Record:
@@ -87,6 +87,7 @@ class Runner:
         measure_group: How the gradients of cells that are compared with each other are measured on this machine.
         executor: Where the work is done.
         checkpoint_dir: Folder of training checkpoints, a path or URL as fsspec knows it; None for one beside the store.
+        made_by: Name of the command that it measures for, which the store keeps of each run.
     """
 
     store: Store
@@ -95,6 +96,7 @@ class Runner:
     measure_group: Callable[[GradientGroup], None] = field(default=GradientGroup.measure)
     executor: AbstractExecutor = field(default_factory=LocalExecutor)
     checkpoint_dir: str | None = None
+    made_by: str = ITS_COMMAND
 
     def run(
         self,
@@ -181,7 +183,8 @@ class Runner:
 
     def _begin(self, plan: Plan, command: str, environment: Fingerprint, n_left_out: int) -> str:
         run_id = new_run_id()
-        self.store.start_run(run_id, command, plan.plan_id, environment, len(plan.cells) - n_left_out)
+        n_cells = len(plan.cells) - n_left_out
+        self.store.start_run(run_id, command, plan.plan_id, environment, n_cells, made_by=self.made_by)
         return run_id
 
 

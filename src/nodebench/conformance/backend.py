@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nodebench import registry
-from nodebench.conformance.check import Check, require
+from nodebench.conformance.check import Check, CheckFailedError, cause_of, require, told
 from nodebench.conformance.subjects import MATRIX, MIDDLE, STATES, BackendSubject, Known, errors
 from nodebench.errors import CellError, DivergedError, UserError
 from nodebench.frameworks.base import FRAMEWORKS, load_framework
@@ -18,6 +18,9 @@ from nodebench.tasks.linear.task import states
 BACKWARDS = (1.0, 0.4, -0.5)
 
 FEW_STEPS = 3
+
+WRONG = "wrong numbers"
+"""What failures have in common where states or gradients are wrong: wrong states make wrong gradients."""
 
 CONSTANTS: Mapping[str, tuple[Any, str]] = {
     "exact_counterpart": (str | None, "the name of a backend, or None"),
@@ -56,9 +59,9 @@ def it_declares_itself(subject: BackendSubject) -> None:
         f'`{type(backend).__name__}` must say `framework: ClassVar[str] = "{backend.framework}"` in its class body, '
         "where planning reads it without importing it.",
     )
-    for name, (kind, told) in CONSTANTS.items():
+    for name, (kind, words) in CONSTANTS.items():
         value = getattr(backend, name)
-        require(isinstance(value, kind), f"its `{name}` is {value!r}; it must be {told}.")
+        require(isinstance(value, kind), f"its `{name}` is {value!r}; it must be {words}.")
     require(info.summary.endswith("."), "the first line of its docstring, which `list` shows, must be a sentence.")
 
 
@@ -83,7 +86,7 @@ def its_states_are_the_solution(subject: BackendSubject) -> None:
     found = found.reshape(exact.shape)
     require(np.allclose(found[0], STATES, rtol=1e-12), "the first state that `solve` returns is not the initial one.")
     error = float(np.abs(found - exact).max())
-    require(error < subject.bound(), f"the states that `solve` returns are wrong by {error:.1g}.")
+    require(error < subject.bound(), f"the states that `solve` returns are wrong by {error:.1g}.", WRONG)
 
 
 def its_gradients_are_the_closed_form(subject: BackendSubject) -> None:
@@ -99,6 +102,7 @@ def its_gradients_are_the_closed_form(subject: BackendSubject) -> None:
         worst[2] <= worst[0] * fall,
         f"its error must fall at least to {fall:.1g} of what it was from the first setting to the third; it goes "
         f"{', '.join(f'{error:.1g}' for error in worst)}.",
+        WRONG,
     )
 
 
@@ -202,8 +206,10 @@ def nan_ends_cleanly(subject: BackendSubject) -> None:
     """A field of NaN is a `DivergedError`; compiled code, which cannot raise, gives NaN for loss and gradients."""
     problem, spec = subject.problem(Known(scale=float("nan"))), subject.spec()
     raised = _failure(subject, problem, spec)
-    clean = raised is None or isinstance(raised, DivergedError)
-    require(clean, f"a field of NaN must raise `DivergedError`; it raises {_told(raised)}.")
+    if raised is not None and not isinstance(raised, DivergedError):
+        raise CheckFailedError(
+            f"a field of NaN must raise `DivergedError`; it raises {told(raised)}.", cause_of(raised)
+        )
 
 
 def the_step_limit_is_kept(subject: BackendSubject) -> None:
@@ -211,10 +217,10 @@ def the_step_limit_is_kept(subject: BackendSubject) -> None:
     spec = replace(subject.spec(2), max_steps=FEW_STEPS)
     problem = subject.problem(Known(times=(0.0, 2.0)))
     raised = _failure(subject, problem, spec)
-    require(
-        raised is None or isinstance(raised, CellError),
-        f"out of steps it must raise `StepLimitError`; it raises {_told(raised)}.",
-    )
+    if raised is not None and not isinstance(raised, CellError):
+        raise CheckFailedError(
+            f"out of steps it must raise `StepLimitError`; it raises {told(raised)}.", cause_of(raised)
+        )
 
 
 BACKEND_CHECKS = (
@@ -254,7 +260,8 @@ def _check(subject: BackendSubject, known: Known, where: str) -> Gradients:
 def _near(found: Gradients, known: Known, bound: float, where: str) -> None:
     for name, error in errors(found, known.exact()).items():
         # Not `error >= bound`, which NaN passes.
-        require(error < bound, f"{where} its gradient of {name} is wrong by {error:.1g}, where {bound:g} is allowed.")
+        sentence = f"{where} its gradient of {name} is wrong by {error:.1g}, where {bound:g} is allowed."
+        require(error < bound, sentence, WRONG)
 
 
 def _failure(subject: BackendSubject, problem: Problem, spec: SolverSpec) -> Exception | None:
@@ -279,7 +286,3 @@ def _failure(subject: BackendSubject, problem: Problem, spec: SolverSpec) -> Exc
 def _is_nan(found: Gradients) -> bool:
     parts = found.y0 if isinstance(found.y0, tuple) else (found.y0,)
     return all(np.isnan(value).all() for value in (found.loss, *parts, *found.params.values()))
-
-
-def _told(error: Exception | None) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,8 @@ from unittest import SkipTest
 
 from typing_extensions import override
 
-from nodebench.errors import CellError, NodebenchError, NotInstalledError
+from nodebench.errors import CellError, NodebenchError, NotInstalledError, raised
+from nodebench.importing import place_of
 
 CheckState = Literal["ok", "failed", "skipped"]
 
@@ -31,8 +33,21 @@ LIMIT_S = 300.0
 """Longest check: compiling on a slow machine is no failure, not to end is one."""
 
 
+NUMBERS = re.compile(r"[-+\d.,()\[\]\s]+")
+"""What sentences on one and the same fault may differ in."""
+
+
 class CheckFailedError(AssertionError):
-    """A plugin does not do what it must; the message says what it does, in a sentence."""
+    """A plugin does not do what it must.
+
+    Args:
+        sentence: What it does.
+        cause: What other checks share that fail for the same fault; by default the sentence without its numbers.
+    """
+
+    def __init__(self, sentence: str, cause: str = "") -> None:
+        super().__init__(sentence)
+        self.cause = cause or NUMBERS.sub(" ", sentence)
 
 
 class NotApplicableError(SkipTest):
@@ -48,12 +63,14 @@ class CheckOutcome:
         meaning: What the plugin must do, in a sentence.
         state: `ok`, `failed` or `skipped`.
         reason: Why it failed or was skipped, in a sentence; empty where it is ok.
+        cause: Of a failure, what those have in common that are likely to be of one fault.
     """
 
     check: str
     meaning: str
     state: CheckState
     reason: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,24 +113,37 @@ class Check:
         except SkipTest as error:
             return CheckOutcome(self.name, self.meaning, "skipped", _sentence(error))
         except Exception as error:  # noqa: BLE001  whatever a plugin raises fails its check
-            return CheckOutcome(self.name, self.meaning, "failed", _sentence(error))
+            return CheckOutcome(self.name, self.meaning, "failed", _sentence(error), cause_of(error))
         return CheckOutcome(self.name, self.meaning, "ok")
 
 
-def require(condition: object, sentence: str) -> None:
-    """Fail the check with a sentence unless a condition holds.
+def require(condition: object, sentence: str, cause: str = "") -> None:
+    """Fail the check with a sentence, and what it has in common with others, unless a condition holds.
 
     Raises:
         CheckFailedError: If it does not.
     """
     if not condition:
-        raise CheckFailedError(sentence)
+        raise CheckFailedError(sentence, cause)
+
+
+def cause_of(error: BaseException) -> str:
+    """What failures have in common that come from one fault: where in a user's file it is raised, or what it says."""
+    if isinstance(error, CheckFailedError):
+        return error.cause
+    place = "" if isinstance(error, NodebenchError) else place_of(error)
+    return f"{type(error).__name__}{place}" if place else NUMBERS.sub(" ", raised(error))
+
+
+def told(error: BaseException) -> str:
+    """What was raised, on one line, and where in a user's file."""
+    return f"{' '.join(raised(error).split())}{place_of(error)}"
 
 
 def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
-    told = isinstance(error, CheckFailedError | NodebenchError | CellError | SkipTest)
-    return text if told else f"it raises {type(error).__name__}: {text}"
+    is_sentence = isinstance(error, CheckFailedError | NodebenchError | CellError | SkipTest)
+    return text if is_sentence else f"it raises {told(error)}."
 
 
 def outcomes(checks: Sequence[Check], limit_s: float = LIMIT_S) -> Iterator[CheckOutcome]:
@@ -146,13 +176,14 @@ def _from(checks: Sequence[Check], limit_s: float) -> Iterator[CheckOutcome]:
     try:
         for check in checks:
             if not ours.poll(limit_s):
-                yield CheckOutcome(check.name, check.meaning, "failed", f"it does not end within {limit_s:g} s.")
+                reason = f"it does not end within {limit_s:g} s."
+                yield CheckOutcome(check.name, check.meaning, "failed", reason, cause=reason)
                 return
             try:
                 yield ours.recv()
             except EOFError:
                 reason = f"it ends the process, with exit code {process.wait()}."
-                yield CheckOutcome(check.name, check.meaning, "failed", reason)
+                yield CheckOutcome(check.name, check.meaning, "failed", reason, cause=reason)
                 return
     finally:
         process.kill()

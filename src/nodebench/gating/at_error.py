@@ -10,7 +10,15 @@ from math import exp, log
 
 from nodebench.gating.baseline import Baseline, BaselineCell
 from nodebench.gating.finding import Finding, FindingVerdict
-from nodebench.gating.thresholds import AT_ERROR, BYTES_AT_ERROR, NFE_AT_ERROR, TIME_AT_ERROR, Thresholds
+from nodebench.gating.thresholds import (
+    AT_ERROR,
+    BYTES_AT_ERROR,
+    FIGURES,
+    FOLLOWS,
+    NFE_AT_ERROR,
+    TIME_AT_ERROR,
+    Thresholds,
+)
 from nodebench.results.equal_cost import (
     TARGETS,
     Crossing,
@@ -40,6 +48,9 @@ OWN = ("backend", "framework", "max_steps")
 
 NEGLIGIBLE = 1e-9
 """A weight that rounding has left."""
+
+OF = {**FOLLOWS, NFE_AT_ERROR: "nfe_forward"}
+"""Figures of cells that those at an error are worked out from."""
 
 NAMES = {TIME_AT_ERROR: "time", NFE_AT_ERROR: "NFE", BYTES_AT_ERROR: "bytes"}
 """What figures at an error begin with."""
@@ -136,6 +147,15 @@ def error_findings(old: Baseline, new: Baseline, cell_ids: Iterable[str], thresh
             yield from _method_findings(_Method(cell, before, after, controls, old.cells, new.cells), error, thresholds)
 
 
+def in_curves(cells: Iterable[BaselineCell]) -> list[BaselineCell]:
+    """Those that are one of several tolerances of a method."""
+    methods: dict[Hashable, dict[Hashable, list[BaselineCell]]] = {}
+    for cell in cells:
+        if cell.ok and cell.backend is not None and cell.solver is not None:
+            methods.setdefault(_without(cell, VARIED), {}).setdefault((cell.rtol, cell.atol), []).append(cell)
+    return [cell for points in methods.values() if len(points) > 1 for each in points.values() for cell in each]
+
+
 def _without(cell: BaselineCell, names: Iterable[str]) -> Hashable:
     return tuple(getattr(cell, name) for name in SETTINGS if name not in names)
 
@@ -170,9 +190,29 @@ def _method_findings(method: _Method, error: ErrorName, thresholds: Thresholds) 
         for metric in AT_ERROR:
             band = thresholds.band(metric, *names)
             if not band.ignored:
-                found = _time(method, places, band) if metric == TIME_AT_ERROR else _exact(method, places, metric, band)
+                found = _at_error(method, places, metric, band)
+                if found is None and thresholds.band(OF[metric], *names).ignored:
+                    found = _missing(method, places, metric)  # of which the cells themselves say nothing
                 if found is not None:
                     yield replace(found, metric=f"{NAMES[metric]} at error {power(target)}")
+
+
+def _at_error(method: _Method, places: _Places, metric: str, band: Band) -> Finding | None:
+    return _time(method, places, band) if metric == TIME_AT_ERROR else _exact(method, places, metric, band)
+
+
+def _missing(method: _Method, places: _Places, metric: str) -> Finding | None:
+    """That a figure has vanished from the points of a curve; None where it has not."""
+    before = [getattr(method.before[cell_id], name) for cell_id in places.old.weights for name in FIGURES[metric]]
+    lacking = [
+        cell
+        for cell_id in places.new.weights
+        if None in (getattr(cell := method.after[cell_id], n) for n in FIGURES[metric])
+    ]
+    if None in before or not lacking:
+        return None
+    reason = f"the baseline has it, the candidate does not: {lacking[0].label} lacks {' or '.join(FIGURES[metric])}."
+    return Finding(cell=method.cell, metric=metric, verdict="missing", reason=reason, derived=True)
 
 
 def _reaching(method: _Method, places: _Places, target: float) -> Iterator[Finding]:

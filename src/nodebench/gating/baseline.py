@@ -10,6 +10,8 @@ Schema history:
 """
 
 import json
+import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -64,8 +66,9 @@ class BaselineCell(Measurement, SettingsPart):
 
     @classmethod
     def from_record(cls, record: Record, *, paired: bool = False) -> "BaselineCell":
-        """What is kept of a record."""
-        return cls(**{name: value for name, value in record.to_dict().items() if name in KEPT}, paired=paired).rounded
+        """What is kept of a record, with its notes, which no file has."""
+        known = {name: value for name, value in record.to_dict().items() if name in (*KEPT, "notes")}
+        return cls(**known, paired=paired).rounded
 
     @property
     def rounded(self) -> "BaselineCell":
@@ -105,11 +108,13 @@ class Baseline:
         name: What a person calls it.
         cells: The cells by id.
         environments: Fingerprints of the machines they are from, by key.
+        runs: Ids of the runs they are from; empty where that is not known.
     """
 
     name: str
     cells: Mapping[str, BaselineCell]
     environments: Mapping[str, Fingerprint] = field(default_factory=dict)
+    runs: tuple[str, ...] = ()
 
     @classmethod
     def from_records(
@@ -134,11 +139,16 @@ class Baseline:
         measured = list(records)
         cells = {record.cell_id: BaselineCell.from_record(record, paired=paired) for record in measured}
         used = {str(record.environment): environment_of(record, environments) for record in measured}
-        return cls(name, cells, used)
+        return cls(name, cells, used, tuple(dict.fromkeys(record.run_id for record in measured)))
 
     def joined(self, other: "Baseline") -> "Baseline":
         """This one and the cells of another, which replace what is there."""
-        return Baseline(self.name, {**self.cells, **other.cells}, {**self.environments, **other.environments})
+        return self.taking({**self.cells, **other.cells}, other)
+
+    def taking(self, cells: Mapping[str, BaselineCell], other: "Baseline") -> "Baseline":
+        """The same with these cells, which are its own and another's."""
+        runs = tuple(dict.fromkeys([*self.runs, *other.runs]))
+        return Baseline(self.name, cells, {**self.environments, **other.environments}, runs)
 
     def dumps(self) -> str:
         """The text of the file."""
@@ -147,6 +157,7 @@ class Baseline:
         content = {
             "schema": BASELINE_SCHEMA,
             "nodebench_version": __version__,
+            "runs": list(self.runs),
             "environments": {key: self.environments[key] for key in sorted(used) if key in self.environments},
             "cells": [cell.to_dict() for cell in cells],
         }
@@ -162,8 +173,10 @@ def save_baseline(runs: Sequence[str], path: Path, store: str | Path) -> Baselin
         store: Results store.
 
     Raises:
-        UserError: If there is no such run or store, or the file cannot be written.
+        UserError: If there is no such run or store, or the file cannot be written, or is there and is no baseline.
     """
+    if path.is_file() and path.stat().st_size:
+        _check_own(path, "-o names another")
     opened = existing(store)
     first, *others = [of_run(opened, run_id) for run_id in runs]
     for other in others:
@@ -173,14 +186,29 @@ def save_baseline(runs: Sequence[str], path: Path, store: str | Path) -> Baselin
 
 
 def write_baseline(figures: Baseline, path: Path) -> None:
-    """Write figures into a baseline file.
+    """Write figures into a baseline file, all at once: who reads it meanwhile has the old figures or the new ones.
 
     Raises:
         UserError: If it cannot be written.
     """
     with user_error(f"`{path}` cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(figures.dumps(), encoding="utf-8")
+        if path.exists() and not path.is_file():  # a pipe, or a folder, which says so
+            path.write_text(figures.dumps(), encoding="utf-8")
+            return
+        target = path.resolve()  # where a link leads
+        half = target.with_name(f".{target.name}-{os.getpid()}")
+        try:
+            with half.open("w", encoding="utf-8") as file:
+                file.write(figures.dumps())
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                target.open("r+b").close()  # refused where it must not be written
+                shutil.copymode(target, half)
+            half.replace(target)
+        finally:
+            half.unlink(missing_ok=True)
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -192,6 +220,28 @@ def read_baseline(path: Path) -> Baseline:
     if not path.is_file():
         raise UserError(f"there is no baseline `{path}`; `nodebench baseline save -o {path}` writes one.")
     return read_file(path)
+
+
+def own_baseline(path: Path) -> Baseline:
+    """The figures in a baseline file that is to be changed, which must be one that nodebench wrote.
+
+    Raises:
+        UserError: If there is none, it cannot be read, or it is of another format.
+    """
+    figures = read_baseline(path)
+    _check_own(path, "`nodebench baseline save -o FILE` writes a baseline")
+    return figures
+
+
+def _check_own(path: Path, advice: str) -> None:
+    """Refuse to write into a file that nodebench has not written, whatever else it may be."""
+    refusal = UserError(f"`{path}` is not a baseline of nodebench, and stays as it is; {advice}.")
+    try:
+        content = _content(path)
+    except UserError as error:
+        raise refusal from error
+    if not isinstance(content, dict) or not {"schema", "nodebench_version", "cells"} <= content.keys():
+        raise refusal
 
 
 def find(name: str | Path | Baseline, store: str | Path) -> Baseline:
@@ -226,16 +276,20 @@ def read_file(path: Path) -> Baseline:
     Raises:
         UserError: If it cannot be read or is neither.
     """
-    try:
-        with user_error(f"`{path}` cannot be read"):
-            content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"`{path}` is not JSON: {error}.") from error
+    content = _content(path)
     if isinstance(content, dict) and isinstance(content.get("machine_info"), dict):
         benchmarks = content.get("benchmarks")
         if isinstance(benchmarks, list) and all(isinstance(benchmark, dict) for benchmark in benchmarks):
             return of_benchmarks(str(path), content)
     return loads(str(path), content)
+
+
+def _content(path: Path) -> Any:
+    try:
+        with user_error(f"`{path}` cannot be read"):
+            return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"`{path}` is not JSON: {error}.") from error
 
 
 def loads(name: str, content: Any) -> Baseline:
@@ -258,10 +312,11 @@ def loads(name: str, content: Any) -> Baseline:
     try:
         cells = TypeAdapter(list[BaselineCell]).validate_python(content["cells"])
         environments = TypeAdapter(dict[str, dict[str, Any]]).validate_python(content.get("environments", {}))
+        runs = TypeAdapter(tuple[str, ...]).validate_python(content.get("runs", []))
     except ValidationError as error:
         where, why, _ = first_error(error)
         raise UserError(f"the baseline `{name}` is damaged at `{where}`: {why}.") from error
-    return Baseline(name, _by_id(name, cells), cast(dict[str, Fingerprint], environments))
+    return Baseline(name, _by_id(name, cells), cast(dict[str, Fingerprint], environments), runs)
 
 
 def of_benchmarks(name: str, content: Mapping[str, Any]) -> Baseline:

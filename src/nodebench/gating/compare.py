@@ -4,15 +4,18 @@ Counters, bytes and errors are compared in their bands. Times are compared throu
 one run, and only an interval that lies wholly beyond the threshold is a regression: what is undecided passes.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isclose
 from types import MappingProxyType
 
-from nodebench.gating.at_error import error_findings
+from nodebench import registry
+from nodebench.errors import FEW, UnknownNameError
+from nodebench.gating.at_error import error_findings, in_curves
 from nodebench.gating.baseline import Baseline, BaselineCell
 from nodebench.gating.finding import Finding, FindingVerdict
-from nodebench.gating.thresholds import METRICS, TIME, Slowdown, Thresholds, slowdown
+from nodebench.gating.thresholds import AT_ERROR, FIGURES, METRICS, TIME, Rule, Slowdown, Thresholds, slowdown
 from nodebench.results.machine import differences
 from nodebench.results.quantities import Band
 from nodebench.results.record import SettingsPart
@@ -35,6 +38,9 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 RANKS = {"ok": 0, "unsupported": 1, "not_installed": 1}
 """Statuses from good to bad; all others are worst."""
 
+NOTED = re.compile(r"no (\w+)")
+"""How notes begin that say why a figure is not known; its name may be that of several without their endings."""
+
 NO_FIGURE = "the baseline has no such figure."
 
 TIME_FIGURES = ("step_s", "step_s_low", "step_s_high", "ratio", "ratio_low", "ratio_high", "n_starts", "control")
@@ -55,6 +61,7 @@ class GateResult:
         unlike: What sets the machines apart, a line each.
         n_compared: Cells that are in both.
         problem: Why there is nothing to compare at all, or None.
+        notes: What a reader must know of the comparison, a sentence each.
     """
 
     old: str
@@ -63,6 +70,7 @@ class GateResult:
     unlike: tuple[str, ...]
     n_compared: int
     problem: str | None = None
+    notes: tuple[str, ...] = ()
 
     def of(self, *verdicts: FindingVerdict) -> list[Finding]:
         """Findings with one of these verdicts."""
@@ -124,17 +132,64 @@ def compare(
             findings += _traded(of_cell)
     findings += error_findings(old, new, comparable, thresholds)
     absent = [cell for cell_id, cell in old.cells.items() if cell_id not in new.cells]
-    missing: FindingVerdict = "regression" if thresholds.missing_fails else "missing"
     reason = "it is in the baseline and was not measured."
-    findings += [Finding(cell=cell, metric="cell", verdict=missing, reason=reason, measured=False) for cell in absent]
+    findings += [Finding(cell=cell, metric="cell", verdict="missing", reason=reason, measured=False) for cell in absent]
     added = [cell for cell_id, cell in new.cells.items() if cell_id not in old.cells]
     for cell in added:
         state = "" if cell.ok else f"; it is `{cell.status}`: {cell.reason}"
         reason = f"{unloadable.get(cell.cell_id, 'it is not in the baseline')}{state}"
         findings.append(Finding(cell=cell, metric="cell", verdict="new", reason=reason))
+    if thresholds.missing_fails:
+        findings = [replace(each, verdict="regression") if each.verdict == "missing" else each for each in findings]
     findings.sort(key=lambda finding: finding.cell.order)
     problem = None if shared else _nothing_shared(absent, added)
-    return GateResult(old.name, new.name, tuple(findings), _unlike(old, new, shared), len(shared), problem)
+    notes = () if problem else (*_same_run(old, new), *_unmatched(old, new, thresholds))
+    return GateResult(old.name, new.name, tuple(findings), _unlike(old, new, shared), len(shared), problem, notes)
+
+
+def _same_run(old: Baseline, new: Baseline) -> Iterator[str]:
+    """That the two sides have figures of one and the same run, a sentence for each."""
+    for run in new.runs:
+        if run in old.runs:
+            yield f"{old.name} has figures of {run}, the run that it is compared with: of these a pass proves nothing."
+
+
+def _unmatched(old: Baseline, new: Baseline, thresholds: Thresholds) -> Iterator[str]:
+    """Which rules hold for no figure of either side, and why, a sentence each."""
+    cells = [*old.cells.values(), *new.cells.values()]
+    for rule in thresholds.rules:
+        meant = [cell for cell in cells if rule.is_for(cell.task, cell.backend)]
+        if rule.number is None or _has_figure(rule.metric, meant):
+            continue
+        several = ", which takes several tolerances of a method" if rule.metric in AT_ERROR else ""
+        why = f"no cell that it is for has {rule.metric}{several}." if meant else _no_cell(rule, cells)
+        yield f"rule {rule.number} in [[gate.rules]] ({rule.label}) holds for nothing here: {why}"
+
+
+def _no_cell(rule: Rule, cells: list[BaselineCell]) -> str:
+    """Why a rule is for none of the cells: the name that none of them has, which may be misspelt."""
+    names: dict[registry.Kind, set[str]] = {
+        "task": {cell.task for cell in cells},
+        "backend": {cell.backend for cell in cells if cell.backend is not None},
+    }
+    for kind, here in names.items():
+        wanted = rule.task if kind == "task" else rule.backend
+        bare = {name.partition("[")[0] for name in here}
+        if wanted is None or wanted in here | bare:
+            continue
+        known = {*bare, *registry.names(kind)}
+        if wanted.partition("[")[0] not in known:
+            return str(UnknownNameError(kind, wanted, known))
+        told = f"; there are: {', '.join(sorted(here))}" if len(here) <= FEW else ""
+        return f"no cell is of the {kind} {wanted}{told}."
+    return f"no cell is of the task {rule.task} and the backend {rule.backend}."
+
+
+def _has_figure(metric: str, cells: Sequence[BaselineCell]) -> bool:
+    """Whether any of these cells has a figure of the gate's, or a method several cells for one at equal error."""
+    if metric in AT_ERROR:
+        cells = in_curves(cells)
+    return any(None not in (getattr(cell, name) for name in FIGURES[metric]) for cell in cells)
 
 
 def _nothing_shared(absent: list[BaselineCell], added: list[BaselineCell]) -> str:
@@ -230,13 +285,19 @@ def _finding(metric: str, old: BaselineCell, new: BaselineCell, band: Band) -> F
     elif after is None:
         if not new.ok:
             return None
-        verdict, reason = "missing", "the baseline has it, the candidate does not."
+        verdict, reason = "missing", _missing(metric, new)
     elif abs(after - before) > (allowed := band.allowed(before, new.dtype)):
         is_worse = after < before if METRICS[metric].better == "higher" else after > before
         verdict = "regression" if is_worse else "improvement"
         reason = f"{_change(before, after)}{f', beyond the band of {allowed:.3g}' if allowed else ''}."
     unit = METRICS[metric].unit
     return Finding(cell=new, metric=metric, verdict=verdict, reason=reason, old=before, new=after, unit=unit)
+
+
+def _missing(metric: str, new: BaselineCell) -> str:
+    """That a candidate lacks a figure which the baseline has, and what its record says of that."""
+    told = [note for note in new.notes if (named := NOTED.match(note)) and metric.startswith(named[1])]
+    return f"the baseline has it, the candidate does not{f': {told[0]}' if told else ''}."
 
 
 def time_finding(old: BaselineCell, new: BaselineCell, limit: float) -> Finding | None:
@@ -252,7 +313,9 @@ def time_finding(old: BaselineCell, new: BaselineCell, limit: float) -> Finding 
     """
     if not new.ok or not old.ok:
         return None  # it is not ranked, and its status says why
-    if not new.paired and (old.step_s is None or new.step_s is None or old.control != new.control):
+    if new.step_s is None:
+        return None if old.step_s is None else _time_finding(old, new, "missing", "it was not timed.")
+    if not new.paired and (old.step_s is None or old.control != new.control):
         return _no_common_control(old, new)
     if new.ratio is None:
         return _without_ratio(old, new)
@@ -275,8 +338,6 @@ def _no_common_control(old: BaselineCell, new: BaselineCell) -> Finding | None:
     """Why two ratios cannot be compared; None where there are none."""
     if old.step_s is None:
         return None if new.ratio is None else _time_finding(old, new, "new", NO_FIGURE)
-    if new.step_s is None:
-        return _time_finding(old, new, "missing", "it was not timed.")
     told = [f"to {cell.control}" if cell.control else "to none" for cell in (old, new)]
     reason = (
         f"the ratio of times is {told[0]} in the baseline and {told[1]} in the candidate; measure with the same "
@@ -289,6 +350,9 @@ def _without_ratio(old: BaselineCell, new: BaselineCell) -> Finding | None:
     """Of a cell with times but no ratio: what they are, and that they say nothing."""
     if old.step_s is None or new.step_s is None:
         return None
+    if old.ratio is not None:
+        reason = f"the baseline has a ratio to {old.control}, the candidate does not."
+        return _time_finding(old, new, "missing", reason)
     reason = (
         f"{_change(old.step_s, new.step_s)} s, not gated: it has no ratio to a control, and the two were not timed in "
         "turns; --against-ref times both versions in turns."
@@ -334,11 +398,13 @@ class BaselineUpdate:
         baseline: What it is now.
         taken: What was taken over.
         left: Regressions that were not.
+        notes: As those of the comparison.
     """
 
     baseline: Baseline
     taken: tuple[Finding, ...]
     left: tuple[Finding, ...]
+    notes: tuple[str, ...]
 
 
 def update(old: Baseline, new: Baseline, result: GateResult, *, accept_regressions: bool = False) -> BaselineUpdate:
@@ -370,5 +436,4 @@ def update(old: Baseline, new: Baseline, result: GateResult, *, accept_regressio
             figures = {name: getattr(found, name) for name in (TIME_FIGURES if metric == TIME else (metric,))}
             cells[cell_id] = replace(known, environment=found.environment, **figures)
     left = tuple(finding for finding in worse if finding not in along)
-    environments = {**old.environments, **new.environments}
-    return BaselineUpdate(Baseline(old.name, cells, environments), (*taken, *along), left)
+    return BaselineUpdate(old.taking(cells, new), (*taken, *along), left, result.notes)

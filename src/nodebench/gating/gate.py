@@ -21,7 +21,8 @@ from nodebench.bench.plan import Plan
 from nodebench.bench.request import Request, Settings
 from nodebench.bench.runner import Runner, new_run_id, record_of
 from nodebench.bench.work import CellResult, begin
-from nodebench.gating.baseline import Baseline, BaselineCell, find, read_baseline, write_baseline
+from nodebench.errors import UserError
+from nodebench.gating.baseline import Baseline, BaselineCell, find, own_baseline, write_baseline
 from nodebench.gating.compare import BaselineUpdate, GateResult, compare, update
 from nodebench.gating.probe import Defect, plugin_defect
 from nodebench.gating.thresholds import Thresholds, read_thresholds
@@ -30,7 +31,7 @@ from nodebench.measuring import Watcher, run_settings
 from nodebench.options import GateOptions, part_of
 from nodebench.results.machine import fingerprint
 from nodebench.results.record import Measurement
-from nodebench.results.store import Store
+from nodebench.results.store import Store, existing
 
 THIS_VERSION = "this version"
 
@@ -41,7 +42,27 @@ def compared(options: GateOptions, watcher: Watcher | None = None) -> GateResult
     thresholds = read_thresholds(None if options.config is None else Path(options.config), slowdown)
     if options.old is None:
         return _measured(options, thresholds, watcher or Watcher())
-    return compare(find(options.old, options.store), find(options.new, options.store), thresholds)
+    old, new = find(options.old, options.store), find(options.new, options.store)
+    _check_two(options, old, new)
+    return compare(old, new, thresholds)
+
+
+def _check_two(options: GateOptions, old: Baseline, new: Baseline) -> None:
+    """Refuse to compare a run or a file with itself, of which nothing can have become worse."""
+    named = [Path(each) for each in (options.old, options.new) if isinstance(each, str | Path)]
+    files = [path for path in named if path.is_file()]
+    if len(files) == len(named) == 2 and files[0].samefile(files[1]):
+        raise UserError(f"BASELINE and CANDIDATE are the same file, `{files[0]}`; name another as one of them.")
+    if len(named) == 2 and not files and old.name == new.name:
+        store = existing(options.store)
+        maker = store.run(old.name).made_by
+        alike = [run.run_id for run in store.runs() if run.made_by == maker]
+        before = alike[: alike.index(old.name)][-1:]
+        advice = f", such as {before[0]}, the run before it" if before else ""
+        raise UserError(
+            f"BASELINE and CANDIDATE, which is `latest` where none is named, are the same run, {old.name}; name "
+            f"another run or a baseline file as BASELINE{advice}."
+        )
 
 
 def _measured(options: GateOptions, thresholds: Thresholds, watcher: Watcher) -> GateResult:
@@ -92,10 +113,10 @@ def update_baseline(
         store: Results store.
 
     Raises:
-        UserError: If there is no such file or run, or the file cannot be written.
+        UserError: If there is no such file or run, or the file is no baseline or cannot be written.
     """
     thresholds = read_thresholds(config, max_slowdown)
-    old, new = read_baseline(path), find(candidate, store)
+    old, new = own_baseline(path), find(candidate, store)
     found = update(old, new, compare(old, new, thresholds), accept_regressions=accept_regressions)
     if found.taken:
         write_baseline(found.baseline, path)
@@ -253,8 +274,10 @@ def measure_versions(
     planned = replace(plan, against=name)
     defects = ask_available(version, cells=planned.cells).cells
     turns = VersionTurns(version, store, other, store.save_environment(version.environment), defects)
-    store.start_run(other, f"{command} [{name}]", f"{planned.plan_id} other", version.environment, len(plan.cells))
-    run_id = Runner(store, settings, notify, turns.measure).run(planned, command, fingerprint())
+    made_by, told, plan_id = GateOptions.made_by, f"{command} [{name}]", f"{planned.plan_id} other"
+    store.start_run(other, told, plan_id, version.environment, len(plan.cells), made_by=made_by)
+    runner = Runner(store, settings, notify, turns.measure, made_by=made_by)
+    run_id = runner.run(planned, command, fingerprint())
     store.finish_run(other)
     environments = store.environments()
     old = Baseline.from_records(name, store.records([other]), environments)

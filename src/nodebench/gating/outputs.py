@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -28,6 +29,9 @@ TONES: dict[FindingVerdict, Tone] = {
     "new": "new",
 }
 """The verdicts that are shown, in their order, and their tone on a terminal."""
+
+EXACT = ("gradient error", "NFE, VJPs, steps")
+"""Groups of quantities that are the same wherever they are taken."""
 
 UPDATE = "Raise the baseline with `nodebench baseline update`."
 
@@ -72,22 +76,67 @@ def gate_markdown(gate: GateResult) -> str:
         parts += [f"**Improvements.** {UPDATE if gate.may_be_raised else ''}".strip(), _markdown_table(better)]
     if others:
         parts.append(_folded(f"{len(others)} more: undecided, missing, new", _markdown_table(others)))
+    parts += [f"**Note.** {inline(note)}" for note in gate.notes]
     if gate.unlike:
         lines = "\n".join(f"- `{line}`" for line in gate.unlike)
         parts.append(_folded("The machines are not alike; times are compared through ratios only", lines))
     return "\n\n".join(parts) + "\n"
 
 
-def baseline_table(baseline: Baseline) -> Table:
-    """The values of a baseline, a row for each cell."""
+def baseline_tables(baseline: Baseline) -> list[Table]:
+    """The values of a baseline, a row for each cell that has any: what is exact, and memory and time apart.
+
+    Cells of one problem stand together below what they have in common, so that a row has a backend and a tolerance.
+    """
+    groups: dict[str, list[BaselineCell]] = {}
+    for cell in sorted(baseline.cells.values(), key=lambda cell: (cell.order[:3], -(cell.rtol or 0.0), cell.order)):
+        groups.setdefault(replace(cell, backend=None, rtol=None, test=None).label, []).append(cell)
     names = in_table("baseline")
-    titles = [Column(CATALOGUE[name].tables["baseline"], wraps=True) for name in names]
-    columns = (Column("cell", numeric=False, wraps=True), Column("status", numeric=False), *titles)
-    rows = tuple(
-        (Entry(cell.label), Entry(cell.status), *(_kept(cell, name) for name in names))
-        for cell in sorted(baseline.cells.values(), key=lambda cell: cell.order)
+    parts = {
+        "errors and counts": [name for name in names if CATALOGUE[name].group in EXACT],
+        "memory and time": [name for name in names if CATALOGUE[name].group not in EXACT],
+    }
+    tables = (
+        _part_of_baseline(f"{common}: {part}", cells, columns)
+        for common, cells in groups.items()
+        for part, columns in parts.items()
     )
-    return Table("baseline", "", columns, rows)
+    return [table for table in tables if table.rows]
+
+
+def _part_of_baseline(caption: str, cells: Sequence[BaselineCell], names: Sequence[str]) -> Table:
+    known = [name for name in names if any(getattr(cell, name) is not None for cell in cells)]
+    rows = [cell for cell in cells if any(getattr(cell, name) is not None for name in known)]
+    controls = {cell.control for cell in rows} - {None}
+    if "control" in known and len(controls) == 1:
+        known.remove("control")
+        caption = f"{caption}, ratios to {controls.pop()}"
+    has_rtol = any(cell.rtol is not None for cell in rows)
+    settings = (Column("backend", numeric=False, wraps=True), *([Column("rtol")] if has_rtol else []))
+    return Table(
+        "baseline",
+        caption,
+        (*settings, *(Column(CATALOGUE[name].tables["baseline"], wraps=True) for name in known)),
+        tuple((*_row_name(cell, has_rtol=has_rtol), *(_kept(cell, name) for name in known)) for cell in rows),
+    )
+
+
+def _row_name(cell: BaselineCell, *, has_rtol: bool) -> list[Entry]:
+    test = cell.test and f"in {cell.test}"
+    name = " ".join(filter(None, (cell.backend or cell.model or cell.task, test)))
+    # Where it is too long it goes on in the next line with another option.
+    return [Entry(name.replace(",", ", ")), *([Entry(value(cell.rtol))] if has_rtol else [])]
+
+
+def without_values(baseline: Baseline) -> list[str]:
+    """What is to be said of cells beside their values: that they did not end well, or have none, a line for each."""
+    names, lines = in_table("baseline"), []
+    for cell in sorted(baseline.cells.values(), key=lambda cell: cell.order):
+        if not cell.ok:
+            lines.append(f"{cell.label}: {cell.status}{f': {cell.reason}' if cell.reason else ''}")
+        elif all(getattr(cell, name) is None for name in names):
+            lines.append(f"{cell.label}: no figure that is gated")
+    return lines
 
 
 def _kept(cell: BaselineCell, name: str) -> Entry:
@@ -138,11 +187,11 @@ def gate_junit(gate: GateResult) -> str:
     }
     name = _printable(f"nodebench compare {gate.old} {gate.new}")
     suite = ET.Element("testsuite", {"name": name, **{key: str(count) for key, count in counts.items()}})
-    if gate.unlike:
+    told = [*(line.partition(": ")[::2] for line in gate.unlike), *(("note", note) for note in gate.notes)]
+    if told:
         properties = ET.SubElement(suite, "properties")
-        for line in gate.unlike:
-            what, _, rest = line.partition(": ")
-            ET.SubElement(properties, "property", {"name": _printable(what), "value": _printable(rest)})
+        for what, text in told:
+            ET.SubElement(properties, "property", {"name": _printable(what), "value": _printable(text)})
     if gate.problem is not None:
         case = ET.SubElement(suite, "testcase", {"classname": "nodebench", "name": "comparison"})
         ET.SubElement(case, "error", {"type": "incomparable", "message": _printable(gate.problem)})
@@ -168,7 +217,10 @@ def _add_case(suite: ET.Element, finding: Finding) -> None:
 
 
 def gate_entries(gate: GateResult) -> list[dict[str, Any]]:
-    """The candidate's figures as github-action-benchmark's `customSmallerIsBetter`, with the baseline's in `extra`."""
+    """The candidate's figures as github-action-benchmark's `customSmallerIsBetter`, with the baseline's in `extra`.
+
+    What a reader must know of the comparison is one more entry, whose value is how many notes there are.
+    """
     entries = []
     found = {(finding.cell.cell_id, finding.metric): finding for finding in gate.findings}
     cells = {each.cell.cell_id: each.cell for each in gate.findings if each.measured and not each.derived}
@@ -181,7 +233,10 @@ def gate_entries(gate: GateResult) -> list[dict[str, Any]]:
             if finding is not None:
                 entry["extra"] = f"{finding.verdict}; baseline {value(finding.old)}. {finding.reason}".strip()
             entries.append(entry)
-    return [*entries, *(_derived_entry(each) for each in gate.findings if each.derived and _is_figure(each.new))]
+    entries += [_derived_entry(each) for each in gate.findings if each.derived and _is_figure(each.new)]
+    if gate.notes:
+        entries.append({"name": "notes", "unit": "notes", "value": len(gate.notes), "extra": " ".join(gate.notes)})
+    return entries
 
 
 def _is_figure(found: float | str | None) -> bool:
@@ -215,16 +270,23 @@ WRITERS: Mapping[str, Callable[[GateResult], str]] = {
 }
 
 
-def check_output(path: Path) -> None:
-    """See that a file has a suffix that can be written, before anything is measured for it.
+def check_output(path: Path, *compared: object) -> None:
+    """See that a file can be written for a comparison, before anything is measured for it.
+
+    Args:
+        path: The file.
+        compared: What is compared, of which files must stay what they are.
 
     Raises:
-        UserError: If it has not.
+        UserError: If its suffix is none that can be written, or it is one of the files that are compared.
     """
     if path.suffix not in WRITERS:
         raise UserError(
             f"`--output` ends with .md (Markdown), .xml (JUnit) or .json (customSmallerIsBetter); got {path}."
         )
+    for given in compared:
+        if isinstance(given, str | Path) and path.is_file() and Path(given).is_file() and path.samefile(given):
+            raise UserError(f"`--output` is `{path}`, which is compared; name another file.")
 
 
 def write_gate(gate: GateResult, path: Path) -> None:

@@ -45,6 +45,14 @@ AT_ERROR: Mapping[str, Quantity] = {
 FOLLOWS = {TIME_AT_ERROR: TIME, BYTES_AT_ERROR: "peak_memory_bytes"}
 """Figures at equal error whose band is that of the figure itself, unless they have one of their own."""
 
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    **{metric: (name,) for metric, name in gated().items()},
+    TIME_AT_ERROR: ("step_s",),
+    NFE_AT_ERROR: ("nfe_forward", "nfe_backward"),
+    BYTES_AT_ERROR: ("peak_memory_bytes",),
+}
+"""Fields of a cell that each of these figures is of, or is worked out from."""
+
 MANY_STARTS = 1000
 """More than this is no advice."""
 
@@ -64,17 +72,25 @@ class Rule:
         band: Its band.
         task: Task it holds for, with or without options; None for all.
         backend: Backend it holds for, with or without options; None for all.
+        number: Its place among `[[gate.rules]]`, from 1; None for what is said of a metric as a whole.
     """
 
     metric: str
     band: Band
     task: str | None = None
     backend: str | None = None
+    number: int | None = None
 
-    def holds(self, metric: str, task: str, backend: str | None) -> bool:
-        """Whether it is meant for this figure of this cell."""
+    @property
+    def label(self) -> str:
+        """What it holds for, as its file has it."""
+        named = {"metric": self.metric, "task": self.task, "backend": self.backend}
+        return ", ".join(f"{key} {value}" for key, value in named.items() if value is not None)
+
+    def is_for(self, task: str, backend: str | None) -> bool:
+        """Whether it is meant for cells of this task and backend."""
         # Not `parse`: a benchmark of others has brackets in its name that hold no options.
-        return self.metric == metric and all(
+        return all(
             wanted is None or wanted in (name, name.partition("[")[0])
             for wanted, name in ((self.task, task), (self.backend, backend or ""))
         )
@@ -86,7 +102,7 @@ class Thresholds:
 
     Attributes:
         rules: Exceptions; of those that hold, the last does.
-        missing_fails: Whether a cell that is in the baseline and was not measured is a regression.
+        missing_fails: Whether a cell or a figure that is in the baseline and was not measured is a regression.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -94,7 +110,7 @@ class Thresholds:
 
     def band(self, metric: str, task: str, backend: str | None) -> Band:
         """The band of a figure of a cell."""
-        found = [rule.band for rule in self.rules if rule.holds(metric, task, backend)]
+        found = [rule.band for rule in self.rules if rule.metric == metric and rule.is_for(task, backend)]
         if metric in FOLLOWS and not found:
             return self.band(FOLLOWS[metric], task, backend)
         return found[-1] if found else default_band(metric)
@@ -117,7 +133,10 @@ def read_thresholds(path: Path | None = None, max_slowdown: str | None = None) -
         limit = _validated("--max-slowdown", {"gate": {"max_slowdown": max_slowdown}}).max_slowdown
     rules = [Rule(metric, entry.to_band(metric)) for metric, entry in gate.metrics.items()]
     rules += [Rule(TIME, Band(relative=limit))] if limit is not None else []
-    rules += [Rule(rule.metric, rule.to_band(rule.metric), rule.task, rule.backend) for rule in gate.rules]
+    rules += [
+        Rule(rule.metric, rule.to_band(rule.metric), rule.task, rule.backend, number)
+        for number, rule in enumerate(gate.rules, start=1)
+    ]
     known = {**METRICS, **AT_ERROR}
     for rule in rules:
         if rule.metric not in known:

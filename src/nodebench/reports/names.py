@@ -37,7 +37,8 @@ class ShortNames:
     def __call__(self, text: str) -> str:
         """A text with its paths shortened."""
         for path, name in self.files.items():
-            text = text.replace(path, name)
+            # Not where it is the end of a longer path, which says itself which file is meant.
+            text = name.join(re.split(rf"(?<![\w/.-]){re.escape(path)}", text))
         return text
 
     def table(self, table: Table) -> Table:

@@ -9,7 +9,7 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 6  the problem itself: the field's values and derivatives at fixed points; files that a run's workers had loaded.
 7  how processes were started.
 8  plots of trained models as SVG; pictures that older schemas packed are dropped.
-9  times of training steps.
+9  times of training steps; which command made a run.
 """
 
 import json

@@ -19,6 +19,13 @@ from nodebench.results.record import SCHEMA_VERSION, Measurement, Record, column
 BUSY_TIMEOUT_S = 60.0
 """How long a writer waits for another one."""
 
+LATEST, ITS_COMMAND = "latest", "run"
+"""What the newest run is called, and the command whose runs alone are meant: what another measures for an answer of its
+own is not what is to be shown, reported or kept as a baseline."""
+
+SHOWN = 3
+"""So many runs of other commands are named where there is none of that."""
+
 UNWRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 """How SQLite says that it cannot write a file, or make those that it keeps beside it."""
 
@@ -44,6 +51,7 @@ class Run:
             the record.
         n_cells: Cells it set out to measure.
         n_records: Cells it has measured.
+        made_by: Name of the command that made it; `run` where an older version did, which does not say.
     """
 
     run_id: str
@@ -54,6 +62,7 @@ class Run:
     environment: Fingerprint
     n_cells: int
     n_records: int
+    made_by: str = ITS_COMMAND
 
 
 class Store:
@@ -88,9 +97,18 @@ class Store:
             else:
                 _create(db)
 
-    def start_run(self, run_id: str, command: str, plan: str, environment: Fingerprint, n_cells: int) -> None:
-        """Enter a run that has begun."""
-        row = {"run_id": run_id, "created_at": now(), "command": command, "plan": plan}
+    def start_run(
+        self,
+        run_id: str,
+        command: str,
+        plan: str,
+        environment: Fingerprint,
+        n_cells: int,
+        *,
+        made_by: str = ITS_COMMAND,
+    ) -> None:
+        """Enter a run that has begun; what is given is as `Run` has it."""
+        row = {"run_id": run_id, "created_at": now(), "command": command, "plan": plan, "made_by": made_by}
         with self._connection() as db:
             insert(db, "runs", {**row, "environment": json.dumps(environment), "n_cells": n_cells})
 
@@ -222,19 +240,37 @@ class Store:
                 "(SELECT COUNT(DISTINCT cell_id) FROM records WHERE records.run_id = runs.run_id) AS n_records "
                 "FROM runs ORDER BY created_at, rowid"
             ).fetchall()
-            return [Run(**{**dict(row), "environment": json.loads(row["environment"])}) for row in rows]
+            known = [(row, json.loads(row["environment"]), row["made_by"] or ITS_COMMAND) for row in rows]
+            return [Run(**{**dict(row), "environment": where, "made_by": maker}) for row, where, maker in known]
 
     def run(self, name: str) -> Run:
-        """A run by its id, the beginning of it, or `latest`.
+        """A run by its id, the beginning of it, or `latest`: the newest of `nodebench run`.
 
         Raises:
             UnknownNameError: If no run, or more than one, answers to the name.
+            UserError: If it is `latest`, and only other commands have made runs.
         """
         runs = self.runs()
-        if name == "latest" and runs:
-            return runs[-1]
+        if name == LATEST and runs:
+            return self._latest(runs)
         by_id = {run.run_id: run for run in runs}
         return by_id[_named("run", name, by_id)]
+
+    def called(self, run_id: str) -> str:
+        """What commands call a run: `latest` if it is that, else its id."""
+        runs = self.runs()
+        is_latest = any(run.made_by == ITS_COMMAND for run in runs) and self._latest(runs).run_id == run_id
+        return LATEST if is_latest else run_id
+
+    def _latest(self, runs: Sequence[Run]) -> Run:
+        found = next((run for run in reversed(runs) if run.made_by == ITS_COMMAND), None)
+        if found is None:
+            newest = ", ".join(f"{run.run_id} ({run.made_by})" for run in runs[-SHOWN:])
+            raise UserError(
+                f"`{LATEST}` is the newest run of `nodebench {ITS_COMMAND}`, and the store `{self.path}` has none; "
+                f"name one of another command by its id: {newest}."
+            )
+        return found
 
     def save_sources(self, run_id: str, digests: Mapping[str, str]) -> None:
         """Keep which files a run has loaded; a file keeps the digest that it had when the run first loaded it.
@@ -470,7 +506,7 @@ def _schema() -> dict[str, str]:
     return {
         "records": f"{record_columns}, PRIMARY KEY (run_id, cell_id, attempt)",
         "runs": "run_id TEXT PRIMARY KEY, created_at TEXT, finished_at TEXT, command TEXT, plan TEXT, "
-        "environment TEXT, n_cells INTEGER",
+        "environment TEXT, n_cells INTEGER, made_by TEXT",
         "plots": "run_id TEXT, cell_id TEXT, attempt INTEGER, position INTEGER, name TEXT, caption TEXT, "
         "alternative TEXT, svg BLOB, PRIMARY KEY (run_id, cell_id, attempt, position)",
         "environments": "environment TEXT PRIMARY KEY, fingerprint TEXT",
