@@ -21,7 +21,14 @@ from nodebench.bench.request import ExecutorOptions, Request, Settings
 from nodebench.bench.runner import Continuation, Runner
 from nodebench.errors import PluginError, UserError
 from nodebench.options import GateOptions, RunOptions, ScaleOptions, part_of
-from nodebench.results.machine import Fingerprint, finds_cuda, fingerprint, idle_cores
+from nodebench.results.machine import (
+    Fingerprint,
+    finds_cuda,
+    fingerprint,
+    idle_cores,
+    library_version,
+    software,
+)
 from nodebench.results.record import Record
 from nodebench.results.store import Store
 
@@ -65,8 +72,7 @@ def planned(options: RunOptions) -> Plan:
     Raises:
         UserError: If a name, option or number is wrong, or Ray is wanted and not installed.
     """
-    if options.executor == "ray":
-        _require_ray()
+    _check_executor(options)
     request = part_of(Request, options)
     if isinstance(options, ScaleOptions):
         found = scaling_plan(request, options.over, options.values)
@@ -150,6 +156,22 @@ def executor_for(
         if plan.measure in ("training", "both") and not executor.shares_checkpoints:
             tell("no --checkpoint-dir: a training that loses its node begins anew")
         yield executor, lambda: executor.environment
+
+
+def conditions(options: ExecutorOptions) -> Fingerprint:
+    """What must be the same for a whole run: this machine and its software, of a cluster the software alone.
+
+    Raises:
+        UserError: If Ray is wanted and not installed.
+    """
+    _check_executor(options)
+    here = fingerprint()
+    return here if options.executor == "local" else {**software(here), "executor": f"ray {library_version('ray')}"}
+
+
+def _check_executor(options: ExecutorOptions) -> None:
+    if options.executor == "ray":
+        _require_ray()
 
 
 def _require_ray() -> None:

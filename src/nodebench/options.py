@@ -85,6 +85,8 @@ class ScaleOptions(RunOptions):
         super().__post_init__()
         several("values", self.values)
         _check_measure(self.measure)
+        if self.checkpoint_dir is not None:
+            raise UserError("a scaling trains nothing and so keeps no checkpoints; leave `--checkpoint-dir` out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,11 @@ class RecommendOptions(RunOptions):
         super().__post_init__()
         if self.measure != "untimed":
             raise UserError("a recommendation measures what it needs; leave `measure` out.")
+        if self.executor != "local":
+            raise UserError(
+                "a recommendation times all methods in turns on this machine; leave `executor` out, or measure with "
+                "`nodebench run --executor ray` and recommend from that RUN."
+            )
         asked = self.field or self.tasks
         if (self.run is None) == (not asked):
             raise UserError("name a RUN that has been measured, or what to measure: `--task` or `--field`.")
@@ -182,7 +189,18 @@ class ReproduceOptions(RunOptions):
 
     Attributes:
         seeds: Seeds of the training; several give mean and spread (default: 0).
+
+    Raises:
+        UserError: If an option is wrong in itself, or nodes of other versions are to be allowed.
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.allow_mixed:
+            raise UserError(
+                "a reproduction has figures of one version of everything; leave `--allow-mixed` out and install the "
+                "same versions on all nodes."
+            )
 
 
 def part_of(cls: type[Base], options: object) -> Base:

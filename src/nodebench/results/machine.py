@@ -15,7 +15,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import psutil
 
@@ -54,6 +54,9 @@ class Fingerprint(TypedDict, total=False):
     git: Commit | None
     executor: str
 
+
+SOFTWARE = ("python", "libraries", "git")
+"""What of a fingerprint must be the same on all machines of a run."""
 
 ONLINE_CORES = Path("/sys/devices/system/cpu/online")
 """Where Linux has the numbers of the cores that are switched on, such as `0,2-3`."""
@@ -110,6 +113,11 @@ def fingerprint() -> Fingerprint:
         "libraries": {name: library_version(name) for name in LIBRARIES},
         "git": _git(),
     }
+
+
+def software(environment: Fingerprint) -> Fingerprint:
+    """What of a fingerprint must be the same on all machines of a run."""
+    return cast(Fingerprint, {name: environment.get(name) for name in SOFTWARE})
 
 
 def frameworks() -> dict[str, str]:

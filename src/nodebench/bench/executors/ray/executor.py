@@ -153,7 +153,8 @@ class _Dispatcher:
                     self._warn_if_stuck()
         except ray.exceptions.RayError as error:
             raise UserError(
-                f"the Ray cluster was lost: {first_line(error)} Continue with the same command and --resume."
+                f"the Ray cluster was lost: {first_line(error)} Continue with the same command, and --resume if it is "
+                "`run` or `scale`."
             ) from error
         finally:
             for sent in self.tracker.in_flight.values():
