@@ -377,7 +377,7 @@ class WeightsStore(Store):
         self.weights = {}
 
     def append(self, record, plots=()):
-        [path] = self.path.parent.glob(f"checkpoints/*/{record.cell_id}")
+        [path] = self.path.parent.glob(f"checkpoints/*/{record.cell_id}.checkpoint")
         with zipfile.ZipFile(path) as checkpoint:
             self.weights[record.cell_id] = dict(members(checkpoint.read("weights")))
         super().append(record, plots)
@@ -435,7 +435,7 @@ def progress_in(folder):
     """How far the only training is that has a checkpoint in a folder; None where there is none yet."""
     for path in folder.glob("*/*"):
         with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as checkpoint:
-            return json.loads(checkpoint.read("progress.json"))
+            return json.loads(checkpoint.read("progress.json"))["progress"]
     return None
 
 

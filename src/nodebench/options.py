@@ -43,7 +43,7 @@ class RunOptions(ExecutorOptions, Settings, Request):
 
     Attributes:
         resume: Continue the newest interrupted run of the same plan.
-        rerun_failed: Re-measure cells of the plan's newest run that are not ok.
+        rerun_failed: Re-measure cells of the plan's newest run that are not ok; a training goes on from its checkpoint.
         shard: Measure the I-th of N shares of the plan, every N-th group; `nodebench merge` joins their stores. I/N.
         store: Results store, an SQLite file.
 

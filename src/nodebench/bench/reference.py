@@ -11,7 +11,6 @@ the gradients of all its cells are there (`suffices`). A reference that knows no
 it (`ignorance`), and one that its own loss contradicts judges nothing.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.backends.solvers import tableau
 from nodebench.bench.messages import DiscreteReference, ReferenceFile, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.saved import UNREADABLE, Reference, in_tolerances, reference_from, relative_error
+from nodebench.bench.saved import UNREADABLE, Reference, digest, in_tolerances, reference_from, relative_error
 from nodebench.bench.worker.check_up import SLACK, Direction, Doubts, contradiction, differentiated
 from nodebench.bench.worker.subject import build_problem, load_inputs, make_subject
 from nodebench.errors import CellError, UnsupportedError
@@ -412,13 +411,8 @@ def _size(part: Any) -> int:
 
 def cache_name(inputs: GradientInputs, spec: SolverSpec, method: str) -> str:
     """Name that changes with anything a reference depends on: the arrays, the solver, the method, this version."""
-    digest = hashlib.sha256(json.dumps([method, __version__, asdict(spec)]).encode())
-    for group in (inputs.weights, inputs.constants, inputs.batch):
-        for name in sorted(group):
-            array = np.asarray(group[name])
-            digest.update(f"{name} {array.shape} {array.dtype}".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()[:24] + ".npz"
+    said = json.dumps([method, __version__, asdict(spec)])
+    return f"{digest(said, inputs.weights, inputs.constants, inputs.batch)}.npz"
 
 
 def _refinements(spec: SolverSpec, times: Sequence[float]) -> tuple[SolverSpec, ...]:

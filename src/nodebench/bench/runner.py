@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from nodebench import __version__
-from nodebench.bench.checkpoints import TrainingCheckpoint, remove_folder
+from nodebench.bench.checkpoints import TrainingCheckpoint, remove_old
 from nodebench.bench.executors.local import AbstractExecutor, LocalExecutor
 from nodebench.bench.group import GradientGroup
 from nodebench.bench.messages import Event, Failure
@@ -28,8 +28,8 @@ from nodebench.bench.work import (
     WorkResult,
     checkpoint,
 )
-from nodebench.errors import UserError
-from nodebench.results.machine import Files, Fingerprint, changed, differences, environment_key
+from nodebench.errors import Status, UserError
+from nodebench.results.machine import SOFTWARE, Files, Fingerprint, changed, differences, environment_key
 from nodebench.results.record import Measurement, Record, SettingsPart
 from nodebench.results.store import Store, now
 
@@ -69,6 +69,9 @@ def settings_of(cell: Cell) -> SettingsPart:
         horizon=cell.horizon,
     )
 
+
+GOES_ON: Collection[Status] = ("timeout", "failed", "oom", "not_installed")
+"""With which of these a training has ended, it goes on from its checkpoint when it is measured again."""
 
 Continuation = Literal["new", "resume", "rerun-failed"]
 """Whether to begin anew, go on with the newest interrupted run of the same plan, or measure again what failed in the
@@ -135,22 +138,29 @@ class Runner:
         self.notify(Event("run", text, done=len(done), total=len(plan.cells)))
         attempts = {record.cell_id: record.attempt for record in records}
         plan = plan.ordered_as(attempts)
-        machine = self._machine(run_id, environment)
+        machine = self._machine(environment)
+        if plan.measure in ("training", "both"):
+            _forget(lambda: remove_old(self._checkpoints))
         job = _Job(self.store, run_id, cast(Measure, plan.measure), machine, attempts, self.store.measurements(run_id))
         self.executor.carry_out(job.work(plan, done), machine, job.arrived)
         self.store.finish_run(run_id)
-        if not job.lost:
-            _forget(lambda: remove_folder(machine.checkpoints))
         return run_id
 
-    def _machine(self, run_id: str, environment: Fingerprint) -> MachineContext:
+    @property
+    def _checkpoints(self) -> str:
+        return self.checkpoint_dir or f"{self.store.path.parent.absolute() / 'checkpoints'}"
+
+    def _machine(self, environment: Fingerprint) -> MachineContext:
         folder = self.store.path.parent
+        # Of the software a checkpoint knows itself: those of older code are replaced. Times of unlike machines, and
+        # results of unlike processors, must not become one.
+        kind = environment_key({name: value for name, value in environment.items() if name not in SOFTWARE})
         return MachineContext(
             platform.node(),
             environment,
             self.settings,
             references=folder / "references",
-            checkpoints=f"{self.checkpoint_dir or folder.absolute() / 'checkpoints'}/{run_id}",
+            checkpoints=f"{self._checkpoints}/{kind}",
             notify=self.notify,
             measure_group=self.measure_group,
         )
@@ -195,7 +205,6 @@ class _Job:
         kept: Gradient measurements of the run that need not be made again, by cell.
         keys: Keys of the fingerprints that are in the store.
         files: Files of code that are entered in the store as what the run depends on.
-        lost: Cells whose machines were lost in the midst of their training.
     """
 
     store: Store
@@ -206,7 +215,6 @@ class _Job:
     kept: Mapping[str, Measurement]
     keys: set[str] = field(default_factory=set, init=False)
     files: dict[str, str] = field(default_factory=dict, init=False)
-    lost: set[str] = field(default_factory=set, init=False)
 
     def work(self, plan: Plan, done: Collection[str]) -> Iterator[AbstractWork]:
         """What is to be done first; the trainings follow."""
@@ -266,11 +274,8 @@ class _Job:
         cell = outcome.cell
         record = record_of(outcome, self.run_id, self.attempts.get(cell.cell_id, 0) + 1)
         self.store.append(record, outcome.plots)
-        # Only now: an interruption before the row is written must find the checkpoint. So must another attempt at a
-        # training that lost its machines.
-        if isinstance(done.work, TrainingWork) and outcome.lost:
-            self.lost.add(cell.cell_id)
-        elif isinstance(done.work, TrainingWork):
+        # Only now: an interruption before the row is written must find the checkpoint.
+        if isinstance(done.work, TrainingWork) and outcome.found.status not in GOES_ON:
             _forget(lambda: TrainingCheckpoint(checkpoint(self.machine.checkpoints, cell)).remove())
         self.machine.notify(Event("record", record.status, cell, record=record, node=done.node))
 
@@ -285,7 +290,7 @@ class _Job:
 
 def _forget(remove: Callable[[], None]) -> None:
     """Remove what is no longer needed. A disk that refuses must not end the work that is under way."""
-    with suppress(OSError):
+    with suppress(OSError, NotImplementedError):
         remove()
 
 

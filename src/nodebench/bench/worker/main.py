@@ -26,7 +26,7 @@ import numpy as np
 from typing_extensions import override
 
 from nodebench.backends.step_size import chosen_first_step
-from nodebench.bench.checkpoints import TrainingCheckpoint
+from nodebench.bench.checkpoints import Progress, TrainingCheckpoint
 from nodebench.bench.matrix import task_cells
 from nodebench.bench.messages import (
     OUT_OF_MEMORY,
@@ -46,6 +46,7 @@ from nodebench.bench.plan import Cell
 from nodebench.bench.processes import THREAD_COUNTS
 from nodebench.bench.reference import rounded, solve_discrete, solve_reference
 from nodebench.bench.request import Request
+from nodebench.bench.saved import digest
 from nodebench.bench.worker.check_up import check_up, field_figures
 from nodebench.bench.worker.passes import REPETITIONS, GradientPasses, data_bytes, peak_resident_bytes, traced_bytes
 from nodebench.bench.worker.subject import Subject, build_problem, import_all, load_inputs, make_subject, save_inputs
@@ -180,7 +181,7 @@ class Worker(GradientPasses, Questions):
     def train(self, first_step: float | None, checkpoint: str) -> Trained:
         cell = self.cell
         subject = make_subject(cell, cell.spec.dtype, first_step)
-        training = self._training(subject, TrainingCheckpoint(checkpoint))
+        training = self._training(subject, checkpoint)
         task, splits = subject.task, training.splits
         progress = training.run()
         value = training.evaluate(splits.test)
@@ -199,7 +200,7 @@ class Worker(GradientPasses, Questions):
             train_peak_bytes=peak_resident_bytes(),
             epochs=progress.epoch,
             history=progress.history,
-            notes=[splits.note] if splits.note else [],
+            notes=[*filter(None, [splits.note, _told_parts(progress, training.total_steps)])],
         )
         looked, plots = self._looked_at(subject, training)
         return Trained(found.joined(looked), plots, loaded_files())
@@ -227,12 +228,15 @@ class Worker(GradientPasses, Questions):
         peak = attempt("memory of a training step", lambda: _step_bytes(subject, training.recipe, fixed), None)
         return Measurement(tolerance_sweep=entries, train_memory_bytes=peak, notes=notes), plots
 
-    def _training(self, subject: Subject, checkpoint: TrainingCheckpoint) -> Training:
+    def _training(self, subject: Subject, url: str) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework
         splits = task.data(cell.preset, cell.seed)
         recipe = replace(task.recipe(cell.model, cell.preset), batch_size=cell.batch_size)
         _check_batch(recipe.batch_size, splits.train)
-        model = subject.model(task.weights(cell.model, cell.seed))
+        weights = task.weights(cell.model, cell.seed)
+        model = subject.model(weights)
+        said = f"{cell} {subject.spec} {subject.identity(subject.backend)}"
+        key = digest(said, weights, splits.train, splits.validation, splits.test)
         self._limit_memory()
         n_params = framework.n_params(model)
         if not n_params:
@@ -250,7 +254,7 @@ class Worker(GradientPasses, Questions):
             splits=splits,
             metric=task.metric,
             seed=cell.seed,
-            checkpoint=checkpoint,
+            checkpoint=TrainingCheckpoint(url, key),
             n_params=n_params,
             count=None if subject.backend is None else count,
             report=lambda progress: self.connection.send(("progress", progress)),
@@ -331,6 +335,15 @@ def _step_bytes(subject: Subject, recipe: Recipe, batch: Batch) -> int | None:
     step()
     on_device = framework.peak_device_bytes(step)
     return traced_bytes(step)[0] if on_device is None else on_device
+
+
+def _told_parts(progress: Progress, total: int) -> str:
+    """That a training went on from its checkpoint, and where; empty where it was done in one go."""
+    if not progress.parts:
+        return ""
+    at = " and ".join(map(str, progress.parts))
+    told = f"the training stopped and went on from its checkpoint after step {at} of {total}"
+    return f"{told}; its time is that of all its parts"
 
 
 def _fixed_batch(recipe: Recipe, splits: Splits) -> Batch:
