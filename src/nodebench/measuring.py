@@ -78,7 +78,7 @@ def planned(options: RunOptions) -> Plan:
         found = scaling_plan(request, options.over, options.values)
     else:
         found = plan_of(request, options.timeout_s, options.objects)
-        found.check_control(None if options.control is None else registry.canonical(options.control))
+        found.check_control(None if options.control is None else registry.canonical("backend", options.control))
     return found if options.shard is None else found.shard(*parse_shard(options.shard))
 
 
@@ -231,7 +231,7 @@ def selftest(n_comparisons: int, watcher: Watcher | None = None) -> "SelfTest":
 
 def run_settings(options: RunOptions | GateOptions, *, here: bool) -> Settings:
     """How cells are measured; on this machine by cores that are idle now, unless some are named."""
-    control = None if options.control is None else registry.canonical(options.control)
+    control = None if options.control is None else registry.canonical("backend", options.control)
     settings = replace(part_of(Settings, options), control=control)
     return replace(settings, cores=tuple(idle_cores(options.threads))) if here and settings.cores is None else settings
 
