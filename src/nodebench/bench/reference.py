@@ -120,11 +120,18 @@ def continuous_errors(found: Reference, reference: Reference, spec: SolverSpec) 
         grad_error_params=relative_error(found.params, reference.params) if reference.params else None,
         grad_cosine_params=cosine(found.params, reference.params) if reference.params_error <= KNOWN else None,
         grad_error_y0=relative_error(found.y0, reference.y0),
+        grad_error_times=times_error(found, reference),
         forward_error=forward,
         reference=reference.description,
         reference_error_params=reference.params_error if reference.params else None,
         reference_error_y0=reference.y0_error,
+        reference_error_times=None if reference.times is None else reference.times_error,
     )
+
+
+def times_error(found: Reference, exact: Reference) -> float | None:
+    """Relative error of d/dtimes; None where one of the two has none."""
+    return None if found.times is None or exact.times is None else relative_error(found.times, exact.times)
 
 
 def cosine(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float | None:
@@ -215,6 +222,8 @@ class ReferenceSolver:
             found = Reference.load(path)
             wanted = self.framework.flat_state(self.problem.y0).size
             misfit = "" if found.y0.size == wanted else f"it has {found.y0.size} initial values, not {wanted}"
+            if self.inputs.closed_form is None and self.problem.differentiate_times and found.times is None:
+                misfit = "it has no d/dtimes"
         except UNREADABLE as error:
             misfit = sentence_of(error)
         if misfit:
@@ -235,6 +244,7 @@ class ReferenceSolver:
             description=f"{self.framework.reference_backend}, {_described(spec)}, compared with {_described(coarser)}",
             params_error=relative_error(coarse.params, fine.params),
             y0_error=relative_error(coarse.y0, fine.y0),
+            times_error=times_error(coarse, fine) or 0.0,
         )
         # Steps of a fixed length are short already, and those of a field that is not smooth.
         return self._doubted(found, coarse, coarser, spec) if chooses else found
@@ -244,7 +254,8 @@ class ReferenceSolver:
         assert self.inputs.closed_form is not None, "else the gradients are solved too"
         exact = self.inputs.closed_form()
         states = None if self.backend is None else self._states(self.backend, self.problem, spec)
-        return Reference(np.ravel(exact.y0), exact.params, "closed form", states=states)
+        times = exact.times if self.problem.differentiate_times else None
+        return Reference(np.ravel(exact.y0), exact.params, "closed form", times=times, states=states)
 
     def _solved(self, backend: AbstractBackend, spec: SolverSpec) -> Reference:
         gradients = backend.grad(self.problem, spec, self.framework)

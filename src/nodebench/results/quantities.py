@@ -32,9 +32,9 @@ trained models and what failed; and that of a baseline."""
 
 HOW_TAKEN: Mapping[str, str] = {
     "gradient error": (
-        "relative L2 distance of d/dparams and d/dy0 from a float64 reference of the continuous problem: the "
-        "closed form, or a far finer solve that states its own accuracy. An error is reported only if it is at "
-        "least 100 times the reference's own error"
+        "relative L2 distance of d/dparams and d/dy0, and of d/dtimes where the problem asks for it, from a float64 "
+        "reference of the continuous problem: the closed form, or a far finer solve that states its own accuracy. An "
+        "error is reported only if it is at least 100 times the reference's own error"
     ),
     "method error": (
         "the same distance from the exact gradient, in float64, of the discretisation that the backend chose: "
@@ -239,6 +239,14 @@ class GradientPart:
         tables={"exactness": "err dy0", "comparison": "error d/dy0", "baseline": "err dy0"},
         **_GRAD_ERROR,
     )
+    grad_error_times: float | None = _quantity(
+        meaning="Relative L2 distance of d/dtimes, the gradient with respect to the output times, from the reference "
+        "gradient; of problems that ask for it alone.",
+        own_error="reference_error_times",
+        only_if_any=True,
+        tables={"exactness": "err dt", "comparison": "error d/dtimes", "baseline": "err dt"},
+        **_GRAD_ERROR,
+    )
     grad_cosine_params: float | None = _quantity(
         meaning="Cosine of the angle between d/dparams and the reference's: 1 where both point the same way, whatever "
         "their lengths.",
@@ -259,6 +267,9 @@ class GradientPart:
         **_METHOD_ERROR,
     )
     method_error_y0: float | None = _quantity(meaning="The same of d/dy0.", **_METHOD_ERROR)
+    method_error_times: float | None = _quantity(
+        meaning="The same of d/dtimes, where the problem asks for it.", **_METHOD_ERROR
+    )
     forward_error: float | None = _quantity(
         meaning="Distance of the solution from the reference's at the output times, in units of the tolerance: root "
         "mean square of (y - y_ref) / (atol + rtol |y_ref|).",
@@ -277,6 +288,12 @@ class GradientPart:
     )
     reference_error_y0: float | None = _quantity(
         meaning="The same of d/dy0.", unit="relative", format="error", group="gradient error"
+    )
+    reference_error_times: float | None = _quantity(
+        meaning="The same of d/dtimes, where the problem asks for it.",
+        unit="relative",
+        format="error",
+        group="gradient error",
     )
     nfe_forward: int | None = _quantity(
         meaning="Field evaluations of the forward solve.",

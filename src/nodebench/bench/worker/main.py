@@ -220,7 +220,7 @@ class Worker(GradientPasses, Questions):
 
         entries: list[SweepEntry] = []
         if subject.backend is not None:
-            problem = training.trainer.problem(fixed)
+            problem = replace(training.trainer.problem(fixed), differentiate_times=False)
             entries = attempt("tolerance sweep", lambda: tolerance_sweep(subject, problem), [])
         none: tuple[RenderedPlot, ...] = ()
         task, model = subject.task, subject.cell.model
@@ -245,7 +245,9 @@ class Worker(GradientPasses, Questions):
         fixed = _fixed_batch(recipe, splits)
 
         def count() -> Evaluations:
-            step = subject.gradient_backend().gradient_step(trainer.problem(fixed), subject.spec, framework)
+            # A training differentiates its weights alone.
+            problem = replace(trainer.problem(fixed), differentiate_times=False)
+            step = subject.gradient_backend().gradient_step(problem, subject.spec, framework)
             return step.evaluations()
 
         return Training(
