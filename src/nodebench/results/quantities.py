@@ -32,9 +32,9 @@ trained models and what failed; and that of a baseline."""
 
 HOW_TAKEN: Mapping[str, str] = {
     "gradient error": (
-        "relative L2 distance of d/dparams and d/dy0, and of d/dtimes where the problem asks for it, from a float64 "
-        "reference of the continuous problem: the closed form, or a far finer solve that states its own accuracy. An "
-        "error is reported only if it is at least 100 times the reference's own error"
+        "relative L2 distance of d/dparams and d/dy0 from a float64 reference of the continuous problem: the "
+        "closed form, or a far finer solve that states its own accuracy. An error is reported only if it is at "
+        "least 100 times the reference's own error"
     ),
     "method error": (
         "the same distance from the exact gradient, in float64, of the discretisation that the backend chose: "
