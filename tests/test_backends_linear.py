@@ -1,5 +1,7 @@
 """Every backend against the closed form of the linear task, through the registry and whatever its framework."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -7,6 +9,10 @@ from hypothesis import strategies as st
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.bench.matrix import Request, plan
+from nodebench.bench.reference import ReferenceSolver, continuous_errors
+from nodebench.bench.saved import reference_from
+from nodebench.bench.worker.subject import build_problem, make_subject
 from nodebench.conformance.subjects import MATRIX, STATES
 from nodebench.frameworks.base import load_framework
 from nodebench.problem import SolverSpec
@@ -89,6 +95,28 @@ def test_gradients_are_the_closed_form(text, solver, loss, timed):
     assert (found.times is not None) == timed
     assert max(_errors(found, exact)) < 1e-6
     np.testing.assert_allclose(found.loss, exact.loss, rtol=1e-8)
+
+
+@EACH
+def test_errors_of_the_times_are_those_of_the_closed_form(text, solver):
+    """Of a problem that asks for d/dtimes, as a cell is judged; what is not asked for has no error."""
+    for options, is_asked in (("[differentiate_times=true]", True), ("", False)):
+        request = Request(
+            backends=(text,), tasks=(f"linear{options}",), solvers=(solver,), rtols=(1e-8,), max_steps=20_000,
+            measure="gradient", preset="smoke", dtype="float64",
+        )  # fmt: skip
+        [cell] = plan(request).cells
+        subject = make_subject(cell, "float64", 0.05)
+        built = build_problem(subject, subject.inputs())
+        gradients = subject.gradient_backend().grad(built.problem, subject.spec, subject.framework)
+        exact = ReferenceSolver(subject.framework, None, built.inputs, built.problem, "", Path())
+        found = continuous_errors(
+            reference_from(subject.framework, gradients, ""), exact._states_alone(subject.spec), subject.spec
+        )
+        assert built.untimed == ""
+        assert (found.grad_error_times is not None) == is_asked
+        assert found.reference_error_times == (0.0 if is_asked else None)
+        assert (found.grad_error_times or 0.0) < 1e-5
 
 
 @EACH

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from nodebench.bench.matrix import Request, plan
+from nodebench.bench.runner import settings_of
 from nodebench.errors import StoreError, UserError
 from nodebench.gating.baseline import (
     Baseline,
@@ -121,6 +123,15 @@ def test_what_is_no_baseline_is_refused(content, message):
     """With the file and what is wrong with it."""
     with pytest.raises(UserError, match=message):
         loads("f.json", content)
+
+
+def test_a_baseline_of_another_spelling_is_of_the_same_cells():
+    """Options at their defaults are left out of what a file names, and a file that names a cell twice keeps both."""
+    [new] = plan(Request(backends=("adjoint",), tasks=("linear",))).cells
+    old = replace(new, backend="adjoint[land=false,norm=full]")
+    content = [vars(settings_of(each)) for each in (old, new)]
+    assert [*loads("b", {"schema": 1, "cells": content[:1]}).cells] == [new.cell_id]
+    assert [*loads("b", {"schema": 1, "cells": content}).cells] == [old.cell_id, new.cell_id]
 
 
 def test_improvements_and_new_cells_are_taken_over():

@@ -1,8 +1,10 @@
 """A checkpoint is whole at any moment, wherever it lies, and a damaged one is told."""
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fsspec
@@ -10,8 +12,11 @@ import pytest
 from fsspec.registry import known_implementations
 
 from nodebench.bench import checkpoints
-from nodebench.bench.checkpoints import Progress, TrainingCheckpoint, remove_folder
+from nodebench.bench.checkpoints import Progress, TrainingCheckpoint, remove_old
+from nodebench.bench.matrix import Request, plan
+from nodebench.bench.work import checkpoint
 from nodebench.errors import CellError, CheckpointError, UserError
+from nodebench.results.machine import environment_key
 from nodebench.testing import FakeModel, FakeTrainer
 
 SAVE = """
@@ -98,13 +103,56 @@ def test_a_removed_checkpoint_is_gone(folder):
     assert restored(f"{folder}/d") == (2.0, Progress())
 
 
-def test_a_folder_goes_with_all_checkpoints(folder):
-    """All of a run's go at once; removing them once more is nothing."""
-    save(f"{folder}/c", 1.0)
-    save(f"{folder}/d", 2.0)
+def test_a_checkpoint_of_another_training_is_as_none(folder):
+    """Where the code or the data have changed, a training begins anew, and its checkpoint replaces the older one."""
+    url, trainer = f"{folder}/c", FakeTrainer(FakeModel(rate=9.0), 0.1)
+    old, new = TrainingCheckpoint(url, "old"), TrainingCheckpoint(url, "new")
+    old.save(FakeTrainer(FakeModel(rate=1.0), 0.1), Progress(epoch=2))
+    assert (new.restore(trainer), trainer.model.rate) == (Progress(), 9.0)
+    new.save(trainer, Progress(epoch=1))
+    assert old.restore(trainer) == Progress()
+    assert new.restore(trainer) == Progress(epoch=1)
+
+
+AGES = {
+    "0000000a/00000000000a.checkpoint": "older",
+    "0000000a/00000000000b.checkpoint": "newer",
+    "0000000b/.00000000000a.checkpoint-x1/weights": "older",
+    "0000000b/.00000000000b.checkpoint-x2/weights": "newer",
+    "0000000a/notes.txt": "mine",
+    "00000000000c.checkpoint": "mine",
+    "a/0000000a/00000000000a.checkpoint.zip": "mine",
+}
+
+
+def test_what_has_not_been_written_to_for_long_is_removed(tmp_path):
+    """Of what is ours, on whichever machine it was written; whatever else lies in the folder is somebody's."""
+    now = time.time()
+    for name, age in AGES.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+        days = checkpoints.KEPT_DAYS + (-0.1 if age == "newer" else 0.1)
+        os.utime(path, (now, now - days * 86400))
     for _ in range(2):
-        remove_folder(folder)
-    assert restored(f"{folder}/c") == restored(f"{folder}/d") == (9.0, Progress())
+        remove_old(str(tmp_path))
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {name for name, age in AGES.items() if age != "older"}
+    assert not (tmp_path / "0000000b" / ".00000000000a.checkpoint-x1").exists()
+
+
+def test_nothing_is_removed_where_there_is_nothing(folder):
+    """Nor is what has just been written."""
+    remove_old(folder)
+    save(f"{folder}/0000000a/00000000000a.checkpoint", 1.0)
+    remove_old(folder)
+    assert restored(f"{folder}/0000000a/00000000000a.checkpoint")[0] == 1.0
+
+
+def test_what_is_ours_is_what_a_training_writes():
+    """The rule by which files are known is that of the runner's folder and of the work's file."""
+    cell = plan(Request(backends=("nodebench.testing:FakeBackend",), tasks=("nodebench.testing:FakeTask",))).cells[0]
+    assert checkpoints.OURS.search(f"/x/{environment_key({})}/{checkpoint('', cell).lstrip('/')}")
 
 
 @pytest.mark.parametrize("moment", ["weights", "archive", "disk", "name"])
@@ -215,7 +263,7 @@ def test_another_file_is_no_checkpoint(tmp_path):
 def test_a_package_that_is_missing_is_named(monkeypatch):
     """The message says what to install."""
     monkeypatch.setitem(known_implementations, "far", {"class": "nosuchfs.FarFileSystem"})
-    for act in (lambda url: save(url, 1.0), restored, lambda url: TrainingCheckpoint(url).remove(), remove_folder):
+    for act in (lambda url: save(url, 1.0), restored, lambda url: TrainingCheckpoint(url).remove(), remove_old):
         with pytest.raises(UserError, match=r"`far://bucket/c` needs .* pip install nosuchfs$"):
             act("far://bucket/c")
 
@@ -232,5 +280,5 @@ def test_a_path_may_hold_what_means_something_in_a_url(tmp_path):
     save(url, 1.0)
     assert restored(url)[0] == 1.0
     assert (tmp_path / "a::b" / "[c]*" / "d?").is_file()
-    remove_folder(f"{tmp_path}/a::b")
-    assert list(tmp_path.iterdir()) == []
+    TrainingCheckpoint(url).remove()
+    assert list((tmp_path / "a::b" / "[c]*").iterdir()) == []

@@ -27,11 +27,12 @@ from commands import nodebench  # noqa: E402
 from fake_ray import FakeRay  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
+from nodebench import api  # noqa: E402
 from nodebench.bench.executors.ray import connection, executor, inspection, nodes, remote, tracking  # noqa: E402
 from nodebench.bench.executors.ray.connection import AUTH_MODE, connected, probe  # noqa: E402
 from nodebench.bench.executors.ray.executor import needs, ray_executor  # noqa: E402
 from nodebench.bench.executors.ray.inspection import NodeInspection, Requirements  # noqa: E402
-from nodebench.bench.executors.ray.nodes import alive_nodes, inspect, software  # noqa: E402
+from nodebench.bench.executors.ray.nodes import alive_nodes, inspect  # noqa: E402
 from nodebench.bench.executors.ray.remote import RunSpec, claimed, unfitness  # noqa: E402
 from nodebench.bench.matrix import Request, plan  # noqa: E402
 from nodebench.bench.request import ExecutorOptions, Settings  # noqa: E402
@@ -39,7 +40,11 @@ from nodebench.bench.runner import Runner  # noqa: E402
 from nodebench.bench.work import GroupWork, TrainingWork  # noqa: E402
 from nodebench.cli import app  # noqa: E402
 from nodebench.errors import UserError  # noqa: E402
-from nodebench.results.machine import available_cores, fingerprint  # noqa: E402
+from nodebench.options import RecommendOptions, ReproduceOptions  # noqa: E402
+from nodebench.paper import plans, reproductions  # noqa: E402
+from nodebench.paper.plans import Part, Reproduction  # noqa: E402
+from nodebench.reports.document import Document  # noqa: E402
+from nodebench.results.machine import available_cores, fingerprint, software  # noqa: E402
 from nodebench.results.store import Store  # noqa: E402
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
@@ -372,7 +377,7 @@ class WeightsStore(Store):
         self.weights = {}
 
     def append(self, record, plots=()):
-        [path] = self.path.parent.glob(f"checkpoints/*/{record.cell_id}")
+        [path] = self.path.parent.glob(f"checkpoints/*/{record.cell_id}.checkpoint")
         with zipfile.ZipFile(path) as checkpoint:
             self.weights[record.cell_id] = dict(members(checkpoint.read("weights")))
         super().append(record, plots)
@@ -430,7 +435,7 @@ def progress_in(folder):
     """How far the only training is that has a checkpoint in a folder; None where there is none yet."""
     for path in folder.glob("*/*"):
         with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as checkpoint:
-            return json.loads(checkpoint.read("progress.json"))
+            return json.loads(checkpoint.read("progress.json"))["progress"]
     return None
 
 
@@ -580,6 +585,88 @@ def test_an_exception_ends_all_work_that_is_under_way(tmp_path, fake):
             perform=until_its_node_is_lost,
         )  # fmt: skip
     assert (fake.members["first"].tasks, fake.waiting) == ([], [])
+
+
+@pytest.fixture
+def joined(fake, monkeypatch):
+    """A fake cluster that commands can join, and their options for it.
+
+    It has one node that does one thing at a time: launchers of workers are a process's, and fake nodes share one.
+    """
+    monkeypatch.setattr(connection, "probe", lambda _: None)
+    fake.add("n0")
+    return {"executor": "ray", "ray_address": fake.address}
+
+
+def invoked(*arguments):
+    """A command in this process, on the fake cluster."""
+    return CliRunner().invoke(app, [*arguments, "--executor", "ray", "--ray-address", FakeRay.address])
+
+
+def test_a_scaling_on_nodes(tmp_path, joined):
+    """`scale` has its places measured on nodes, from the command line and from Python, and fits the same laws."""
+    asked = {"backends": BACKEND, "tasks": TASK, "over": "batch", "values": [4, 8, 16], "rounds": 1}
+    records, laws = api.scale(**asked, **joined, store=tmp_path / "there.db")
+    assert {(record.status, record.node) for record in records} == {("ok", "n0")}
+    _, here = api.scale(**asked, store=tmp_path / "here.db")
+    assert [law.law for law in laws if law.quantity == "nfe"] == [law.law for law in here if law.quantity == "nfe"]
+    given = ["-b", BACKEND, "-t", TASK, "--over", "batch", "--values", "4,8,16", "--rounds", "1", "--json"]
+    done = invoked("scale", *given, "--store", str(tmp_path / "command.db"))
+    assert done.exit_code == 0, done.output
+    assert Store(tmp_path / "command.db").runs()[0].environment["executor"] == f"ray {ray.__version__}"
+
+
+@pytest.mark.usefixtures("joined")
+def test_a_reproduction_on_nodes(tmp_path, monkeypatch):
+    """`reproduce` has its cells measured on nodes; what any node with this software has measured counts afterwards."""
+    part = Part("training", (Request(tasks=(TASK,), models=("all",), backends=(BACKEND,), measure="training"),))
+    monkeypatch.setattr(plans, "REPRODUCTIONS", {"fake": Reproduction("fake", "Fakes", "none.none", (part,))})
+    told = []
+
+    def page(source):
+        told.append(source)
+        return Document("a page", (), (), ())
+
+    monkeypatch.setattr(reproductions, "page_of", page)
+    given = ("reproduce", "fake", "--preset", "smoke", "--retries", "2", "-o", str(tmp_path / "page.md"))
+    stored = ("--store", str(tmp_path / "r.db"))
+    for _ in range(2):
+        done = invoked(*given, *stored)
+        assert done.exit_code == 0, done.output
+    store = Store(tmp_path / "r.db")
+    assert [(run.n_cells, run.environment["executor"]) for run in store.runs()] == [(2, f"ray {ray.__version__}")]
+    assert {record.node for record in store.records()} == {"n0"}
+    assert f"--executor ray --ray-address {FakeRay.address} --retries 2" in told[0].measuring
+    # What another machine with this software has measured counts for a cluster, and not for this machine.
+    key = store.save_environment({**fingerprint(), "cpu": "abacus"})
+    for record in store.records():
+        with store.transaction() as db:
+            db.execute("UPDATE records SET environment = ? WHERE cell_id = ?", (key, record.cell_id))
+    assert "0 of 2 cells to be measured" in invoked(*given, *stored, "--dry-run").output
+    here = CliRunner().invoke(app, [*given[:4], *stored, "--dry-run"])
+    assert "2 of 2 cells to be measured" in here.output
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda: api.scale(backends=BACKEND, tasks=TASK, checkpoint_dir="here"), "a scaling trains nothing"),
+        (lambda: api.scale(backends=BACKEND, tasks=TASK, retries=1), "`--retries` belongs to `--executor ray`"),
+        (lambda: invoke("reproduce", "table2", "--retries", "1"), "`--retries` belongs to `--executor ray`"),
+        (lambda: invoke("reproduce", "table2", "--executor", "slurm"), "unknown executor 'slurm'"),
+        (lambda: invoke("reproduce", "table2", "--executor", "ray", "--no-run"), "`--no-run` measures nothing"),
+        (lambda: ReproduceOptions(executor="ray", allow_mixed=True), "figures of one version of everything"),
+        (lambda: RecommendOptions(run="latest", executor="ray"), "in turns on this machine"),
+    ],
+)
+def test_what_an_executor_cannot_do_is_a_sentence(call, expected):
+    """Each is refused before anything is joined or started."""
+    with pytest.raises(UserError, match=expected):
+        call()
+
+
+def invoke(*arguments):
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_a_node_out_of_memory(tmp_path, three):

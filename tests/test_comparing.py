@@ -106,6 +106,17 @@ def test_a_function_closes_over_modules_or_comes_with_parameters():
     assert (free.status, free.grad_error_params) == ("ok", None)
 
 
+def test_times_that_require_a_gradient_are_differentiated():
+    """Their error is beside the others, with the reference's own."""
+    (record,) = quick(t=torch.linspace(0.0, 1.0, 3, requires_grad=True)).records
+    assert record.status == "ok", record.reason
+    assert record.grad_error_times < 1e-2
+    assert record.reference_error_times < record.grad_error_times
+    assert record.method_error_times < 1e-4
+    with pytest.raises(UserError, match="`differentiate_times` must be True or False; got 'yes'"):
+        compare(Field(), Y0, [0.0, 1.0], differentiate_times="yes")
+
+
 def test_what_cannot_be_sent_is_named(tmp_path):
     """By the names that lead to it from the field or the loss."""
     field = Field()

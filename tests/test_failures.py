@@ -32,7 +32,7 @@ def run(tmp_path, continuation="new", **changes):
 
 def named(plugin, **options):
     """A plugin with options, as a record has it."""
-    return registry.canonical(f"{plugin}[{','.join(f'{name}={value}' for name, value in options.items())}]")
+    return registry.canonical("backend", f"{plugin}[{','.join(f'{name}={value}' for name, value in options.items())}]")
 
 
 def test_a_command_that_raises_is_the_row_of_its_cell(tmp_path):

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from browser import check_page
 
+from nodebench.options import ReproduceOptions
+from nodebench.paper.plans import REPRODUCTIONS
+from nodebench.paper.reproductions import answers
 from nodebench.printing import View, print_records
 from nodebench.reports.comparison import Machines
 from nodebench.reports.document import Chart, Drawing, contents, key, mebibytes, milliseconds, number
@@ -81,6 +84,14 @@ def test_the_sentences_of_the_readme_are_those_of_their_stores(stores):
     flat = " ".join(README.split())
     assert [text for text in quoted if text not in flat] == []
     assert "quick" in trained
+
+
+def test_the_gallery_has_every_cell_of_the_reproductions(stores):
+    """Whichever version measured it, and however it spelled the cell."""
+    for name, declared in REPRODUCTIONS.items():
+        for part in declared.parts:
+            planned = part.plan(ReproduceOptions())
+            assert answers(stores["paper"], planned).keys() == {cell.cell_id for cell in planned.cells}, name
 
 
 def test_the_terminal_of_the_readme_is_that_of_its_store(stores, capsys):

@@ -16,6 +16,9 @@ from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.diffrax.solve import controller
 from nodebench.backends.step_size import chosen_first_step
+from nodebench.bench.matrix import Request, plan
+from nodebench.bench.worker.passes import told_untimed
+from nodebench.bench.worker.subject import build_problem, make_subject
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.frameworks.jax.framework import Jax
 from nodebench.problem import Problem, SolverSpec
@@ -79,6 +82,18 @@ def test_all_three_diffrax_backends_are_installed():
 def test_gradients_are_the_closed_form(text, controller, times):
     """State, parameters and (where supported) times agree with the matrix exponential, in both directions of time."""
     assert _error(text, times, replace(TIGHT, controller=controller)) < 1e-6
+
+
+@pytest.mark.parametrize(("text", "has"), [("diffrax", True), ("jax-odeint", True), ("diffrax-backsolve", False)])
+def test_a_method_without_gradients_of_times_is_measured_without(text, has):
+    """Where a problem asks for them; why it has none is a note of its cell."""
+    request = Request(backends=(text,), tasks=("linear[differentiate_times=true]",), preset="smoke")
+    [cell] = plan(request).cells
+    subject = make_subject(cell, "float64", 0.05)
+    built = build_problem(subject, subject.inputs())
+    assert (built.problem.differentiate_times, built.untimed == "") == (has, has)
+    told = told_untimed(built)
+    assert told == "" if has else "no grad_error_times of diffrax-backsolve, whose step is taken without it" in told
 
 
 def test_the_error_of_the_backward_solve_falls_with_the_tolerance():

@@ -1,11 +1,23 @@
 """What must not be ranked, and which figures must not be kept."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from nodebench.bench.judge import disagreement, unlike, unlike_fields, wrong_gradient
-from nodebench.bench.reference import ignorance, refusal, sought, state_refusal
+from nodebench.bench.judge import disagreement, method_errors, unlike, unlike_fields, wrong_gradient
+from nodebench.bench.reference import (
+    continuous_errors,
+    ignorance,
+    judged_errors,
+    refusal,
+    sought,
+    state_refusal,
+    suffices,
+)
+from nodebench.bench.saved import Reference
+from nodebench.problem import SolverSpec
 from nodebench.results.quantities import GradientPart
 
 
@@ -98,3 +110,28 @@ def test_a_solution_is_judged_by_one_ten_times_better(own, steps, judges):
     """What is known less well than to a tenth of what is allowed judges nothing; nor does what is no number."""
     assert (state_refusal(own, steps) is None) == judges
     assert state_refusal(math.nan, steps) is not None
+
+
+def gradients(**changes):
+    return Reference(**{"y0": np.ones(2), "params": {"A": np.ones(3)}, "description": "d", **changes})
+
+
+def test_gradients_of_the_times_are_kept_and_judged(tmp_path):
+    """Beside the others where there are any; a method without them is no misfit."""
+    exact = gradients(times=np.array([1.0, 0.0]), times_error=1e-9, states=np.ones(2))
+    for each in (exact, gradients()):
+        each.save(tmp_path / "r.npz")
+        read = Reference.load(tmp_path / "r.npz")
+        assert (read.sizes, read.times_error, read.largest) == (each.sizes, each.times_error, each.largest)
+    found = gradients(times=np.array([1.1, 0.0]), states=np.ones(2))
+    errors = continuous_errors(found, exact, SolverSpec())
+    assert errors.grad_error_times == pytest.approx(0.1)
+    assert judged_errors(errors)["grad_error_times"] == (errors.grad_error_times, 1e-9)
+    assert method_errors(found, exact).method_error_times == pytest.approx(0.1)
+    for one, other in ((gradients(states=np.ones(2)), exact), (found, gradients(states=np.ones(2)))):
+        without = continuous_errors(one, other, SolverSpec())
+        assert (without.grad_error_times, "grad_error_times" in judged_errors(without)) == (None, False)
+        assert one.misfit(other) is None
+    assert found.misfit(gradients(times=np.ones(3))) == "d/dtimes has 2 numbers, not 3"
+    assert not suffices(replace(exact, times_error=0.01), found, SolverSpec(), 1)
+    assert suffices(exact, found, SolverSpec(), 1)

@@ -11,6 +11,7 @@ from nodebench.options import ReproduceOptions
 from nodebench.paper.pages import UNLIKE, Place, Sample, Source
 from nodebench.paper.plans import REPRODUCTIONS, page_of
 from nodebench.paper.verdicts import below, exponent
+from nodebench.registry import parse
 from nodebench.reports.document import Bullets, Chart, Document, Drawing, Missing, Section, Table
 from nodebench.reports.series import BACKENDS, style
 from nodebench.reports.writers import html, latex, markdown
@@ -121,7 +122,7 @@ def rows(page, name):
 
 def spirals(errors):
     """Figures of the spirals by model and observations."""
-    return lambda _, cell: {"metric_value": errors[cell.model][int(cell.task.split("=")[1][:-1])]}
+    return lambda _, cell: {"metric_value": errors[cell.model][int(parse(cell.task)[1].get("observations", 50))]}
 
 
 GOOD = {"rnn": {30: 0.5, 50: 0.4, 100: 0.3}, "latent-ode": {30: 0.25, 50: 0.2, 100: 0.1}}

@@ -22,7 +22,7 @@ def _workers_find_the_fakes(monkeypatch):
 
 def measure(tmp_path, *options, settings=QUICK, backend="rough:Midpoint", **changes):
     """Records of the midpoint rule by its options, and what was told of reference gradients."""
-    names = {registry.canonical(f"{backend}[{text}]"): text for text in options}
+    names = {registry.canonical("backend", f"{backend}[{text}]"): text for text in options}
     common = {"tasks": ("rough:Opaque",), "measure": "gradient", "preset": "smoke"}
     request = Request(**{"backends": tuple(names), **common, **changes})
     store, events = Store(tmp_path / "results.db"), []

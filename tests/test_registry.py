@@ -59,11 +59,6 @@ def test_a_missing_library_is_named(tmp_path):
         registry.load("backend", f"{file}:Mine", AbstractBackend)
 
 
-def test_canonical_spelling_sorts_options():
-    """Two spellings of the same options are the same cell."""
-    assert registry.canonical(" x[b=2, a=1]") == "x[a=1,b=2]"
-
-
 def test_lists_split_outside_brackets():
     """Commas within brackets do not separate names."""
     assert registry.split_list("a,b[x=1,y=2], c") == ["a", "b[x=1,y=2]", "c"]
@@ -316,3 +311,45 @@ def test_a_run_tells_what_is_wrong_with_each_plugin_and_measures_the_others(tmp_
     assert records[FAKE]["status"] == "ok"
     for name, (_, _, sentence) in RUN_BAD.items():
         assert sentence in records[bad[name]]["reason"]
+
+
+SPELLINGS = [
+    ("backend", " nosuch[b=2, a=1]", "nosuch[a=1,b=2]"),
+    ("backend", "adjoint[norm=full]", "adjoint"),
+    ("backend", "adjoint[norm=seminorm,land=False]", "adjoint[norm=seminorm]"),
+    ("backend", "direct[compile=True]", "direct[compile=true]"),
+    ("backend", "checkpoint[checkpoints=all]", "checkpoint"),
+    ("backend", "checkpoint[checkpoints=08]", "checkpoint[checkpoints=8]"),
+    ("backend", "diffrax[max_step=1e-3]", "diffrax[max_step=0.001]"),
+    ("backend", "reversible[coupling=.9990]", "reversible"),
+    ("task", "mnist[downsampling=conv]", "mnist"),
+    ("task", "cnf[dataset=moons,hidden=32]", "cnf[hidden=32]"),
+    ("task", "linear[horizon=2,loss=end,n_times=5]", "linear"),
+    ("task", "cnf[hiden=3]", "cnf[hiden=3]"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "expected"), SPELLINGS)
+def test_a_cell_has_one_spelling(kind, text, expected):
+    """Options sorted, without those at their defaults, numbers and truths in one form; once spelled so, it stays."""
+    assert registry.canonical(kind, text) == expected
+    assert registry.canonical(kind, expected) == expected
+
+
+def test_plugins_have_one_spelling_too(tmp_path):
+    """Defaults are read from the source: literals, constants of the module, and fields of a dataclass."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import dataclass, field\n\nSAFETY: float = 0.5\nNAME = make()\n\n\nclass Mine:\n"
+        "    safety: float = SAFETY\n    order: int = field(default=3)\n    name: str = NAME\n    text: str = '1.0'\n"
+        "    tries: 'int | None' = None\n    wide: bool = True\n"
+    )
+    spelled = {
+        "safety=0.50,order=3,text=1.0,wide=yes": "",
+        "safety=1,order=03.0": "[safety=1]",
+        "text=1,tries=+7,wide=0": "[text=1,tries=7,wide=false]",
+        "name=x,tries=None": "[name=x,tries=None]",
+        "order=1e1": "[order=1e1]",
+    }
+    for text, expected in spelled.items():
+        assert registry.canonical("backend", f"{file}:Mine[{text}]") == f"{file}:Mine{expected}", text

@@ -159,8 +159,8 @@ def test_counts_are_counts_alone(tmp_path):
 def fake(monkeypatch):
     """A reproduction that needs no framework, one of whose cells fails."""
 
-    def install(behaviour="ok"):
-        backends = (BACKEND, f"{BACKEND}[behaviour={behaviour}]")
+    def install(options="sleep_s=0.001"):
+        backends = (BACKEND, f"{BACKEND}[{options}]")
         counted = Part("counts", (Request(tasks=(TASK,), backends=backends, measure="counts"),))
         declared = Reproduction("fake", "Fakes", "none.none", (TRAINING, counted))
         monkeypatch.setattr(plans, "REPRODUCTIONS", {"fake": declared})
@@ -196,7 +196,7 @@ def shown(monkeypatch):
 def test_a_reproduction_ends_in_a_page_and_goes_on(tmp_path, monkeypatch, fake):
     """A cell that fails ends nothing: the page is written, the exit code 1, and only that cell is measured again."""
     shown(monkeypatch)
-    fake("until,path=" + str(tmp_path / "mended"))
+    fake("behaviour=until,path=" + str(tmp_path / "mended"))
     arguments = ("fake", "--preset", "smoke", "--store", str(tmp_path / "r.db"), "-o", str(tmp_path / "page.md"))
     first = reproduce(*arguments)
     assert first.exit_code == 1

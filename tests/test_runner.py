@@ -1,6 +1,7 @@
 """The runner leaves a row for every cell, whatever becomes of its worker. Needs no torch and no JAX."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -376,6 +377,83 @@ def test_an_interrupted_run_goes_on(tmp_path, number):
     assert resumed.metric_value == fresh.metric_value
     assert [e["train_loss"] for e in resumed.history] == [e["train_loss"] for e in fresh.history]
     assert resumed.step_s is not None
+
+
+def left(tmp_path):
+    """The checkpoints that there are."""
+    return list((tmp_path / "checkpoints").glob("*/*"))
+
+
+@pytest.mark.parametrize("continuation", ["rerun-failed", "new"])
+def test_a_training_whose_time_was_over_goes_on(tmp_path, continuation):
+    """Measured again, in its run or in another one, it ends as an undisturbed one, and its record says so."""
+    slow = {"tasks": (f"{TASK}[train_sleep_s=0.05]",), "measure": "training"}
+    limited = Settings(rounds=1, timeout_s=1.2)  # of three epochs of half a second
+    found = [measure(tmp_path, limited, **slow)[BACKEND]]
+    assert (found[0].status, len(left(tmp_path))) == ("timeout", 1)
+    found.append(measure(tmp_path, continuation=continuation, **slow)[BACKEND])
+    assert (found[1].status, found[1].attempt) == ("ok", 2 if continuation == "rerun-failed" else 1)
+    assert left(tmp_path) == []
+    fresh = measure(tmp_path / "fresh", measure="training")[BACKEND]
+    assert found[1].metric_value == fresh.metric_value
+    assert [e["train_loss"] for e in found[1].history] == [e["train_loss"] for e in fresh.history]
+    [note] = [note for note in found[1].notes if "went on from its checkpoint" in note]
+    assert re.search(r"after step [12]0 of 30; its time is that of all its parts", note)
+    assert found[1].train_s > 30 * 0.05
+    assert not [note for note in fresh.notes if "checkpoint" in note]
+
+
+def test_a_training_whose_worker_died_goes_on(tmp_path):
+    """With the code as it was; where that has changed, it begins anew."""
+    plugin = tmp_path / "mortal.py"
+    dying = f"{plugin}:Mortal[until={tmp_path / 'mended'}]"
+    plugin.write_text(MORTAL)
+    asked = {"tasks": (dying,), "models": ("constant",), "backends": (), "measure": "training"}
+    died = measure(tmp_path, **asked)[None]
+    assert died.status == "failed"
+    assert "died" in died.reason or "exit" in died.reason
+    assert len(left(tmp_path)) == 1
+    kept = left(tmp_path)[0].read_bytes()
+    (tmp_path / "mended").touch()
+    again = measure(tmp_path, **asked)[None]
+    assert (again.status, left(tmp_path)) == ("ok", [])
+    assert any("after step 20 of 30" in note for note in again.notes)
+    plugin.write_text(MORTAL + "\n# another program\n")
+    [folder] = (tmp_path / "checkpoints").iterdir()
+    (folder / f"{died.cell_id}.checkpoint").write_bytes(kept)
+    anew = measure(tmp_path, **asked)[None]
+    assert anew.status == "ok"
+    assert not any("checkpoint" in note for note in anew.notes)
+    assert anew.metric_value == again.metric_value
+    assert left(tmp_path) == []
+
+
+MORTAL = """
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from nodebench.testing import FakeTask
+
+@dataclass(frozen=True)
+class Mortal(FakeTask):
+    until: str = ""
+
+    def recipe(self, model, preset):
+        def augment(batch, rng):
+            seen.append(0)
+            if len(seen) == 25 and not Path(self.until).exists():
+                os._exit(3)
+            return batch
+        return replace(super().recipe(model, preset), augment=augment)
+
+seen = []
+"""
+
+
+def test_a_training_that_diverged_leaves_no_checkpoint(tmp_path):
+    """It would diverge again."""
+    record = measure(tmp_path, tasks=(f"{TASK}[diverges=true]",), measure="training")[BACKEND]
+    assert (record.status, left(tmp_path)) == ("diverged", [])
 
 
 def test_resume_measures_only_what_is_missing(tmp_path):

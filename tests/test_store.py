@@ -6,17 +6,20 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from nodebench.bench.matrix import Request, plan
+from nodebench.bench.runner import settings_of
 from nodebench.errors import StoreError, UserError
 from nodebench.installed import runs
 from nodebench.options import GateOptions, RecommendOptions, ReproduceOptions, RunOptions, ScaleOptions
 from nodebench.plots import RenderedPlot
 from nodebench.results.machine import environment_key, environment_of
-from nodebench.results.record import SCHEMA_VERSION, Record
+from nodebench.results.record import SCHEMA_VERSION, Measurement, Record
 from nodebench.results.store import Store, now
 
 
@@ -236,6 +239,51 @@ def test_a_store_of_an_older_version_is_gone_on_with(old_store):
     store.save_sources("r1", {"a.py": "1"})
     found = [(r.cell_id, r.attempt, r.field_value) for r in Store(old_store).records(all_attempts=True)]
     assert found == [("c2", 1, None), ("c1", 1, None), ("c1", 2, 0.5)]
+
+
+def spelled_out(**options):
+    """Cells of an older version, which kept options at their defaults in names, and those of this one, in pairs."""
+    found = plan(Request(backends=("adjoint",), tasks=("linear", "cnf"), models=("all",), **options)).cells
+    named = {"linear": "linear[horizon=2.0,loss=end]", "cnf": "cnf[dataset=moons]"}
+    backend = {"adjoint": "adjoint[norm=full]", None: None}
+    return [(replace(cell, task=named[cell.task], backend=backend[cell.backend]), cell) for cell in found]
+
+
+@pytest.mark.parametrize("options", [{}, {"first_step": 0.125}, {"rtols": (1e-5,), "max_steps": 99, "seeds": (3,)}])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_cells_of_an_older_version_are_those_of_this_one(tmp_path, read_only, options):
+    """Their names have one spelling, and ids go with it, of plots and unfinished measurements too."""
+    store = Store(tmp_path / "results.db")
+    pairs = spelled_out(**options)
+    plot = RenderedPlot("p", "caption", "alternative", b"<svg/>")
+    for old, _ in pairs:
+        settings = vars(settings_of(old))
+        store.append(make_record(**{**settings, "run_id": "r1"}, first_step=0.125), [plot])
+        store.save_measurement("r1", old.cell_id, Measurement(loss=1.0))
+    foreign = make_record(run_id="r2", cell_id="other", task="linear[loss=end]", backend="adjoint")
+    store.append(foreign)  # of a cell of which something is not known
+    make_older(store)
+    again = Store(store.path, read_only=read_only)
+    found = again.records(["r1"])
+    assert [vars(record.settings) for record in found] == [vars(settings_of(new)) for _, new in pairs]
+    assert {new.cell_id for _, new in pairs} == again.measurements("r1").keys()
+    assert all(again.plots("r1", new.cell_id) == (plot,) for _, new in pairs)
+    assert again.records(["r2"]) == [foreign]
+
+
+def make_older(store):
+    with sqlite3.connect(store.path) as db:
+        db.execute("PRAGMA user_version = 8")
+
+
+def test_a_cell_that_an_older_version_measured_twice_is_kept_twice(tmp_path):
+    """Where a run has both spellings, none is lost."""
+    store = Store(tmp_path / "results.db")
+    pair = spelled_out()[0]
+    for cell in pair:
+        store.append(make_record(**vars(settings_of(cell))))
+    make_older(store)
+    assert [record.cell_id for record in Store(store.path).records()] == [cell.cell_id for cell in pair]
 
 
 def test_a_file_keeps_the_digest_of_its_first_loading(tmp_path):

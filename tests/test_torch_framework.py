@@ -326,3 +326,19 @@ def test_a_backend_that_breaks_its_contract_is_told(spoil, message):
     step = framework.gradient_step(solve, problem, SolverSpec(first_step=0.5, dtype="float64"))
     with pytest.raises(PluginError, match=message):
         step.evaluations()
+
+
+def test_times_that_require_a_gradient_are_differentiated():
+    """A model asks so for d/dtimes, without a word; other times are left alone."""
+    framework = Torch("cpu", "float64", 1)
+
+    class Model(nn.Module):
+        def problem(self, batch):
+            del batch
+            return Problem(nn.Linear(1, 1), torch.ones(2, 1), times, torch.sum)
+
+    for asked in (True, False):
+        times = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=asked)
+        found = framework.problem(Model(), {})
+        assert (found.differentiate_times, found.times.requires_grad) == (asked, False)
+        assert torch.equal(found.times, times)

@@ -55,7 +55,7 @@ def jitter(batch, rng):
 @pytest.mark.parametrize("place", ["{tmp_path}", "memory://{tmp_path}"])
 def test_a_killed_training_ends_the_same(tmp_path, monkeypatch, life, place):
     """Killed after any number of steps, with a checkpoint after each, the result is that of an undisturbed training."""
-    monkeypatch.setattr(module, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(module, "CHECKPOINT_S", (0.0, 0.0))
     folder = place.format(tmp_path=tmp_path)
     undisturbed = make_training(f"{folder}/a", augment=jitter)
     expected = undisturbed.run()
@@ -66,6 +66,21 @@ def test_a_killed_training_ends_the_same(tmp_path, monkeypatch, life, place):
     assert resumed.trainer.model.rate == undisturbed.trainer.model.rate
     assert [e["train_loss"] for e in found.history] == [e["train_loss"] for e in expected.history]
     assert np.array_equal(resumed.trainer.seen, undisturbed.trainer.seen[life:])
+    assert (expected.parts, found.parts) == ([], [life])
+
+
+def test_a_training_that_is_stopped_soon_has_a_checkpoint(tmp_path, monkeypatch):
+    """The first comes early and later ones seldom: of one stopped at any moment at least half is there."""
+    clock = iter(np.arange(0.0, 1000.0, 0.25))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    saved = []
+    monkeypatch.setattr(TrainingCheckpoint, "save", lambda _self, _trainer, progress: saved.append(progress.step))
+    make_training(tmp_path / "c", epochs=1, steps_per_epoch=400).run()
+    within = np.array([step for step in saved if step])
+    assert len(within) > 10
+    assert within[0] < 8
+    assert (within[1:] <= 2 * within[:-1] + 8).all()
+    assert len(set(np.diff(within)[-4:])) == 1  # a pause that no longer grows
 
 
 def test_an_epoch_sees_every_example_once(tmp_path):

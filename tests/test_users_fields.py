@@ -228,9 +228,26 @@ def test_states_of_any_shape_in_jax(tmp_path):
     task = jax_file(tmp_path, f"return {rate}", init, attributes=attributes, states=states)
     assert 0 < trained(tmp_path, task, "diffrax").found.metric_value < 1
     (tmp_path / "bare").mkdir()
-    bare = jax_file(tmp_path / "bare", "return -y * jnp.sin(t)", "self.net = None", states="rng.standard_normal(n)")
+    bare = jax_file(
+        tmp_path / "bare", "return -y * jnp.sin(t)", "self.net = None", states="rng.standard_normal(n)", task=TIMED
+    )
     with pytest.raises(UnsupportedError, match="nothing to train"):
         trained(tmp_path, bare, "diffrax")
     errors = measured(tmp_path, bare, "diffrax")
     assert errors.grad_error_params is None
     assert errors.grad_error_y0 < 1e-2
+    assert errors.grad_error_times < 1e-2
+
+
+TIMED = "differentiate_times: ClassVar = True"
+
+
+def test_a_task_asks_for_gradients_of_its_times(tmp_path):
+    """By an attribute; they are judged by a reference that states its own error, and a training does without."""
+    task = torch_file(tmp_path, task=TIMED, times=(0.0, 0.5, 1.0))
+    errors = measured(tmp_path, task, "direct")
+    assert 0 < errors.grad_error_times < 1e-2
+    assert 0 < errors.reference_error_times < errors.grad_error_times
+    (tmp_path / "plain").mkdir()
+    assert measured(tmp_path / "plain", torch_file(tmp_path / "plain"), "direct").grad_error_times is None
+    assert trained(tmp_path, task, "direct").found.metric_value > 0

@@ -258,7 +258,7 @@ def test_a_path_may_have_any_character(folders, monkeypatch, folder, capsys):
         "linear[x=1,y=2]", path, f"{path}[hidden=3,y=2]", "cnf",
     ]  # fmt: skip
     assert registry.parse(f"{path}[hidden=3]") == (path, {"hidden": "3"})
-    assert registry.canonical(f"{path}[ y=1,hidden=3 ]") == f"{path}[hidden=3,y=1]"
+    assert registry.canonical("task", f"{path}[ y=1,hidden=3 ]") == f"{path}[hidden=3,y=1]"
     monkeypatch.setattr(sys, "argv", ["nodebench", "run", "--dry-run", "-b", BACKEND, "-t", f"{path}[hidden=3],{TASK}"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -285,6 +285,7 @@ def run(
     ScaleOptions,
     *("backends", "tasks", "over", "values", "models", "preset", "solvers", "controller", "dtype", "device", "seeds"),
     *("threads", "jobs", "rounds", "budget_s", "timeout_s", "resume"),
+    *(name for name in names_of(ExecutorOptions) if name != "checkpoint_dir"),
 )
 def scale(options: ScaleOptions, *, as_json: JsonOption = False) -> None:
     """Measure how memory, evaluations and time grow, and print the exponents beside those of theory."""
@@ -326,7 +327,11 @@ def recommend(options: RecommendOptions, *, as_json: JsonOption = False) -> None
 
 
 @app.command()
-@options(ReproduceOptions, "preset", "seeds", "threads", "device")
+@options(
+    ReproduceOptions,
+    *("preset", "seeds", "threads", "device", "jobs", "timeout_s"),
+    *(name for name in names_of(ExecutorOptions) if name != "allow_mixed"),
+)
 def reproduce(
     options: ReproduceOptions,
     names: Annotated[
@@ -358,7 +363,7 @@ def reproduce(
 
     What is in the store is not measured again, but for what failed, which every call tries anew; after an interruption
     the same command goes on, so that it must not be given again while it still runs. Times of unlike machines, which
-    `--no-run` may find, are left out with that reason.
+    `--no-run` and a cluster may give, are left out with that reason.
     """
     from nodebench import printing, progress
     from nodebench.paper.reproductions import Reproductions, pages_of
@@ -366,6 +371,8 @@ def reproduce(
     from nodebench.reports.writers.terminal import print_page
     from nodebench.results.store import existing
 
+    if no_run and options.executor != "local":
+        raise UserError("`--no-run` measures nothing, and `--executor` says where to measure; leave one out.")
     if no_run and dry_run:
         raise UserError("`--dry-run` shows what would be measured, and with `--no-run` nothing is; leave one out.")
     pages = pages_of(names, output or (), charts)

@@ -46,6 +46,7 @@ def compare(  # noqa: PLR0913  what one may say of a comparison
     t: Array | Sequence[float],
     *,
     loss: Callable[[State], Array] | None = None,
+    differentiate_times: bool = False,
     backends: str | Sequence[str] = "all",
     solver: str | Sequence[str] = "dopri5",
     rtol: float | Sequence[float] = 1e-5,
@@ -73,6 +74,8 @@ def compare(  # noqa: PLR0913  what one may say of a comparison
         t: Output times, shape `(n,)`, n >= 2, strictly increasing or decreasing.
         loss: Scalar loss of the states at `t`, which have the shape `(n, *y0.shape)` or are a tuple of such; the mean
             of the squares of the last state by default.
+        differentiate_times: Whether the gradient with respect to `t` is wanted too; so it is where `t` is a tensor that
+            requires a gradient. Its error is in `grad_error_times` of a record.
         backends: Gradient methods by name, or all that there are for the field's framework.
         solver: Solver; several are compared with each other.
         rtol: Relative tolerance; of several the cost at equal error is told too.
@@ -97,12 +100,15 @@ def compare(  # noqa: PLR0913  what one may say of a comparison
     """
     if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or not 0 < budget_s < np.inf:
         raise UserError(f"`budget_s` must be a positive number of seconds; got {budget_s!r}.")
+    if not isinstance(differentiate_times, bool):
+        raise UserError(f"`differentiate_times` must be True or False; got {differentiate_times!r}.")
     for option in more:
         if option not in FURTHER:
             raise UnknownNameError("option of `compare`", option, FURTHER)
     function, parameters = _parts_of(field)
     place = placement([*_arrays_of(function), *_leaves(parameters)], y0, dtype, device)
-    given = given_problem(function, parameters, y0, t, loss)
+    asked = differentiate_times or bool(getattr(t, "requires_grad", False))
+    given = replace(given_problem(function, parameters, y0, t, loss), differentiate_times=asked)
     check_times(given.times, place.dtype)
     digest, content = packed(given)
     with TemporaryDirectory(prefix="nodebench-") as folder:

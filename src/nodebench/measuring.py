@@ -21,7 +21,14 @@ from nodebench.bench.request import ExecutorOptions, Request, Settings
 from nodebench.bench.runner import Continuation, Runner
 from nodebench.errors import PluginError, UserError
 from nodebench.options import GateOptions, RunOptions, ScaleOptions, part_of
-from nodebench.results.machine import Fingerprint, finds_cuda, fingerprint, idle_cores
+from nodebench.results.machine import (
+    Fingerprint,
+    finds_cuda,
+    fingerprint,
+    idle_cores,
+    library_version,
+    software,
+)
 from nodebench.results.record import Record
 from nodebench.results.store import Store
 
@@ -65,14 +72,13 @@ def planned(options: RunOptions) -> Plan:
     Raises:
         UserError: If a name, option or number is wrong, or Ray is wanted and not installed.
     """
-    if options.executor == "ray":
-        _require_ray()
+    _check_executor(options)
     request = part_of(Request, options)
     if isinstance(options, ScaleOptions):
         found = scaling_plan(request, options.over, options.values)
     else:
         found = plan_of(request, options.timeout_s, options.objects)
-        found.check_control(None if options.control is None else registry.canonical(options.control))
+        found.check_control(None if options.control is None else registry.canonical("backend", options.control))
     return found if options.shard is None else found.shard(*parse_shard(options.shard))
 
 
@@ -152,6 +158,22 @@ def executor_for(
         yield executor, lambda: executor.environment
 
 
+def conditions(options: ExecutorOptions) -> Fingerprint:
+    """What must be the same for a whole run: this machine and its software, of a cluster the software alone.
+
+    Raises:
+        UserError: If Ray is wanted and not installed.
+    """
+    _check_executor(options)
+    here = fingerprint()
+    return here if options.executor == "local" else {**software(here), "executor": f"ray {library_version('ray')}"}
+
+
+def _check_executor(options: ExecutorOptions) -> None:
+    if options.executor == "ray":
+        _require_ray()
+
+
 def _require_ray() -> None:
     from nodebench.bench.executors import ray
 
@@ -209,7 +231,7 @@ def selftest(n_comparisons: int, watcher: Watcher | None = None) -> "SelfTest":
 
 def run_settings(options: RunOptions | GateOptions, *, here: bool) -> Settings:
     """How cells are measured; on this machine by cores that are idle now, unless some are named."""
-    control = None if options.control is None else registry.canonical(options.control)
+    control = None if options.control is None else registry.canonical("backend", options.control)
     settings = replace(part_of(Settings, options), control=control)
     return replace(settings, cores=tuple(idle_cores(options.threads))) if here and settings.cores is None else settings
 

@@ -43,7 +43,7 @@ class RunOptions(ExecutorOptions, Settings, Request):
 
     Attributes:
         resume: Continue the newest interrupted run of the same plan.
-        rerun_failed: Re-measure cells of the plan's newest run that are not ok.
+        rerun_failed: Re-measure cells of the plan's newest run that are not ok; a training goes on from its checkpoint.
         shard: Measure the I-th of N shares of the plan, every N-th group; `nodebench merge` joins their stores. I/N.
         store: Results store, an SQLite file.
 
@@ -89,6 +89,8 @@ class ScaleOptions(RunOptions):
         super().__post_init__()
         several("values", self.values)
         _check_measure(self.measure)
+        if self.checkpoint_dir is not None:
+            raise UserError("a scaling trains nothing and so keeps no checkpoints; leave `--checkpoint-dir` out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,11 @@ class RecommendOptions(RunOptions):
         super().__post_init__()
         if self.measure != "untimed":
             raise UserError("a recommendation measures what it needs; leave `measure` out.")
+        if self.executor != "local":
+            raise UserError(
+                "a recommendation times all methods in turns on this machine; leave `executor` out, or measure with "
+                "`nodebench run --executor ray` and recommend from that RUN."
+            )
         asked = self.field or self.tasks
         if (self.run is None) == (not asked):
             raise UserError("name a RUN that has been measured, or what to measure: `--task` or `--field`.")
@@ -190,9 +197,20 @@ class ReproduceOptions(RunOptions):
 
     Attributes:
         seeds: Seeds of the training; several give mean and spread (default: 0).
+
+    Raises:
+        UserError: If an option is wrong in itself, or nodes of other versions are to be allowed.
     """
 
     made_by: ClassVar[str] = "reproduce"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.allow_mixed:
+            raise UserError(
+                "a reproduction has figures of one version of everything; leave `--allow-mixed` out and install the "
+                "same versions on all nodes."
+            )
 
 
 def part_of(cls: type[Base], options: object) -> Base:

@@ -73,7 +73,8 @@ class Problem:
     Attributes:
         field: The vector field; its parameters are those of its framework's module (`nn.Module`, `equinox.Module`).
         y0: Initial state at `times[0]`.
-        times: Output times, shape `(n,)`, n >= 2, strictly increasing or decreasing. In torch a float64 tensor.
+        times: Output times, shape `(n,)`, n >= 2, strictly increasing or decreasing. In torch a float64 tensor;
+            one that requires a gradient is differentiated.
         loss: Scalar loss of the states at `times`, which have shape `(n, *y0.shape)`, or a tuple of such arrays.
         differentiate_times: Whether the gradient with respect to `times` is wanted too.
     """

@@ -59,6 +59,7 @@ class PluginInfo:
         framework: The framework it declares, or None.
         summary: First line of its docstring.
         options: Option names with the source text of their defaults.
+        annotations: Option names with the source text of their types.
         error: Why it cannot be used, in one sentence, or None.
     """
 
@@ -67,6 +68,7 @@ class PluginInfo:
     framework: str | None = None
     summary: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
     @property
@@ -146,9 +148,25 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
     return name, options
 
 
-def canonical(text: str) -> str:
-    """The one spelling of `name[options]`: options sorted, no spaces."""
-    return spelled(*parse(text))
+def canonical(kind: Kind, text: str) -> str:
+    """The one spelling of `name[options]`: options sorted, without those at their defaults, numbers as short as can be.
+
+    Read from the plugin's source. Of one that cannot be found options are sorted alone: who uses it is told what is
+    wrong. A default that is no literal, nor a constant of its module, cannot be told from what is named.
+
+    Raises:
+        UserError: If the brackets or an option are malformed.
+    """
+    name, options = parse(text)
+    if not options:
+        return name
+    try:
+        info = _read(name, _target(kind, name))
+    except UserError:
+        return spelled(name, options)
+    values = {option: _short(value, info.annotations.get(option, "")) for option, value in options.items()}
+    left = {option: value for option, value in values.items() if value != _default(info.options.get(option, ""))}
+    return spelled(name, left)
 
 
 def spelled(name: str, options: Mapping[str, str]) -> str:
@@ -325,7 +343,10 @@ def _read(name: str, target: str) -> PluginInfo:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == attribute:
             summary = (ast.get_docstring(node) or "").partition("\n")[0]
-            return PluginInfo(name, target, _framework(node), summary, _options(node))
+            options = _options(node)
+            defaults = {option: _source(each.value, tree) for option, each in options.items()}
+            annotations = {option: ast.unparse(each.annotation) for option, each in options.items()}
+            return PluginInfo(name, target, _framework(node), summary, defaults, annotations)
     raise PluginError(f"`{target}`: the module defines no class `{attribute}`.")
 
 
@@ -338,14 +359,74 @@ def _framework(node: ast.ClassDef) -> str | None:
     return None
 
 
-def _options(node: ast.ClassDef) -> dict[str, str]:
+def _options(node: ast.ClassDef) -> dict[str, ast.AnnAssign]:
     return {
-        statement.target.id: ast.unparse(statement.value) if statement.value else ""
+        statement.target.id: statement
         for statement in node.body
         if isinstance(statement, ast.AnnAssign)
         and isinstance(statement.target, ast.Name)
         and "ClassVar" not in ast.unparse(statement.annotation)
     }
+
+
+def _source(default: ast.expr | None, module: ast.Module) -> str:
+    """The text of an option's default, of a constant of its module that of its value; empty where there is none."""
+    if default is None:
+        return ""
+    if isinstance(default, ast.Call) and ast.unparse(default.func).rpartition(".")[2] == "field":
+        default = next((each.value for each in default.keywords if each.arg == "default"), default)
+    if isinstance(default, ast.Name):
+        default = _constants(module).get(default.id, default)
+    return ast.unparse(default)
+
+
+def _constants(module: ast.Module) -> dict[str, ast.expr]:
+    """What a module assigns to single names; of several times the last."""
+    found: dict[str, ast.expr] = {}
+    for statement in module.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        value = getattr(statement, "value", None)
+        found |= {target.id: value for target in targets if isinstance(target, ast.Name) and value is not None}
+    return found
+
+
+TRUTHS: Mapping[str, str] = {
+    **dict.fromkeys(("true", "1", "yes", "y", "on", "t"), "true"),
+    **dict.fromkeys(("false", "0", "no", "n", "off", "f"), "false"),
+}
+"""What options that are true or false are told by, which is pydantic's choice, and the one spelling of each."""
+
+
+def _default(source: str) -> str | None:
+    """A default as an option's value has it; None where there is none that a value could spell."""
+    try:
+        value = ast.literal_eval(source)
+    except (ValueError, SyntaxError):
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return _number(value)
+    return value if isinstance(value, str) else None
+
+
+def _short(value: str, annotation: str) -> str:
+    """An option's value in its shortest spelling, where its type says that there are several."""
+    kinds = set(re.findall(r"\w+", re.sub(r"Literal\[[^]]*\]", "", annotation)))
+    if "str" in kinds:
+        return value
+    if "bool" in kinds and "int" not in kinds:
+        return TRUTHS.get(value.lower(), value)
+    if kinds & {"int", "float"} and (whole := re.fullmatch(r"([+-]?\d+)(\.0*)?", value)):
+        return str(int(whole[1]))
+    try:
+        return _number(float(value)) if "float" in kinds else value
+    except ValueError:
+        return value
+
+
+def _number(value: float) -> str:
+    return repr(value).removesuffix(".0")
 
 
 def _violation(cls: Any, base: type) -> str | None:

@@ -1,18 +1,22 @@
 """Checkpoints of trainings, on this machine, on a path that machines share, or in object storage.
 
-A checkpoint is one file, so that it can be replaced at once where no folder can: an archive of the weights and of how
-far the training is.
+A checkpoint is one file, so that it can be replaced at once where no folder can: an archive of the weights, of how far
+the training is, and of the key of what it depends on. A cell has one for each kind of machine, whichever run trains it:
+one of other code, data or versions is not gone on with, and the next replaces it. It is removed when its cell has ended
+in a way that going on cannot better, and whatever has not been written to for `KEPT_DAYS` when a run begins.
 """
 
 import json
 import os
+import re
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypedDict
 from zipfile import BadZipFile, ZipFile
 
 from fsspec import AbstractFileSystem
@@ -25,6 +29,14 @@ from nodebench.results.quantities import Epoch
 
 PROGRESS, WEIGHTS = "progress.json", "weights"
 """The members of the archive."""
+
+ENDING = ".checkpoint"
+
+OURS = re.compile(r"/[0-9a-f]{8}/(?:[0-9a-f]{12}\.checkpoint|\.[0-9a-f]{12}\.checkpoint-[^/]+/[^/]+)$")
+"""How the path of a checkpoint ends, and of what a process leaves that is killed while it writes one: what else lies in
+a folder is somebody's."""
+
+KEPT_DAYS = 30
 
 DAMAGE = (BadZipFile, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zlib.error)
 """What reading an archive raises, by which byte of it is not what it was."""
@@ -40,6 +52,7 @@ class Progress:
         loss_sum: Sum of the losses of those steps.
         train_s: Wall time of all training steps so far, in seconds.
         history: A mapping per finished epoch.
+        parts: After how many steps in all it had to stop, each time that it went on from a checkpoint.
     """
 
     epoch: int = 0
@@ -47,6 +60,14 @@ class Progress:
     loss_sum: float = 0.0
     train_s: float = 0.0
     history: list[Epoch] = field(default_factory=list)
+    parts: list[int] = field(default_factory=list)
+
+
+class Content(TypedDict):
+    """What `PROGRESS` has."""
+
+    key: str
+    progress: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,9 +76,11 @@ class TrainingCheckpoint:
 
     Attributes:
         url: The file: a path, or a URL as fsspec knows it. There need be none yet.
+        key: What all that the training depends on is known by; one of another key is as none.
     """
 
     url: str
+    key: str = ""
 
     def save(self, trainer: AbstractTrainer, progress: Progress) -> None:
         """Replace the checkpoint: whatever happens meanwhile, there is the older or the newer one, whole.
@@ -74,15 +97,15 @@ class TrainingCheckpoint:
         if local is not None:
             local.parent.mkdir(parents=True, exist_ok=True)
         # Beside a local checkpoint, because a file changes its name at once only within one file system.
-        with TemporaryDirectory(dir=local and local.parent) as folder:
-            packed = _pack(trainer, progress, Path(folder))
+        with TemporaryDirectory(dir=local and local.parent, prefix=f".{path.rpartition('/')[2]}-") as folder:
+            packed = self._pack(trainer, progress, Path(folder))
             if local is not None:
                 packed.replace(local)
             else:
                 _upload(packed, filesystem, path)
 
     def restore(self, trainer: AbstractTrainer) -> Progress:
-        """Set a trainer back to the checkpoint; where there is none, leave it as it is.
+        """Set a trainer back to the checkpoint; where there is none of this key, leave it as it is.
 
         Args:
             trainer: The model and its optimiser, built as those that were saved.
@@ -101,11 +124,13 @@ class TrainingCheckpoint:
                 filesystem.get_file(path, str(packed))
             except FileNotFoundError:
                 return Progress()
-            progress, content = self._unpack(packed)
-            weights = packed.with_name(WEIGHTS)
-            weights.write_bytes(content)
-            trainer.restore(weights)
-        return progress
+            found, weights = self._unpack(packed)
+            if found["key"] != self.key:
+                return Progress()
+            unpacked = packed.with_name(WEIGHTS)
+            unpacked.write_bytes(weights)
+            trainer.restore(unpacked)
+        return Progress(**found["progress"])
 
     def remove(self) -> None:
         """Remove the file; where there is none, nothing happens."""
@@ -113,29 +138,57 @@ class TrainingCheckpoint:
         with suppress(FileNotFoundError):
             filesystem.rm_file(path)
 
-    def _unpack(self, packed: Path) -> tuple[Progress, bytes]:
+    def _pack(self, trainer: AbstractTrainer, progress: Progress, folder: Path) -> Path:
+        """Write a checkpoint into a folder, down to the disk."""
+        weights, packed = folder / WEIGHTS, folder / "checkpoint"
+        trainer.save(weights)
+        content: Content = {"key": self.key, "progress": asdict(progress)}
+        with packed.open("wb") as file:
+            with ZipFile(file, "w") as archive:
+                archive.write(weights, WEIGHTS)
+                archive.writestr(PROGRESS, json.dumps(content))
+            file.flush()
+            os.fsync(file.fileno())  # a name must not outlive what it names when the machine is taken away
+        return packed
+
+    def _unpack(self, packed: Path) -> tuple[Content, bytes]:
         try:
             with ZipFile(packed) as archive:  # which compares the checksums of what it reads
-                return Progress(**json.loads(archive.read(PROGRESS))), archive.read(WEIGHTS)
+                found = json.loads(archive.read(PROGRESS))
+                return {"key": found["key"], "progress": found["progress"]}, archive.read(WEIGHTS)
         except DAMAGE as error:
             raise CheckpointError(
                 f"the checkpoint `{self.url}` is damaged ({error}); remove it, and the training begins anew."
             ) from error
 
 
-def remove_folder(url: str) -> None:
-    """Remove a folder of checkpoints with all that is in it; where there is none, nothing happens.
+def remove_old(url: str) -> None:
+    """Remove from a folder of checkpoints what has not been written to for `KEPT_DAYS`, on whichever machine.
 
     Args:
-        url: A path, or a URL as fsspec knows it.
+        url: A path, or a URL as fsspec knows it; there need be none.
 
     Raises:
         UserError: As `open_filesystem`.
+        NotImplementedError: If that file system does not tell when a file was written.
     """
-    filesystem, path = open_filesystem(url)
+    filesystem, folder = open_filesystem(url)
     filesystem.invalidate_cache()  # other machines have written into it
-    with suppress(FileNotFoundError):
-        filesystem.rm(path, recursive=True)
+    ended = datetime.now(UTC) - timedelta(days=KEPT_DAYS)
+    for path in filesystem.find(folder):
+        if OURS.search(path):
+            with suppress(FileNotFoundError):  # its training has just ended
+                _remove_if_older(filesystem, path, ended)
+
+
+def _remove_if_older(filesystem: AbstractFileSystem, path: str, moment: datetime) -> None:
+    written: datetime = filesystem.modified(path)
+    if written.replace(tzinfo=written.tzinfo or UTC) > moment:
+        return
+    filesystem.rm_file(path)
+    if isinstance(filesystem, LocalFileSystem) and not path.endswith(ENDING):
+        with suppress(OSError):  # there is another file in it
+            Path(path).parent.rmdir()
 
 
 def check_folder(url: str) -> None:
@@ -175,19 +228,6 @@ def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     except ValueError as error:
         raise UserError(f"`{url}` is neither a path nor a URL that fsspec knows: {error}.") from error
     return found
-
-
-def _pack(trainer: AbstractTrainer, progress: Progress, folder: Path) -> Path:
-    """Write a checkpoint into a folder, down to the disk."""
-    weights, packed = folder / WEIGHTS, folder / "checkpoint"
-    trainer.save(weights)
-    with packed.open("wb") as file:
-        with ZipFile(file, "w") as archive:
-            archive.write(weights, WEIGHTS)
-            archive.writestr(PROGRESS, json.dumps(asdict(progress)))
-        file.flush()
-        os.fsync(file.fileno())  # a name must not outlive what it names when the machine is taken away
-    return packed
 
 
 def _upload(packed: Path, filesystem: AbstractFileSystem, path: str) -> None:

@@ -20,6 +20,7 @@ from nodebench.bench.reference import (
     refusal,
     state_refusal,
     suffices,
+    times_error,
 )
 from nodebench.bench.request import Settings
 from nodebench.bench.saved import UNREADABLE, Reference, relative_error
@@ -141,6 +142,8 @@ def _judge(cell: CellRun, gradients: Reference, references: References, limit: f
     cell.enter(continuous_errors(gradients, reference, spec))
     if not gradients.params:
         cell.note("no error of d/dparams: the field has no trainable parameters")
+    if gradients.times is not None and reference.times is None:
+        cell.note(f"no grad_error_times: the reference ({reference.description}) has no d/dtimes")
     errors, beside = judged_errors(cell.found), max(reference.largest.values())
     unknown = {name: ignorance(own, reference.largest[name], beside, spec.dtype) for name, (_, own) in errors.items()}
     refused = {name: unknown[name] or refusal(error, own) for name, (error, own) in errors.items()}
@@ -249,4 +252,5 @@ def method_errors(found: Reference, exact: Reference) -> Measurement:
     return Measurement(
         method_error_params=relative_error(found.params, exact.params) if exact.params else None,
         method_error_y0=relative_error(found.y0, exact.y0),
+        method_error_times=times_error(found, exact),
     )

@@ -101,7 +101,7 @@ def _expand(kind: registry.Kind, names: Sequence[str]) -> list[str]:
     expanded = []
     for name in names:
         # `all` is all that works; `nodebench list` shows what does not, and why.
-        expanded += _all(kind) if name == "all" else [registry.canonical(name)]
+        expanded += _all(kind) if name == "all" else [registry.canonical(kind, name)]
     return expanded
 
 
@@ -116,7 +116,7 @@ def _with_dataset(name: str, dataset: str | None) -> str:
     if dataset is None:
         return name
     base, options = registry.parse(name)
-    return registry.spelled(base, {**options, "dataset": dataset})
+    return registry.canonical("task", registry.spelled(base, {**options, "dataset": dataset}))
 
 
 def _planned(

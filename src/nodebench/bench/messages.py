@@ -388,7 +388,7 @@ class Questions(Protocol):
         """Peak memory of one warmed training step."""
 
     def train(self, first_step: float | None, checkpoint: str) -> Trained:
-        """Train by the preset's recipe, from the checkpoint where there is one, and evaluate on the held-out data.
+        """Train by the preset's recipe, from the checkpoint where it is of this very training, and evaluate.
 
         Reports on the way how far it is, as `TrainingProgress`.
         """

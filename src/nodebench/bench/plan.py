@@ -1,7 +1,5 @@
 """Cells, their stable ids, and the groups in which they are compared."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -9,6 +7,7 @@ from typing import TYPE_CHECKING
 from nodebench.errors import PluginError, UnknownNameError, UserError
 from nodebench.problem import SolverSpec
 from nodebench.registry import GIVEN, parse
+from nodebench.results.record import digest
 
 if TYPE_CHECKING:
     from nodebench.tasks.base import AbstractTask, Preset
@@ -47,7 +46,7 @@ class Cell:
     @property
     def cell_id(self) -> str:
         """Hash of the settings, 12 hexadecimal digits; the same on every machine."""
-        return _digest(asdict(self))
+        return digest(asdict(self))
 
     @property
     def label(self) -> str:
@@ -61,14 +60,14 @@ class Cell:
         """Key of the group it is compared in: all that must be equal for a comparison to mean something."""
         settings = asdict(self)
         del settings["backend"], settings["framework"]
-        return _digest(settings)
+        return digest(settings)
 
     @property
     def recipe(self) -> str:
         """Key of the group whose training steps are compared: networks and solvers may differ."""
         settings = asdict(self)
         del settings["backend"], settings["framework"], settings["model"]
-        return _digest({**settings, "spec": self.spec.dtype})
+        return digest({**settings, "spec": self.spec.dtype})
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Plan:
     def plan_id(self) -> str:
         """Hash by which `--resume` finds an interrupted run of the same plan, in whatever order it was asked for."""
         against = [] if self.against is None else [self.against]
-        return _digest([self.measure, sorted(cell.cell_id for cell in self.cells), *against])
+        return digest([self.measure, sorted(cell.cell_id for cell in self.cells), *against])
 
     def ordered_as(self, known: Iterable[str]) -> "Plan":
         """The same plan with the cells that a run has measured first, in their order, which decides on controls."""
@@ -166,11 +165,6 @@ def joined(plans: Sequence[Plan]) -> Plan:
     broken = {name: reason for each in plans for name, reason in each.broken.items()}
     unsupported = {cell: reason for each in plans for cell, reason in each.unsupported.items()}
     return Plan(cells, plans[0].measure, broken=broken, unsupported=unsupported)
-
-
-def _digest(settings: object) -> str:
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def unique(cells: Sequence[Cell]) -> tuple[Cell, ...]:

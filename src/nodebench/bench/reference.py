@@ -11,7 +11,6 @@ the gradients of all its cells are there (`suffices`). A reference that knows no
 it (`ignorance`), and one that its own loss contradicts judges nothing.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.backends.solvers import tableau
 from nodebench.bench.messages import DiscreteReference, ReferenceFile, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.saved import UNREADABLE, Reference, in_tolerances, reference_from, relative_error
+from nodebench.bench.saved import UNREADABLE, Reference, digest, in_tolerances, reference_from, relative_error
 from nodebench.bench.worker.check_up import SLACK, Direction, Doubts, contradiction, differentiated
 from nodebench.bench.worker.subject import build_problem, load_inputs, make_subject
 from nodebench.errors import CellError, UnsupportedError
@@ -121,11 +120,18 @@ def continuous_errors(found: Reference, reference: Reference, spec: SolverSpec) 
         grad_error_params=relative_error(found.params, reference.params) if reference.params else None,
         grad_cosine_params=cosine(found.params, reference.params) if reference.params_error <= KNOWN else None,
         grad_error_y0=relative_error(found.y0, reference.y0),
+        grad_error_times=times_error(found, reference),
         forward_error=forward,
         reference=reference.description,
         reference_error_params=reference.params_error if reference.params else None,
         reference_error_y0=reference.y0_error,
+        reference_error_times=None if reference.times is None else reference.times_error,
     )
+
+
+def times_error(found: Reference, exact: Reference) -> float | None:
+    """Relative error of d/dtimes; None where one of the two has none."""
+    return None if found.times is None or exact.times is None else relative_error(found.times, exact.times)
 
 
 def cosine(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float | None:
@@ -216,6 +222,8 @@ class ReferenceSolver:
             found = Reference.load(path)
             wanted = self.framework.flat_state(self.problem.y0).size
             misfit = "" if found.y0.size == wanted else f"it has {found.y0.size} initial values, not {wanted}"
+            if self.inputs.closed_form is None and self.problem.differentiate_times and found.times is None:
+                misfit = "it has no d/dtimes"
         except UNREADABLE as error:
             misfit = sentence_of(error)
         if misfit:
@@ -236,6 +244,7 @@ class ReferenceSolver:
             description=f"{self.framework.reference_backend}, {_described(spec)}, compared with {_described(coarser)}",
             params_error=relative_error(coarse.params, fine.params),
             y0_error=relative_error(coarse.y0, fine.y0),
+            times_error=times_error(coarse, fine) or 0.0,
         )
         # Steps of a fixed length are short already, and those of a field that is not smooth.
         return self._doubted(found, coarse, coarser, spec) if chooses else found
@@ -245,7 +254,8 @@ class ReferenceSolver:
         assert self.inputs.closed_form is not None, "else the gradients are solved too"
         exact = self.inputs.closed_form()
         states = None if self.backend is None else self._states(self.backend, self.problem, spec)
-        return Reference(np.ravel(exact.y0), exact.params, "closed form", states=states)
+        times = exact.times if self.problem.differentiate_times else None
+        return Reference(np.ravel(exact.y0), exact.params, "closed form", times=times, states=states)
 
     def _solved(self, backend: AbstractBackend, spec: SolverSpec) -> Reference:
         gradients = backend.grad(self.problem, spec, self.framework)
@@ -412,13 +422,8 @@ def _size(part: Any) -> int:
 
 def cache_name(inputs: GradientInputs, spec: SolverSpec, method: str) -> str:
     """Name that changes with anything a reference depends on: the arrays, the solver, the method, this version."""
-    digest = hashlib.sha256(json.dumps([method, __version__, asdict(spec)]).encode())
-    for group in (inputs.weights, inputs.constants, inputs.batch):
-        for name in sorted(group):
-            array = np.asarray(group[name])
-            digest.update(f"{name} {array.shape} {array.dtype}".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()[:24] + ".npz"
+    said = json.dumps([method, __version__, asdict(spec)])
+    return f"{digest(said, inputs.weights, inputs.constants, inputs.batch)}.npz"
 
 
 def _refinements(spec: SolverSpec, times: Sequence[float]) -> tuple[SolverSpec, ...]:

@@ -181,7 +181,7 @@ BUDGETS_S: Mapping[str, float] = {"smoke": 3.0, "quick": 20.0, "standard": 60.0,
 """Timing budget of a cell by preset, in seconds."""
 
 TIMEOUTS_S: Mapping[str, float | None] = {"smoke": 300.0, "quick": 1200.0, "standard": 7200.0, "paper": None}
-"""Longest pass of a cell by preset, in seconds; training as a whole is one pass."""
+"""Longest pass of a cell in one attempt by preset, in seconds; training as a whole is one pass."""
 
 MOST_JOBS = 1000
 """More at once no machine has the memory for."""
@@ -231,7 +231,8 @@ class Settings:
         budget_s: Timing budget of a cell, in seconds. The preset has its own by default. The first few starts, without
             which there is no interval, are made whatever they take.
         precision: Relative half width of a ratio's interval that ends the timing. The interval is that of 95 %.
-        timeout_s: Time limit of one pass of a cell, in seconds. The preset has its own by default.
+        timeout_s: Time limit of a pass of a cell in one attempt, in seconds; a training is one pass, and goes on from
+            its checkpoint when it is measured again. The preset has its own by default.
         memory_limit_gib: Memory limit of a worker above its idle size, in GiB.
         max_grad_error: Relative gradient error above which a cell is `wrong_gradient`. That of a zero gradient is 1.
         control: Backend that time ratios refer to (default: the first of each group; of `all` torchdiffeq, or diffrax
@@ -254,7 +255,7 @@ class Settings:
     objects: Mapping[str, bytes] = field(default_factory=dict)
 
     def timeout(self, cell: Cell) -> float | None:
-        """Longest pass of a cell, in seconds."""
+        """Longest pass of a cell in one attempt, in seconds."""
         return TIMEOUTS_S[cell.preset] if self.timeout_s is None else self.timeout_s
 
     def budget(self, cell: Cell) -> float:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from nodebench import __version__
-from nodebench.bench.checkpoints import TrainingCheckpoint, remove_folder
+from nodebench.bench.checkpoints import TrainingCheckpoint, remove_old
 from nodebench.bench.executors.local import AbstractExecutor, LocalExecutor
 from nodebench.bench.group import GradientGroup
 from nodebench.bench.messages import Event, Failure
@@ -29,8 +29,8 @@ from nodebench.bench.work import (
     WorkResult,
     checkpoint,
 )
-from nodebench.errors import UserError
-from nodebench.results.machine import Files, Fingerprint, changed, differences, environment_key
+from nodebench.errors import Status, UserError
+from nodebench.results.machine import SOFTWARE, Files, Fingerprint, changed, differences, environment_key
 from nodebench.results.record import Measurement, Record, SettingsPart
 from nodebench.results.store import ITS_COMMAND, Store, now
 
@@ -70,6 +70,9 @@ def settings_of(cell: Cell) -> SettingsPart:
         horizon=cell.horizon,
     )
 
+
+GOES_ON: Collection[Status] = ("timeout", "failed", "oom", "not_installed")
+"""With which of these a training has ended, it goes on from its checkpoint when it is measured again."""
 
 Continuation = Literal["new", "resume", "rerun-failed"]
 """Whether to begin anew, go on with the newest interrupted run of the same plan, or measure again what failed in the
@@ -139,23 +142,30 @@ class Runner:
         attempts = {record.cell_id: record.attempt for record in records}
         drawn = plan.cells[0].seed if plan.cells else 0
         plan = plan.ordered_as(attempts)
-        machine = self._machine(run_id, environment)
+        machine = self._machine(environment)
+        if plan.measure in ("training", "both"):
+            _forget(lambda: remove_old(self._checkpoints))
         kept = self.store.measurements(run_id)
         job = _Job(self.store, run_id, cast(Measure, plan.measure), machine, attempts, kept, drawn)
         self.executor.carry_out(job.work(plan, done), machine, job.arrived)
         self.store.finish_run(run_id)
-        if not job.lost:
-            _forget(lambda: remove_folder(machine.checkpoints))
         return run_id
 
-    def _machine(self, run_id: str, environment: Fingerprint) -> MachineContext:
+    @property
+    def _checkpoints(self) -> str:
+        return self.checkpoint_dir or f"{self.store.path.parent.absolute() / 'checkpoints'}"
+
+    def _machine(self, environment: Fingerprint) -> MachineContext:
         folder = self.store.path.parent
+        # Of the software a checkpoint knows itself: those of older code are replaced. Times of unlike machines, and
+        # results of unlike processors, must not become one.
+        kind = environment_key({name: value for name, value in environment.items() if name not in SOFTWARE})
         return MachineContext(
             platform.node(),
             environment,
             self.settings,
             references=folder / "references",
-            checkpoints=f"{self.checkpoint_dir or folder.absolute() / 'checkpoints'}/{run_id}",
+            checkpoints=f"{self._checkpoints}/{kind}",
             notify=self.notify,
             measure_group=self.measure_group,
         )
@@ -202,7 +212,6 @@ class _Job:
         drawn: The seed whose trained models leave plots; those of further seeds would show the same again.
         keys: Keys of the fingerprints that are in the store.
         files: Files of code that are entered in the store as what the run depends on.
-        lost: Cells whose machines were lost in the midst of their training.
     """
 
     store: Store
@@ -214,7 +223,6 @@ class _Job:
     drawn: int
     keys: set[str] = field(default_factory=set, init=False)
     files: dict[str, str] = field(default_factory=dict, init=False)
-    lost: set[str] = field(default_factory=set, init=False)
 
     def work(self, plan: Plan, done: Collection[str]) -> Iterator[AbstractWork]:
         """What is to be done first; the trainings follow."""
@@ -278,11 +286,8 @@ class _Job:
         cell = outcome.cell
         record = record_of(outcome, self.run_id, self.attempts.get(cell.cell_id, 0) + 1)
         self.store.append(record, outcome.plots if cell.seed == self.drawn else ())
-        # Only now: an interruption before the row is written must find the checkpoint. So must another attempt at a
-        # training that lost its machines.
-        if isinstance(done.work, TrainingWork) and outcome.lost:
-            self.lost.add(cell.cell_id)
-        elif isinstance(done.work, TrainingWork):
+        # Only now: an interruption before the row is written must find the checkpoint.
+        if isinstance(done.work, TrainingWork) and outcome.found.status not in GOES_ON:
             _forget(lambda: TrainingCheckpoint(checkpoint(self.machine.checkpoints, cell)).remove())
         self.machine.notify(Event("record", record.status, cell, record=record, node=done.node))
 
@@ -297,7 +302,7 @@ class _Job:
 
 def _forget(remove: Callable[[], None]) -> None:
     """Remove what is no longer needed. A disk that refuses must not end the work that is under way."""
-    with suppress(OSError):
+    with suppress(OSError, NotImplementedError):
         remove()
 
 

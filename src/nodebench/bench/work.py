@@ -13,6 +13,7 @@ from typing import Literal
 from typing_extensions import override
 
 from nodebench.bench.cell_run import CellRun, probe_run
+from nodebench.bench.checkpoints import ENDING
 from nodebench.bench.client import WorkerError
 from nodebench.bench.group import GradientGroup, summarise
 from nodebench.bench.jobs import WorkClock
@@ -38,7 +39,7 @@ class MachineContext:
         environment: Its fingerprint.
         settings: How cells are measured on it.
         references: Folder of reference gradients.
-        checkpoints: Folder of the run's training checkpoints, a path or URL as fsspec knows it.
+        checkpoints: Folder of training checkpoints, a path or URL as fsspec knows it, of machines like this one.
         notify: Told what happens.
         measure_group: How the gradients of cells that are compared with each other are measured.
     """
@@ -61,14 +62,12 @@ class CellResult:
         found: What was measured, and how it ended.
         plots: Plots of its trained model.
         files: Digests of the files of code that it depends on and that belong to no installed package.
-        lost: Whether it failed because its machines were lost while they worked at it.
     """
 
     cell: Cell
     found: Measurement = field(default_factory=Measurement)
     plots: tuple[RenderedPlot, ...] = ()
     files: Files = field(default_factory=dict)
-    lost: bool = False
 
     def failed(self, failure: Failure) -> "CellResult":
         """The result of a cell that has failed."""
@@ -337,8 +336,8 @@ def results_of(work: AbstractWork, machine: MachineContext) -> tuple[CellResult,
 
 
 def checkpoint(folder: str, cell: Cell) -> str:
-    """Where the training of a cell keeps its checkpoint, in the folder of its run."""
-    return f"{folder}/{cell.cell_id}"
+    """Where the training of a cell keeps its checkpoint, whichever run it belongs to, in a folder of checkpoints."""
+    return f"{folder}/{cell.cell_id}{ENDING}"
 
 
 @contextmanager

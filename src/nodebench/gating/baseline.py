@@ -23,7 +23,7 @@ from nodebench import __version__
 from nodebench.errors import UserError, first_error, user_error
 from nodebench.results.machine import Fingerprint, environment_key, environment_of
 from nodebench.results.quantities import CATALOGUE, kept
-from nodebench.results.record import Measurement, Record, SettingsPart
+from nodebench.results.record import Measurement, Record, SettingsPart, in_one_spelling
 from nodebench.results.store import Store, existing
 
 BASELINE_SCHEMA = 1
@@ -316,7 +316,14 @@ def loads(name: str, content: Any) -> Baseline:
     except ValidationError as error:
         where, why, _ = first_error(error)
         raise UserError(f"the baseline `{name}` is damaged at `{where}`: {why}.") from error
-    return Baseline(name, _by_id(name, cells), cast(dict[str, Fingerprint], environments), runs)
+    return Baseline(name, _by_id(name, _spelled(cells)), cast(dict[str, Fingerprint], environments), runs)
+
+
+def _spelled(cells: Sequence[BaselineCell]) -> list[BaselineCell]:
+    """Cells of an older version with the one spelling of their tasks and backends, but for those that are there so."""
+    known = {cell.cell_id for cell in cells}
+    anew = [(cell, in_one_spelling(cell, cell.first_step)) for cell in cells]
+    return [replace(cell, **new) if new and new["cell_id"] not in known else cell for cell, new in anew]
 
 
 def of_benchmarks(name: str, content: Mapping[str, Any]) -> Baseline:

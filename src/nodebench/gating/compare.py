@@ -46,7 +46,7 @@ NO_FIGURE = "the baseline has no such figure."
 TIME_FIGURES = ("step_s", "step_s_low", "step_s_high", "ratio", "ratio_low", "ratio_high", "n_starts", "control")
 """What is taken over into a baseline together, since an interval belongs to its ratio."""
 
-ERRORS = ("grad_error_params", "grad_error_y0")
+ERRORS = ("grad_error_params", "grad_error_y0", "grad_error_times")
 """Figures of which a worse one takes the merit from a lower cost."""
 
 
@@ -240,7 +240,7 @@ def _traded(findings: list[Finding]) -> list[Finding]:
     worse = [finding.metric for finding in findings if finding.metric in ERRORS and finding.verdict == "regression"]
     if not worse:
         return findings
-    exact = (*ERRORS, "grad_cosine_params", "method_error_params", "method_error_y0", "status")
+    exact = (*ERRORS, "grad_cosine_params", "method_error_params", "method_error_y0", "method_error_times", "status")
     why = f"{worse[0]} has become larger; several tolerances tell what it costs at equal error."
     return [
         replace(each, verdict="traded", reason=f"{each.reason} But {why}")

@@ -13,6 +13,7 @@ from nodebench import __version__
 from nodebench.bench.plan import Cell
 from nodebench.errors import StoreError
 from nodebench.plots import RenderedPlot
+from nodebench.registry import canonical
 from nodebench.reports.comparison import Machines, base_task, days, parts
 from nodebench.reports.document import (
     ABSENT,
@@ -117,7 +118,7 @@ class Source:
 
     def of(self, part: str, task: str, model: str, backend: str | None = None) -> list[Place]:
         """The cells of one model in a part."""
-        wanted = (task, model, backend)
+        wanted = (canonical("task", task), model, backend)
         return [
             place for place in self.places[part] if (place.cell.task, place.cell.model, place.cell.backend) == wanted
         ]

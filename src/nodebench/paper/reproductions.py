@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from nodebench.bench.plan import Plan
 from nodebench.bench.runner import Continuation
 from nodebench.errors import user_error
-from nodebench.measuring import Watcher, measure
+from nodebench.measuring import Watcher, conditions, measure
 from nodebench.options import DEFAULT_STORE, ReproduceOptions
 from nodebench.paper.pages import Place, Source
 from nodebench.paper.plans import named, page_of
 from nodebench.reports.writers.files import PAGES, check_outputs
-from nodebench.results.machine import Fingerprint, differences, environment_of, fingerprint
+from nodebench.results.machine import Fingerprint, differences, environment_of
 from nodebench.results.record import Record
 from nodebench.results.store import Store, now
 
@@ -30,7 +30,8 @@ class Reproductions:
     Attributes:
         options: The conditions, and the store.
         plans: The plans of each reproduction's parts.
-        environment: Fingerprint of the machine to whose figures the pages keep; None for any.
+        environment: What must be the same for the figures that the pages keep to, as `conditions` has it; None for
+            any.
     """
 
     options: ReproduceOptions
@@ -47,11 +48,11 @@ class Reproductions:
             any_machine: Whether the figures of other machines will do.
 
         Raises:
-            UserError: If there is none of a name, or a condition is wrong.
+            UserError: If there is none of a name, a condition is wrong, or Ray is wanted and not installed.
         """
         plans = {found.name: {part.name: part.plan(options) for part in found.parts} for found in named(names)}
         # Once: whoever changes the software during a long run must not lose what it has measured by then.
-        return cls(options, plans, None if any_machine else fingerprint())
+        return cls(options, plans, None if any_machine else conditions(options))
 
     @property
     def path(self) -> Path:
@@ -95,7 +96,7 @@ class Reproductions:
         Raises:
             UserError: If it cannot be measured.
         """
-        assert self.environment is not None, "what is measured is of this machine"
+        assert self.environment is not None, "what is measured has conditions"
         found = self.settled(plan)
         how = continuation(Store(self.path), plan, self.environment)
         if len(found) < len(plan.cells) or how == "resume":
@@ -130,9 +131,18 @@ class Reproductions:
             "--seed": (",".join(map(str, chosen.seeds)), ",".join(map(str, usual.seeds))),
             "--threads": (str(chosen.threads), str(usual.threads)),
             "--device": (chosen.device, usual.device),
+            "--executor": (chosen.executor, usual.executor),
+            "--ray-address": (chosen.ray_address, usual.ray_address),
+            "--checkpoint-dir": (chosen.checkpoint_dir, usual.checkpoint_dir),
+            "--group-cpus": (chosen.group_cpus, usual.group_cpus),
+            "--retries": (chosen.retries, usual.retries),
+            "--jobs": (chosen.jobs, usual.jobs),
+            "--timeout-s": (chosen.timeout_s, usual.timeout_s),
             "--store": (str(self.path), str(DEFAULT_STORE)),
         }
-        given = [word for option, (value, default) in options.items() if value != default for word in (option, value)]
+        given = [
+            word for option, (value, default) in options.items() if value != default for word in (option, str(value))
+        ]
         return shlex.join(["nodebench", "reproduce", name, *given])
 
 
@@ -172,7 +182,8 @@ def answers(store: Store, planned: Plan, environment: Fingerprint | None = None)
     Args:
         store: The store.
         planned: The plan.
-        environment: Fingerprint of the machine to whose records, on the same software, to keep; None for any.
+        environment: What a record must be from, as `conditions` has it: a machine with its software, or any machine
+            with that software; None for any.
 
     Raises:
         StoreError: If the store lacks the fingerprint of a record.
@@ -182,7 +193,13 @@ def answers(store: Store, planned: Plan, environment: Fingerprint | None = None)
     records = [record for record in store.records() if record.cell_id in wanted]
     if environment is not None:
         taken = store.environments()
-        records = [record for record in records if not differences(environment_of(record, taken), environment)]
+        # A run on a cluster has an executor, which no machine has.
+        conditions_met = {name: value for name, value in environment.items() if name != "executor"}
+
+        def is_alike(machine: Fingerprint) -> bool:
+            return not differences({name: machine.get(name) for name in conditions_met}, conditions_met)
+
+        records = [record for record in records if is_alike(environment_of(record, taken))]
     failed = [r for r in records if r.status != "ok" and plans[r.run_id] == planned.plan_id]
     settled = [r for r in records if settles(r, planned.measure)]
     newest = {r.cell_id: r for part in (failed, settled) for r in sorted(part, key=lambda r: r.created_at)}

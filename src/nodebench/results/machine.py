@@ -12,10 +12,10 @@ import sysconfig
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import psutil
 
@@ -54,6 +54,9 @@ class Fingerprint(TypedDict, total=False):
     git: Commit | None
     executor: str
 
+
+SOFTWARE = ("python", "libraries", "git")
+"""What of a fingerprint must be the same on all machines of a run."""
 
 ONLINE_CORES = Path("/sys/devices/system/cpu/online")
 """Where Linux has the numbers of the cores that are switched on, such as `0,2-3`."""
@@ -110,6 +113,11 @@ def fingerprint() -> Fingerprint:
         "libraries": {name: library_version(name) for name in LIBRARIES},
         "git": _git(),
     }
+
+
+def software(environment: Fingerprint) -> Fingerprint:
+    """What of a fingerprint must be the same on all machines of a run."""
+    return cast(Fingerprint, {name: environment.get(name) for name in SOFTWARE})
 
 
 def frameworks() -> dict[str, str]:
@@ -269,10 +277,16 @@ def changed(files: Files) -> list[str]:
 
 
 def code_identity() -> str:
-    """What this process's code is known by: versions of libraries, and the content of all that is not installed."""
-    versions = {name: library_version(name) for name in LIBRARIES if name in sys.modules}
+    """What this process's code is known by: versions of what it has loaded, and the content of all not installed."""
+    packages = {module.partition(".")[0] for module in list(sys.modules)}
+    loaded = sorted({name for package in packages for name in _distributions().get(package, ())})
+    versions = {name: library_version(name) for name in loaded}
     content = json.dumps([sys.version, versions, loaded_files()], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+_distributions = cache(packages_distributions)
+"""The distributions that each package is from; a fifth of a second where there are many."""
 
 
 @cache

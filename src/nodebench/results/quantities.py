@@ -256,6 +256,14 @@ class GradientPart:
         tables={"exactness": "err dy0", "comparison": "error d/dy0", "baseline": "err dy0"},
         **_GRAD_ERROR,
     )
+    grad_error_times: float | None = _quantity(
+        meaning="Relative L2 distance of d/dtimes, the gradient with respect to the output times, from the reference "
+        "gradient; of problems that ask for it alone.",
+        own_error="reference_error_times",
+        only_if_any=True,
+        tables={"exactness": "err dt", "comparison": "error d/dtimes", "baseline": "err dt"},
+        **_GRAD_ERROR,
+    )
     grad_cosine_params: float | None = _quantity(
         meaning="Cosine of the angle between d/dparams and the reference's: 1 where both point the same way, whatever "
         "their lengths.",
@@ -276,6 +284,9 @@ class GradientPart:
         **_METHOD_ERROR,
     )
     method_error_y0: float | None = _quantity(meaning="The same of d/dy0.", **_METHOD_ERROR)
+    method_error_times: float | None = _quantity(
+        meaning="The same of d/dtimes, where the problem asks for it.", **_METHOD_ERROR
+    )
     forward_error: float | None = _quantity(
         meaning="Distance of the solution from the reference's at the output times, in units of the tolerance: root "
         "mean square of (y - y_ref) / (atol + rtol |y_ref|).",
@@ -294,6 +305,12 @@ class GradientPart:
     )
     reference_error_y0: float | None = _quantity(
         meaning="The same of d/dy0.", unit="relative", format="error", group="gradient error"
+    )
+    reference_error_times: float | None = _quantity(
+        meaning="The same of d/dtimes, where the problem asks for it.",
+        unit="relative",
+        format="error",
+        group="gradient error",
     )
     nfe_forward: int | None = _quantity(
         meaning="Field evaluations of the forward solve.",

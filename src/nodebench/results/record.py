@@ -9,9 +9,11 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 6  the problem itself: the field's values and derivatives at fixed points; files that a run's workers had loaded.
 7  how processes were started.
 8  plots of trained models as SVG; pictures that older schemas packed are dropped.
-9  times of training steps; which command made a run.
+9  times of training steps; which command made a run; one spelling of a task and a backend, options at defaults left
+   out.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -19,6 +21,9 @@ from math import isfinite
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from nodebench.errors import UserError
+from nodebench.problem import SolverSpec
+from nodebench.registry import canonical, describe, is_own, load_class
 from nodebench.results.quantities import (
     CATALOGUE,
     GradientPart,
@@ -77,6 +82,44 @@ class SettingsPart:
     seed: int = 0
     preset: str = ""
     horizon: float = 1.0
+
+
+def digest(settings: object) -> str:
+    """What settings are known by, values as JSON has them: 12 hexadecimal digits, the same on every machine."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def in_one_spelling(found: SettingsPart, first_step: float | None) -> Mapping[str, Any]:
+    """How the settings of an older version are spelled by this one: what must be another task, backend and id.
+
+    Empty where nothing must, and where the id is not that of these settings: then something is not known of the cell.
+
+    Args:
+        found: The settings, which may name options at their defaults.
+        first_step: The first step that was made, which may have been asked for.
+    """
+    task = canonical("task", found.task)
+    backend = None if found.backend is None else canonical("backend", found.backend)
+    if (task, backend) == (found.task, found.backend):
+        return {}
+    try:
+        # The code of others is not run to read a file.
+        if not is_own("task", task):
+            return {}
+        usual: SolverSpec = load_class(describe("task", task).target).spec
+    except UserError:
+        return {}
+    names = ("dtype",) if found.solver is None else tuple({f.name for f in fields(SolverSpec)} & vars(found).keys())
+    named = replace(usual, **{name: getattr(found, name) for name in names})
+    of_cell = ("model", "framework", "device", "threads", "seed", "preset", "batch_size", "horizon")
+    rest = {name: getattr(found, name) for name in of_cell}
+    for step in (None, first_step):
+        cell = {**rest, "spec": asdict(replace(named, first_step=step)), "task": found.task, "backend": found.backend}
+        if digest(cell) == found.cell_id:
+            anew = {"task": task} | ({} if backend is None else {"backend": backend})
+            return {**anew, "cell_id": digest(cell | anew)}
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)

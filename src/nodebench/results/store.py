@@ -13,8 +13,9 @@ from pathlib import Path
 from nodebench import __version__
 from nodebench.errors import StoreError, UnknownNameError, UserError, user_error
 from nodebench.plots import RenderedPlot
+from nodebench.registry import canonical
 from nodebench.results.machine import Fingerprint, environment_key
-from nodebench.results.record import SCHEMA_VERSION, Measurement, Record, columns
+from nodebench.results.record import SCHEMA_VERSION, Measurement, Record, columns, in_one_spelling
 
 BUSY_TIMEOUT_S = 60.0
 """How long a writer waits for another one."""
@@ -446,6 +447,7 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
         db.execute(f"INSERT INTO {name} ({shared}) SELECT {shared} FROM old_{name} ORDER BY rowid")
         db.execute(f"DROP TABLE old_{name}")
     _fill(db)
+    _spell(db)
 
 
 def _fill(db: sqlite3.Connection) -> None:
@@ -462,6 +464,30 @@ def _fill(db: sqlite3.Connection) -> None:
             "INSERT INTO plots (run_id, cell_id, attempt, position) SELECT run_id, cell_id, attempt, 0 FROM pictures"
         )
         db.execute("DROP TABLE pictures")
+
+
+def _spell(db: sqlite3.Connection) -> None:
+    """Give rows of an older schema the one spelling of their tasks and backends, and the ids that go with it.
+
+    A row stays as it is where that of another spelling in its run has the id.
+    """
+    pairs = {(row["task"], row["backend"]) for row in db.execute("SELECT DISTINCT task, backend FROM records")}
+    unlike = {
+        (task, backend)
+        for task, backend in pairs
+        if task != canonical("task", task) or (backend and backend != canonical("backend", backend))
+    }
+    for row in db.execute("SELECT * FROM records").fetchall():
+        record = Record.from_row(row)
+        anew = in_one_spelling(record, record.first_step) if (record.task, record.backend) in unlike else {}
+        if not anew:
+            continue
+        assigned = ", ".join(f"{name} = :{name}" for name in anew)
+        where = "run_id = :run AND cell_id = :old"
+        values = {**anew, "run": record.run_id, "old": record.cell_id}
+        changed = db.execute(f"UPDATE OR IGNORE records SET {assigned} WHERE {where}", values).rowcount
+        for table in ("plots", "measurements") if changed else ():
+            db.execute(f"UPDATE OR IGNORE {table} SET cell_id = :cell_id WHERE {where}", values)
 
 
 def _columns_of(db: sqlite3.Connection, table: str) -> set[str]:

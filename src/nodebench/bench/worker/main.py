@@ -26,7 +26,7 @@ import numpy as np
 from typing_extensions import override
 
 from nodebench.backends.step_size import chosen_first_step
-from nodebench.bench.checkpoints import TrainingCheckpoint
+from nodebench.bench.checkpoints import Progress, TrainingCheckpoint
 from nodebench.bench.matrix import task_cells
 from nodebench.bench.messages import (
     OUT_OF_MEMORY,
@@ -47,6 +47,7 @@ from nodebench.bench.plan import Cell
 from nodebench.bench.processes import THREAD_COUNTS
 from nodebench.bench.reference import rounded, solve_discrete, solve_reference
 from nodebench.bench.request import Request
+from nodebench.bench.saved import digest
 from nodebench.bench.worker.check_up import check_up, field_figures
 from nodebench.bench.worker.passes import GradientPasses, data_bytes, peak_resident_bytes, traced_bytes
 from nodebench.bench.worker.subject import Subject, build_problem, import_all, load_inputs, make_subject, save_inputs
@@ -201,7 +202,7 @@ class Worker(GradientPasses, Questions):
     def train(self, first_step: float | None, checkpoint: str) -> Trained:
         cell = self.cell
         subject = make_subject(cell, cell.spec.dtype, first_step)
-        training = self._training(subject, TrainingCheckpoint(checkpoint))
+        training = self._training(subject, checkpoint)
         task, splits = subject.task, training.splits
         progress = training.run()
         value = training.evaluate(splits.test)
@@ -220,7 +221,7 @@ class Worker(GradientPasses, Questions):
             train_peak_bytes=peak_resident_bytes(),
             epochs=progress.epoch,
             history=progress.history,
-            notes=[splits.note] if splits.note else [],
+            notes=[*filter(None, [splits.note, _told_parts(progress, training.total_steps)])],
         )
         looked, plots = self._looked_at(subject, training)
         return Trained(found.joined(looked), plots, loaded_files())
@@ -240,7 +241,7 @@ class Worker(GradientPasses, Questions):
 
         entries: list[SweepEntry] = []
         if subject.backend is not None:
-            problem = training.trainer.problem(fixed)
+            problem = replace(training.trainer.problem(fixed), differentiate_times=False)
             entries = attempt("tolerance sweep", lambda: tolerance_sweep(subject, problem), [])
         none: tuple[RenderedPlot, ...] = ()
         task, model = subject.task, subject.cell.model
@@ -248,16 +249,20 @@ class Worker(GradientPasses, Questions):
         peak = attempt("memory of a training step", lambda: self._step_bytes(subject, training.recipe, fixed), None)
         return Measurement(tolerance_sweep=entries, train_memory_bytes=peak, notes=notes), plots
 
-    def _training(self, subject: Subject, checkpoint: TrainingCheckpoint) -> Training:
+    def _training(self, subject: Subject, url: str) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework
         splits = task.data(cell.preset, cell.seed)
         recipe = _recipe(subject, splits)
         model, n_params = self._model(subject)
+        said = f"{cell} {subject.spec} {subject.identity(subject.backend)}"
+        key = digest(said, task.weights(cell.model, cell.seed), splits.train, splits.validation, splits.test)
         trainer = framework.trainer(model, recipe.optimizer, recipe.epochs * steps_per_epoch(recipe, splits.train))
         fixed = _fixed_batch(recipe, splits)
 
         def count() -> Evaluations:
-            step = subject.gradient_backend().gradient_step(trainer.problem(fixed), subject.spec, framework)
+            # A training differentiates its weights alone.
+            problem = replace(trainer.problem(fixed), differentiate_times=False)
+            step = subject.gradient_backend().gradient_step(problem, subject.spec, framework)
             return step.evaluations()
 
         return Training(
@@ -266,7 +271,7 @@ class Worker(GradientPasses, Questions):
             splits=splits,
             metric=task.metric,
             seed=cell.seed,
-            checkpoint=checkpoint,
+            checkpoint=TrainingCheckpoint(url, key),
             n_params=n_params,
             count=None if subject.backend is None else count,
             report=lambda progress: self.connection.send(("progress", progress)),
@@ -371,6 +376,15 @@ def _recipe(subject: Subject, splits: Splits) -> Recipe:
     recipe = subject.task.recipe(subject.cell.model, subject.cell.preset)
     _check_batch(subject.cell.batch_size, splits.train)
     return replace(recipe, batch_size=subject.cell.batch_size)
+
+
+def _told_parts(progress: Progress, total: int) -> str:
+    """That a training went on from its checkpoint, and where; empty where it was done in one go."""
+    if not progress.parts:
+        return ""
+    at = " and ".join(map(str, progress.parts))
+    told = f"the training stopped and went on from its checkpoint after step {at} of {total}"
+    return f"{told}; its time is that of all its parts"
 
 
 def _fixed_batch(recipe: Recipe, splits: Splits) -> Batch:

@@ -161,7 +161,7 @@ class GradientPasses:
             n_params=subject.framework.n_params(built.model),
             loss=self._finite_loss(gradients),
             dataset=built.inputs.dataset,
-            notes=list(filter(None, [built.inputs.note])),
+            notes=list(filter(None, [built.inputs.note, told_untimed(built)])),
             differences=list(backend.differences(subject.spec)),
             memory_exponent=backend.memory_exponent,
         )
@@ -257,6 +257,7 @@ class GradientPasses:
         found = framework.to_numpy(gradients)
         total = sum(float(abs(value).sum()) for value in found.params.values())
         total += float(abs(framework.flat_state(gradients.y0)).sum())
+        total += 0.0 if found.times is None else float(abs(found.times).sum())
         loss = float(found.loss)
         if not math.isfinite(total + loss):
             # A library that reports a failed solve as NaN tells its steps on demand: that call raises what happened.
@@ -307,6 +308,13 @@ def _state_conditions(built: BuiltProblem) -> dict[str, str]:
     return {
         f"{'parameter' if name in trained else 'constant'} `{name}`": _digest(array) for name, array in state.items()
     }
+
+
+def told_untimed(built: BuiltProblem) -> str:
+    """That a backend has no d/dtimes where the problem asks for it; empty where it has, or nobody asks."""
+    if not built.untimed:
+        return ""
+    return f"no grad_error_times of {built.subject.cell.backend}, whose step is taken without it: {built.untimed}"
 
 
 def _digest(array: np.ndarray) -> str:

@@ -192,12 +192,14 @@ class BuiltProblem:
         inputs: Weights and batch in NumPy.
         model: The model.
         problem: Its gradient problem.
+        untimed: Why d/dtimes is left out of it, which the model asks for; empty where it is not.
     """
 
     subject: Subject
     inputs: GradientInputs
     model: Any
     problem: Problem
+    untimed: str = ""
 
 
 def build_problem(subject: Subject, inputs: GradientInputs) -> BuiltProblem:
@@ -212,9 +214,13 @@ def build_problem(subject: Subject, inputs: GradientInputs) -> BuiltProblem:
     # In the dtype of the cell, also where a reference is made in float64: what cannot be trained is refused before it.
     check_times([float(t) for t in problem.times], subject.cell.spec.dtype)
     reason = None if subject.backend is None else subject.backend.unsupported(problem, subject.spec)
-    if reason is not None:
+    if reason is None:
+        return BuiltProblem(subject, inputs, model, problem)
+    # What has no d/dtimes is measured without it.
+    rest = replace(problem, differentiate_times=False)
+    if subject.backend is None or subject.backend.unsupported(rest, subject.spec) is not None:
         raise UnsupportedError(reason)
-    return BuiltProblem(subject, inputs, model, problem)
+    return BuiltProblem(subject, inputs, model, rest, untimed=reason)
 
 
 def _stretched(problem: Problem, horizon: float) -> Problem:

@@ -23,8 +23,9 @@ from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.results.quantities import SweepEntry
 from nodebench.tasks.base import Metric, Recipe, Splits
 
-CHECKPOINT_S = 20.0
-"""Longest time between two checkpoints: what a killed training loses at most, beside the step it was in."""
+CHECKPOINT_S = 1.0, 20.0
+"""Time to the first checkpoint, which doubles from one to the next, and the longest between two: what a killed training
+loses at most, beside the step it was in. However short a time limit is, less than half of what it has done is lost."""
 
 PROGRESS_S = 0.5
 
@@ -72,10 +73,15 @@ class Training:
             DivergedError: If a loss leaves the finite numbers.
         """
         progress = self.checkpoint.restore(self.trainer)
+        done = progress.epoch * self.steps_per_epoch + progress.step
+        if done:
+            progress.parts.append(done)
+        saving = _Saving(CHECKPOINT_S[0], time.perf_counter())
         while progress.epoch < self.recipe.epochs:
-            self._epoch(progress)
+            self._epoch(progress, saving)
             self._finish_epoch(progress)
             self.checkpoint.save(self.trainer, progress)
+            saving.done()
         return progress
 
     def evaluate(self, batch: Batch) -> float:
@@ -94,8 +100,8 @@ class Training:
         for start in range(0, _length(batch), size):
             yield {name: array[start : start + size] for name, array in batch.items()}
 
-    def _epoch(self, progress: Progress) -> None:
-        saved = reported = time.perf_counter()
+    def _epoch(self, progress: Progress, saving: "_Saving") -> None:
+        reported = time.perf_counter()
         total = self.total_steps
         for batch in self._batches(progress.epoch, progress.step):
             start = time.perf_counter()
@@ -108,9 +114,9 @@ class Training:
             if end - reported > PROGRESS_S:
                 self.report(TrainingProgress(done, total, loss))
                 reported = end
-            if end - saved > CHECKPOINT_S:
+            if saving.due:
                 self.checkpoint.save(self.trainer, progress)
-                saved = time.perf_counter()
+                saving.done()
 
     def _finite_step(self, batch: Batch, where: str) -> float:
         try:
@@ -147,6 +153,29 @@ class Training:
             }
         )
         progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+
+
+@dataclass
+class _Saving:
+    """When a checkpoint is due.
+
+    Attributes:
+        pause_s: Time between the last one and the next.
+        last: When the last one was written; before, when the training began.
+    """
+
+    pause_s: float
+    last: float
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next."""
+        return time.perf_counter() - self.last > self.pause_s
+
+    def done(self) -> None:
+        """One has been written."""
+        self.pause_s = min(2 * self.pause_s, CHECKPOINT_S[1])
+        self.last = time.perf_counter()
 
 
 def steps_per_epoch(recipe: Recipe, train: Batch) -> int:

@@ -120,6 +120,10 @@ class Torch(AbstractFramework):
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     @override
+    def problem(self, model: Any, batch: Batch) -> Problem:
+        return as_asked(super().problem(model, batch))
+
+    @override
     def parameters(self, field: Field) -> Mapping[str, np.ndarray]:
         return {name: to_array(parameter) for name, parameter in named_parameters(field).items()}
 
@@ -331,8 +335,7 @@ class TorchTrainer(AbstractTrainer):
 
     @override
     def problem(self, batch: Batch) -> Problem:
-        problem: Problem = self._model.problem(self._arrays(batch))
-        return problem
+        return as_asked(self._model.problem(self._arrays(batch)))
 
     @override
     def save(self, path: Path) -> None:
@@ -356,6 +359,13 @@ class TorchTrainer(AbstractTrainer):
         torch.set_rng_state(state["random"])
         if state["device_random"] is not None:
             torch.cuda.set_rng_state(state["device_random"])
+
+
+def as_asked(problem: Problem) -> Problem:
+    """A problem that says itself whether its times are differentiated: they are where they require a gradient."""
+    if not (isinstance(problem.times, Tensor) and problem.times.requires_grad):
+        return problem
+    return replace(problem, times=problem.times.detach(), differentiate_times=True)
 
 
 def make_optimizer(params: list[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:

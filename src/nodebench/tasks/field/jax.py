@@ -30,14 +30,23 @@ class FieldODE(eqx.Module):
         solve: `solve(field, y0, times)`, differentiable: the gradient method under test.
         fields: Where the field's class lives, by framework.
         times: Output times.
+        differentiate_times: Whether the gradient problem differentiates with respect to the output times as well.
     """
 
     field: Any
     solve: Callable[..., jax.Array] = eqx.field(static=True)
     times: tuple[float, ...] = eqx.field(static=True)
+    differentiate_times: bool = eqx.field(static=True)
 
-    def __init__(self, solve: Callable[..., jax.Array], fields: Mapping[str, str], times: tuple[float, ...]) -> None:
-        self.solve, self.times = solve, times
+    def __init__(
+        self,
+        solve: Callable[..., jax.Array],
+        fields: Mapping[str, str],
+        times: tuple[float, ...],
+        *,
+        differentiate_times: bool,
+    ) -> None:
+        self.solve, self.times, self.differentiate_times = solve, times, differentiate_times
         # With weights that are replaced, and whatever else it draws from the seed.
         self.field = _made(fields["jax"], random.getrandbits(31))
 
@@ -56,7 +65,7 @@ class FieldODE(eqx.Module):
     def problem(self, batch: Mapping[str, jax.Array]) -> Problem:
         """What the gradient measurement differentiates; its loss carries its arrays."""
         loss = Partial(end_loss, parts_of("end", batch))
-        return Problem(self.field, parts_of("y0", batch), np.asarray(self.times), loss)
+        return Problem(self.field, parts_of("y0", batch), np.asarray(self.times), loss, self.differentiate_times)
 
 
 def end_loss(end: State, ys: State) -> jax.Array:
@@ -144,17 +153,18 @@ class GivenODE(eqx.Module):
     field: Any
     loss: Any
     times: tuple[float, ...] = eqx.field(static=True)
+    differentiate_times: bool = eqx.field(static=True)
 
     def __init__(self, source: FieldSource, solve: Callable[..., jax.Array] | None = None) -> None:
         del solve
         given = source.given
-        self.times = source.times
+        self.times, self.differentiate_times = source.times, given is not None and given.differentiate_times
         self.field = _read_field(source) if given is None else _as_field(given.field, given.parameters)
         self.loss = last_mean_square if given is None or given.loss is None else given.loss
 
     def problem(self, batch: Mapping[str, jax.Array]) -> Problem:
         """What the gradient measurement differentiates."""
-        return Problem(self.field, parts_of("y0", batch), np.asarray(self.times), self.loss)
+        return Problem(self.field, parts_of("y0", batch), np.asarray(self.times), self.loss, self.differentiate_times)
 
 
 def last_mean_square(ys: State) -> jax.Array:

@@ -33,6 +33,7 @@ class GivenProblem:
         y0: Initial state in NumPy.
         times: Output times.
         loss: Scalar loss of the states at `times`, shape `(n, *y0.shape)`; None for the last's mean square.
+        differentiate_times: Whether the gradient with respect to `times` is wanted too.
     """
 
     framework: str
@@ -41,6 +42,7 @@ class GivenProblem:
     y0: State
     times: tuple[float, ...]
     loss: Callable[[State], Array] | None
+    differentiate_times: bool = False
 
 
 def receive(objects: Objects) -> None:

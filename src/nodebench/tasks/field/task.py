@@ -47,6 +47,9 @@ class AbstractFieldTask(AbstractTask):
     times: ClassVar[tuple[float, ...]] = (0.0, 1.0)
     """Output times of the solve; the loss looks at the last."""
 
+    differentiate_times: ClassVar[bool] = False
+    """Whether the gradient measurement differentiates with respect to the output times as well."""
+
     metric: ClassVar[Metric] = Metric("RMSE", "1", "lower", "root-mean-square")
     default_model: ClassVar[str] = "field"
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-5, atol=1e-5)
@@ -99,7 +102,7 @@ class AbstractFieldTask(AbstractTask):
     @override
     def model_options(self, model: str) -> Mapping[str, object]:
         del model
-        return {"fields": dict(self.fields), "times": self.times}
+        return {"fields": dict(self.fields), "times": self.times, "differentiate_times": self.differentiate_times}
 
     @override
     def weights(self, model: str, seed: int) -> Weights:

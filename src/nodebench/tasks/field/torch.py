@@ -29,11 +29,20 @@ class FieldODE(nn.Module):
         solve: `solve(field, y0, times)`, differentiable: the gradient method under test.
         fields: Where the field's class lives, by framework.
         times: Output times.
+        differentiate_times: Whether the gradient problem differentiates with respect to the output times as well.
     """
 
-    def __init__(self, solve: Callable[..., Tensor], fields: Mapping[str, str], times: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        solve: Callable[..., Tensor],
+        fields: Mapping[str, str],
+        times: tuple[float, ...],
+        *,
+        differentiate_times: bool,
+    ) -> None:
         super().__init__()
         self.solve, self.times, self.field = solve, times, load_class(fields["torch"])()
+        self.differentiate_times = differentiate_times
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean squared distance of the last states from their targets."""
@@ -51,7 +60,7 @@ class FieldODE(nn.Module):
         """What the gradient measurement differentiates."""
         y0 = parts_of("y0", batch)
         times = torch.tensor(self.times, dtype=torch.float64, device=state_parts(y0)[0].device)
-        return Problem(self.field, y0, times, partial(end_loss, parts_of("end", batch)))
+        return Problem(self.field, y0, times, partial(end_loss, parts_of("end", batch)), self.differentiate_times)
 
 
 def end_loss(end: State, ys: State) -> Tensor:
@@ -160,7 +169,7 @@ class GivenODE(nn.Module):
         super().__init__()
         del solve
         given = source.given
-        self.times = source.times
+        self.times, self.differentiate_times = source.times, given is not None and given.differentiate_times
         self.field: Field = _read_field(source) if given is None else _as_field(given.field, given.parameters)
         self.own_loss = None if given is None else given.loss
         # Cast and moved with the model: a loss may hold targets, or a decoder.
@@ -172,7 +181,7 @@ class GivenODE(nn.Module):
         """What the gradient measurement differentiates."""
         y0 = parts_of("y0", batch)
         times = torch.tensor(self.times, dtype=torch.float64, device=state_parts(y0)[0].device)
-        return Problem(self.field, y0, times, self.own_loss or last_mean_square)
+        return Problem(self.field, y0, times, self.own_loss or last_mean_square, self.differentiate_times)
 
 
 def last_mean_square(ys: State) -> Tensor:

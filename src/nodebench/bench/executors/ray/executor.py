@@ -153,7 +153,8 @@ class _Dispatcher:
                     self._warn_if_stuck()
         except ray.exceptions.RayError as error:
             raise UserError(
-                f"the Ray cluster was lost: {first_line(error)} Continue with the same command and --resume."
+                f"the Ray cluster was lost: {first_line(error)} Continue with the same command, and --resume if it is "
+                "`run` or `scale`."
             ) from error
         finally:
             for sent in self.tracker.in_flight.values():
@@ -234,19 +235,17 @@ class _Dispatcher:
         lost_on = (*sent.lost_on, f"a process on {name}" if process else name)
         if len(lost_on) > self.executor.retries:
             reason = f"it was lost in each of {len(lost_on)} attempts, with {', '.join(lost_on)}"
-            self._fail(work_id, sent, "failed", reason, error, lost=True)
+            self._fail(work_id, sent, "failed", reason, error)
             return
         text = f"{lost_on[-1]} was lost; retry {len(lost_on)} of {self.executor.retries}"
         self.machine.notify(Event("lost", text, sent.work.cell, node=name))
         self._send_again(work_id, lost_on)
 
-    def _fail(
-        self, work_id: int, sent: InFlight, status: Status, reason: str, error: Exception, *, lost: bool = False
-    ) -> None:
+    def _fail(self, work_id: int, sent: InFlight, status: Status, reason: str, error: Exception) -> None:
         node_id = self.tracker.node_of(sent, error)
         name = self.tracker.name(node_id)
         failure = Failure(status, f"on node {name}: {reason}.", str(error))
-        outcomes = tuple(replace(outcome.failed(failure), lost=lost) for outcome in sent.work.outcomes)
+        outcomes = tuple(outcome.failed(failure) for outcome in sent.work.outcomes)
         environment = self.tracker.environments.get(node_id, self.machine.environment)
         self._deliver(work_id, WorkResult(sent.work, outcomes, name, environment))
 

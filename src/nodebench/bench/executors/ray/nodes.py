@@ -4,7 +4,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -12,10 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nodebench.bench.checkpoints import check_folder, open_filesystem
 from nodebench.bench.executors.ray.inspection import INSPECTION_S, NodeInspection, Requirements, inspect_here
 from nodebench.errors import UserError
-from nodebench.results.machine import Fingerprint, differences, fingerprint
-
-SOFTWARE = ("python", "libraries", "git")
-"""What of a fingerprint must be the same on all nodes of a run."""
+from nodebench.results.machine import Fingerprint, differences, fingerprint, software
 
 ANSWER_S = 120.0
 """How long a node may take to read and write a file that it shares."""
@@ -123,11 +120,6 @@ def inspect(nodes: Sequence[Node], requirements: Requirements) -> dict[str, Node
         else found
         for node_id, found in answers.items()
     }
-
-
-def software(environment: Fingerprint) -> Fingerprint:
-    """What of a fingerprint must be the same on all nodes of a run."""
-    return cast(Fingerprint, {name: environment.get(name) for name in SOFTWARE})
 
 
 def unlike_software(expected: Fingerprint, environment: Fingerprint) -> list[str]:
