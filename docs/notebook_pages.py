@@ -19,8 +19,9 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown, page, config, files):
+def on_page_markdown(markdown, page, **others):
     """Lead to the page of a notebook where a file of docs/ leads to the notebook itself."""
+    del others
     return markdown if page.file.src_uri.startswith("notebooks/") else markdown.replace(".ipynb)", ".md)")
 
 

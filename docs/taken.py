@@ -22,4 +22,6 @@ def _parameter(told):
     default = None if told.default is told.empty else "..." if "factory" in repr(told.default) else repr(told.default)
     annotation = told.annotation if isinstance(told.annotation, str) else inspect.formatannotation(told.annotation)
     kind = griffe.ParameterKind(told.kind.description)
-    return griffe.Parameter(told.name, annotation=annotation.replace("collections.abc.", ""), kind=kind, default=default)
+    return griffe.Parameter(
+        told.name, annotation=annotation.replace("collections.abc.", ""), kind=kind, default=default
+    )

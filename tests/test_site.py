@@ -1,14 +1,14 @@
-"""Every command and every snippet that the site and the README show runs, in the order of its page, in a folder of its own.
+"""Every command and snippet that the site and the README show runs, in the order of its page, in its own folder.
 
 Measurements are made as cheap as their command allows. What is not run is listed, with the reason.
 """
 
-import os
 import re
 import shlex
 import subprocess
-import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from textwrap import dedent
 
@@ -75,16 +75,14 @@ def commands(text):
 
 
 def cheapest(words):
-    """The same command with the fewest turns; of all methods, or on a task of real size, the plan or the counts."""
+    """The same command with the fewest turns; of many methods, which all have tests of their own, the plan."""
     name, *rest = words
     if name not in ("run", "scale", "recommend"):
         return words
-    if "all" in rest:
+    if "all" in rest or "cnf" in rest:
         return [*words, "--dry-run"]
-    more = ["--rounds", "1"] if "training" not in rest else []
-    if name == "run" and "--preset" not in rest:
-        more += ["--preset", "smoke"]
-    return [*words, *more, *(("--measure", "counts") if "cnf" in rest else ())]
+    turns = [] if "training" in rest else ["--rounds", "1"]
+    return [*words, *turns, *(["--preset", "smoke"] if name == "run" else [])]
 
 
 def run_commands(folder, block):
@@ -104,10 +102,12 @@ def _nodebench(folder, words):
 
 
 def _pytest(folder, words):
-    """A pytest with its plugins, and not one of the processes that this test may be run by."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
-    return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=False)
+    """A pytest within this one, in which a cell has one turn."""
+    printed = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.chdir(folder)
+        code = pytest.main([*words, "--benchmark-disable", "-p", "no:cacheprovider"])
+    return subprocess.CompletedProcess(words, code, printed.getvalue(), "")
 
 
 PROGRAMS = {"nodebench": _nodebench, "pytest": _pytest}
@@ -163,4 +163,6 @@ def test_what_is_not_run_is_still_shown():
              for command in commands(block.text)]  # fmt: skip
     assert [pattern for pattern in NOT_RUN if not any(re.fullmatch(pattern, command) for command in every)] == []
     assert set(CODES) <= set(every)
-    assert all((DOCS / page).is_file() and (ROOT / "tests" / said.split()[0]).is_file() for page, said in ELSEWHERE.items())
+    assert all(
+        (DOCS / page).is_file() and (ROOT / "tests" / said.split()[0]).is_file() for page, said in ELSEWHERE.items()
+    )
