@@ -26,6 +26,7 @@ WORKFLOWS = (*sorted((ROOT / ".github/workflows").glob("*.y*ml")), *sorted((ROOT
 GATES = (OURS, RECIPE, BASELINE)
 
 GRANTED = {
+    ("docs.yml", "deploy"): {"pages": "write", "id-token": "write"},
     ("release.yml", "publish"): {"id-token": "write"},
     ("release.yml", "github"): {"contents": "write"},
 }
