@@ -73,7 +73,7 @@ gpu-check:  ## tests and a run on a GPU, by PYTHON as it is, in one command with
 	$(PYTHON) benchmarks/gpu_check.py --device $(DEVICE)
 
 docs: setup  ## the site, as a folder that any server can serve; a link that leads nowhere ends it
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 tables: setup  ## the tables of docs/ that follow from the code: quantities, bands, commands, backends, tasks
 	$(BIN)/python docs/tables.py

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import nodebench
 from nodebench import registry
@@ -156,19 +157,18 @@ def test_the_site_has_every_public_name_once():
 
 def test_what_the_site_is_made_with_is_pinned():
     """All that the group `docs` brings, so that the site of today can be made tomorrow."""
-    pinned = {
-        line.partition("==")[0].lower().replace("_", "-")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-    }
-    wanted, seen = ["mkdocs-material", "mkdocstrings-python"], set()
+    pytest.importorskip("mkdocs")
+    group = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["docs"]
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    wanted, seen = [(text, "") for text in group], set()
     while wanted:
-        name = wanted.pop()
-        seen.add(name)
-        needed = [Requirement(text) for text in requires(name) or ()]
-        known = {
-            each.name.lower().replace("_", "-")
-            for each in needed
-            if each.marker is None or each.marker.evaluate({"extra": ""})
-        }
-        wanted += known - seen
-    assert seen - pinned == set()
+        text, extra = wanted.pop()
+        needed = Requirement(text)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": extra}):
+            continue
+        for each in {"", *needed.extras} - {found for name, found in seen if name == needed.name}:
+            seen.add((needed.name, each))
+            wanted += [(text, each) for text in requires(needed.name) or ()]
+    spelled = {canonicalize_name(name) for name, _ in seen}
+    assert len(spelled) > len(group)
+    assert spelled - {canonicalize_name(pin.partition("==")[0]) for pin in pins} == set()

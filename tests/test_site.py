@@ -13,8 +13,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import typer
 from commands import nodebench
 
+from nodebench import cli
 from nodebench.gating.thresholds import read_thresholds
 
 ROOT = Path(__file__).parents[1]
@@ -136,6 +138,8 @@ NOT_CODE = ("text",)
 
 PAGES = shown()
 
+TEXTS = [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("reference/*.md")]
+
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_shows_runs(page, tmp_path, monkeypatch):
@@ -155,6 +159,18 @@ def test_what_a_page_shows_runs(page, tmp_path, monkeypatch):
             read_toml(tmp_path, block)
         else:
             assert block.language in NOT_CODE
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_within_the_text_are_there(page):
+    """What stands in a sentence as a command is one, with these options."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for line in re.findall(r"`(nodebench [^`]+)`", text):
+        command, words = typer.main.get_command(cli.app), shlex.split(line)[1:]
+        while hasattr(command, "commands") and words and not words[0].startswith("-"):
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word for word in words if re.match("--?[a-z]", word)} <= {*known, "--help"}, line
 
 
 def test_what_is_not_run_is_still_shown():
