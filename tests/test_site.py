@@ -34,6 +34,11 @@ NOT_RUN = {
     r"make gpu-(wheels|check)( DEVICE=cpu)?": "wheels from a network and a GPU; test_device.py has its lines",
     r"pip install .*": "the network; test_wheel.py installs what is built here",
     r"git clone .*": "the network",
+    r"nodebench (show RUN RUN|logs CELL)": "names of what a reader has; test_cli.py has such",
+    r"nodebench reproduce table1": "trainings; test_reproduction.py makes small ones",
+    r"nodebench merge 1.db 2.db -o all.db": "stores of several machines; test_merging.py has such",
+    r"nodebench doctor": "seconds of imports; test_cli.py has it",
+    r"nodebench doctor --selftest": "minutes of timing; test_selftest.py has it with fakes",
     r"nodebench compare --against-ref .*": "builds another version; test_gate_versions.py and test_workflows.py do",
 }
 """Commands, whole, that no test here can run or need run, and why."""
@@ -77,11 +82,11 @@ def commands(text):
 
 
 def cheapest(words):
-    """The same command with the fewest turns; of many methods, which all have tests of their own, the plan."""
+    """The same command with the fewest turns; of all methods, or on large tasks, which other tests measure, the plan."""
     name, *rest = words
     if name not in ("run", "scale", "recommend"):
         return words
-    if "all" in rest or "cnf" in rest:
+    if {"all", "cnf", "mnist", "spiral"} & set(rest):
         return [*words, "--dry-run"]
     turns = [] if "training" in rest else ["--rounds", "1"]
     return [*words, *turns, *(["--preset", "smoke"] if name == "run" else [])]
