@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lowest coverage setup lint bench readme gallery gallery-runs gpu-wheels gpu-check clean
+.PHONY: run test check lowest coverage setup lint docs tables bench gallery gallery-runs gpu-wheels gpu-check clean
 
 run: setup  ## train with the adjoint method on MNIST and measure its gradient step
 	$(BIN)/nodebench run --backend adjoint --task mnist
@@ -72,8 +72,11 @@ DEVICE ?= cuda
 gpu-check:  ## tests and a run on a GPU, by PYTHON as it is, in one command without a network; DEVICE=cpu tries it
 	$(PYTHON) benchmarks/gpu_check.py --device $(DEVICE)
 
-readme: setup  ## the README's tables, from the catalogue of quantities
-	$(BIN)/python docs/readme_tables.py
+docs: setup  ## the site, as a folder that any server can serve; a link that leads nowhere ends it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+tables: setup  ## the tables of docs/ that follow from the code: quantities, bands, commands, backends, tasks
+	$(BIN)/python docs/tables.py
 
 GALLERY := docs/gallery
 PAPER := --preset standard --seed 0,1,2
@@ -106,4 +109,4 @@ gallery-runs: setup  ## measure what the gallery shows, about a day on a machine
 	$(BIN)/nodebench reproduce all $(PAPER) --store $(GALLERY)/paper.db --output $(GALLERY)/paper.html
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .nodebench .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) site .nodebench .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 from commands import nodebench
@@ -19,7 +18,6 @@ from nodebench.options import GateOptions, RunOptions, ScaleOptions, meanings
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
-README = Path(__file__).parents[1] / "README.md"
 COUNTS = {"backends": [BACKEND], "tasks": [TASK], "measure": "counts", "preset": "smoke"}
 
 SCRIPT = """
@@ -192,14 +190,6 @@ def test_parameters_are_the_fields_with_their_meaning(function, options):
     assert set(parameters) == set(meanings(options))
     for name, meaning in meanings(options).items():
         assert f"    {name}: {meaning}\n" in function.__doc__
-
-
-def test_the_example_of_the_readme_runs(tmp_path):
-    """It prints a line for each record, and writes its report."""
-    code = re.search(r"```python\n(import nodebench\n.*?)```", README.read_text(), re.DOTALL).group(1)
-    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path, capture_output=True, text=True)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["direct", "adjoint"], done.stderr
-    assert "<html" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

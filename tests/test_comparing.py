@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import threading
 from dataclasses import replace
@@ -17,7 +16,6 @@ import torch
 from commands import nodebench
 from torch import nn
 
-import nodebench as package
 from nodebench.bench.matrix import task_cells
 from nodebench.bench.messages import Assignment
 from nodebench.bench.request import Request
@@ -27,8 +25,6 @@ from nodebench.errors import UserError
 from nodebench.tasks.field import objects
 from nodebench.tasks.field.objects import GivenProblem, receive, unpacked
 from nodebench.tasks.field.sending import packed
-
-README = Path(__file__).parents[1] / "README.md"
 
 
 def field_class():
@@ -278,20 +274,3 @@ def test_a_field_of_a_file_is_measured_by_the_command_line(tmp_path):
         done = nodebench(*arguments, "-b", "direct", "--rounds", "1", "--store", "r.db", cwd=tmp_path)
         assert done.returncode, done.stdout
         assert sentence in " ".join((done.stdout + done.stderr).split())
-
-
-def test_what_the_readme_shows_in_python_runs(tmp_path, monkeypatch):
-    """As it stands, with less time for the timing."""
-    code = re.search(r"```python\n(study = .*?)```", README.read_text(encoding="utf-8"), re.DOTALL).group(1)
-    monkeypatch.chdir(tmp_path)
-    names = {
-        "nodebench": package,
-        "field": Field(),
-        "y0": Y0,
-        "t": torch.linspace(0, 1, 3),
-        "loss": lambda ys: ys.mean(),
-    }
-    code = code.replace("budget_s=30", 'backends=["direct", "adjoint"], rounds=1')
-    exec(code, names)
-    assert names["ys"].shape == (3, 4, 2)
-    assert (tmp_path / "comparison.html").exists()

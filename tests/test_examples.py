@@ -1,13 +1,7 @@
-"""The examples run as they are, and what `CONTRIBUTING.md` says is what one does."""
+"""The examples run as they are."""
 
 import json
-import re
-import shlex
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
-from subprocess import CompletedProcess
-from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -61,53 +55,3 @@ def test_weights_of_a_jax_field_are_the_same_in_32_and_64_bits():
     assert narrow.keys() == wide.keys()
     for name, value in narrow.items():
         np.testing.assert_array_equal(value, wide[name])
-
-
-def _section(title):
-    """A section of CONTRIBUTING.md, as its code blocks: (language, text)."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    section = text.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
-    return [
-        (language, dedent(block))
-        for language, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```$", section, flags=re.MULTILINE | re.DOTALL)
-    ]
-
-
-def _pytest(*arguments, cwd):
-    """A pytest within this one."""
-    printed = StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.chdir(cwd)
-        code = pytest.main([*arguments, "-p", "no:cacheprovider"])
-    return CompletedProcess(arguments, code, printed.getvalue(), "")
-
-
-PROGRAMS = {"nodebench": nodebench, "pytest": _pytest}
-
-
-def _follow(folder, blocks):
-    """Do what a section says: write each Python block to the file that its first line names, call each command."""
-    for language, text in blocks:
-        if language == "python":
-            name = text.splitlines()[0].removeprefix("# ")
-            (folder / name).write_text((folder / name).read_text() + text)
-            continue
-        for line in text.splitlines():
-            program, *arguments = shlex.split(line)
-            done = PROGRAMS[program](*arguments, cwd=folder)
-            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Any folder, as it says; one, whose workers have one launcher."""
-    return tmp_path_factory.mktemp("any")
-
-
-@pytest.mark.parametrize("title", ["Add a backend", "Add a task"])
-def test_what_contributing_says_works(folder, title):
-    """Its commands, one after the other in a folder that had nothing of them, all exit with 0."""
-    pytest.importorskip("torch")
-    blocks = _section(title)
-    assert {language for language, _ in blocks} >= {"console"}
-    _follow(folder, [block for block in blocks if block[0] in ("console", "python")])

@@ -2,13 +2,15 @@
 
 import re
 import tomllib
-from importlib.metadata import metadata
+from importlib.metadata import metadata, requires
 from pathlib import Path
 
 import check_jsonschema
 import pytest
 import yaml
 from click.testing import CliRunner
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import nodebench
 from nodebench import registry
@@ -80,7 +82,7 @@ def test_a_backend_has_its_reference(name):
 
 
 def test_the_glossary_has_each_word_once():
-    """In alphabetical order, linked from the README; those of a report, a record and the command line among them."""
+    """In alphabetical order; those of a report, a record and the command line among them."""
     page = (ROOT / "docs/glossary.md").read_text()
     words = re.findall(r"^\| ([^|]+?) \| [^|]+ \|$", page, re.MULTILINE)[1:]
     assert words == sorted(set(words), key=str.lower)
@@ -89,19 +91,84 @@ def test_the_glossary_has_each_word_once():
         "run", "store", "executor", "report", "gate", "baseline", "control", "round", "turn", "floor", "counterpart",
         "shard", "worker", "launcher", "plan", "preset", "band",
     }  # fmt: skip
-    assert "(docs/glossary.md)" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
-)
+REPOSITORY, SITE = PROJECT["urls"]["Homepage"], PROJECT["urls"]["Documentation"]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+OURS = {
+    f"{REPOSITORY}/blob/main/": "",
+    f"{REPOSITORY}/tree/main/": "",
+    REPOSITORY.replace("//github.com/", "//raw.githubusercontent.com/") + "/main/": "",
+    SITE: "docs/",
+}
+"""Where files of this repository are to be read, and in which of its folders they are."""
+
+
+def links(path):
+    """The links of a page, without those of its code."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"\]\(([^)]+)\)", re.sub(r"`[^`\n]*`", "``", text))
+
+
+def target(link, path):
+    """The file that a link of a page leads to; None where it is none of ours."""
+    for address, folder in OURS.items():
+        if link.startswith(address):
+            file = ROOT / folder / link.removeprefix(address)
+            found = (file, file.with_suffix(".md"), file / "README.md", file / "index.md")
+            return next((each for each in found if each.exists() and (each.is_file() or not folder)), file)
+    return None if "://" in link else path.parent / link if link else path
+
+
+def headings(path):
+    """What the headings of a page are called in links to them."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
-    """Those to files of this repository, and to headings of the same page."""
-    text = path.read_text()
-    headings = {
-        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
-    for link in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", text):
-        assert "://" in link or (path.parent / link).exists(), link
-    assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= headings
+    """To files of this repository, wherever they are read, and to headings; mkdocstrings checks its own names."""
+    for link in links(path):
+        address, _, heading = link.partition("#")
+        file = target(address, path)
+        if file is None:
+            continue
+        assert file.exists(), link
+        assert not heading or heading.startswith("nodebench.") or heading in headings(file), link
+
+
+def test_the_readme_is_a_screen_that_can_be_read_anywhere():
+    """It is shown on PyPI, where only whole addresses lead somewhere; the words of the project are on the site."""
+    readme = ROOT / "README.md"
+    assert len(readme.read_text(encoding="utf-8").splitlines()) <= 100
+    assert [link for link in links(readme) if not link.startswith("https://")] == []
+    assert f"{SITE}glossary/" in links(readme)
+
+
+def test_the_site_has_every_public_name_once():
+    """`nodebench.__version__`, which is no object with a docstring, is named in its first lines."""
+    page = (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: nodebench\.(\w+)$", page, re.MULTILINE)) == sorted(
+        {*nodebench.__all__} - {"__version__"}
+    )
+    assert "`nodebench.__version__`" in page
+
+
+def test_what_the_site_is_made_with_is_pinned():
+    """All that the group `docs` brings, so that the site of today can be made tomorrow."""
+    pytest.importorskip("mkdocs")
+    group = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["docs"]
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    wanted, seen = [(text, "") for text in group], set()
+    while wanted:
+        text, extra = wanted.pop()
+        needed = Requirement(text)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": extra}):
+            continue
+        for each in {"", *needed.extras} - {found for name, found in seen if name == needed.name}:
+            seen.add((needed.name, each))
+            wanted += [(text, each) for text in requires(needed.name) or ()]
+    spelled = {canonicalize_name(name) for name, _ in seen}
+    assert len(spelled) > len(group)
+    assert spelled - {canonicalize_name(pin.partition("==")[0]) for pin in pins} == set()

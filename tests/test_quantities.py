@@ -149,7 +149,7 @@ def test_a_record_is_made_of_parts():
 
 
 def test_each_quantity_says_what_it_is():
-    """A sentence, a group that says how it is taken, a band with its reason; the README's tables have them."""
+    """A sentence, a group that says how it is taken, a band with its reason; the tables of docs/ have them."""
     for name, said in CATALOGUE.items():
         assert said.meaning.endswith("."), name
         assert said.group in ("", *HOW_TAKEN), name

@@ -32,8 +32,3 @@ def test_what_the_page_says_of_jax_runs():
     """The derivative of the end of a decay, whose closed form is known."""
     pytest.importorskip("diffrax")
     assert float(_run(IN_JAX)["found"]) == pytest.approx(-2 * math.exp(-0.5), rel=1e-4)
-
-
-def test_the_readme_leads_to_it():
-    """Who reads the one finds the other."""
-    assert "(docs/torchdiffeq.md)" in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

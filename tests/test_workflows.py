@@ -26,6 +26,7 @@ WORKFLOWS = (*sorted((ROOT / ".github/workflows").glob("*.y*ml")), *sorted((ROOT
 GATES = (OURS, RECIPE, BASELINE)
 
 GRANTED = {
+    ("docs.yml", "deploy"): {"pages": "write", "id-token": "write"},
     ("release.yml", "publish"): {"id-token": "write"},
     ("release.yml", "github"): {"contents": "write"},
 }
@@ -284,11 +285,10 @@ def test_the_gate_is_the_same_everywhere():
 
 
 def test_the_recipe_is_documented():
-    """Each file and each of its variables has its place on the page, and the page is linked."""
+    """Each file and each of its variables has its place on the page."""
     page = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
     for path in (RECIPE, BASELINE):
-        assert f"(../examples/ci/{path.name})" in page
-    assert "(docs/ci.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+        assert f"/examples/ci/{path.name})" in page
     backends, tasks = (load(BASELINE)["env"][name] for name in ("BACKENDS", "TASKS"))
     assert f"nodebench run -b {backends} -t {tasks} " in page
 

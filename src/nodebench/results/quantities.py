@@ -2,7 +2,7 @@
 
 Each field of a part of a record that is a quantity says here what it is, in which unit, how it is printed, which
 direction is better, how the gate holds it and in which tables it stands. The record's fields, the store's columns,
-`--json`, the tables of reports and terminals, the gate, baselines and the README's tables follow from it. To add a
+`--json`, the tables of reports and terminals, the gate, baselines and the tables of docs/ follow from it. To add a
 quantity, declare it here and give it a value where it is measured.
 """
 
