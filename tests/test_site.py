@@ -82,7 +82,7 @@ def commands(text):
 
 
 def cheapest(words):
-    """The same command with the fewest turns; of all methods, or on large tasks, which other tests measure, the plan."""
+    """The same command with the fewest turns; of all methods, or on large tasks, which others measure, the plan."""
     name, *rest = words
     if name not in ("run", "scale", "recommend"):
         return words
