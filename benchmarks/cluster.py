@@ -55,8 +55,8 @@ BACKENDS = ("direct", "adjoint", "checkpoint", "symplectic", "interpolated", "to
 RTOLS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SEEDS = tuple(range(5))
 
-TRAINED = {"cnf": "cnf[dataset=moons]", "mnist": "mnist", "spiral": "spiral[observations=50]"}
-"""The tasks, in the order of `--task all`, each with the name its training has in the gallery's store."""
+TRAINED = ("cnf", "mnist", "spiral")
+"""The tasks, in the order of `--task all`."""
 
 EVALUATIONS = {
     "cnf": {1e-2: 13, 1e-3: 13, 1e-4: 13, 1e-5: 19, 1e-6: 19},
@@ -226,7 +226,8 @@ class Lengths:
 
 def measured_lengths() -> Lengths:
     """The lengths of the preset `quick`, from the gallery's records."""
-    trained, timed, precise = (Store(GALLERY / f"{name}.db") for name in ("paper", "gradient-step", "work-precision"))
+    names = ("paper", "gradient-step", "work-precision")
+    trained, timed, precise = (Store(GALLERY / f"{name}.db", read_only=True) for name in names)
     train_s = {
         record.task: record.train_s for record in trained.records() if record.backend == "adjoint" and record.train_s
     }
@@ -235,10 +236,10 @@ def measured_lengths() -> Lengths:
     ratios = {**TIMES_DIRECT, **{("cnf", name): cnf[name] / cnf["direct"] for name in cnf}}
     tasks = {task: registry.load("task", task, AbstractTask) for task in TRAINED}
     training, tolerance = {}, {}
-    for task, name in TRAINED.items():
+    for task in TRAINED:
         for backend in BACKENDS:
             step = step_s.get((task, backend)) or step_s[task, "direct"] * ratios[task, backend]
-            training[task, backend] = train_s[name] * step / step_s[task, "adjoint"]
+            training[task, backend] = train_s[task] * step / step_s[task, "adjoint"]
         for rtol, n in EVALUATIONS[task].items():
             tolerance[task, rtol] = n / EVALUATIONS[task][tasks[task].spec.rtol]
     return Lengths(_group_lengths(timed), training, tolerance)
@@ -402,7 +403,7 @@ class Bench:
 def print_nodes(run_s: float) -> None:
     """The wall time of the matrix by nodes, of one CPU and of several."""
     lengths = measured_lengths()
-    request = Request(backends=BACKENDS, tasks=tuple(TRAINED), rtols=RTOLS, seeds=SEEDS, preset="quick", measure="both")
+    request = Request(backends=BACKENDS, tasks=TRAINED, rtols=RTOLS, seeds=SEEDS, preset="quick", measure="both")
     planned = plan(request)
     for line in _told(lengths, planned):
         print(line)

@@ -129,8 +129,9 @@ def test_a_baseline_of_another_spelling_is_of_the_same_cells():
     """Options at their defaults are left out of what a file names, and a file that names a cell twice keeps both."""
     [new] = plan(Request(backends=("adjoint",), tasks=("linear",))).cells
     old = replace(new, backend="adjoint[land=false,norm=full]")
-    content = [vars(settings_of(each)) for each in (old, new)]
-    assert [*loads("b", {"schema": 1, "cells": content[:1]}).cells] == [new.cell_id]
+    content = [vars(settings_of(each)) | {"control": each.backend} for each in (old, new)]
+    [(cell_id, read)] = loads("b", {"schema": 1, "cells": content[:1]}).cells.items()
+    assert (cell_id, read.cell_id, read.backend, read.control) == (new.cell_id, new.cell_id, "adjoint", "adjoint")
     assert [*loads("b", {"schema": 1, "cells": content}).cells] == [old.cell_id, new.cell_id]
 
 

@@ -335,6 +335,9 @@ def test_bands_are_set_by_metric_task_and_backend(tmp_path):
     assert found.band("n_accepted", "mnist", None).ignored
     slowdowns = [("mnist", "direct"), ("cnf[dataset=moons]", "direct"), ("cnf", "adjoint[norm=full]")]
     assert [found.band("time", *names).relative for names in slowdowns] == [0.2, 0.3, 0.4]
+    # A rule of a cell that is spelled out is of that cell, however it is spelled, and of no other.
+    spelled = [("cnf", "adjoint"), ("cnf", "adjoint[norm=seminorm]")]
+    assert [found.band("time", *names).relative for names in spelled] == [0.4, 0.3]
     assert read_thresholds(path, "1%").band("time", "mnist", "direct").relative == 0.01
     assert told(gate(found, nfe_forward=101, peak_memory_bytes=104 * 2**20)) == {"nfe_forward": "regression"}
 

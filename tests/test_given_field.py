@@ -195,7 +195,7 @@ def test_weights_of_another_field_are_named(tmp_path, content, said):
         ({"field": "model.py:ODEFunc", "y0": "y0.npy"}, r"there is no file `y0.npy`"),
         ({"field": "model.py:ODEFunc", "y0": "model.py"}, r"must be a shape such as 64x2, or a file .npy or .pt"),
         ({"field": "model.py:ODEFunc", "y0": "4x0"}, r"must have numbers in it"),
-        ({"field": "model.py:ODEFunc", "times": "0:1"}, r"`--times` must be start:end:number"),
+        ({"field": "model.py:ODEFunc", "times": "0:1"}, r"`--times` must be first:last:number"),
         ({"field": "model.py:ODEFunc", "times": "0,1,0.5"}, r"strictly increasing or strictly decreasing"),
         ({"field": "model.py:ODEFunc", "times": "1,1"}, r"strictly increasing or strictly decreasing"),
         ({"field": "model.py:ODEFunc", "init_args": ["width=3"]}, r"cannot be made as ODEFunc\(width=3\)"),

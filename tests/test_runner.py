@@ -22,6 +22,7 @@ from nodebench.bench.runner import Runner
 from nodebench.bench.saved import Reference
 from nodebench.bench.worker.main import Worker, _failure
 from nodebench.errors import UserError
+from nodebench.registry import canonical
 from nodebench.results.machine import fingerprint
 from nodebench.results.record import PRINTED
 from nodebench.results.store import Store
@@ -136,7 +137,7 @@ def test_every_failure_is_a_row(tmp_path):
         "unsupported": ("unsupported", "supports nothing"),
         "wrong": ("wrong_gradient", "above the limit"),
     }
-    names = {behaviour: f"{BACKEND}[behaviour={behaviour}]" for behaviour in expected}
+    names = {behaviour: canonical("backend", f"{BACKEND}[behaviour={behaviour}]") for behaviour in expected}
     records = measure(tmp_path, backends=tuple(names.values()), measure="gradient")
     for behaviour, (status, reason) in expected.items():
         record = records[names[behaviour]]
@@ -267,7 +268,8 @@ class Talking(FakeBackend):
 def test_what_a_process_printed_is_kept(tmp_path):
     """The last 200 lines: alone of a process that died, below the traceback of a command that failed."""
     (tmp_path / "talking.py").write_text(TALKING)
-    died, failed = (f"{tmp_path / 'talking.py'}:Talking[dies={dies}]" for dies in ("true", "false"))
+    failed = f"{tmp_path / 'talking.py'}:Talking"
+    died = f"{failed}[dies=true]"
     records = measure(tmp_path, backends=(died, failed), measure="gradient")
     lines = [f"line {number}" for number in range(100, 300)]
     assert records[died].stderr.splitlines() == records[died].traceback.splitlines() == lines

@@ -258,7 +258,7 @@ def test_cells_of_an_older_version_are_those_of_this_one(tmp_path, read_only, op
     plot = RenderedPlot("p", "caption", "alternative", b"<svg/>")
     for old, _ in pairs:
         settings = vars(settings_of(old))
-        store.append(make_record(**{**settings, "run_id": "r1"}, first_step=0.125), [plot])
+        store.append(make_record(**settings, first_step=0.125, control="adjoint[norm=full]"), [plot])
         store.save_measurement("r1", old.cell_id, Measurement(loss=1.0))
     foreign = make_record(run_id="r2", cell_id="other", task="linear[loss=end]", backend="adjoint")
     store.append(foreign)  # of a cell of which something is not known
@@ -266,6 +266,7 @@ def test_cells_of_an_older_version_are_those_of_this_one(tmp_path, read_only, op
     again = Store(store.path, read_only=read_only)
     found = again.records(["r1"])
     assert [vars(record.settings) for record in found] == [vars(settings_of(new)) for _, new in pairs]
+    assert {record.control for record in found} == {"adjoint"}
     assert {new.cell_id for _, new in pairs} == again.measurements("r1").keys()
     assert all(again.plots("r1", new.cell_id) == (plot,) for _, new in pairs)
     assert again.records(["r2"]) == [foreign]

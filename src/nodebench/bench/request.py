@@ -49,7 +49,7 @@ class Request:
         seeds: Seed of weights, data order and noise (default: 0).
         field: A field by itself, file.py:Class, to measure without a task; `y0` says where it starts.
         y0: Initial state of the field: a shape such as 64x2, or a file y0.npy or y0.pt.
-        times: Output times of the field: start:end:number, or several with commas (default: 0:1:2).
+        times: Output times of the field: first:last:number, or several with commas (default: 0:1:2).
         weights: Weights of the field: a file .pt, .safetensors or .eqx (default: as it is made).
         init_args: Arguments that the class of the field is made with, name=value.
         threads: Threads of a worker. One by default: on steps as small as these a second one gains little, and where

@@ -323,7 +323,9 @@ def _spelled(cells: Sequence[BaselineCell]) -> list[BaselineCell]:
     """Cells of an older version with the one spelling of their tasks and backends, but for those that are there so."""
     known = {cell.cell_id for cell in cells}
     anew = [(cell, in_one_spelling(cell, cell.first_step)) for cell in cells]
-    return [replace(cell, **new) if new and new["cell_id"] not in known else cell for cell, new in anew]
+    spelled = [replace(cell, **new) if new and new["cell_id"] not in known else cell for cell, new in anew]
+    controls = {old.backend: new.backend for old, new in zip(cells, spelled, strict=True)}
+    return [replace(cell, control=controls.get(cell.control, cell.control)) for cell in spelled]
 
 
 def of_benchmarks(name: str, content: Mapping[str, Any]) -> Baseline:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from math import ceil, log
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from nodebench.errors import UnknownNameError, UserError, first_error, user_error
 from nodebench.gating.baseline import BaselineCell
+from nodebench.registry import Kind, canonical
 from nodebench.results.quantities import CATALOGUE, Band, Quantity, gated
 from nodebench.stats import from_logs, log_error, student, welch
 
@@ -89,11 +91,25 @@ class Rule:
 
     def is_for(self, task: str, backend: str | None) -> bool:
         """Whether it is meant for cells of this task and backend."""
-        # Not `parse`: a benchmark of others has brackets in its name that hold no options.
-        return all(
-            wanted is None or wanted in (name, name.partition("[")[0])
-            for wanted, name in ((self.task, task), (self.backend, backend or ""))
+        pairs: tuple[tuple[Kind, str | None, str], ...] = (
+            ("task", self.task, task),
+            ("backend", self.backend, backend or ""),
         )
+        return all(
+            wanted is None
+            or wanted in (name, name.partition("[")[0])
+            or ("[" in wanted and _spelled(kind, wanted) == name)
+            for kind, wanted, name in pairs
+        )
+
+
+@cache
+def _spelled(kind: Kind, text: str) -> str:
+    """The one spelling of a name with options, which records have; a benchmark of others has brackets without any."""
+    try:
+        return canonical(kind, text)
+    except UserError:
+        return text
 
 
 @dataclass(frozen=True)

@@ -467,7 +467,7 @@ def _fill(db: sqlite3.Connection) -> None:
 
 
 def _spell(db: sqlite3.Connection) -> None:
-    """Give rows of an older schema the one spelling of their tasks and backends, and the ids that go with it.
+    """Give rows of an older schema the one spelling of tasks, backends and controls, and the ids that go with it.
 
     A row stays as it is where that of another spelling in its run has the id.
     """
@@ -488,6 +488,9 @@ def _spell(db: sqlite3.Connection) -> None:
         changed = db.execute(f"UPDATE OR IGNORE records SET {assigned} WHERE {where}", values).rowcount
         for table in ("plots", "measurements") if changed else ():
             db.execute(f"UPDATE OR IGNORE {table} SET cell_id = :cell_id WHERE {where}", values)
+        if changed and "backend" in anew:
+            controlled = {"new": anew["backend"], "run": record.run_id, "old": record.backend}
+            db.execute("UPDATE records SET control = :new WHERE run_id = :run AND control = :old", controlled)
 
 
 def _columns_of(db: sqlite3.Connection, table: str) -> set[str]:

@@ -107,7 +107,7 @@ class GivenField(AbstractTask):
         field: `file.py:Name` or `module:Name`: a class, an object or a function; of an object its name.
         y0: Initial state: a shape such as `64x2`, drawn from the seed (normal), several joined by `+` for a tuple; or
             a file, .npy or .pt.
-        times: Output times: `start:end:number`, or several with commas between them.
+        times: Output times: `first:last:number`, or several with commas between them.
         weights_file: File of the weights: .pt, .safetensors or .eqx; by default those that the field is made with.
         init: Keyword arguments of the class, `name=value` with commas between them.
         digest: Digest of an object of the caller's process, as `nodebench.compare` gives it.
@@ -213,7 +213,7 @@ class GivenField(AbstractTask):
 
 
 def parse_times(text: str) -> tuple[float, ...]:
-    """Output times from `start:end:number` or `t0,t1,...`.
+    """Output times from `first:last:number` or `t0,t1,...`.
 
     Raises:
         UserError: If the text is neither.
@@ -229,7 +229,7 @@ def parse_times(text: str) -> tuple[float, ...]:
     except (ValueError, IndexError):
         pass
     raise UserError(
-        f"`--times` must be start:end:number, as in 0:5:11 for eleven times from 0 to 5, or several times with commas "
+        f"`--times` must be first:last:number, as in 0:5:11 for eleven times from 0 to 5, or several times with commas "
         f"between them; got {text!r}."
     )
 
