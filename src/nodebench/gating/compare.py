@@ -178,9 +178,9 @@ def _no_cell(rule: Rule, cells: list[BaselineCell]) -> str:
         if wanted is None or wanted in here | bare:
             continue
         known = {*bare, *registry.names(kind)}
-        if wanted.partition("[")[0] not in known:
+        if wanted.partition("[")[0] not in known and ":" not in wanted:  # which is a module's or a file's
             return str(UnknownNameError(kind, wanted, known))
-        told = f"; there are: {', '.join(sorted(here))}" if len(here) <= FEW else ""
+        told = f"; there are: {', '.join(sorted(here))}" if 0 < len(here) <= FEW else ""
         return f"no cell is of the {kind} {wanted}{told}."
     return f"no cell is of the task {rule.task} and the backend {rule.backend}."
 
