@@ -55,7 +55,7 @@ class Progress:
         loss_sum: Sum of the losses of those steps.
         train_s: Wall time of all training steps so far, in seconds.
         history: A mapping per finished epoch.
-        parts: After how many steps in all it had to stop, each time that it went on from a checkpoint.
+        parts: After how many steps in all it went on from a checkpoint, each time that it did.
     """
 
     epoch: int = 0
