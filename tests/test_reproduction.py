@@ -227,6 +227,20 @@ def test_an_interruption_exits_with_130_and_the_same_command_goes_on(tmp_path, m
     assert [(run.n_cells, run.n_records) for run in Store(tmp_path / "r.db").runs()] == [(2, 2), (2, 2)]
 
 
+def test_a_training_whose_time_was_over_goes_on_when_it_is_asked_for_again(tmp_path, monkeypatch):
+    """In a run of its own, from where it was stopped."""
+    shown(monkeypatch)
+    slow = Request(tasks=(f"{TASK}[train_sleep_s=0.05]",), models=("constant",), measure="training")
+    declared = Reproduction("fake", "Fakes", "none.none", (Part("training", (slow,)),))
+    monkeypatch.setattr(plans, "REPRODUCTIONS", {"fake": declared})
+    arguments = ("fake", "--preset", "smoke", "--store", str(tmp_path / "r.db"), "-o", str(tmp_path / "page.md"))
+    assert reproduce(*arguments, "--timeout-s", "1.2").exit_code == 1
+    assert reproduce(*arguments).exit_code == 0
+    stopped, ended = Store(tmp_path / "r.db").records()
+    assert (stopped.status, ended.status, stopped.run_id == ended.run_id) == ("timeout", "ok", False)
+    assert any("went on from its checkpoint after step" in note for note in ended.notes)
+
+
 def interrupted_after(append):
     """A `Store.append` that is interrupted once the record is written."""
 

@@ -19,6 +19,7 @@ from nodebench.installed import runs
 from nodebench.options import GateOptions, RecommendOptions, ReproduceOptions, RunOptions, ScaleOptions
 from nodebench.plots import RenderedPlot
 from nodebench.results.machine import environment_key, environment_of
+from nodebench.results.merging import merge
 from nodebench.results.record import SCHEMA_VERSION, Measurement, Record
 from nodebench.results.store import Store, now
 
@@ -273,8 +274,22 @@ def test_cells_of_an_older_version_are_those_of_this_one(tmp_path, read_only, op
 
 
 def make_older(store):
-    with sqlite3.connect(store.path) as db:
+    with closing(sqlite3.connect(store.path)) as db:
         db.execute("PRAGMA user_version = 8")
+
+
+def test_an_older_copy_of_a_store_is_joined_with_it(tmp_path):
+    """The one has been brought up to date and the other has not: their rows are the same."""
+    store, copy = Store(tmp_path / "results.db"), tmp_path / "copy.db"
+    pairs = spelled_out()
+    store.start_run("r1", "command", "plan", {}, len(pairs))
+    for old, _ in pairs:
+        store.append(make_record(**vars(settings_of(old)), environment="e"))
+    make_older(store)
+    shutil.copy(store.path, copy)
+    Store(copy)
+    done = merge([store.path, copy], tmp_path / "joined.db")
+    assert (done.n_runs, done.n_records) == (1, len(pairs))
 
 
 def test_a_cell_that_an_older_version_measured_twice_is_kept_twice(tmp_path):

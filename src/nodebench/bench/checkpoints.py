@@ -36,6 +36,9 @@ OURS = re.compile(r"/[0-9a-f]{8}/(?:[0-9a-f]{12}\.checkpoint|\.[0-9a-f]{12}\.che
 """How the path of a checkpoint ends, and of what a process leaves that is killed while it writes one: what else lies in
 a folder is somebody's."""
 
+DEPTH = 3
+"""How deep such files lie: what is below that is not looked through, where a folder is a whole object store."""
+
 KEPT_DAYS = 30
 
 DAMAGE = (BadZipFile, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zlib.error)
@@ -52,7 +55,7 @@ class Progress:
         loss_sum: Sum of the losses of those steps.
         train_s: Wall time of all training steps so far, in seconds.
         history: A mapping per finished epoch.
-        parts: After how many steps in all it had to stop, each time that it went on from a checkpoint.
+        parts: After how many steps in all it went on from a checkpoint, each time that it did.
     """
 
     epoch: int = 0
@@ -175,7 +178,7 @@ def remove_old(url: str) -> None:
     filesystem, folder = open_filesystem(url)
     filesystem.invalidate_cache()  # other machines have written into it
     ended = datetime.now(UTC) - timedelta(days=KEPT_DAYS)
-    for path in filesystem.find(folder):
+    for path in filesystem.find(folder, maxdepth=DEPTH):
         if OURS.search(path):
             with suppress(FileNotFoundError):  # its training has just ended
                 _remove_if_older(filesystem, path, ended)

@@ -299,7 +299,8 @@ class ExecutorOptions:
         executor: Where to measure: local, or ray for a cluster of machines.
         ray_address: HOST:PORT of the cluster's head, or `auto`; a Ray of this machine by default.
         checkpoint_dir: Folder of training checkpoints, a path or fsspec URL (default: beside the store, on a cluster
-            none). All nodes of a cluster must share it.
+            none). All nodes of a cluster must share it. A checkpoint serves whichever run measures its cell next; it is
+            removed when the cell has ended well or diverged, or when it has not been written to for 30 days.
         group_cpus: With ray: CPUs reserved for each timed group (default: those of the smallest node). With a GPU: its
             share of them.
         retries: With ray: retries of a cell after its node is lost (default: 3).

@@ -383,7 +383,7 @@ def _told_parts(progress: Progress, total: int) -> str:
     if not progress.parts:
         return ""
     at = " and ".join(map(str, progress.parts))
-    told = f"the training stopped and went on from its checkpoint after step {at} of {total}"
+    told = f"the training went on from its checkpoint after step {at} of {total}"
     return f"{told}; its time is that of all its parts"
 
 

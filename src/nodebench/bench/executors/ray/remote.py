@@ -36,8 +36,8 @@ class RunSpec:
         expected: The software that a node must have; None for any.
         expected_data: The data set that each task must have there; None for any.
         inspected: Ids of the nodes that were found fit. Those that join later are inspected first.
-        checkpoints: Folder of the run's checkpoints that all nodes share; None where there is none: then a training
-            that loses its node begins anew.
+        checkpoints: Folder of checkpoints that all nodes share; None where there is none: then a training that loses
+            its node begins anew.
         perform: Does the work; benchmarks have another, which only passes time.
     """
 
