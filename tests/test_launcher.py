@@ -115,9 +115,13 @@ def test_a_worker_ends_with_its_launcher_and_is_lost(started):
     worker.ready(60)
     pid = worker._process.pid
     worker._process.launcher.kill()
-    worker.send(Questions.warm_up)
-    with pytest.raises(LostError, match="the process that imports the framework was killed by SIGKILL"):
+
+    def ask():
+        worker.send(Questions.warm_up)  # where the end is noticed, if it has come by then
         worker.receive(Questions.warm_up)
+
+    with pytest.raises(LostError, match="the process that imports the framework was killed by SIGKILL"):
+        ask()
     assert within(10, lambda: ended(pid))
     again = started()
     again.ready(60)
