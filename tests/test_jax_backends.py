@@ -130,6 +130,23 @@ def test_evaluations_follow_the_closed_forms(text, recomputed, solver, stages):
         assert counted.n_vjps % stages == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "solver", "error"),
+    [
+        ("diffrax", "kvaerno5", 2e-5),
+        ("diffrax", "kencarp4", 1e-4),
+        ("diffrax-backsolve", "kvaerno3", 1e-4),
+        ("diffrax-direct", "implicit-euler", 0.05),
+    ],
+)
+def test_implicit_methods_have_right_gradients(text, solver, error):
+    """Of the state and the parameters, under each adjoint, to the order of what is asked for."""
+    found = _gradients(text, _spec(solver=solver, rtol=1e-6, atol=1e-6, first_step=0.05))
+    exact = gradients(MATRIX, STATES, np.array(TIMES), "path")
+    np.testing.assert_allclose(found.y0, exact.y0, atol=error * np.linalg.norm(exact.y0))
+    np.testing.assert_allclose(found.params["A"], exact.params["A"], atol=error * np.linalg.norm(exact.params["A"]))
+
+
 def test_evaluations_of_a_solve_alone_follow_the_stages():
     """Heun's method evaluates both of its stages in every step."""
     framework, backend = Jax("cpu", "float64", 1), _load("diffrax")

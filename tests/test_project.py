@@ -69,7 +69,7 @@ def test_the_citation_is_of_this_version():
 
 def test_the_papers_behind_methods_and_solvers_are_cited():
     """What a module of a backend or of its solver refers to by a link is among the references."""
-    link = re.compile(r"https://(?:arxiv\.org/abs|doi\.org)/[\w./()-]*\w")
+    link = re.compile(r"https://(?:arxiv\.org/abs|doi\.org)/[\w./():-]*\w")
     sources = (ROOT / "src/nodebench/backends").rglob("*.py")
     cited = {work.get("url", f"https://doi.org/{work.get('doi')}") for work in CITATION["references"]}
     assert {found for path in sources for found in link.findall(path.read_text())} <= cited

@@ -10,7 +10,7 @@ from torch_problems import Net, Pair, flat, make_problem
 from nodebench import installed, registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.scipy import Scipy, _Integration, _Vode
-from nodebench.backends.solvers import METHODS, MULTISTEP, TABLEAUS, method
+from nodebench.backends.solvers import IMPLICIT, LIBRARY, METHODS, MULTISTEP, TABLEAUS, method
 from nodebench.conformance.torch_models import path_loss
 from nodebench.errors import CellError, DivergedError, StepLimitError, UnknownNameError, UserError
 from nodebench.frameworks.torch.framework import Torch
@@ -254,7 +254,7 @@ def test_lsoda_is_unsupported_at_tolerances_that_it_would_raise():
 
 def test_all_solvers_have_one_home():
     """Ours and the multistep methods are looked up alike and listed together; their names are different ones."""
-    assert set(METHODS) == set(TABLEAUS) | set(MULTISTEP)
+    assert set(METHODS) == set(TABLEAUS) | set(IMPLICIT) | set(MULTISTEP) | set(LIBRARY)
     assert not set(TABLEAUS) & set(MULTISTEP)
     assert [row["name"] for row in installed.solvers()] == list(METHODS)
     with pytest.raises(UnknownNameError, match="did you mean 'lsoda'"):

@@ -8,10 +8,11 @@ from math import prod
 import numpy as np
 import pytest
 
-from nodebench.backends.solvers import TABLEAUS, Tableau, tableau
+from nodebench.backends.solvers import IMPLICIT, TABLEAUS, Tableau, tableau
 from nodebench.errors import UnknownNameError
 
-ALL = sorted(TABLEAUS)
+ALL = [*sorted(TABLEAUS), *sorted(IMPLICIT)]
+ADAPTIVE = [name for name in ALL if tableau(name).adaptive]
 
 
 @cache
@@ -48,7 +49,8 @@ def _stage_weights(tree, a):
 
 
 def _dense(method: Tableau):
-    return np.array([[*row, *[0.0] * (method.n_stages - len(row))] for row in method.a])
+    lower = np.array([[*row, *[0.0] * (method.n_stages - len(row))] for row in method.a])
+    return lower + np.diag(method.diagonal) if method.implicit else lower
 
 
 def _worst_residual(method: Tableau, weights, order):
@@ -83,7 +85,7 @@ def test_the_order_is_no_higher_than_stated(name):
     assert _worst_residual(method, np.array(method.b), method.order + 1) > 1e-6
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if TABLEAUS[name].adaptive])
+@pytest.mark.parametrize("name", ADAPTIVE)
 def test_the_embedded_weights_are_one_order_lower(name):
     """B minus b_error meets the conditions of the order below, and not those of the order itself."""
     method = tableau(name)
@@ -92,7 +94,19 @@ def test_the_embedded_weights_are_one_order_lower(name):
     assert _worst_residual(method, embedded, method.order) > 1e-5
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", sorted(IMPLICIT))
+def test_implicit_pairs_end_on_their_last_two_stages(name):
+    """The last stage is the step, the one before it the embedded step; all implicit stages have one coefficient."""
+    method = tableau(name)
+    assert len({a for a in method.diagonal if a}) == 1
+    if method.adaptive:
+        dense, embedded = _dense(method), np.array(method.b) - np.array(method.b_error)
+        np.testing.assert_allclose(dense[-1], method.b)
+        np.testing.assert_allclose(dense[-2], embedded, atol=1e-15)
+        assert (method.fsal, method.diagonal[0], method.c[-2:]) == (True, 0.0, (1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", sorted(TABLEAUS))
 def test_a_closing_stage_is_the_derivative_at_the_end(name):
     """Where fsal is stated, the last row of a is b, c is 1 and b gives it no weight; every adaptive method has it."""
     method = tableau(name)

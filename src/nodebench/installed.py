@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nodebench import registry
-from nodebench.backends.solvers import MULTISTEP, TABLEAUS
+from nodebench.backends.solvers import IMPLICIT, LIBRARY, MULTISTEP, TABLEAUS
 from nodebench.errors import NodebenchError
 from nodebench.importing import users_code
 from nodebench.registry import Kind, PluginInfo
@@ -120,18 +120,35 @@ def runs(store: str | Path) -> list[Row]:
 
 
 def solvers() -> list[Row]:
-    """The Runge-Kutta methods of our own solver, and SciPy's multistep methods."""
+    """The Runge-Kutta methods of our own solver, SciPy's multistep methods, and what single libraries have."""
     runge_kutta = [
         {
             "name": method.name,
             "order": str(method.order),
             "stages": str(method.n_stages),
             "steps": "adaptive" if method.adaptive else "fixed",
+            "stages are": "equations, for stiff problems" if method.implicit else "explicit",
         }
-        for method in TABLEAUS.values()
+        for method in (*TABLEAUS.values(), *IMPLICIT.values())
     ]
     multistep = [
-        {"name": method.name, "order": f"1 to {method.max_order}", "stages": "-", "steps": "adaptive"}
+        {
+            "name": method.name,
+            "order": f"1 to {method.max_order}",
+            "stages": "-",
+            "steps": "adaptive",
+            "stages are": "-",
+        }
         for method in MULTISTEP.values()
     ]
-    return runge_kutta + multistep
+    of_libraries = [
+        {
+            "name": method.name,
+            "order": "chosen" if method.order is None else str(method.order),
+            "stages": "-",
+            "steps": "adaptive",
+            "stages are": "equations, for stiff problems",
+        }
+        for method in LIBRARY.values()
+    ]
+    return runge_kutta + multistep + of_libraries

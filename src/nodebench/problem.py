@@ -110,10 +110,14 @@ class StepGrid:
     Attributes:
         times: Boundaries of the accepted steps as Python floats, from the first to the last time, length accepted + 1.
         n_rejected: How many steps were tried and rejected.
+        n_jacobians: Jacobians of the field that were formed; None where that is not known, or there are none.
+        n_factorisations: Matrices that were factorised to solve the equations of stages; None likewise.
     """
 
     times: tuple[float, ...]
     n_rejected: int
+    n_jacobians: int | None = None
+    n_factorisations: int | None = None
 
     @property
     def n_accepted(self) -> int:

@@ -1,4 +1,4 @@
-"""Butcher tableaus of the explicit Runge-Kutta methods, in plain Python: listing solvers needs no array library."""
+"""Butcher tableaus of the Runge-Kutta methods, in plain Python: listing solvers needs no array library."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from nodebench.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class Tableau:
-    """An explicit Runge-Kutta method with s stages.
+    """An explicit or diagonally implicit Runge-Kutta method with s stages.
 
-    Stage i is `k_i = f(t + c_i h, y + h Σ_{j<i} a_ij k_j)`; the step ends at `y + h Σ b_i k_i`.
+    Stage i is `k_i = f(t + c_i h, y + h Σ_{j<=i} a_ij k_j)`; the step ends at `y + h Σ b_i k_i`.
 
     Attributes:
         name: Name in `SolverSpec.solver`.
@@ -20,6 +20,7 @@ class Tableau:
         b: Weights, length s.
         b_error: Weights minus those of the embedded method, length s, or None for a method of fixed steps.
         fsal: Whether the last stage is the derivative at the end of the step, and so the first stage of the next.
+        diagonal: a_ii of each stage, all that are not zero alike; empty for an explicit method.
     """
 
     name: str
@@ -29,6 +30,12 @@ class Tableau:
     b: tuple[float, ...]
     b_error: tuple[float, ...] | None = None
     fsal: bool = False
+    diagonal: tuple[float, ...] = ()
+
+    @property
+    def implicit(self) -> bool:
+        """Whether stages are equations, to be solved."""
+        return bool(self.diagonal)
 
     @property
     def n_stages(self) -> int:
@@ -38,7 +45,7 @@ class Tableau:
     @property
     def n_own(self) -> int:
         """Stages on which the end of the step depends: all but a last one that only starts the next step."""
-        return self.n_stages - self.fsal
+        return self.n_stages - (self.fsal and not self.implicit)
 
     @property
     def adaptive(self) -> bool:
@@ -297,7 +304,61 @@ _DOPRI8 = Tableau(
 TABLEAUS: Mapping[str, Tableau] = {
     t.name: t for t in (_EULER, _MIDPOINT, _RK4, _RK38, _HEUN, _BOSH3, _DOPRI5, _TSIT5, _DOPRI8)
 }
-"""All methods of our own solver by name."""
+"""The explicit methods of our own solver by name."""
+
+
+_IMPLICIT_EULER = Tableau("implicit-euler", 1, (1.0,), ((),), (1.0,), diagonal=(1.0,))
+
+_IMPLICIT_MIDPOINT = Tableau("implicit-midpoint", 2, (1 / 2,), ((),), (1.0,), diagonal=(1 / 2,))
+
+
+def _singly(name: str, order: int, c: tuple[float, ...], a: tuple[tuple[float, ...], ...], gamma: float) -> Tableau:
+    """A stiffly accurate pair with an explicit first stage: the last stage is the step, the one before the embedded."""
+    b, embedded = (*a[-1], gamma), (*a[-2], gamma, 0.0)
+    error = tuple(x - y for x, y in zip(b, embedded, strict=True))
+    return Tableau(name, order, c, a, b, error, fsal=True, diagonal=(0.0, *[gamma] * (len(c) - 1)))
+
+
+# Singly diagonally implicit Runge-Kutta methods with an explicit first stage, Kværnø, 2004,
+# https://doi.org/10.1023/B:BITN.0000046811.70614.38: the L-stable pairs 3/2 and 5/4, with the higher order kept.
+_G3 = 0.43586652150
+_KVAERNO3 = _singly(
+    "kvaerno3",
+    3,
+    (0.0, 2 * _G3, 1.0, 1.0),
+    (
+        (),
+        (_G3,),
+        ((-4 * _G3**2 + 6 * _G3 - 1) / (4 * _G3), (-2 * _G3 + 1) / (4 * _G3)),
+        ((6 * _G3 - 1) / (12 * _G3), -1 / ((24 * _G3 - 12) * _G3), (-6 * _G3**2 + 6 * _G3 - 1) / (6 * _G3 - 3)),
+    ),
+    _G3,
+)
+_KVAERNO5 = _singly(
+    "kvaerno5",
+    5,
+    (0.0, 0.52, 1.230333209967908, 0.8957659843500759, 0.43639360985864756, 1.0, 1.0),
+    (
+        (),
+        (0.26,),
+        (0.13, 0.84033320996790809),
+        (0.22371961478320505, 0.47675532319799699, -0.06470895363112615),
+        (0.16648564323248321, 0.10450018841591720, 0.03631482272098715, -0.13090704451073998),
+        (0.13855640231268224, 0.0, -0.04245337201752043, 0.02446657898003141, 0.61943039072480676),
+        (
+            0.13659751177640291,
+            0.0,
+            -0.05496908796538376,
+            -0.04118626728321046,
+            0.62993304899016403,
+            0.06962479448202728,
+        ),
+    ),
+    0.26,
+)
+
+IMPLICIT: Mapping[str, Tableau] = {t.name: t for t in (_IMPLICIT_EULER, _IMPLICIT_MIDPOINT, _KVAERNO3, _KVAERNO5)}
+"""The diagonally implicit methods of our own solver by name, for stiff problems."""
 
 
 def tableau(name: str) -> Tableau:
@@ -306,9 +367,10 @@ def tableau(name: str) -> Tableau:
     Raises:
         UnknownNameError: If there is no method of this name.
     """
-    if name not in TABLEAUS:
-        raise UnknownNameError("solver", name, TABLEAUS)
-    return TABLEAUS[name]
+    known = {**TABLEAUS, **IMPLICIT}
+    if name not in known:
+        raise UnknownNameError("solver", name, known)
+    return known[name]
 
 
 @dataclass(frozen=True)
@@ -337,14 +399,39 @@ Petzold, 1983, https://doi.org/10.1137/0904010). `vode-adams` is VODE with its i
 variable-coefficient ODE solver, Brown, Byrne, Hindmarsh, 1989, https://doi.org/10.1137/0910062).
 """
 
-METHODS: Mapping[str, Tableau | Multistep] = {**TABLEAUS, **MULTISTEP}
+
+@dataclass(frozen=True)
+class LibraryMethod:
+    """An implicit one-step or multistep method of which a library alone has the code.
+
+    Attributes:
+        name: Name in `SolverSpec.solver`.
+        order: Order of the solution that is kept; None where it chooses that, too.
+        adaptive: True, since it chooses its steps.
+    """
+
+    name: str
+    order: int | None
+    adaptive: bool = True
+
+
+LIBRARY: Mapping[str, LibraryMethod] = {
+    m.name: m for m in (LibraryMethod("kencarp3", 3), LibraryMethod("kencarp4", 4), LibraryMethod("kencarp5", 5))
+}
+"""Methods for stiff problems that single libraries have, by name.
+
+`kencarp3` to `kencarp5` are the implicit halves of additive Runge-Kutta schemes (Kennedy, Carpenter, 2003,
+https://doi.org/10.1016/S0168-9274(02)00138-1 and 2019, https://doi.org/10.1016/j.apnum.2018.10.007), which diffrax has.
+"""
+
+METHODS: Mapping[str, Tableau | Multistep | LibraryMethod] = {**TABLEAUS, **IMPLICIT, **MULTISTEP, **LIBRARY}
 """All methods by name."""
 
 STARTING_ORDER = 2
 """Of the local error with which a multistep method starts, at order one."""
 
 
-def method(name: str) -> Tableau | Multistep:
+def method(name: str) -> Tableau | Multistep | LibraryMethod:
     """Look a method up.
 
     Raises:

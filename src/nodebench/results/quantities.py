@@ -339,6 +339,21 @@ class GradientPart:
         **_COUNTED,
     )
     n_rejected: int | None = _quantity(meaning="Rejected steps of the forward solve.", unit="steps", **_COUNTED)
+    n_jacobians: int | None = _quantity(
+        meaning="Jacobians of the field that the forward solve formed, each n VJPs in one batch; None for an explicit "
+        "method.",
+        unit="Jacobians",
+        only_if_any=True,
+        tables={"exactness": "Jac", "comparison": "Jacobians"},
+        **_COUNTED,
+    )
+    n_factorisations: int | None = _quantity(
+        meaning="Matrices that the forward solve factorised to solve the equations of stages.",
+        unit="matrices",
+        only_if_any=True,
+        tables={"exactness": "LU", "comparison": "factorisations"},
+        **_COUNTED,
+    )
     saved_bytes: int | None = _quantity(
         meaning="Bytes kept for the backward pass (torch: saved tensors; JAX: XLA's temporary and output buffers).",
         unit="bytes",

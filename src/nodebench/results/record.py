@@ -11,6 +11,7 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 8  plots of trained models as SVG; pictures that older schemas packed are dropped.
 9  times of training steps; which command made a run; one spelling of a task and a backend, options at defaults left
    out.
+10 Jacobians and factorisations of implicit methods.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ from nodebench.results.quantities import (
     TrainingPart,
 )
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 PRINTED = "printed before that, the last lines:"
 """The line of `stderr` between a traceback and what the process had printed."""

@@ -16,10 +16,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix
 from jax.flatten_util import ravel_pytree
 from typing_extensions import override
 
-from nodebench.backends.solvers import TABLEAUS
+from nodebench.backends.solvers import STARTING_ORDER, method
 from nodebench.backends.step_size import CONTROLLERS, FORGIVEN, equal_steps
 from nodebench.errors import DivergedError, StepLimitError, UserError
 from nodebench.problem import Array, Field, SolverSpec, State, StepGrid
@@ -48,13 +49,27 @@ class Loop:
             raise UserError(f"`max_step` must be positive; got {self.max_step}.")
 
 
-FIXED: Mapping[str, Callable[..., Any]] = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint}
+FIXED: Mapping[str, Callable[..., Any]] = {
+    "euler": diffrax.Euler,
+    "midpoint": diffrax.Midpoint,
+    "implicit-euler": diffrax.ImplicitEuler,
+}
+SPLIT: Mapping[str, Callable[..., Any]] = {
+    "kencarp3": diffrax.KenCarp3,
+    "kencarp4": diffrax.KenCarp4,
+    "kencarp5": diffrax.KenCarp5,
+}
+"""Methods that solve one part of a field implicitly and the rest not; here that part is all of it."""
+
 ADAPTIVE: Mapping[str, Callable[..., Any]] = {
     "heun": diffrax.Heun,
     "bosh3": diffrax.Bosh3,
     "dopri5": diffrax.Dopri5,
     "tsit5": diffrax.Tsit5,
     "dopri8": diffrax.Dopri8,
+    "kvaerno3": diffrax.Kvaerno3,
+    "kvaerno5": diffrax.Kvaerno5,
+    **SPLIT,
 }
 
 
@@ -304,7 +319,7 @@ def _first_step(field: Field, y0: State, times: Array, spec: SolverSpec) -> Arra
     f1 = rate(start + direction * trial, y + direction * trial * f0 * scale)
     largest = jnp.maximum(size_f, rms(f1 - f0) / trial)
     still = largest <= 1e-15
-    order = TABLEAUS[spec.solver].order
+    order = method(spec.solver).order or STARTING_ORDER
     step = jnp.where(still, jnp.maximum(1e-6, trial * 1e-3), (0.01 / jnp.where(still, 1, largest)) ** (1 / order))
     return jax.lax.stop_gradient(jnp.minimum(jnp.minimum(100 * trial, step), span))
 
@@ -325,9 +340,16 @@ def _arguments(field: Field, y0: State, times: Array, spec: SolverSpec, loop: Lo
         first = xp.copysign(times.dtype.type(longest), span)
         if spec.solver in FIXED:
             control = _StepTo(_cast(_equal_steps(exact, longest, spec.max_steps), y0))
+    term: Any = diffrax.ODETerm(_VectorField(field))
+    if spec.solver in SPLIT:
+        term = diffrax.MultiTerm(diffrax.ODETerm(_nothing), term)
+    options: dict[str, Any] = {} if loop.scan == "default" else {"scan_kind": loop.scan}
+    if isinstance(make, type) and issubclass(make, diffrax.AbstractImplicitSolver):
+        # What diffrax itself takes, whose tolerances it asks of a controller; that of equal steps has none.
+        options["root_finder"] = diffrax.VeryChord(rtol=spec.rtol, atol=spec.atol, norm=optimistix.rms_norm)
     return {
-        "terms": diffrax.ODETerm(_VectorField(field)),
-        "solver": make() if loop.scan == "default" else make(scan_kind=loop.scan),
+        "terms": term,
+        "solver": make(**options),
         "t0": times[0],
         "t1": times[-1],
         "dt0": first,
@@ -336,6 +358,12 @@ def _arguments(field: Field, y0: State, times: Array, spec: SolverSpec, loop: Lo
         "max_steps": spec.max_steps,
         "throw": False,
     }
+
+
+def _nothing(t: Array, y: State, args: object) -> State:
+    """A field that moves nothing."""
+    del t, args
+    return jax.tree.map(jnp.zeros_like, y)
 
 
 def _cast(times: Array, y0: State) -> Array:

@@ -17,6 +17,13 @@ from typing_extensions import override
 from nodebench.backends.runge_kutta.compiled.adjoint import CompiledAdjointEquation
 from nodebench.backends.runge_kutta.compiled.direct import AbstractCompilable, solve_compiled, solve_through_compiled
 from nodebench.backends.runge_kutta.dense_output import DenseOutput, interpolant
+from nodebench.backends.runge_kutta.implicit import (
+    AbstractStageField,
+    DenseField,
+    ImplicitRungeKutta,
+    Solve,
+    factorised,
+)
 from nodebench.backends.runge_kutta.solve import (
     AbstractAdjointEquation,
     AbstractRungeKutta,
@@ -27,7 +34,7 @@ from nodebench.backends.runge_kutta.solve import (
     solve_through,
 )
 from nodebench.backends.runge_kutta.steps import AbstractMethod, RungeKutta, Scheme, Stepper, error_scale
-from nodebench.backends.solvers import tableau
+from nodebench.backends.solvers import IMPLICIT, TABLEAUS, tableau
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import layout, output_times
@@ -153,7 +160,8 @@ class Interpolated(AbstractRungeKutta):
 
 
 def _no_dense_output(solver: str) -> str:
-    return f"`{solver}` has no dense output; use one of bosh3, dopri5, heun and tsit5, or `checkpoint`."
+    known = [name for name in (*TABLEAUS, *IMPLICIT) if interpolant(name) is not None]
+    return f"`{solver}` has no dense output; use one of {', '.join(known)}, or `checkpoint`."
 
 
 class _InterpolatedSolve(torch.autograd.Function):
@@ -296,7 +304,12 @@ class AdjointEquation(AbstractAdjointEquation):
     def __init__(self, setup: AdjointSetup, start: Tensor, params: Sequence[Tensor], path: Path | None = None) -> None:
         scheme = Scheme(tableau(setup.spec.solver), start)
         self._setup, self._scheme, self._params, self._path = setup, scheme, tuple(params), path
-        self._method = RungeKutta(scheme, self._evaluate, self._ratio)
+        self._method: AbstractMethod
+        if scheme.tableau.implicit:
+            field = _AdjointField(setup, path)
+            self._method = ImplicitRungeKutta(scheme, field, self._ratio, setup.spec, self._evaluate)
+        else:
+            self._method = RungeKutta(scheme, self._evaluate, self._ratio)
         rows = scheme.rows
         self._n = rows.shape[1] if path is not None else rows.shape[1] // 2
         self._f_rows = [setup.layout.parts(row[: self._n]) if path is None else [] for row in rows]
@@ -319,21 +332,13 @@ class AdjointEquation(AbstractAdjointEquation):
 
     def _evaluate(self, stage: int, t: float, z: Tensor) -> None:
         """Evaluate the field and one vector-Jacobian product of it."""
-        shape = self._setup.layout
         y = z[: self._n] if self._path is None else self._path(t)
-        leaves = [part.detach().requires_grad_() for part in shape.parts(y)]
-        with torch.enable_grad():
-            parts = shape.evaluate(self._setup.field, t, leaves)
+        parts, found = _evaluated(self._setup, t, y, z[-self._n :], self._params)
         for row, part in zip(self._f_rows[stage], parts if self._path is None else (), strict=True):
             row.copy_(part.detach())
-        taped = [(part, a) for part, a in zip(parts, shape.parts(z[-self._n :]), strict=True) if part.requires_grad]
-        found: Sequence[Tensor | None] = [None] * (len(leaves) + len(self._params))
-        if taped:
-            outputs, covectors = zip(*taped, strict=True)
-            found = torch.autograd.grad(outputs, (*leaves, *self._params), covectors, allow_unused=True)
-        for row, by_part in zip(self._a_rows[stage], found[: len(leaves)], strict=True):
+        for row, by_part in zip(self._a_rows[stage], found[: len(parts)], strict=True):
             row.zero_() if by_part is None else torch.neg(by_part, out=row)
-        _store(self._p_rows[stage], found[len(leaves) :])
+        _store(self._p_rows[stage], found[len(parts) :])
 
     def _ratio(self, h: float, z0: Tensor, z1: Tensor) -> float:
         """Error of a step relative to the tolerance."""
@@ -354,6 +359,70 @@ class AdjointEquation(AbstractAdjointEquation):
     @override
     def gradients(self) -> list[Tensor]:
         return self._split(self._total)
+
+
+def _evaluated(
+    setup: AdjointSetup, t: float, y: Tensor, adjoint: Tensor, params: Sequence[Tensor] = ()
+) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+    """The parts of the derivative at a state, and the products of the adjoint with it by the state and parameters."""
+    shape = setup.layout
+    leaves = [part.detach().requires_grad_() for part in shape.parts(y)]
+    with torch.enable_grad():
+        parts = shape.evaluate(setup.field, t, leaves)
+    taped = [(part, a) for part, a in zip(parts, shape.parts(adjoint), strict=True) if part.requires_grad]
+    found: Sequence[Tensor | None] = [None] * (len(leaves) + len(params))
+    if taped:
+        outputs, covectors = zip(*taped, strict=True)
+        found = torch.autograd.grad(outputs, (*leaves, *params), covectors, allow_unused=True)
+    return parts, found
+
+
+class _AdjointField(AbstractStageField):
+    """The adjoint equation as an implicit method's stages need it.
+
+    Newton's matrix has two blocks, that of the state and, transposed, that of the adjoint. How the adjoint's derivative
+    changes with the state, which takes second derivatives, is left out: the iteration converges all the same, since the
+    state is solved for whatever the adjoint is.
+
+    Args:
+        setup: What is solved.
+        path: Where the state comes from; None where it is part of what is solved for.
+    """
+
+    def __init__(self, setup: AdjointSetup, path: Path | None) -> None:
+        self._setup, self._path = setup, path
+        self._field = DenseField(setup.field, setup.layout)
+
+    @override
+    def __call__(self, t: float, y: Tensor) -> Tensor:
+        state, adjoint = self._split(t, y)
+        parts, found = _evaluated(self._setup, t, state, adjoint)
+        by_y = [torch.zeros_like(part) if one is None else one for one, part in zip(found, parts, strict=True)]
+        rates = [*(part.detach() for part in parts if self._path is None), *map(torch.neg, by_y)]
+        return torch.cat([rate.reshape(-1) for rate in rates])
+
+    @override
+    def newton(self, t: float, y: Tensor) -> Callable[[float], Solve | None]:
+        state, _ = self._split(t, y)
+        n, by_y = len(state), self._field.jacobian(t, state)
+        unit = torch.eye(n, dtype=by_y.dtype, device=by_y.device)
+
+        def at(ha: float) -> Solve | None:
+            of_state = None if self._path is not None else factorised(torch.sub(unit, by_y, alpha=ha))
+            of_adjoint = factorised(torch.add(unit, by_y, alpha=ha), transposed=True)
+            if of_adjoint is None or (of_state is None and self._path is None):
+                return None
+            if of_state is None:
+                return of_adjoint
+            return lambda vector: torch.cat([of_state(vector[:n]), of_adjoint(vector[n:])])
+
+        return at
+
+    def _split(self, t: float, z: Tensor) -> tuple[Tensor, Tensor]:
+        if self._path is not None:
+            return self._path(t), z
+        n = len(z) // 2
+        return z[:n], z[n:]
 
 
 class _Norms:

@@ -13,8 +13,8 @@ from nodebench.backends.runge_kutta.compiled.direct import (
     solve_through_compiled,
 )
 from nodebench.backends.runge_kutta.dense_output import dense_output
-from nodebench.backends.runge_kutta.solve import SolveSetup, solve_through, steps_through
-from nodebench.backends.runge_kutta.steps import RungeKutta, Scheme, Stepper, rms_ratio
+from nodebench.backends.runge_kutta.solve import SolveSetup, own_method, solve_through, steps_through
+from nodebench.backends.runge_kutta.steps import Scheme, Stepper
 from nodebench.backends.runge_kutta.transpose import LossGradient, Recorder, Transpose, pull_through
 from nodebench.backends.solvers import tableau
 from nodebench.errors import UserError
@@ -71,17 +71,16 @@ class _DirectSolve(torch.autograd.Function):
         marks, y = output_times(times), y0.detach()
         scheme = Scheme(tableau(setup.spec.solver), y)
         dense = dense_output(scheme.tableau, y, marks, land=setup.land)
-        final = marks[-1] if scheme.tableau.fsal and dense is None else None
+        final = marks[-1] if scheme.tableau.fsal and dense is None and not scheme.tableau.implicit else None
         recorder = Recorder(setup.field, setup.layout, scheme.rows, timed=ctx.needs_input_grad[2], final=final)
         ys = y.new_empty(len(marks), y.numel())
         steps, tape = [], []
         with torch.enable_grad():
-            method = RungeKutta(scheme, recorder, rms_ratio(scheme, setup.spec))
-            stepper = Stepper(method, setup.spec, y, (marks[0], marks[-1]))
+            stepper = Stepper(own_method(setup, scheme, recorder), setup.spec, y, (marks[0], marks[-1]))
             for step, _ in steps_through(stepper, marks, ys, dense):
                 steps.append(step)
                 tape.append(recorder.take(scheme.tableau))
-        if steps[-1].thetas:
+        if steps[-1].thetas and not scheme.tableau.implicit:
             tape[-1] += recorder.closing()
         ctx.tape, ctx.steps, ctx.dense = tape, steps, dense
         ctx.setup, ctx.params, ctx.times = setup, params, times
@@ -100,5 +99,5 @@ class _DirectSolve(torch.autograd.Function):
         transpose = Transpose(method, grad_ys[0], shape, ctx.params, timed=ctx.needs_input_grad[2])
         by_times = torch.zeros_like(ctx.times) if ctx.needs_input_grad[2] else None
         recorded = ((i, ctx.tape.pop()) for i in reversed(range(len(ctx.tape))))
-        by_y0 = pull_through(transpose, LossGradient(ctx.steps, grad_ys, ctx.dense), recorded, by_times)
+        by_y0 = pull_through(transpose, LossGradient(ctx.steps, grad_ys, ctx.dense, method), recorded, by_times)
         return None, by_y0, by_times, *transpose.params

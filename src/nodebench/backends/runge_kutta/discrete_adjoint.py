@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from nodebench.backends.runge_kutta.implicit import ImplicitRungeKutta, Visit
 from nodebench.backends.runge_kutta.solve import (
     AbstractRungeKutta,
     FieldRows,
     PlainSolve,
     SolveSetup,
     Step,
+    own_method,
     solve_through,
 )
 from nodebench.backends.runge_kutta.steps import Scheme
@@ -55,10 +57,10 @@ class DiscreteAdjointSolve(torch.autograd.Function):
         """Solve, and keep the steps and their states."""
         solve = PlainSolve(setup, y0.detach(), output_times(times))
         steps: list[Step] = []
-        kept = [y0]
+        kept, handed_on = [y0], solve.scheme.tableau.implicit and solve.scheme.tableau.fsal
         for step, y in solve.steps():
             if setup.n_kept is None and steps:
-                kept.append(y)
+                kept.append(torch.cat([y, solve.scheme.rows[0]]) if handed_on else y)
             steps.append(step)
         ctx.setup, ctx.steps, ctx.dense, ctx.n_params = setup, steps, solve.dense, len(params)
         ctx.save_for_backward(times, *params, *kept)
@@ -75,13 +77,17 @@ class DiscreteAdjointSolve(torch.autograd.Function):
         rerun = _Rerun(ctx.setup, ctx.steps, kept, timed=timed)
         transpose = Transpose(rerun.scheme.tableau, kept[0], ctx.setup.layout, params, timed=timed)
         by_times = torch.zeros_like(times) if timed else None
-        loss = LossGradient(ctx.steps, grad_ys, ctx.dense)
+        loss = LossGradient(ctx.steps, grad_ys, ctx.dense, rerun.scheme.tableau)
         by_y0 = pull_through(transpose, loss, rerun.graphs(), by_times)
         return None, by_y0, by_times, *transpose.params
 
 
 class _Rerun:
-    """Redoes steps of a known grid, without a graph to reach a state and with graphs to differentiate a step."""
+    """Redoes steps of a known grid, without a graph to reach a state and with graphs to differentiate a step.
+
+    The state of an implicit method whose last stage begins the next step is followed by that derivative, which cannot
+    be found again from the state alone; but for the first, from which it is evaluated.
+    """
 
     def __init__(self, setup: DiscreteSetup, steps: list[Step], kept: list[Tensor], *, timed: bool) -> None:
         self.scheme = Scheme(tableau(setup.spec.solver), kept[0])
@@ -100,16 +106,29 @@ class _Rerun:
         return backwards(len(self._steps), self._setup.n_kept, self._kept[0], self._advance)
 
     def _advance(self, i: int, y: Tensor) -> Tensor:
-        return self.scheme.stages(self._plain, y, self._steps[i].span, first_known=False)
+        y1 = self._redone(i, y, self._plain)
+        method = self.scheme.tableau
+        return torch.cat([y1, self.scheme.rows[-1]]) if method.implicit and method.fsal else y1
+
+    def _redone(self, i: int, y: Tensor, visit: Visit) -> Tensor:
+        """The state at the end of a step, whose stages `visit` evaluates, or is told of by an implicit method."""
+        span, n = self._steps[i].span, self.scheme.rows.shape[1]
+        if not self.scheme.tableau.implicit:
+            return self.scheme.stages(visit, y, span, first_known=False)
+        method = own_method(self._setup, self.scheme, None if visit is self._plain else visit)
+        assert isinstance(method, ImplicitRungeKutta), "the tableau is implicit"
+        if len(y) > n:
+            method.begin(y[n:])
+        return method.step(y[:n], span)
 
     def _needs_closing(self, i: int) -> bool:
         """Whether the loss depends on a closing stage that no later step begins with."""
-        return i + 1 == len(self._steps) and bool(self._steps[i].thetas)
+        return i + 1 == len(self._steps) and bool(self._steps[i].thetas) and not self.scheme.tableau.implicit
 
     def _whole_step(self, i: int, y: Tensor) -> Graphs:
         span, method = self._steps[i].span, self.scheme.tableau
         with torch.enable_grad():
-            y1 = self.scheme.stages(self._recorder, y, span, first_known=False)
+            y1 = self._redone(i, y, self._recorder)
             if self._needs_closing(i):
                 self._recorder(method.n_stages - 1, span[1], y1)
         graphs = self._recorder.take(method)
@@ -119,11 +138,13 @@ class _Rerun:
         span = self._steps[i].span
         n_own = self.scheme.tableau.n_own
         # The last stage's derivative leads to no other stage, only to the end of the step.
-        visited = _StageStates(self._plain, n_own if self._needs_closing(i) else n_own - 1)
-        y1 = self.scheme.stages(visited, y, span, first_known=False)
+        n_evaluated = n_own if self._needs_closing(i) else n_own - 1
+        visited = _StageStates(self._plain, 0 if self.scheme.tableau.implicit else n_evaluated)
+        y1 = self._redone(i, y, visited)
         if self._needs_closing(i):
             visited.places.append((span[1], y1))
-        return _GraphsOnDemand(self._recorder, visited.places)
+        handed_on = self.scheme.rows[0].clone() if len(visited.places) < n_own else None
+        return _GraphsOnDemand(self._recorder, visited.places, handed_on)
 
 
 class _StageStates:
@@ -145,11 +166,14 @@ class _GraphsOnDemand:
 
     recorder: Recorder
     places: list[tuple[float, Tensor]]
+    handed_on: Tensor | None
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.places) + (self.handed_on is not None)
 
     def pop(self) -> StageGraph:
+        if not self.places:
+            return StageGraph((), (), self.handed_on)
         t, y = self.places.pop()
         with torch.enable_grad():
             return self.recorder.single(t, y)

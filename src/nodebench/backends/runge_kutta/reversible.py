@@ -19,7 +19,7 @@ from nodebench.backends.runge_kutta.solve import (
 )
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Scheme, Span, Stepper, check_beginning, rms_ratio
 from nodebench.backends.runge_kutta.transpose import Recorder, TimeShare, Transpose, time_gradient
-from nodebench.backends.solvers import tableau
+from nodebench.backends.solvers import IMPLICIT, tableau
 from nodebench.errors import UserError
 from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import layout, output_times
@@ -65,6 +65,8 @@ class Reversible(AbstractBackend):
     @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         del problem
+        if spec.solver in IMPLICIT:
+            return f"it is made of steps of an explicit method, and `{spec.solver}` is implicit."
         return reason_unsupported(spec)
 
     @override

@@ -10,8 +10,9 @@ from typing_extensions import override
 
 from nodebench.backends.base import AbstractBackend
 from nodebench.backends.runge_kutta.dense_output import DenseOutput, dense_output, differences
+from nodebench.backends.runge_kutta.implicit import DenseField, ImplicitRungeKutta, Visit, reason_too_large
 from nodebench.backends.runge_kutta.steps import AbstractMethod, RungeKutta, Scheme, Stepper, rms_ratio
-from nodebench.backends.solvers import TABLEAUS, tableau
+from nodebench.backends.solvers import IMPLICIT, TABLEAUS, tableau
 from nodebench.frameworks.torch.field import Layout, output_times, parameters
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
@@ -132,6 +133,20 @@ class AdjointSetup(SolveSetup):
     compile: bool = False
 
 
+def own_method(setup: SolveSetup, scheme: Scheme, visit: Visit | None = None) -> AbstractMethod:
+    """The method of a solve.
+
+    Args:
+        setup: Field, layout and solver spec.
+        scheme: Tableau and buffers.
+        visit: Evaluates an explicit method's stages in place of the field alone; told of those of an implicit one.
+    """
+    ratio = rms_ratio(scheme, setup.spec)
+    if scheme.tableau.implicit:
+        return ImplicitRungeKutta(scheme, DenseField(setup.field, setup.layout), ratio, setup.spec, visit)
+    return RungeKutta(scheme, visit or FieldRows(setup.field, setup.layout, scheme.rows), ratio)
+
+
 class PlainSolve:
     """A solve through the field itself, without a graph.
 
@@ -143,16 +158,15 @@ class PlainSolve:
     Attributes:
         ys: States at the output times, filled in by `steps`, shape `(n_marks, n)`.
         scheme: Tableau and buffers.
+        method: What a step is.
         stepper: What takes the steps.
         dense: How states inside steps are interpolated, or None.
     """
 
     def __init__(self, setup: SolveSetup, y: Tensor, marks: Sequence[float]) -> None:
         self.scheme = Scheme(tableau(setup.spec.solver), y)
-        method = RungeKutta(
-            self.scheme, FieldRows(setup.field, setup.layout, self.scheme.rows), rms_ratio(self.scheme, setup.spec)
-        )
-        self.stepper = Stepper(method, setup.spec, y, (marks[0], marks[-1]), setup.max_step)
+        self.method = own_method(setup, self.scheme)
+        self.stepper = Stepper(self.method, setup.spec, y, (marks[0], marks[-1]), setup.max_step)
         self.ys = y.new_empty(len(marks), y.numel())
         self.dense = dense_output(self.scheme.tableau, y, marks, land=setup.land)
         self._marks = marks
@@ -192,14 +206,17 @@ def step_grid(setup: SolveSetup, y0: State, times: Tensor) -> StepGrid:
     with torch.no_grad():
         solve = PlainSolve(setup, setup.layout.flatten(y0), marks)
         ends = [step.span[1] for step, _ in solve.steps()]
-    return StepGrid((marks[0], *ends), solve.stepper.n_rejected)
+    method = solve.method
+    solved = (method.n_jacobians, method.n_factorisations) if isinstance(method, ImplicitRungeKutta) else (None, None)
+    return StepGrid((marks[0], *ends), solve.stepper.n_rejected, *solved)
 
 
 def reason_unsupported(spec: SolverSpec) -> str | None:
     """Why our own solver cannot solve this, in one sentence, or None."""
-    if spec.solver not in TABLEAUS:
-        return f"the solver `{spec.solver}` is not one of ours: {', '.join(sorted(TABLEAUS))}."
-    if not TABLEAUS[spec.solver].adaptive and spec.first_step is None:
+    ours = {**TABLEAUS, **IMPLICIT}
+    if spec.solver not in ours:
+        return f"the solver `{spec.solver}` is not one of ours: {', '.join(sorted(ours))}."
+    if not ours[spec.solver].adaptive and spec.first_step is None:
         return f"`{spec.solver}` has no error estimate, so that it needs `first_step`."
     return None
 
@@ -219,8 +236,7 @@ class AbstractRungeKutta(AbstractBackend):
 
     @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        del problem
-        return reason_unsupported(spec)
+        return reason_unsupported(spec) or reason_too_large(problem.y0, spec)
 
     @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:

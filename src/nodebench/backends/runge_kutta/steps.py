@@ -75,6 +75,10 @@ class Scheme:
             evaluate(i, t1 if c == 1.0 else t0 + c * h, torch.addmv(y, columns, a, alpha=h))
         return self.combine(y, h)
 
+    def before(self, i: int, y: Tensor, h: float) -> Tensor:
+        """State of stage i as far as the stages before it make it, in a step that begins at `y`."""
+        return torch.addmv(y, self._columns[i], self._a[i], alpha=h) if i else y
+
     def combine(self, y: Tensor, h: float) -> Tensor:
         """End of a step that begins at `y`, from the rows of the buffer."""
         return torch.addmv(y, self._columns[self.tableau.n_own], self._b, alpha=h)
@@ -301,7 +305,10 @@ class Stepper:
 
     def _count(self) -> None:
         if self.n_accepted + self.n_rejected >= self._spec.max_steps:
-            remedy = "loosen the tolerances" if self._method.tableau.adaptive else "take longer ones"
+            method = self._method.tableau
+            remedy = "loosen the tolerances" if method.adaptive else "take longer ones"
+            if method.adaptive and not method.implicit:
+                remedy += ", or take an implicit solver such as `kvaerno5` if the problem is stiff"
             raise StepLimitError(
                 f"{self._spec.max_steps} steps reached only t = {self.t:.6g} ({self.n_rejected} of them rejected); "
                 f"raise `max_steps` or {remedy}."

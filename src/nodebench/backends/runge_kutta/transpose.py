@@ -2,9 +2,11 @@
 
 A step `k_i = f(t + c_i h, Y_i)`, `Y_i = y0 + h Σ_j a_ij k_j`, `y1 = y0 + h Σ_i b_i k_i` is differentiated backwards by
 
-    dk_i = h (b_i λ1 + Σ_{j>i} a_ji dY_j),    dY_i = dk_iᵀ ∂f/∂Y,    λ0 = λ1 + Σ_i dY_i,
+    dk_i = h (b_i λ1 + Σ_{j>=i} a_ji dY_j),    dY_i = dk_iᵀ ∂f/∂Y,    λ0 = λ1 + Σ_i dY_i,
 
 λ being the derivative of the loss with respect to the state. Only the field is taped, not the sums between its calls.
+Where a_ii is not zero, dk_i is the solution of an equation, transposed to that of the stage: its matrix is that of the
+Jacobian at the stage itself, whatever Newton's iteration had.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,8 +19,10 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from nodebench.backends.runge_kutta.dense_output import DenseOutput
+from nodebench.backends.runge_kutta.implicit import factorised, jacobian
 from nodebench.backends.runge_kutta.solve import Step
 from nodebench.backends.solvers import Tableau, tableau
+from nodebench.errors import DivergedError
 from nodebench.frameworks.torch.field import Layout
 from nodebench.problem import Field
 
@@ -28,7 +32,8 @@ class StageGraph:
     """The graph of one evaluation of the field.
 
     Attributes:
-        outputs: Where the graph begins, for each part of the state; None for a part that depends on nothing.
+        outputs: Where the graph begins, for each part of the state; None for a part that depends on nothing. Empty for
+            a first stage that is the last of the step before, whose graph it has.
         inputs: The state, a leaf for each part, followed by the time where its derivative is wanted.
         value: The flat derivative, kept only where the derivative with respect to time is wanted.
     """
@@ -83,9 +88,12 @@ class Recorder:
     def take(self, method: Tableau) -> list[StageGraph]:
         """Hand over the graphs of an accepted step; a closing stage becomes the first of the next step."""
         graphs = self._graphs
+        if method.implicit and method.fsal and graphs[0] is None:
+            graphs[0] = StageGraph((), (), self._flat[0].clone() if self._timed else None)
         taken = [graph for graph in graphs[: method.n_own] if graph is not None]
         assert len(taken) == method.n_own, "every stage of an accepted step has been recorded"
-        self._graphs = [graphs[-1] if method.fsal else None, *([None] * (len(graphs) - 1))]
+        begun = graphs[-1] if method.fsal and not method.implicit else None
+        self._graphs = [begun, *([None] * (len(graphs) - 1))]
         return taken
 
     def single(self, t: float, y: Tensor) -> StageGraph:
@@ -150,7 +158,11 @@ class Transpose:
         self._parts = [layout.parts(row) for row in self._buffer[:s]]
         self._columns = [self._buffer[i + 1 :].t() for i in range(s)]
         self._weights = _weights(method.name, like.dtype, like.device)
-        self._c, self._timed = method.c, timed
+        self._c, self._timed, self._layout = method.c, timed, layout
+        self._diagonal = method.diagonal or (0.0,) * s
+        # What the step after feeds back into the last stage, which is its first.
+        self._handed_back: Tensor | None = None
+        self._unit = torch.eye(like.numel(), dtype=like.dtype, device=like.device) if method.implicit else like
         self._inputs = tuple(params)
         self.state = self._buffer[s]
         self.params = [torch.zeros_like(p) for p in params]
@@ -179,14 +191,38 @@ class Transpose:
                 torch.addmv(self._dk, columns, weights, beta=0, alpha=h, out=self._dk)
             else:
                 torch.addmv(fed[i], columns, weights, alpha=h, out=self._dk)
+            handed_back, self._handed_back = self._handed_back, None
+            if handed_back is not None:
+                self._dk.add_(handed_back)
             graph = graphs.pop()
-            by_time = self._vjp(self._parts[i], graph)
+            if self._diagonal[i]:
+                self._solve_stage(h * self._diagonal[i], graph)
+            by_time: Tensor | float = 0.0
+            if graph.outputs:
+                by_time = self._vjp(self._parts[i], graph)
+            else:
+                self._handed_back = self._dk.clone()
+                self._buffer[i].zero_()
             if share is not None and graph.value is not None:
-                # Σ_i <dk_i, k_i> / h is the derivative with respect to the h that is written in the recurrences.
-                share.length.add_(torch.dot(self._dk, graph.value) / h + self._c[i] * by_time)
+                # Σ_i <dk_i, k_i> / h is the derivative with respect to the h that is written in the recurrences, which
+                # what the step after hands back has nothing of.
+                own = self._dk if handed_back is None else self._dk - handed_back
+                share.length.add_(torch.dot(own, graph.value) / h + self._c[i] * by_time)
                 share.start.add_(by_time)
         self.state.copy_(self._buffer.sum(0))
         return share
+
+    def _solve_stage(self, ha: float, graph: StageGraph) -> None:
+        """Solve `(I - h a_ii Jᵀ) dk_i = ...` in place of its right-hand side.
+
+        Raises:
+            DivergedError: If the matrix is singular.
+        """
+        by_y = jacobian(graph.outputs, graph.inputs[: len(self._dk_parts)], self._layout)
+        solve = factorised(torch.sub(self._unit, by_y, alpha=ha), transposed=True)
+        if solve is None:
+            raise DivergedError("the equation of a stage has a singular matrix, so that its derivative is not defined.")
+        self._dk.copy_(solve(self._dk))
 
     def _vjp(self, row: Sequence[Tensor], graph: StageGraph) -> Tensor | float:
         """Write dY into the parts of its row, add the parameters' share and return the time's."""
@@ -224,11 +260,13 @@ class LossGradient:
         steps: The steps of the solve.
         ys: Derivative of the loss with respect to the states at the output times, shape `(n_times, n)`.
         dense: How the states inside steps were interpolated; None where there are none.
+        method: The tableau of the steps.
     """
 
     steps: Sequence[Step]
     ys: Tensor
     dense: DenseOutput | None
+    method: Tableau
 
     def at_end(self, i: int) -> Tensor | None:
         """What is fed into the state at the end of step i, where that is an output time."""
@@ -239,9 +277,9 @@ class LossGradient:
     def stages(self, i: int) -> Tensor | None:
         """What is fed into the stages of step i through the states inside it, shape `(stages, n)`.
 
-        Its first stage is also the closing stage of the step before.
+        An explicit method's first stage is also the closing stage of the step before.
         """
-        own, before = self.inside(i), self.inside(i - 1) if i else None
+        own, before = self.inside(i), self.inside(i - 1) if i and not self.method.implicit else None
         if before is None:
             return own
         fed = torch.zeros_like(before) if own is None else own

@@ -180,6 +180,8 @@ class GradientPasses:
             n_vjps=evaluations.n_vjps,
             n_accepted=steps[0],
             n_rejected=steps[1],
+            n_jacobians=grid.n_jacobians if grid else None,
+            n_factorisations=grid.n_factorisations if grid else None,
         )
         return Counts(found, evaluations, told)
 

@@ -19,7 +19,7 @@ from nodebench.backends.runge_kutta.dense_output import dense_output
 from nodebench.backends.runge_kutta.solve import AbstractRungeKutta, SolveSetup, Step, solve_through, steps_through
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, Stepper, check_beginning
 from nodebench.backends.runge_kutta.transpose import LossGradient, accumulate
-from nodebench.backends.solvers import Tableau, tableau
+from nodebench.backends.solvers import IMPLICIT, Tableau, tableau
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import output_times, parameters
@@ -186,7 +186,11 @@ class AbstractCompilable(AbstractRungeKutta):
     @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
         reason = super().unsupported(problem, spec)
-        return reason_unsupported(problem) if reason is None and self.compile else reason
+        if reason is not None or not self.compile:
+            return reason
+        if spec.solver in IMPLICIT:
+            return f"steps of the implicit `{spec.solver}` are not compiled; leave `compile` out."
+        return reason_unsupported(problem)
 
     @property
     @override
@@ -258,7 +262,7 @@ class CompiledDirectSolve(torch.autograd.Function):
         saved = list(ctx.saved_tensors)
         params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
         back = _CompiledPullback(ctx.method, params, grad_ys[0])
-        loss = LossGradient(ctx.steps, grad_ys, ctx.dense)
+        loss = LossGradient(ctx.steps, grad_ys, ctx.dense, ctx.method.tableau)
         for i, (n_saved, n_first) in reversed(list(enumerate(ctx.sizes))):
             at = len(kept) - n_first
             taken = _SavedStep(kept[at - n_saved : at], kept[at:])
