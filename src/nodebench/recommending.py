@@ -140,7 +140,7 @@ class Search:
             return [(rtol,) for rtol in sorted(self.options.rtols, reverse=True)]
         if self.wishes.error is None:
             return [()]
-        tightest = TIGHTEST.get(self.options.dtype, LADDER[-1])
+        tightest = TIGHTEST.get(self.options.dtype or "float32", LADDER[-1])
         loosest = max(tightest, min(LADDER[0], self.wishes.error))
         rungs = [rtol for rtol in LADDER if 0.99 * tightest <= rtol <= 1.01 * loosest]
         # Every second one, and the last: what lies between is interpolated.

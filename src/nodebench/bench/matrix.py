@@ -185,7 +185,12 @@ def _task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]
         else:
             framework = next(iter(task.models[model].targets))
             cells.append(
-                Cell(**common, backend=None, framework=framework, spec=replace(task.spec, dtype=request.dtype))
+                Cell(
+                    **common,
+                    backend=None,
+                    framework=framework,
+                    spec=replace(task.spec, dtype=request.dtype or task.spec.dtype),
+                )
             )
     refused = {cell.cell_id: unwritten(task, cell) for cell in cells}
     return Planned(tuple(cells), {cell_id: reason for cell_id, reason in refused.items() if reason})
@@ -257,7 +262,7 @@ def _specs(task: AbstractTask, request: Request) -> list[SolverSpec]:
             atol=default_atol if request.atol is None else request.atol,
             first_step=request.first_step,
             max_steps=task.spec.max_steps if request.max_steps is None else request.max_steps,
-            dtype=request.dtype,
+            dtype=request.dtype or task.spec.dtype,
         )
         specs.append(spec)
     return specs

@@ -345,7 +345,10 @@ class ReferenceSolver:
         def told(direction: Direction) -> str | None:
             def value(step: float) -> float:
                 with self.framework.moved(self.problem, *direction.moved(y0, params, step)) as moved:
-                    states = self._backend.gradient_step(moved, spec, self.framework).solution()
+                    try:
+                        states = self._backend.gradient_step(moved, spec, self.framework).solution()
+                    except CellError:  # where it was moved to, there may be no solution, which says nothing of here
+                        return math.nan
                     return float(moved.loss(states))
 
             return contradiction(value, direction, gradient, Doubts(LOSS_STEP, MARGIN * spec.rtol, own))

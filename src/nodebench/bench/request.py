@@ -43,7 +43,7 @@ class Request:
         atol: Absolute tolerance (default: --rtol, if that is given).
         first_step: First step size, or that of every fixed step (default: 20 steps in all).
         max_steps: Step limit of one solve. The task has its own by default.
-        dtype: float32 or float64.
+        dtype: float32 or float64. The task has its own by default, float32 but for stiff and chaotic systems.
         device: cpu or cuda.
         batch_size: Examples in a step (default: the recipe's).
         seeds: Seed of weights, data order and noise (default: 0).
@@ -71,7 +71,7 @@ class Request:
     atol: float | None = None
     first_step: float | None = None
     max_steps: int | None = None
-    dtype: str = "float32"
+    dtype: str | None = None
     device: str = "cpu"
     batch_size: int | None = None
     seeds: Sequence[int] = (0,)

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.backends.solvers import METHODS, method
+from nodebench.backends.solvers import IMPLICIT, METHODS, method
 from nodebench.conformance.check import CheckFailedError, NotApplicableError
 from nodebench.errors import NotInstalledError
 from nodebench.frameworks.base import AbstractFramework, AbstractTrainer, Batch, Weights, load_framework, solve_checked
@@ -327,9 +327,11 @@ class Built:
         return problem
 
     def spec(self) -> SolverSpec:
-        """A few equal steps over the time span of its gradient problem."""
-        times = [float(t) for t in self.problem().times]
+        """A few equal steps over the time span of its gradient problem; the task's own where it is a stiff one."""
+        times, own = [float(t) for t in self.problem().times], self.subject.task.spec
         step = abs(times[-1] - times[0]) / N_STEPS
+        if own.solver in IMPLICIT:
+            return replace(own, first_step=1e-6 * step, max_steps=4096, dtype="float64")
         return SolverSpec(solver="midpoint", first_step=step, max_steps=4096, dtype="float64")
 
     def trainer(self) -> AbstractTrainer:

@@ -1,0 +1,127 @@
+"""Systems of equations as tasks: their solutions are the published ones, and both frameworks have the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy
+import torch
+
+from nodebench import registry
+from nodebench.backends.base import AbstractBackend
+from nodebench.errors import UserError
+from nodebench.frameworks.torch.framework import Torch
+from nodebench.tasks.systems.chaotic import DoublePendulum, Lorenz
+from nodebench.tasks.systems.small import Contracting, LotkaVolterra, OdeDemo
+from nodebench.tasks.systems.stiff import Brusselator, Hires, Pollu, Robertson, VanDerPol
+from nodebench.tasks.systems.task import trajectories
+from nodebench.tasks.systems.torch import SystemODE
+
+ALL = (
+    Robertson(10.0), VanDerPol(10.0), Hires(), Pollu(), Brusselator(2), OdeDemo(), LotkaVolterra(), Contracting(),
+    Lorenz(0.5), DoublePendulum(0.5),
+)  # fmt: skip
+EACH = pytest.mark.parametrize("system", ALL, ids=lambda system: type(system).__name__)
+
+PUBLISHED = {
+    VanDerPol(): [1.706167732170483, -0.8928097010247975],
+    Robertson(1e11): [0.2083340149701255e-07, 0.8333360770334713e-13, 0.9999999791665050],
+    Hires(): [
+        0.7371312573325668e-3, 0.1442485726316185e-3, 0.5888729740967575e-4, 0.1175651343283149e-2,
+        0.2386356198831331e-2, 0.6238968252742796e-2, 0.2849998395185769e-2, 0.2850001604814231e-2,
+    ],
+    Pollu(): [
+        0.5646255480022769e-1, 0.1342484130422339, 0.4139734331099427e-8, 0.5523140207484359e-2, 0.2018977262302196e-6,
+        0.1464541863493966e-6, 0.7784249118997964e-1, 0.3245075353396018, 0.7494013383880406e-2, 0.1622293157301561e-7,
+        0.1135863833257075e-7, 0.2230505975721359e-2, 0.2087162882798630e-3, 0.1396921016840158e-4,
+        0.8964884856898295e-2, 0.4352846369330103e-17, 0.6899219696263405e-2, 0.1007803037365946e-3,
+        0.1772146513969984e-5, 0.5682943292316392e-4,
+    ],
+}  # fmt: skip
+"""States at the end, from the test set for initial value problems."""
+
+
+@pytest.mark.parametrize("system", PUBLISHED, ids=lambda system: type(system).__name__)
+def test_solutions_are_the_published_ones(system):
+    """To ten digits, by SciPy's LSODA at its tightest."""
+    found = scipy.integrate.solve_ivp(
+        lambda t, y: system.derivative(np, t, y, system.truth),
+        (0.0, system.times[-1]),
+        system.start,
+        method="LSODA",
+        rtol=3e-13,
+        atol=1e-20,
+    )
+    np.testing.assert_allclose(found.y[:, -1], PUBLISHED[system], rtol=1e-10)
+
+
+@pytest.mark.parametrize("system", PUBLISHED, ids=lambda system: type(system).__name__)
+def test_what_is_observed_is_the_solution(system):
+    """Trajectories of the data agree with the published states to five digits of each component's largest value."""
+    _, observed = trajectories(system, 1, 0)
+    largest = np.abs(observed[0]).max(axis=0)
+    np.testing.assert_allclose(observed[0, -1] / largest, np.array(PUBLISHED[system]) / largest, atol=1e-5)
+
+
+@EACH
+def test_torch_has_the_same_equations(system):
+    """At states near the start and true parameters, in float64."""
+    rng = np.random.default_rng(0)
+    y = system.start + 0.1 * rng.random((3, len(system.start)))
+    expected = system.derivative(np, 0.0, y, system.truth)
+    theta = torch.from_numpy(system.truth)
+    found = system.derivative(torch, torch.tensor(0.0), torch.from_numpy(y), theta).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
+
+
+def _problem(system, model="system"):
+    framework = Torch("cpu", "float64", 1)
+    inputs = system.problem(model, 0, 2)
+    backend = registry.load("backend", "checkpoint", AbstractBackend)
+    made = framework.build(
+        "nodebench.tasks.systems.torch:SystemODE",
+        system.model_options(model),
+        inputs.weights,
+        lambda field, y0, times: backend.solve(field, y0, times, replace(system.spec, first_step=1e-3)),
+    )
+    assert isinstance(made, SystemODE)
+    return framework, made, made.problem(framework.arrays(inputs.batch)), inputs
+
+
+@EACH
+def test_misses_of_the_parameters_show_in_the_loss(system):
+    """The loss is that of the training, and is not at its minimum: its gradient is there to be measured."""
+    framework, made, problem, inputs = _problem(system)
+    backend = registry.load("backend", "checkpoint", AbstractBackend)
+    found = backend.grad(problem, replace(system.spec, first_step=1e-3), framework)
+    assert float(found.loss) == pytest.approx(made.loss(framework.arrays(inputs.batch)).item())
+    assert np.linalg.norm(framework.to_numpy(found).params["theta"]) > 0
+
+
+def test_the_contracting_system_has_a_closed_form():
+    """Its gradients are those of a tight solve."""
+    system = Contracting(rate=5.0)
+    framework, _, problem, inputs = _problem(system)
+    exact = inputs.closed_form()
+    found = framework.to_numpy(
+        registry.load("backend", "checkpoint", AbstractBackend).grad(
+            problem, replace(system.reference, first_step=1e-3), framework
+        )
+    )
+    assert float(found.loss) == pytest.approx(float(exact.loss), rel=1e-7)
+    np.testing.assert_allclose(found.params["theta"], exact.params["theta"], rtol=1e-7)
+    np.testing.assert_allclose(found.y0, exact.y0, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (VanDerPol, {"mu": 0.5}), (VanDerPol, {"mu": 1e6}), (Robertson, {"end": -1.0}), (Brusselator, {"n": 1}),
+        (Brusselator, {"n": 64}), (Contracting, {"rate": 0.0}), (Lorenz, {"horizon": 1e4}),
+        (DoublePendulum, {"horizon": float("nan")}),
+    ],
+)  # fmt: skip
+def test_options_out_of_their_range_are_refused(make, options):
+    """In a sentence that has the range and what came."""
+    with pytest.raises(UserError, match=r"must be .* got"):
+        make(**options)
