@@ -17,7 +17,7 @@ from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
 
 BACKEND = Scipy()
-BOTH = pytest.mark.parametrize("solver", sorted(MULTISTEP))
+ALL = pytest.mark.parametrize("solver", [*sorted(MULTISTEP), "radau", "bdf"])
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def _exact(problem, framework):
 
 @pytest.mark.parametrize("times", [(0.0, 0.8, 2.0), (1.0, 0.3, -1.0)], ids=["forwards", "backwards"])
 @pytest.mark.parametrize("field", [Net, Pair])
-@BOTH
+@ALL
 def test_gradients_are_those_of_an_exact_method(solver, field, times, framework):
     """States of one part or two, in either direction of time: the exact discrete gradient of a far finer solve."""
     problem = make_problem(field(), times)
@@ -45,7 +45,7 @@ def test_gradients_are_those_of_an_exact_method(solver, field, times, framework)
     torch.testing.assert_close(found, _exact(problem, framework), rtol=1e-6, atol=1e-6)
 
 
-@BOTH
+@ALL
 def test_evaluations_backward_are_one_vector_jacobian_product_each(solver, framework):
     """Every backward evaluation has its product; the gradient of times takes one evaluation more at each of them."""
     plain, timed = (
@@ -57,7 +57,7 @@ def test_evaluations_backward_are_one_vector_jacobian_product_each(solver, frame
     assert timed.nfe_backward == plain.nfe_backward + 3
 
 
-@BOTH
+@ALL
 def test_a_plain_solve_evaluates_as_the_forward_pass_does(solver, framework):
     """Without gradients the same steps are taken, and no graph is made."""
     problem, spec = make_problem(), _spec(solver)
@@ -70,7 +70,7 @@ def test_a_plain_solve_evaluates_as_the_forward_pass_does(solver, framework):
     assert torch.equal(plain, taped.detach())
 
 
-@BOTH
+@ALL
 def test_what_is_handed_in_is_not_written(solver, framework):
     """Initial state and times are after a gradient what they were."""
     problem = make_problem()
@@ -80,7 +80,7 @@ def test_what_is_handed_in_is_not_written(solver, framework):
     assert torch.equal(problem.times, times)
 
 
-@BOTH
+@ALL
 def test_output_times_cost_no_evaluations_forward(solver, framework):
     """States between the steps are interpolated: fifty output times are reached by the same evaluations as one."""
     one, many = (make_problem(times=times) for times in ((0.0, 2.0), tuple(np.linspace(0, 2, 51))))
@@ -102,7 +102,7 @@ def test_rejected_steps_are_those_that_vode_counts(tolerance, monkeypatch):
     assert grid.n_rejected == counters[20] + counters[21] > 0
 
 
-@BOTH
+@pytest.mark.parametrize("solver", sorted(MULTISTEP))
 def test_a_step_costs_at_least_one_evaluation(solver, framework):
     """Evaluations are one at the start and one to three for each step tried, where dopri5 takes six."""
     problem, spec = make_problem(times=(0.0, 2.0)), _spec(solver)
@@ -112,7 +112,7 @@ def test_a_step_costs_at_least_one_evaluation(solver, framework):
     assert 1 + tries <= n <= 1 + 3 * tries
 
 
-@BOTH
+@ALL
 def test_saved_bytes_are_output_states_and_times(solver, framework):
     """Whatever the tolerance, three states of eight numbers and three times are kept."""
     saved = [
@@ -122,7 +122,7 @@ def test_saved_bytes_are_output_states_and_times(solver, framework):
     assert saved[0] == saved[1] == (3 * 8 + 3) * 8
 
 
-@BOTH
+@ALL
 def test_the_field_is_computed_in_its_own_dtype(solver):
     """In float32 field, states and gradients are float32, while SciPy's state is float64."""
     problem = make_problem(dtype=torch.float32)
@@ -131,14 +131,14 @@ def test_the_field_is_computed_in_its_own_dtype(solver):
     assert BACKEND.solve(problem.field, problem.y0, problem.times, _spec(solver)).dtype == torch.float32
 
 
-@BOTH
+@ALL
 def test_parameters_that_are_not_used_have_gradients_of_zero(solver, framework):
     """They get zeros in their own shape."""
     gradients = BACKEND.grad(make_problem(), _spec(solver), framework)
     assert torch.equal(gradients.params["unused"], torch.zeros(3, dtype=torch.float64))
 
 
-@BOTH
+@ALL
 def test_a_plain_callable_is_a_field_without_parameters(solver, framework):
     """A function solves and differentiates with respect to its state."""
     y0, times = torch.ones(2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -149,7 +149,7 @@ def test_a_plain_callable_is_a_field_without_parameters(solver, framework):
     torch.testing.assert_close(gradients.y0, expected, rtol=1e-6, atol=1e-6)
 
 
-@BOTH
+@ALL
 def test_too_few_steps_are_named(solver, framework):
     """The limit holds for all steps of a solve together, rejected ones included."""
     problem, spec = make_problem(), _spec(solver)
@@ -163,7 +163,7 @@ def test_too_few_steps_are_named(solver, framework):
         BACKEND.grad(problem, _spec(solver, max_steps=tries), framework)
 
 
-@BOTH
+@ALL
 def test_a_field_of_nan_is_diverged(solver, framework):
     """NaN raises `DivergedError` and no gradient of NaN, and SciPy's warning does not get out."""
     problem = make_problem()
@@ -192,7 +192,7 @@ def test_a_warning_of_the_field_stays_a_warning():
         BACKEND.solve(field, y0, times, _spec("vode-adams"))
 
 
-@BOTH
+@ALL
 def test_an_error_of_the_field_comes_through(solver, framework):
     """A field that returns another shape is the usual `UserError`."""
     y0, times = torch.ones(2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -201,7 +201,7 @@ def test_an_error_of_the_field_comes_through(solver, framework):
 
 
 @pytest.mark.parametrize("n_good", [0, 1, 2, 7])
-@BOTH
+@ALL
 def test_a_field_that_has_raised_is_not_asked_again(solver, n_good):
     """VODE would ask on while the exception is pending, which the interpreter does not survive unharmed."""
     raised, n_calls = KeyboardInterrupt(), 0
@@ -230,7 +230,7 @@ def test_runge_kutta_methods_are_unsupported(solver):
         BACKEND.solve(problem.field, problem.y0, problem.times, spec)
 
 
-@BOTH
+@ALL
 def test_other_torch_backends_lack_multistep_methods(solver):
     """Each of them says so in a sentence that names it."""
     names = [name for name in registry.names("backend") if registry.describe("backend", name).framework == "torch"]

@@ -1,15 +1,16 @@
-"""SciPy's LSODA and VODE, forward and for the continuous adjoint: what the paper of neural ODEs itself ran."""
+"""SciPy's integrators, forward and for the continuous adjoint: what the paper of neural ODEs itself ran."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.integrate import LSODA, ode
+from scipy.integrate import BDF, LSODA, OdeSolver, Radau, ode
 from torch import Tensor
 from typing_extensions import override
 
@@ -23,8 +24,11 @@ from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 LARGEST_JACOBIAN = 2**31
 """LSODA counts the numbers of its work array in 32 bits."""
 
+LARGEST_DIFFERENCED = 2048
+"""Numbers of a backward state beyond which no Jacobian of it is found by finite differences."""
+
 SMALLEST_RTOL = 100 * float(np.finfo(np.float64).eps)
-"""LSODA raises a smaller one to this by itself."""
+"""SciPy raises a smaller one to this by itself, but for VODE."""
 
 _Derivative = Callable[[float, np.ndarray], np.ndarray]
 """Flat float64 state of any length to its derivative."""
@@ -32,7 +36,7 @@ _Derivative = Callable[[float, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Scipy(AbstractBackend):
-    """SciPy's LSODA or VODE (implicit Adams), and the continuous adjoint by the same integrator, as in the paper.
+    """SciPy's LSODA, VODE, Radau or BDF, and the continuous adjoint by the same integrator, as in the paper.
 
     The backward state `[y, a, dL/dparams]` is one flat float64 vector, started anew from the stored state at every
     output time. Multistep methods evaluate once or twice a step where a Runge-Kutta method does six times, and pay for
@@ -41,7 +45,8 @@ class Scipy(AbstractBackend):
 
     LSODA is driven by `scipy.integrate.LSODA`, VODE by `scipy.integrate.ode`: the interfaces that go step by step, so
     that steps can be counted and limited. `solve_ivp` has no VODE, and neither it nor `odeint` limits a whole solve.
-    LSODA sets aside a dense Jacobian of the backward state, for the case that it finds the problem stiff.
+    LSODA sets aside a dense Jacobian of the backward state, for the case that it finds the problem stiff. Radau and BDF
+    are for stiff problems, and find one by finite differences: as many evaluations as the backward state has numbers.
 
     Memory is independent of the steps. Prefer `adjoint` unless it is the paper's solver that is in question.
 
@@ -57,12 +62,14 @@ class Scipy(AbstractBackend):
 
     @override
     def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
-        """Runge-Kutta methods, and what LSODA cannot hold."""
-        if spec.solver not in MULTISTEP:
+        """Solvers of others, and what LSODA, Radau or BDF cannot hold."""
+        if spec.solver not in _INTEGRATORS:
             return _no_such(spec.solver)
         if spec.controller != "integral":
             return f"{spec.solver} chooses its steps by itself; leave `controller` out."
-        return _beyond_lsoda(problem, spec) if spec.solver == "lsoda" else None
+        if spec.rtol < SMALLEST_RTOL and spec.solver != "vode-adams":
+            return f"{spec.solver} takes no relative tolerance below {SMALLEST_RTOL:.2g}; got {spec.rtol:g}."
+        return None if spec.solver == "vode-adams" else _beyond(problem, spec)
 
     @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
@@ -91,11 +98,15 @@ class Scipy(AbstractBackend):
 
     @override
     def differences(self, spec: SolverSpec) -> tuple[str, ...]:
-        lsoda = spec.solver == "lsoda"
-        norm = "the largest entry" if lsoda else "the root mean square"
+        norm = "the largest entry" if spec.solver == "lsoda" else "the root mean square"
+        jacobian = {
+            "lsoda": ("it sets aside a dense Jacobian, the square of its state in memory, used or not.",),
+            "vode-adams": (),
+        }.get(spec.solver, ("it finds a dense Jacobian by finite differences, an evaluation for each number.",))
+        kind = "an implicit Runge-Kutta" if spec.solver == "radau" else "a multistep"
         return (
-            *(("it sets aside a dense Jacobian, the square of its state in memory, used or not.",) if lsoda else ()),
-            "it is a multistep method, whose order and steps follow the problem: not the tableau of any other.",
+            *jacobian,
+            f"it is {kind} method, whose steps follow the problem: not the tableau of any other.",
             f"its error norm is {norm}, backward over state, adjoint and parameters' gradient as one vector.",
             "its state is float64 on the host, whatever dtype and device the field has.",
             "it interpolates to output times forward, and starts anew with the first step at each of them backward.",
@@ -103,19 +114,20 @@ class Scipy(AbstractBackend):
 
 
 def _no_such(solver: str) -> str:
-    return f"`{solver}` is not one of SciPy's multistep methods; use {' or '.join(f'`{name}`' for name in MULTISTEP)}."
+    return f"`{solver}` is none of SciPy's; use {', '.join(f'`{name}`' for name in _INTEGRATORS)}."
 
 
-def _beyond_lsoda(problem: Problem, spec: SolverSpec) -> str | None:
-    if spec.rtol < SMALLEST_RTOL:
-        return f"LSODA takes no relative tolerance below {SMALLEST_RTOL:.2g}; got {spec.rtol:g}."
+def _beyond(problem: Problem, spec: SolverSpec) -> str | None:
+    """Why the Jacobian of the backward state is too large, in one sentence, or None."""
     state = sum(part.numel() for part in state_parts(problem.y0))
     size = 2 * state + sum(p.numel() for p in parameters(problem.field))
-    if size**2 < LARGEST_JACOBIAN:
+    if size**2 < LARGEST_JACOBIAN and (spec.solver == "lsoda" or size <= LARGEST_DIFFERENCED):
         return None
+    has = "sets aside a dense Jacobian" if spec.solver == "lsoda" else "finds a dense Jacobian by finite differences"
+    why = "more than it can count" if spec.solver == "lsoda" else "which would take hours"
     return (
-        f"LSODA sets aside a dense Jacobian, {size}² numbers for the backward state here, more than it can count; "
-        "take the solver `vode-adams`, which needs none."
+        f"{spec.solver} {has}, {size}² numbers for the backward state here, {why}; take the solver `vode-adams`, which "
+        "needs none."
     )
 
 
@@ -264,24 +276,33 @@ class _Vode:
         return y.copy()
 
 
-class _Lsoda:
-    """SciPy's LSODA step by step; it ends a step on the end of the solve. Arguments and attributes as of `_Vode`."""
+class _Stepping:
+    """One of SciPy's integrators that go step by step; it ends a step on the end of the solve.
 
-    def __init__(self, derivative: _Derivative, y0: np.ndarray, span: tuple[float, float], spec: SolverSpec) -> None:
+    Args:
+        make: LSODA, Radau or BDF.
+        others: As of `_Vode`, which also has the attributes.
+    """
+
+    def __init__(self, make: type[OdeSolver], *others: Any) -> None:
+        derivative, y0, span, spec = others
         first = _first_step(span, spec)
-        self._lsoda = LSODA(derivative, span[0], y0, span[1], first_step=first, rtol=spec.rtol, atol=spec.atol)
+        self._solver = make(derivative, span[0], y0, span[1], first_step=first, rtol=spec.rtol, atol=spec.atol)
         self.t = span[0]
 
     def step(self) -> np.ndarray:
         """Take a step and return the state at its end."""
-        self._lsoda.step()
-        self.t = self._lsoda.t
-        y: np.ndarray = self._lsoda.y
+        with np.errstate(over="ignore", invalid="ignore"):  # of Radau, with the smallest steps of one that fails
+            told = self._solver.step()
+        if self._solver.status == "failed":
+            warnings.warn(f"lsoda: {told}", UserWarning, stacklevel=2)  # as LSODA says it itself
+        self.t = self._solver.t
+        y: np.ndarray = self._solver.y
         return y
 
     def at(self, t: float) -> np.ndarray:
         """The state at a time within the last step."""
-        y: np.ndarray = self._lsoda.y if t == self.t else self._lsoda.dense_output()(t)
+        y: np.ndarray = self._solver.y if t == self.t else self._solver.dense_output()(t)
         return y
 
 
@@ -289,7 +310,15 @@ def _first_step(span: tuple[float, float], spec: SolverSpec) -> float | None:
     return None if spec.first_step is None else min(spec.first_step, abs(span[1] - span[0]))
 
 
-_INTEGRATORS: Mapping[str, Callable[..., _Vode | _Lsoda]] = {"lsoda": _Lsoda, "vode-adams": _Vode}
+_INTEGRATORS: Mapping[str, Callable[..., _Vode | _Stepping]] = {
+    "lsoda": partial(_Stepping, LSODA),
+    "vode-adams": _Vode,
+    "radau": partial(_Stepping, Radau),
+    "bdf": partial(_Stepping, BDF),
+}
+
+_TIMES_OF_A_TRY = {"radau": 3}
+"""At how many times a try at a step is evaluated, where at more than one."""
 
 
 class _Integration:
@@ -315,7 +344,7 @@ class _Integration:
 
     def solve(self, derivative: _Derivative, y0: np.ndarray, marks: Sequence[float]) -> Iterator[np.ndarray]:
         """The states at each of `marks` but the first, where the state is `y0`."""
-        watched = _WatchedDerivative(derivative)
+        watched = _WatchedDerivative(derivative, compiled=self._spec.solver in MULTISTEP)
         # A copy: it shares its memory with a tensor of the caller's, and the integrator works in place.
         integrator = _INTEGRATORS[self._spec.solver](watched, y0.copy(), (marks[0], marks[-1]), self._spec)
         direction = np.sign(marks[-1] - marks[0])
@@ -324,12 +353,12 @@ class _Integration:
                 self._step(integrator, watched)
             yield integrator.at(mark)
 
-    def _step(self, integrator: _Vode | _Lsoda, watched: "_WatchedDerivative") -> None:
+    def _step(self, integrator: _Vode | _Stepping, watched: "_WatchedDerivative") -> None:
         start = integrator.t
         with _named_errors(self._spec.solver, start, watched):
             y = integrator.step()
         self.ends.append(integrator.t)
-        self.n_tried += watched.tries(start)
+        self.n_tried += watched.tries(start, _TIMES_OF_A_TRY.get(self._spec.solver, 1))
         if not np.isfinite(y).all():
             raise DivergedError(f"{self._spec.solver}: the state left the finite numbers after t = {start:.6g}.")
         if self.n_tried > self._spec.max_steps:
@@ -344,10 +373,14 @@ class _WatchedDerivative:
 
     Nothing is raised through SciPy's compiled code: VODE goes on to ask for values while an exception is pending, and
     what the interpreter then looks up may fail. It is handed NaN, with which it gives up, and the error comes after.
+
+    Args:
+        derivative: The derivative.
+        compiled: Whether compiled code calls it.
     """
 
-    def __init__(self, derivative: _Derivative) -> None:
-        self._derivative = derivative
+    def __init__(self, derivative: _Derivative, *, compiled: bool) -> None:
+        self._derivative, self._compiled = derivative, compiled
         self._times: list[float] = []
         self.finite = True
         self.error: BaseException | None = None
@@ -357,21 +390,24 @@ class _WatchedDerivative:
             return np.full_like(y, np.nan)
         try:
             value = self._derivative(float(t), y)
-        except BaseException as error:  # noqa: BLE001 - an interruption too: `_named_errors` raises it
+        except BaseException as error:
             self.error = error
+            if not self._compiled:
+                raise
             return np.full_like(y, np.nan)
         self._times.append(float(t))
         self.finite = bool(np.isfinite(value).all())
         return value
 
-    def tries(self, start: float) -> int:
-        """How many steps were tried from `start` since the last call; neither integrator tells what it rejects.
+    def tries(self, start: float, times_each: int) -> int:
+        """How many steps were tried from `start` since the last call; no integrator tells what it rejects.
 
-        A try evaluates at its end alone, however often it corrects, and a rejected one is followed by a shorter one.
+        A try evaluates at as many times, all of its own, however often it corrects: a rejected one is followed by a
+        shorter one.
         """
-        tried = sum(1 for t, _ in groupby(self._times) if t != start)
+        tried = len({t for t in self._times if t != start})
         self._times.clear()
-        return tried
+        return ceil(tried / times_each)
 
 
 @contextmanager
@@ -391,5 +427,10 @@ def _named_errors(solver: str, start: float, watched: _WatchedDerivative) -> Ite
                 raise DivergedError(f"{solver}: the derivative is not finite after t = {start:.6g}.") from warning
             if watched.error is None:
                 raise CellError(f"{solver} gave up after t = {start:.6g}; {warning}") from warning
+        except ValueError as error:  # with which linear algebra refuses what is not finite
+            if watched.error is None and watched.finite:
+                raise
+            if watched.error is None:
+                raise DivergedError(f"{solver}: the derivative is not finite after t = {start:.6g}.") from error
     if watched.error is not None:
         raise watched.error

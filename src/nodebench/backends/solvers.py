@@ -416,12 +416,21 @@ class LibraryMethod:
 
 
 LIBRARY: Mapping[str, LibraryMethod] = {
-    m.name: m for m in (LibraryMethod("kencarp3", 3), LibraryMethod("kencarp4", 4), LibraryMethod("kencarp5", 5))
+    m.name: m
+    for m in (
+        LibraryMethod("kencarp3", 3),
+        LibraryMethod("kencarp4", 4),
+        LibraryMethod("kencarp5", 5),
+        LibraryMethod("radau", 5),
+        LibraryMethod("bdf", None),
+    )
 }
 """Methods for stiff problems that single libraries have, by name.
 
 `kencarp3` to `kencarp5` are the implicit halves of additive Runge-Kutta schemes (Kennedy, Carpenter, 2003,
 https://doi.org/10.1016/S0168-9274(02)00138-1 and 2019, https://doi.org/10.1016/j.apnum.2018.10.007), which diffrax has.
+`radau` is Radau IIA of order 5 and `bdf` the backward differentiation formulas of order 1 to 5, which SciPy has (The
+MATLAB ODE suite, Shampine, Reichelt, 1997, https://doi.org/10.1137/S1064827594276424).
 """
 
 METHODS: Mapping[str, Tableau | Multistep | LibraryMethod] = {**TABLEAUS, **IMPLICIT, **MULTISTEP, **LIBRARY}
