@@ -12,6 +12,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UserError
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.tasks.systems.chaotic import DoublePendulum, Lorenz
+from nodebench.tasks.systems.learned import Hamiltonian, MinusX
 from nodebench.tasks.systems.small import Contracting, LotkaVolterra, OdeDemo
 from nodebench.tasks.systems.stiff import Brusselator, Hires, Pollu, Robertson, VanDerPol
 from nodebench.tasks.systems.task import trajectories
@@ -111,6 +112,22 @@ def test_the_contracting_system_has_a_closed_form():
     assert float(found.loss) == pytest.approx(float(exact.loss), rel=1e-7)
     np.testing.assert_allclose(found.params["theta"], exact.params["theta"], rtol=1e-7)
     np.testing.assert_allclose(found.y0, exact.y0, rtol=1e-7)
+
+
+def test_minus_x_is_asked_for_in_one_dimension_and_in_two():
+    """The line is to be turned over; the dimension more begins and ends at zero."""
+    line, plane = (MinusX(augmented=augmented).data("smoke", 0).train for augmented in (False, True))
+    np.testing.assert_array_equal(line["end"], -line["y0"])
+    np.testing.assert_array_equal(plane["y0"], np.concatenate([line["y0"], np.zeros_like(line["y0"])], axis=1))
+    np.testing.assert_array_equal(plane["end"], plane["y0"] * [-1.0, 1.0])
+    assert MinusX(augmented=True).weights("field", 0)["field.layers.0.weight"].shape == (16, 2)
+
+
+def test_the_pendulum_keeps_its_energy():
+    """Its targets lie on the level of the Hamiltonian that they came from."""
+    train = Hamiltonian().data("smoke", 0).train
+    before, after = (part[:, 1] ** 2 / 2 - np.cos(part[:, 0]) for part in (train["y0"], train["end"]))
+    np.testing.assert_allclose(after, before, atol=1e-7)
 
 
 @pytest.mark.parametrize(

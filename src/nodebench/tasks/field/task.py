@@ -72,6 +72,11 @@ class AbstractFieldTask(AbstractTask):
         """Where the initial states should end, shaped like them; at zero, where a task does not say otherwise."""
         return tuple(map(np.zeros_like, y0)) if isinstance(y0, tuple) else np.zeros_like(y0)
 
+    @property
+    def _fields(self) -> Mapping[str, str]:
+        """The fields of this task, where an option decides among several of the same frameworks."""
+        return self.fields
+
     @override
     def data_source(self) -> str:
         return "computed from the seed"
@@ -102,13 +107,13 @@ class AbstractFieldTask(AbstractTask):
     @override
     def model_options(self, model: str) -> Mapping[str, object]:
         del model
-        return {"fields": dict(self.fields), "times": self.times, "differentiate_times": self.differentiate_times}
+        return {"fields": dict(self._fields), "times": self.times, "differentiate_times": self.differentiate_times}
 
     @override
     def weights(self, model: str, seed: int) -> Weights:
         """Those of a field made after seeding its framework, which is imported for that."""
+        framework, target = next(iter(self._fields.items()))
         del model
-        framework, target = next(iter(self.fields.items()))
         drawn: Weights = load_class(WEIGHTS[framework])(target, seed)
         return drawn
 

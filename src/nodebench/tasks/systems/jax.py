@@ -1,6 +1,6 @@
 """Systems of equations in JAX."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -56,25 +56,62 @@ class Layer(eqx.Module):
 
 
 class Network(eqx.Module):
-    """A multilayer perceptron with tanh in the place of the equations.
+    """A multilayer perceptron with tanh between its layers, as a field that does not depend on time.
 
     Args:
-        system: The system.
+        sizes: Widths of its layers, from the state on.
     """
 
     layers: tuple[Layer, ...]
 
-    def __init__(self, system: AbstractSystem) -> None:
-        d = len(system.start)
-        sizes = (d, *system.hidden, d)
+    def __init__(self, sizes: Sequence[int]) -> None:
         self.layers = tuple(Layer(n, m) for n, m in pairwise(sizes))
 
     def __call__(self, t: jax.Array, y: jax.Array) -> jax.Array:
-        """The derivative of states `(n, d)`, which does not depend on time."""
+        """Map states `(n, sizes[0])` to `(n, sizes[-1])`."""
         del t
         for layer in self.layers[:-1]:
             y = jnp.tanh(layer(y))
         return self.layers[-1](y)
+
+
+class SmallMlp(Network):
+    """The network of `small-mlp`, 4-32-4."""
+
+    def __init__(self, *, key: jax.Array) -> None:
+        del key
+        super().__init__((4, 32, 4))
+
+
+class Line(Network):
+    """The network of `minus-x` in one dimension, 1-16-16-1."""
+
+    def __init__(self, *, key: jax.Array) -> None:
+        del key
+        super().__init__((1, 16, 16, 1))
+
+
+class Plane(Network):
+    """The network of `minus-x` with a dimension more, 2-16-16-2."""
+
+    def __init__(self, *, key: jax.Array) -> None:
+        del key
+        super().__init__((2, 16, 16, 2))
+
+
+class Hamiltonian(eqx.Module):
+    """(dq/dt, dp/dt) = (∂H/∂p, -∂H/∂q) of a learnt energy H, a network 2-32-1."""
+
+    energy: Network
+
+    def __init__(self, *, key: jax.Array) -> None:
+        del key
+        self.energy = Network((2, 32, 1))
+
+    def __call__(self, t: jax.Array, y: jax.Array) -> jax.Array:
+        """The derivative of states `(n, 2)`."""
+        by_state = jax.grad(lambda state: jnp.sum(self.energy(t, state)))(y)
+        return jnp.concatenate([by_state[:, 1:], -by_state[:, :1]], axis=1)
 
 
 class SystemODE(eqx.Module):
@@ -91,7 +128,7 @@ class SystemODE(eqx.Module):
     times: tuple[float, ...] = eqx.field(static=True)
 
     def __init__(self, solve: JaxSolve, system: AbstractSystem, *, neural: bool) -> None:
-        self.field = Network(system) if neural else Equations(system)
+        self.field = Network(system.sizes) if neural else Equations(system)
         self.solve, self.times = solve, system.times
 
     def loss(self, batch: JaxBatch) -> jax.Array:

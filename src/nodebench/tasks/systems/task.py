@@ -85,6 +85,11 @@ class AbstractSystem(AbstractTask):
     def times(self) -> tuple[float, ...]:
         """When the system is observed, the first time being that of the start."""
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Widths of the neural model's layers, from the state and back to it."""
+        return (len(self.start), *self.hidden, len(self.start))
+
     @abstractmethod
     def rates(self, xp: Any, t: Array, y: Sequence[Array], p: Array) -> Sequence[Array]:
         """The derivative of each component.
@@ -133,10 +138,8 @@ class AbstractSystem(AbstractTask):
         if model == "system":
             miss = MISSED * rng.standard_normal(len(self.truth))
             return {"field.theta": np.log(self.truth) + miss if self.positive else self.truth * (1 + miss)}
-        d = len(self.start)
-        sizes = (d, *self.hidden, d)
         found: dict[str, np.ndarray] = {}
-        for i, (n, m) in enumerate(pairwise(sizes)):
+        for i, (n, m) in enumerate(pairwise(self.sizes)):
             found |= layer_weights(f"field.layers.{i}", (m, n), rng)
         return found
 

@@ -1,6 +1,6 @@
 """Systems of equations in torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -38,26 +38,62 @@ class Equations(nn.Module):
 
 
 class Network(nn.Module):
-    """A multilayer perceptron with tanh in the place of the equations.
+    """A multilayer perceptron with tanh between its layers, as a field that does not depend on time.
 
     Args:
-        system: The system.
+        sizes: Widths of its layers, from the state on.
     """
 
-    def __init__(self, system: AbstractSystem) -> None:
+    def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
-        d = len(system.start)
-        sizes = (d, *system.hidden, d)
         self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(sizes))
 
     @override
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """The derivative of states `(n, d)`, which does not depend on time."""
+        """Map states `(n, sizes[0])` to `(n, sizes[-1])`."""
         del t
         for layer in self.layers[:-1]:
             y = torch.tanh(layer(y))
-        derivative: Tensor = self.layers[-1](y)
-        return derivative
+        out: Tensor = self.layers[-1](y)
+        return out
+
+
+class SmallMlp(Network):
+    """The network of `small-mlp`, 4-32-4."""
+
+    def __init__(self) -> None:
+        super().__init__((4, 32, 4))
+
+
+class Line(Network):
+    """The network of `minus-x` in one dimension, 1-16-16-1."""
+
+    def __init__(self) -> None:
+        super().__init__((1, 16, 16, 1))
+
+
+class Plane(Network):
+    """The network of `minus-x` with a dimension more, 2-16-16-2."""
+
+    def __init__(self) -> None:
+        super().__init__((2, 16, 16, 2))
+
+
+class Hamiltonian(nn.Module):
+    """(dq/dt, dp/dt) = (∂H/∂p, -∂H/∂q) of a learnt energy H, a network 2-32-1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = Network((2, 32, 1))
+
+    @override
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """The derivative of states `(n, 2)`."""
+        taped = torch.is_grad_enabled()
+        with torch.enable_grad():
+            state = y if taped and y.requires_grad else y.detach().requires_grad_()
+            (by_state,) = torch.autograd.grad(self.energy(t, state).sum(), state, create_graph=taped)
+        return torch.cat([by_state[:, 1:], -by_state[:, :1]], dim=1)
 
 
 class SystemODE(nn.Module):
@@ -72,7 +108,7 @@ class SystemODE(nn.Module):
     def __init__(self, solve: TorchSolve, system: AbstractSystem, *, neural: bool) -> None:
         super().__init__()
         self.solve = solve
-        self.field = Network(system) if neural else Equations(system)
+        self.field = Network(system.sizes) if neural else Equations(system)
         self._times = system.times
 
     def loss(self, batch: TorchBatch) -> Tensor:
