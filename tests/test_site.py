@@ -46,6 +46,7 @@ NOT_RUN = {
 CODES = {
     "nodebench run --field model.py:ODEFunc --init-args rate=100 --y0 8x2 -b adjoint --measure untimed "
     "--max-steps 2000": (1, "steps reached only"),
+    "nodebench run -b direct,checkpoint,adjoint -t 'robertson[end=100]' --measure untimed": (1, "diverged: adjoint"),
 }
 """Commands that fail, as their page says: the exit code, and what is printed."""
 

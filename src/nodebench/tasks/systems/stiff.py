@@ -16,7 +16,7 @@ from nodebench.problem import Array, SolverSpec
 from nodebench.tasks.systems.task import AbstractSystem
 
 STIFF = SolverSpec(solver="kvaerno5", rtol=1e-5, atol=1e-10, max_steps=2000, dtype="float64")
-REFERENCE = SolverSpec(solver="kvaerno5", rtol=1e-9, atol=1e-14, max_steps=100_000, dtype="float64")
+REFERENCE = SolverSpec(solver="kvaerno5", rtol=1e-10, atol=1e-15, max_steps=100_000, dtype="float64")
 
 
 @dataclass(frozen=True)
