@@ -274,6 +274,16 @@ def test_an_unknown_protocol_is_told():
         restored("s33://bucket/c")
 
 
+def test_what_a_killed_process_left_of_a_checkpoint_goes_with_it(tmp_path):
+    """A folder beside it with half a file; what has another name stays."""
+    for name in (".[c]-a1b2c3d4", ".[c]-notes", ".c-a1b2c3d4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text("0.")
+    save(f"{tmp_path}/[c]", 1.0)
+    TrainingCheckpoint(f"{tmp_path}/[c]").remove()
+    assert {path.name for path in tmp_path.iterdir()} == {".[c]-notes", ".c-a1b2c3d4"}
+
+
 def test_a_path_may_hold_what_means_something_in_a_url(tmp_path):
     """Colons, brackets and stars are letters of a path."""
     url = f"{tmp_path}/a::b/[c]*/d?"

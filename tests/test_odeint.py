@@ -383,7 +383,7 @@ def test_a_backend_of_jax_is_refused(gradient):
     [
         ({"gradient": "adjiont"}, "unknown backend 'adjiont'; did you mean 'adjoint'"),
         ({"gradient": "adjoint[nrom=full]"}, "unknown option of backend 'adjoint' 'nrom'; did you mean 'norm'"),
-        ({"gradient": "scipy"}, "`dopri5` is not one of SciPy's multistep methods; use `lsoda` or `vode-adams`"),
+        ({"gradient": "scipy"}, "`dopri5` is none of SciPy's; use `lsoda`, `vode-adams`, `radau`, `bdf`"),
         ({"gradient": "torchdiffeq", "method": "rk4"}, "the 3/8 rule"),
         ({"gradient": "interpolated", "method": "rk4"}, "no dense output"),
         ({"method": "dopri55"}, "unknown solver 'dopri55'; did you mean 'dopri5'"),

@@ -6,9 +6,11 @@ one of other code, data or versions is not gone on with, and the next replaces i
 in a way that going on cannot better, and whatever has not been written to for `KEPT_DAYS` when a run begins.
 """
 
+import glob
 import json
 import os
 import re
+import shutil
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -136,10 +138,13 @@ class TrainingCheckpoint:
         return Progress(**found["progress"])
 
     def remove(self) -> None:
-        """Remove the file; where there is none, nothing happens."""
+        """Remove the file, and what processes left that were killed while they wrote it; there need be nothing."""
         filesystem, path = open_filesystem(self.url)
         with suppress(FileNotFoundError):
             filesystem.rm_file(path)
+        if isinstance(filesystem, LocalFileSystem):
+            for folder in Path(path).parent.glob(f".{glob.escape(Path(path).name)}-????????"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _pack(self, trainer: AbstractTrainer, progress: Progress, folder: Path) -> Path:
         """Write a checkpoint into a folder, down to the disk."""
