@@ -11,12 +11,10 @@ from nodebench.errors import UserError
 from nodebench.problem import Array, SolverSpec
 from nodebench.tasks.systems.task import AbstractSystem
 
-CHAOTIC = SolverSpec(solver="dopri5", rtol=1e-8, atol=1e-8, max_steps=20_000, dtype="float64")
-
 
 @dataclass(frozen=True)
-class Lorenz(AbstractSystem):
-    """Lorenz's three equations of 1963, whose disturbances grow about like exp(0.9 t).
+class AbstractChaotic(AbstractSystem):
+    """A chaotic system, observed at five times until its horizon.
 
     Attributes:
         horizon: Last time, at most 100: beyond, float64 has lost every digit of the start.
@@ -29,25 +27,24 @@ class Lorenz(AbstractSystem):
 
     positive: ClassVar[bool] = True
     batch: ClassVar[int] = 4
-    spec: ClassVar[SolverSpec] = CHAOTIC
+    spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-8, atol=1e-8, max_steps=20_000, dtype="float64")
 
     def __post_init__(self) -> None:
-        _check_horizon(self.horizon)
-
-    @property
-    @override
-    def start(self) -> np.ndarray:
-        return np.array([-8.0, 7.0, 27.0])
-
-    @property
-    @override
-    def truth(self) -> np.ndarray:
-        return np.array([10.0, 28.0, 8 / 3])
+        if not 0 < self.horizon <= 100:
+            raise UserError(f"`horizon` must be above 0 and at most 100; got {self.horizon:g}.")
 
     @property
     @override
     def times(self) -> tuple[float, ...]:
         return tuple(np.linspace(0.0, self.horizon, 5).tolist())
+
+
+@dataclass(frozen=True)
+class Lorenz(AbstractChaotic):
+    """Lorenz's three equations of 1963, whose disturbances grow about like exp(0.9 t)."""
+
+    start: ClassVar[np.ndarray] = np.array([-8.0, 7.0, 27.0])
+    truth: ClassVar[np.ndarray] = np.array([10.0, 28.0, 8 / 3])
 
     @override
     def rates(self, xp: Any, t: Array, y: Sequence[Array], p: Array) -> Sequence[Array]:
@@ -57,41 +54,16 @@ class Lorenz(AbstractSystem):
 
 
 @dataclass(frozen=True)
-class DoublePendulum(AbstractSystem):
+class DoublePendulum(AbstractChaotic):
     """Two rods with masses at their ends, one hanging from the other: two angles and their velocities.
 
     Parameters are the second mass and rod relative to the first, and gravity over the length of the first rod.
-
-    Attributes:
-        horizon: Last time, at most 100.
-
-    Raises:
-        UserError: If it is not above 0, or above 100.
     """
 
     horizon: float = 2.0
 
-    positive: ClassVar[bool] = True
-    batch: ClassVar[int] = 4
-    spec: ClassVar[SolverSpec] = CHAOTIC
-
-    def __post_init__(self) -> None:
-        _check_horizon(self.horizon)
-
-    @property
-    @override
-    def start(self) -> np.ndarray:
-        return np.array([2.0, 2.5, 0.1, -0.1])
-
-    @property
-    @override
-    def truth(self) -> np.ndarray:
-        return np.array([1.0, 1.0, 9.81])
-
-    @property
-    @override
-    def times(self) -> tuple[float, ...]:
-        return tuple(np.linspace(0.0, self.horizon, 5).tolist())
+    start: ClassVar[np.ndarray] = np.array([2.0, 2.5, 0.1, -0.1])
+    truth: ClassVar[np.ndarray] = np.array([1.0, 1.0, 9.81])
 
     @override
     def rates(self, xp: Any, t: Array, y: Sequence[Array], p: Array) -> Sequence[Array]:
@@ -109,8 +81,3 @@ class DoublePendulum(AbstractSystem):
             + gravity * (1 + mass) * (xp.sin(first) * cosine - xp.sin(second))
         ) / (length * total)
         return v, w, dv, dw
-
-
-def _check_horizon(horizon: float) -> None:
-    if not 0 < horizon <= 100:
-        raise UserError(f"`horizon` must be above 0 and at most 100; got {horizon:g}.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,25 +17,13 @@ from nodebench.tasks.systems.task import AbstractSystem
 
 @dataclass(frozen=True)
 class OdeDemo(AbstractSystem):
-    """The cubic spiral y' = y^3 A of torchdiffeq's `ode_demo.py`, observed at 25 times of [0, 25]."""
+    """The cubic spiral y' = y^3 A of torchdiffeq's `ode_demo.py`, observed at 26 times of [0, 25]."""
 
     hidden: ClassVar[tuple[int, ...]] = (50,)
     batch: ClassVar[int] = 4
-
-    @property
-    @override
-    def start(self) -> np.ndarray:
-        return np.array([2.0, 0.0])
-
-    @property
-    @override
-    def truth(self) -> np.ndarray:
-        return np.array([-0.1, 2.0, -2.0, -0.1])
-
-    @property
-    @override
-    def times(self) -> tuple[float, ...]:
-        return tuple(np.linspace(0.0, 25.0, 26).tolist())
+    start: ClassVar[np.ndarray] = np.array([2.0, 0.0])
+    truth: ClassVar[np.ndarray] = np.array([-0.1, 2.0, -2.0, -0.1])
+    times: ClassVar[tuple[float, ...]] = tuple(np.linspace(0.0, 25.0, 26).tolist())
 
     @override
     def rates(self, xp: Any, t: Array, y: Sequence[Array], p: Array) -> Sequence[Array]:
@@ -49,21 +38,9 @@ class LotkaVolterra(AbstractSystem):
 
     positive: ClassVar[bool] = True
     batch: ClassVar[int] = 4
-
-    @property
-    @override
-    def start(self) -> np.ndarray:
-        return np.array([1.0, 1.0])
-
-    @property
-    @override
-    def truth(self) -> np.ndarray:
-        return np.array([1.5, 1.0, 3.0, 1.0])
-
-    @property
-    @override
-    def times(self) -> tuple[float, ...]:
-        return tuple(np.linspace(0.0, 10.0, 11).tolist())
+    start: ClassVar[np.ndarray] = np.array([1.0, 1.0])
+    truth: ClassVar[np.ndarray] = np.array([1.5, 1.0, 3.0, 1.0])
+    times: ClassVar[tuple[float, ...]] = tuple(np.linspace(0.0, 10.0, 11).tolist())
 
     @override
     def rates(self, xp: Any, t: Array, y: Sequence[Array], p: Array) -> Sequence[Array]:
@@ -81,7 +58,7 @@ class Contracting(AbstractSystem):
         end: Last time.
 
     Raises:
-        UserError: If `rate` is not in that range, or `end` not positive.
+        UserError: If `rate` is not in that range, or `end` not positive and finite.
     """
 
     rate: float = 2.0
@@ -91,15 +68,13 @@ class Contracting(AbstractSystem):
     decays: ClassVar[bool] = True
     batch: ClassVar[int] = 4
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-6, atol=1e-9, max_steps=20_000, dtype="float64")
+    start: ClassVar[np.ndarray] = np.array([1.0, -0.5])
 
     def __post_init__(self) -> None:
-        if not (0.01 <= self.rate <= 1e6 and self.end > 0):
-            raise UserError(f"`rate` must be from 0.01 to 1e6 and `end` positive; got {self.rate:g} and {self.end:g}.")
-
-    @property
-    @override
-    def start(self) -> np.ndarray:
-        return np.array([1.0, -0.5])
+        if not (0.01 <= self.rate <= 1e6 and 0 < self.end < inf):
+            raise UserError(
+                f"`rate` must be from 0.01 to 1e6 and `end` positive and finite; got {self.rate:g} and {self.end:g}."
+            )
 
     @property
     @override

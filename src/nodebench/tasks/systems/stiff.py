@@ -6,6 +6,7 @@ Ordinary Differential Equations II", Hairer and Wanner, 1996, section IV.10.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,12 +16,21 @@ from nodebench.errors import UserError
 from nodebench.problem import Array, SolverSpec
 from nodebench.tasks.systems.task import AbstractSystem
 
-STIFF = SolverSpec(solver="kvaerno5", rtol=1e-5, atol=1e-10, max_steps=2000, dtype="float64")
-REFERENCE = SolverSpec(solver="kvaerno5", rtol=1e-10, atol=1e-15, max_steps=100_000, dtype="float64")
+
+@dataclass(frozen=True)
+class AbstractStiff(AbstractSystem):
+    """A stiff system: positive rates, solved by an implicit method in float64, and no network in its place."""
+
+    positive: ClassVar[bool] = True
+    hidden: ClassVar[tuple[int, ...]] = ()
+    spec: ClassVar[SolverSpec] = SolverSpec(solver="kvaerno5", rtol=1e-5, atol=1e-10, max_steps=2000, dtype="float64")
+    reference: ClassVar[SolverSpec] = SolverSpec(
+        solver="kvaerno5", rtol=1e-10, atol=1e-15, max_steps=100_000, dtype="float64"
+    )
 
 
 @dataclass(frozen=True)
-class VanDerPol(AbstractSystem):
+class VanDerPol(AbstractStiff):
     """Van der Pol's oscillator in the time of its slow phase: y'' = mu^2 ((1 - y^2) y' - y).
 
     Attributes:
@@ -28,25 +38,19 @@ class VanDerPol(AbstractSystem):
         end: Last time.
 
     Raises:
-        UserError: If `mu` is not in that range, or `end` not positive.
+        UserError: If `mu` is not in that range, or `end` not positive and finite.
     """
 
     mu: float = 1000.0
     end: float = 2.0
 
-    positive: ClassVar[bool] = True
-    hidden: ClassVar[tuple[int, ...]] = ()
-    spec: ClassVar[SolverSpec] = STIFF
-    reference: ClassVar[SolverSpec] = REFERENCE
+    start: ClassVar[np.ndarray] = np.array([2.0, 0.0])
 
     def __post_init__(self) -> None:
-        if not (1 <= self.mu <= 1e5 and self.end > 0):
-            raise UserError(f"`mu` must be from 1 to 1e5 and `end` positive; got {self.mu:g} and {self.end:g}.")
-
-    @property
-    @override
-    def start(self) -> np.ndarray:
-        return np.array([2.0, 0.0])
+        if not (1 <= self.mu <= 1e5 and 0 < self.end < inf):
+            raise UserError(
+                f"`mu` must be from 1 to 1e5 and `end` positive and finite; got {self.mu:g} and {self.end:g}."
+            )
 
     @property
     @override
@@ -65,36 +69,24 @@ class VanDerPol(AbstractSystem):
 
 
 @dataclass(frozen=True)
-class Robertson(AbstractSystem):
+class Robertson(AbstractStiff):
     """Robertson's three reactions, whose rates span nine orders of magnitude.
 
     Attributes:
         end: Last time; the test set goes to 1e11.
 
     Raises:
-        UserError: If it is not positive.
+        UserError: If it is not positive and finite.
     """
 
     end: float = 1e4
 
-    positive: ClassVar[bool] = True
-    hidden: ClassVar[tuple[int, ...]] = ()
-    spec: ClassVar[SolverSpec] = STIFF
-    reference: ClassVar[SolverSpec] = REFERENCE
+    start: ClassVar[np.ndarray] = np.array([1.0, 0.0, 0.0])
+    truth: ClassVar[np.ndarray] = np.array([0.04, 3e7, 1e4])
 
     def __post_init__(self) -> None:
-        if not self.end > 0:
-            raise UserError(f"`end` must be positive; got {self.end:g}.")
-
-    @property
-    @override
-    def start(self) -> np.ndarray:
-        return np.array([1.0, 0.0, 0.0])
-
-    @property
-    @override
-    def truth(self) -> np.ndarray:
-        return np.array([0.04, 3e7, 1e4])
+        if not 0 < self.end < inf:
+            raise UserError(f"`end` must be positive and finite; got {self.end:g}.")
 
     @property
     @override
@@ -110,28 +102,14 @@ class Robertson(AbstractSystem):
 
 
 @dataclass(frozen=True)
-class Hires(AbstractSystem):
+class Hires(AbstractStiff):
     """High irradiance responses of photomorphogenesis: eight species, twelve rates (Schäfer, 1975)."""
 
-    positive: ClassVar[bool] = True
-    hidden: ClassVar[tuple[int, ...]] = ()
-    spec: ClassVar[SolverSpec] = STIFF
-    reference: ClassVar[SolverSpec] = REFERENCE
-
-    @property
-    @override
-    def start(self) -> np.ndarray:
-        return np.array([1.0, 0, 0, 0, 0, 0, 0, 0.0057])
-
-    @property
-    @override
-    def truth(self) -> np.ndarray:
-        return np.array([1.71, 0.43, 8.32, 0.0007, 8.75, 10.03, 0.035, 1.12, 1.745, 280.0, 0.69, 1.81])
-
-    @property
-    @override
-    def times(self) -> tuple[float, ...]:
-        return (0.0, 1.0, 10.0, 100.0, 321.8122)
+    start: ClassVar[np.ndarray] = np.array([1.0, 0, 0, 0, 0, 0, 0, 0.0057])
+    truth: ClassVar[np.ndarray] = np.array(
+        [1.71, 0.43, 8.32, 0.0007, 8.75, 10.03, 0.035, 1.12, 1.745, 280.0, 0.69, 1.81]
+    )
+    times: ClassVar[tuple[float, ...]] = (0.0, 1.0, 10.0, 100.0, 321.8122)
 
     @override
     def rates(self, xp: Any, t: Array, y: Sequence[Array], p: Array) -> Sequence[Array]:
@@ -151,33 +129,18 @@ class Hires(AbstractSystem):
 
 
 @dataclass(frozen=True)
-class Pollu(AbstractSystem):
+class Pollu(AbstractStiff):
     """The chemical part of an air pollution model: 20 species, 25 reactions of rates 1e-3 to 4e11 (Verwer, 1994)."""
 
-    positive: ClassVar[bool] = True
-    hidden: ClassVar[tuple[int, ...]] = ()
-    spec: ClassVar[SolverSpec] = STIFF
-    reference: ClassVar[SolverSpec] = REFERENCE
-
-    @property
-    @override
-    def start(self) -> np.ndarray:
-        found = np.zeros(20)
-        found[[1, 3, 6, 7, 8, 16]] = 0.2, 0.04, 0.1, 0.3, 0.01, 0.007
-        return found
-
-    @property
-    @override
-    def truth(self) -> np.ndarray:
-        return np.array([
+    start: ClassVar[np.ndarray] = np.array(
+        [0, 0.2, 0, 0.04, 0, 0, 0.1, 0.3, 0.01, 0, 0, 0, 0, 0, 0, 0, 0.007, 0, 0, 0]
+    )  # fmt: skip
+    truth: ClassVar[np.ndarray] = np.array([
             0.35, 26.6, 1.23e4, 8.6e-4, 8.2e-4, 1.5e4, 1.3e-4, 2.4e4, 1.65e4, 9e3, 0.022, 1.2e4, 1.88, 1.63e4, 4.8e6,
             3.5e-4, 0.0175, 1e8, 4.44e11, 1.24e3, 2.1, 5.78, 0.0474, 1.78e3, 3.12,
         ])  # fmt: skip
 
-    @property
-    @override
-    def times(self) -> tuple[float, ...]:
-        return (0.0, 1.0, 10.0, 60.0)
+    times: ClassVar[tuple[float, ...]] = (0.0, 1.0, 10.0, 60.0)
 
     @override
     def rates(self, xp: Any, t: Array, y: Sequence[Array], p: Array) -> Sequence[Array]:
@@ -214,7 +177,7 @@ class Pollu(AbstractSystem):
 
 
 @dataclass(frozen=True)
-class Brusselator(AbstractSystem):
+class Brusselator(AbstractStiff):
     """The Brusselator with diffusion on a periodic grid of the unit square: 2 n^2 states, 4 n^2 parameters.
 
     u' = B + u^2 v - (A + 1) u + alpha Δu, v' = A u - u^2 v + alpha Δv; A, B and alpha, the last by species, are
@@ -232,11 +195,6 @@ class Brusselator(AbstractSystem):
     """
 
     n: int = 4
-
-    positive: ClassVar[bool] = True
-    hidden: ClassVar[tuple[int, ...]] = ()
-    spec: ClassVar[SolverSpec] = STIFF
-    reference: ClassVar[SolverSpec] = REFERENCE
 
     def __post_init__(self) -> None:
         if not 2 <= self.n <= 32:
@@ -259,10 +217,7 @@ class Brusselator(AbstractSystem):
     def truth(self) -> np.ndarray:
         return np.repeat([3.4, 1.0, 10.0, 10.0], self.n**2)
 
-    @property
-    @override
-    def times(self) -> tuple[float, ...]:
-        return (0.0, 0.5, 1.0)
+    times: ClassVar[tuple[float, ...]] = (0.0, 0.5, 1.0)
 
     @override
     def rates(self, xp: Any, t: Array, y: Sequence[Array], p: Array) -> Sequence[Array]:
