@@ -280,12 +280,17 @@ class _Stepping:
     """One of SciPy's integrators that go step by step; it ends a step on the end of the solve.
 
     Args:
-        make: LSODA, Radau or BDF.
-        others: As of `_Vode`, which also has the attributes.
+        make: LSODA, Radau or BDF; the others are as of `_Vode`, which also has the attributes.
     """
 
-    def __init__(self, make: type[OdeSolver], *others: Any) -> None:
-        derivative, y0, span, spec = others
+    def __init__(
+        self,
+        make: type[OdeSolver],
+        derivative: _Derivative,
+        y0: np.ndarray,
+        span: tuple[float, float],
+        spec: SolverSpec,
+    ) -> None:
         first = _first_step(span, spec)
         self._solver = make(derivative, span[0], y0, span[1], first_step=first, rtol=spec.rtol, atol=spec.atol)
         self.t = span[0]
@@ -295,7 +300,7 @@ class _Stepping:
         with np.errstate(over="ignore", invalid="ignore"):  # of Radau, with the smallest steps of one that fails
             told = self._solver.step()
         if self._solver.status == "failed":
-            warnings.warn(f"lsoda: {told}", UserWarning, stacklevel=2)  # as LSODA says it itself
+            raise UserWarning(told)  # as what LSODA and VODE say by themselves becomes one
         self.t = self._solver.t
         y: np.ndarray = self._solver.y
         return y
@@ -422,15 +427,12 @@ def _named_errors(solver: str, start: float, watched: _WatchedDerivative) -> Ite
         warnings.filterwarnings("error", message=r"(vode|lsoda): ", category=UserWarning)
         try:
             yield
-        except UserWarning as warning:
-            if watched.error is None and not watched.finite:
-                raise DivergedError(f"{solver}: the derivative is not finite after t = {start:.6g}.") from warning
+        except (UserWarning, ValueError) as failed:  # linear algebra refuses what is not finite by a `ValueError`
             if watched.error is None:
-                raise CellError(f"{solver} gave up after t = {start:.6g}; {warning}") from warning
-        except ValueError as error:  # with which linear algebra refuses what is not finite
-            if watched.error is None and watched.finite:
-                raise
-            if watched.error is None:
-                raise DivergedError(f"{solver}: the derivative is not finite after t = {start:.6g}.") from error
+                if not watched.finite:
+                    raise DivergedError(f"{solver}: the derivative is not finite after t = {start:.6g}.") from failed
+                if isinstance(failed, ValueError):
+                    raise
+                raise CellError(f"{solver} gave up after t = {start:.6g}; {failed}") from failed
     if watched.error is not None:
         raise watched.error
