@@ -45,7 +45,17 @@ class Tableau:
     @property
     def n_own(self) -> int:
         """Stages on which the end of the step depends: all but a last one that only starts the next step."""
-        return self.n_stages - (self.fsal and not self.implicit)
+        return self.n_stages - self.closes
+
+    @property
+    def closes(self) -> bool:
+        """Whether the last stage only starts the next step, its end not depending on it, as in an explicit method."""
+        return self.fsal and not self.implicit
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether the last stage, on which the end of the step depends, is the first of the next step as well."""
+        return self.fsal and self.implicit
 
     @property
     def adaptive(self) -> bool:
@@ -360,6 +370,9 @@ _KVAERNO5 = _singly(
 IMPLICIT: Mapping[str, Tableau] = {t.name: t for t in (_IMPLICIT_EULER, _IMPLICIT_MIDPOINT, _KVAERNO3, _KVAERNO5)}
 """The diagonally implicit methods of our own solver by name, for stiff problems."""
 
+OURS: Mapping[str, Tableau] = {**TABLEAUS, **IMPLICIT}
+"""All methods of our own solver by name."""
+
 
 def tableau(name: str) -> Tableau:
     """Look a method up.
@@ -367,10 +380,9 @@ def tableau(name: str) -> Tableau:
     Raises:
         UnknownNameError: If there is no method of this name.
     """
-    known = {**TABLEAUS, **IMPLICIT}
-    if name not in known:
-        raise UnknownNameError("solver", name, known)
-    return known[name]
+    if name not in OURS:
+        raise UnknownNameError("solver", name, OURS)
+    return OURS[name]
 
 
 @dataclass(frozen=True)
@@ -433,7 +445,7 @@ https://doi.org/10.1016/S0168-9274(02)00138-1 and 2019, https://doi.org/10.1016/
 MATLAB ODE suite, Shampine, Reichelt, 1997, https://doi.org/10.1137/S1064827594276424).
 """
 
-METHODS: Mapping[str, Tableau | Multistep | LibraryMethod] = {**TABLEAUS, **IMPLICIT, **MULTISTEP, **LIBRARY}
+METHODS: Mapping[str, Tableau | Multistep | LibraryMethod] = {**OURS, **MULTISTEP, **LIBRARY}
 """All methods by name."""
 
 STARTING_ORDER = 2

@@ -63,7 +63,7 @@ class Cell:
         return digest(settings)
 
     @property
-    def recipe(self) -> str:
+    def trained_alike(self) -> str:
         """Key of the group whose training steps are compared: networks and solvers may differ."""
         settings = asdict(self)
         del settings["backend"], settings["framework"], settings["model"]
@@ -143,7 +143,7 @@ def group(cells: Iterable[Cell], *, training_steps: bool = False) -> list[tuple[
     """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(cell.recipe if training_steps else cell.comparison, []).append(cell)
+        groups.setdefault(cell.trained_alike if training_steps else cell.comparison, []).append(cell)
     return [tuple(members) for members in groups.values()]
 
 

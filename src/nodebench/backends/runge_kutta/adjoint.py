@@ -34,7 +34,7 @@ from nodebench.backends.runge_kutta.solve import (
     solve_through,
 )
 from nodebench.backends.runge_kutta.steps import AbstractMethod, RungeKutta, Scheme, Stepper, error_scale
-from nodebench.backends.solvers import IMPLICIT, TABLEAUS, tableau
+from nodebench.backends.solvers import OURS, tableau
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.derivative import first_derivative_alone
 from nodebench.frameworks.torch.field import layout, output_times
@@ -160,7 +160,7 @@ class Interpolated(AbstractRungeKutta):
 
 
 def _no_dense_output(solver: str) -> str:
-    known = [name for name in (*TABLEAUS, *IMPLICIT) if interpolant(name) is not None]
+    known = [name for name in OURS if interpolant(name) is not None]
     return f"`{solver}` has no dense output; use one of {', '.join(known)}, or `checkpoint`."
 
 
@@ -405,15 +405,14 @@ class _AdjointField(AbstractStageField):
     def newton(self, t: float, y: Tensor) -> Callable[[float], Solve | None]:
         state, _ = self._split(t, y)
         n, by_y = len(state), self._field.jacobian(t, state)
-        unit = torch.eye(n, dtype=by_y.dtype, device=by_y.device)
 
         def at(ha: float) -> Solve | None:
-            of_state = None if self._path is not None else factorised(torch.sub(unit, by_y, alpha=ha))
-            of_adjoint = factorised(torch.add(unit, by_y, alpha=ha), transposed=True)
-            if of_adjoint is None or (of_state is None and self._path is None):
-                return None
-            if of_state is None:
+            of_adjoint = factorised(by_y, -ha, transposed=True)
+            if self._path is not None:
                 return of_adjoint
+            of_state = factorised(by_y, ha)
+            if of_state is None or of_adjoint is None:
+                return None
             return lambda vector: torch.cat([of_state(vector[:n]), of_adjoint(vector[n:])])
 
         return at

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from nodebench.backends.solvers import IMPLICIT, TABLEAUS, Tableau, tableau
+from nodebench.backends.solvers import OURS, Tableau, tableau
 from nodebench.problem import SolverSpec
 
 # Polynomials in θ are lists of the coefficients of θ, θ², ...; all of them vanish at θ = 0.
@@ -150,6 +150,6 @@ def _dense_output(name: str, dtype: torch.dtype, device: torch.device) -> DenseO
 
 def differences(spec: SolverSpec, *, land: bool) -> tuple[str, ...]:
     """What sets a solve apart from one that steps onto every output time, a sentence each."""
-    if land or spec.solver not in (*TABLEAUS, *IMPLICIT) or interpolant(spec.solver) is None:
+    if land or spec.solver not in OURS or interpolant(spec.solver) is None:
         return ()
     return ("it steps onto the last output time and interpolates to those before (its `land` option changes that).",)

@@ -71,7 +71,7 @@ class _DirectSolve(torch.autograd.Function):
         marks, y = output_times(times), y0.detach()
         scheme = Scheme(tableau(setup.spec.solver), y)
         dense = dense_output(scheme.tableau, y, marks, land=setup.land)
-        final = marks[-1] if scheme.tableau.fsal and dense is None and not scheme.tableau.implicit else None
+        final = marks[-1] if scheme.tableau.closes and dense is None else None
         recorder = Recorder(setup.field, setup.layout, scheme.rows, timed=ctx.needs_input_grad[2], final=final)
         ys = y.new_empty(len(marks), y.numel())
         steps, tape = [], []
@@ -80,7 +80,7 @@ class _DirectSolve(torch.autograd.Function):
             for step, _ in steps_through(stepper, marks, ys, dense):
                 steps.append(step)
                 tape.append(recorder.take(scheme.tableau))
-        if steps[-1].thetas and not scheme.tableau.implicit:
+        if steps[-1].thetas and scheme.tableau.closes:
             tape[-1] += recorder.closing()
         ctx.tape, ctx.steps, ctx.dense = tape, steps, dense
         ctx.setup, ctx.params, ctx.times = setup, params, times

@@ -57,10 +57,10 @@ class DiscreteAdjointSolve(torch.autograd.Function):
         """Solve, and keep the steps and their states."""
         solve = PlainSolve(setup, y0.detach(), output_times(times))
         steps: list[Step] = []
-        kept, handed_on = [y0], solve.scheme.tableau.implicit and solve.scheme.tableau.fsal
+        kept = [y0]
         for step, y in solve.steps():
             if setup.n_kept is None and steps:
-                kept.append(torch.cat([y, solve.scheme.rows[0]]) if handed_on else y)
+                kept.append(torch.cat([y, solve.scheme.rows[0]]) if solve.scheme.tableau.hands_on else y)
             steps.append(step)
         ctx.setup, ctx.steps, ctx.dense, ctx.n_params = setup, steps, solve.dense, len(params)
         ctx.save_for_backward(times, *params, *kept)
@@ -107,8 +107,7 @@ class _Rerun:
 
     def _advance(self, i: int, y: Tensor) -> Tensor:
         y1 = self._redone(i, y, self._plain)
-        method = self.scheme.tableau
-        return torch.cat([y1, self.scheme.rows[-1]]) if method.implicit and method.fsal else y1
+        return torch.cat([y1, self.scheme.rows[-1]]) if self.scheme.tableau.hands_on else y1
 
     def _redone(self, i: int, y: Tensor, visit: Visit) -> Tensor:
         """The state at the end of a step, whose stages `visit` evaluates, or is told of by an implicit method."""
@@ -123,7 +122,7 @@ class _Rerun:
 
     def _needs_closing(self, i: int) -> bool:
         """Whether the loss depends on a closing stage that no later step begins with."""
-        return i + 1 == len(self._steps) and bool(self._steps[i].thetas) and not self.scheme.tableau.implicit
+        return i + 1 == len(self._steps) and bool(self._steps[i].thetas) and self.scheme.tableau.closes
 
     def _whole_step(self, i: int, y: Tensor) -> Graphs:
         span, method = self._steps[i].span, self.scheme.tableau

@@ -10,6 +10,7 @@ Solving Ordinary Differential Equations II: Stiff and Differential-Algebraic Pro
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import isfinite, sqrt
 from typing import Any
 
@@ -66,9 +67,10 @@ def jacobian(
     return torch.cat(found, dim=1)
 
 
-def factorised(matrix: Tensor, *, transposed: bool = False) -> Solve | None:
-    """What applies the inverse of a matrix, or of its transpose, to a vector; None where it is singular."""
-    factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
+def factorised(by_y: Tensor, ha: float, *, transposed: bool = False) -> Solve | None:
+    """What applies the inverse of I - h a_ii J, or of its transpose, to a vector; None where it is singular."""
+    unit = torch.eye(len(by_y), dtype=by_y.dtype, device=by_y.device)
+    factors, pivots, info = torch.linalg.lu_factor_ex(unit.sub_(by_y, alpha=ha))
     if int(info.item()) != 0:
         return None
     return lambda vector: torch.linalg.lu_solve(factors, pivots, vector[:, None], adjoint=transposed)[:, 0]
@@ -123,9 +125,7 @@ class DenseField(AbstractStageField):
 
     @override
     def newton(self, t: float, y: Tensor) -> Callable[[float], Solve | None]:
-        by_y = self.jacobian(t, y)
-        unit = torch.eye(len(by_y), dtype=by_y.dtype, device=by_y.device)
-        return lambda ha: factorised(torch.sub(unit, by_y, alpha=ha))
+        return partial(factorised, self.jacobian(t, y))
 
 
 class ImplicitRungeKutta(AbstractMethod):

@@ -12,7 +12,7 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.backends.runge_kutta.dense_output import DenseOutput, dense_output, differences
 from nodebench.backends.runge_kutta.implicit import DenseField, ImplicitRungeKutta, Visit, reason_too_large
 from nodebench.backends.runge_kutta.steps import AbstractMethod, RungeKutta, Scheme, Stepper, rms_ratio
-from nodebench.backends.solvers import IMPLICIT, TABLEAUS, tableau
+from nodebench.backends.solvers import OURS, tableau
 from nodebench.frameworks.torch.field import Layout, output_times, parameters
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
@@ -213,10 +213,9 @@ def step_grid(setup: SolveSetup, y0: State, times: Tensor) -> StepGrid:
 
 def reason_unsupported(spec: SolverSpec) -> str | None:
     """Why our own solver cannot solve this, in one sentence, or None."""
-    ours = {**TABLEAUS, **IMPLICIT}
-    if spec.solver not in ours:
-        return f"the solver `{spec.solver}` is not one of ours: {', '.join(sorted(ours))}."
-    if not ours[spec.solver].adaptive and spec.first_step is None:
+    if spec.solver not in OURS:
+        return f"the solver `{spec.solver}` is not one of ours: {', '.join(sorted(OURS))}."
+    if not OURS[spec.solver].adaptive and spec.first_step is None:
         return f"`{spec.solver}` has no error estimate, so that it needs `first_step`."
     return None
 

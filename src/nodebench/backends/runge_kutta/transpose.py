@@ -88,12 +88,11 @@ class Recorder:
     def take(self, method: Tableau) -> list[StageGraph]:
         """Hand over the graphs of an accepted step; a closing stage becomes the first of the next step."""
         graphs = self._graphs
-        if method.implicit and method.fsal and graphs[0] is None:
+        if method.hands_on and graphs[0] is None:
             graphs[0] = StageGraph((), (), self._flat[0].clone() if self._timed else None)
         taken = [graph for graph in graphs[: method.n_own] if graph is not None]
         assert len(taken) == method.n_own, "every stage of an accepted step has been recorded"
-        begun = graphs[-1] if method.fsal and not method.implicit else None
-        self._graphs = [begun, *([None] * (len(graphs) - 1))]
+        self._graphs = [graphs[-1] if method.closes else None, *([None] * (len(graphs) - 1))]
         return taken
 
     def single(self, t: float, y: Tensor) -> StageGraph:
@@ -162,7 +161,6 @@ class Transpose:
         self._diagonal = method.diagonal or (0.0,) * s
         # What the step after feeds back into the last stage, which is its first.
         self._handed_back: Tensor | None = None
-        self._unit = torch.eye(like.numel(), dtype=like.dtype, device=like.device) if method.implicit else like
         self._inputs = tuple(params)
         self.state = self._buffer[s]
         self.params = [torch.zeros_like(p) for p in params]
@@ -219,7 +217,7 @@ class Transpose:
             DivergedError: If the matrix is singular.
         """
         by_y = jacobian(graph.outputs, graph.inputs[: len(self._dk_parts)], self._layout)
-        solve = factorised(torch.sub(self._unit, by_y, alpha=ha), transposed=True)
+        solve = factorised(by_y, ha, transposed=True)
         if solve is None:
             raise DivergedError("the equation of a stage has a singular matrix, so that its derivative is not defined.")
         self._dk.copy_(solve(self._dk))
@@ -279,7 +277,7 @@ class LossGradient:
 
         An explicit method's first stage is also the closing stage of the step before.
         """
-        own, before = self.inside(i), self.inside(i - 1) if i and not self.method.implicit else None
+        own, before = self.inside(i), self.inside(i - 1) if i and self.method.closes else None
         if before is None:
             return own
         fed = torch.zeros_like(before) if own is None else own
