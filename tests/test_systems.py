@@ -133,9 +133,9 @@ def test_the_pendulum_keeps_its_energy():
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (VanDerPol, {"mu": 0.5}), (VanDerPol, {"mu": 1e6}), (Robertson, {"end": -1.0}), (Robertson, {"end": float("inf")}),
-        (Brusselator, {"n": 1}),
-        (Brusselator, {"n": 64}), (Contracting, {"rate": 0.0}), (Lorenz, {"horizon": 1e4}),
+        (VanDerPol, {"mu": 0.5}), (VanDerPol, {"mu": 1e6}), (Robertson, {"end": -1.0}),
+        (Robertson, {"end": float("inf")}), (Brusselator, {"n": 1}), (Brusselator, {"n": 64}),
+        (Contracting, {"rate": 0.0}), (Lorenz, {"horizon": 1e4}),
         (DoublePendulum, {"horizon": float("nan")}),
     ],
 )  # fmt: skip
