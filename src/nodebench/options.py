@@ -70,7 +70,8 @@ class ScaleOptions(RunOptions):
     """What a scaling takes.
 
     Attributes:
-        over: Axis to vary: steps, tolerance, batch or horizon.
+        over: Axis to vary: steps, tolerance, batch, horizon (a factor on the time span), or by an option of the task
+            stiffness or parameters.
         values: Comma-separated values of the axis, at least three.
         models: Model of the task.
         measure: Of a scaling the gradient alone is measured.

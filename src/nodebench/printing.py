@@ -42,6 +42,7 @@ from nodebench.reports.tables import (
 from nodebench.reports.writers.terminal import is_whole, new_console, print_blocks, print_table, text_of
 from nodebench.reports.writers.terminal import print_listing as print_listing_of
 from nodebench.results.machine import Fingerprint, differences, environment_of
+from nodebench.results.scaling import OF_TASK, limits
 
 if TYPE_CHECKING:
     from nodebench.bench.executors.ray.nodes import ClusterInspection, Node
@@ -159,12 +160,18 @@ def _print_tables(
     tables = full_tables(records) if view.wide else _summaries(records, answers, in_order=view.in_order)
     # What is of several settings comes after what is of one, and before the answer.
     tables += [answers_table(compared)] if len(compared := _compared(answers)) > 1 else []
-    tables += [exponents_table("exponents", laws[0].axis, [(law.task, law) for law in laws])] if laws else []
+    tables += (
+        [exponents_table("exponents", laws[0].axis, [(f"{law.task}, {law.solver}", law) for law in laws])]
+        if laws
+        else []
+    )
     for table in tables:
         print_table(short.table(_on_a_terminal(table)), console)
     print_blocks((*at_equal_error_briefly(records), *at_equal_memory_briefly(records)), console)
     said = list(_answer_lines(records, answers))
     _print_lines(said, short, console)
+    if laws and laws[0].axis in OF_TASK:
+        _print_lines((limit.text for limit in limits(records, laws[0].axis)), short, console)
     return said
 
 

@@ -64,12 +64,13 @@ def welch(*estimates: tuple[float, float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y ~ x^exponent, with the 95 % interval of the exponent."""
+    """y = coefficient x^exponent, with the 95 % interval of the exponent; the coefficient is y at x = 1."""
 
     exponent: float
     low: float
     high: float
     n_points: int
+    coefficient: float
 
 
 def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
@@ -91,4 +92,4 @@ def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
     slope, intercept = np.polyfit(u, v, 1)
     variance = float(np.sum((v - intercept - slope * u) ** 2)) / (len(x) - 2)
     half = student(len(x) - 2) * float(np.sqrt(variance / np.sum((u - u.mean()) ** 2)))
-    return PowerLaw(float(slope), float(slope) - half, float(slope) + half, len(x))
+    return PowerLaw(float(slope), float(slope) - half, float(slope) + half, len(x), float(np.exp(intercept)))

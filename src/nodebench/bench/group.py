@@ -15,7 +15,7 @@ from nodebench.bench.judge import References, judge_accuracy, judge_fairness, me
 from nodebench.bench.messages import Counts, DiscreteReference, Event, Failure, Preparation, Questions
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
-from nodebench.bench.saved import UNREADABLE, Reference
+from nodebench.bench.saved import UNREADABLE, Reference, norm
 from nodebench.bench.timing import MEMORY_SHARE, Interleaving, Interval, cpu_time, step_ratio, step_time
 from nodebench.results.machine import Cores
 from nodebench.results.record import Measurement
@@ -190,6 +190,7 @@ class GradientGroup:
             if misfit is not None:
                 raise WorkerError(Failure("failed", f"compared with its reference, {misfit}.", ""))
         measured.gradients = found
+        measured.enter(Measurement(grad_norm_params=norm(found.params) if found.params else None))
         if exact is not None:
             measured.enter(method_errors(found, exact))
 

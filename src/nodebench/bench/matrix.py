@@ -36,13 +36,20 @@ PLANNING_S = 60.0
 """How long a task of a user's may take to be planned, in seconds, unless told otherwise."""
 
 
-def plan(request: Request, timeout_s: float | None = None, objects: Objects | None = None) -> Plan:
+Along = tuple[str, float]
+"""An axis on which a task lies, and its place there: of `horizon` a factor, else the value of an option."""
+
+
+def plan(
+    request: Request, timeout_s: float | None = None, objects: Objects | None = None, along: Along | None = None
+) -> Plan:
     """Check a request and expand it into cells; what is broken among its plugins is told beside them.
 
     Args:
         request: What is asked for.
         timeout_s: How long a task of a user's may take to be planned; None for `PLANNING_S`.
         objects: Objects of the caller's process that tasks are made of, pickled, by digest.
+        along: Where on an axis of tasks they are measured.
 
     Raises:
         UserError: If a name, option or number in it is wrong, nothing is left to measure, or workers do not run here.
@@ -59,9 +66,9 @@ def plan(request: Request, timeout_s: float | None = None, objects: Objects | No
             # A field that is given is a user's code, though its task is ours.
             ours = registry.is_own("task", named) and registry.parse(named)[0] != registry.GIVEN
             planned = (
-                task_cells(named, request, backends)
+                task_cells(named, request, backends, along)
                 if ours
-                else _planned(named, request, backends, timeout_s, objects or {})
+                else _planned(named, request, backends, timeout_s, objects or {}, along)
             )
         except (PluginError, NotInstalledError) as error:
             broken[named] = str(error)
@@ -120,7 +127,12 @@ def _with_dataset(name: str, dataset: str | None) -> str:
 
 
 def _planned(
-    name: str, request: Request, backends: Sequence[tuple[str, str]], timeout_s: float | None, objects: Objects
+    name: str,
+    request: Request,
+    backends: Sequence[tuple[str, str]],
+    timeout_s: float | None,
+    objects: Objects,
+    along: Along | None,
 ) -> Planned:
     """What `task_cells` gives of a task of a user's, found by a worker: its file may hang, or end the process."""
     registry.describe("task", name)
@@ -130,7 +142,7 @@ def _planned(
         worker = WorkerProcess(Assignment(None, ahead=ahead, objects=objects), Interpreter(), launchers)
         try:
             worker.ready(timeout_s or PLANNING_S)
-            worker.send(Questions.plan, name, request, backends)
+            worker.send(Questions.plan, name, request, backends, along)
             return worker.receive(Questions.plan, timeout_s=timeout_s or PLANNING_S)
         finally:
             sys.stderr.write(worker.printed())  # what a user's file prints is for its user to see
@@ -145,20 +157,52 @@ def _planned(
     return found
 
 
-def task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]) -> Planned:
+def task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]], along: Along | None = None) -> Planned:
     """The cells of a task with each of some backends, which come with the frameworks they run in.
+
+    Args:
+        name: The task.
+        request: What is asked for.
+        backends: The backends, each with its framework.
+        along: Where on an axis it is measured.
 
     Raises:
         UserError: If it has not what is asked for, or is broken.
         NotInstalledError: If a library that it imports is missing.
     """
     with users_code(f"task `{name}` cannot be planned"):
-        return _task_cells(name, request, backends)
+        name, horizon = (name, 1.0) if along is None else _moved(name, *along)
+        return _task_cells(name, request, backends, horizon)
 
 
-def _task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]) -> Planned:
+def _moved(name: str, axis: str, value: float) -> tuple[str, float]:
+    """A task at a place on an axis, and the factor on its time span, for a task that has no option of its own for it.
+
+    Raises:
+        UserError: If it says of no option that this axis varies it.
+    """
+    task: AbstractTask = _task(name)
+    option = task.varied.get(axis)
+    if option is None:
+        if axis == "horizon":
+            return name, value
+        raise UserError(
+            f"nothing is known to vary the {axis} of task `{name}`; an option of the task that does is named in its "
+            f"class, as `varied = {{{axis!r}: OPTION}}`."
+        )
+    base, options = registry.parse(name)
+    number = value * getattr(task, option) if axis == "horizon" else value
+    return registry.canonical("task", registry.spelled(base, {**options, option: f"{number:.12g}"})), 1.0
+
+
+def _task(name: str) -> AbstractTask:
     registry.describe("task", name)
     task: AbstractTask = registry.load("task", name, AbstractTask)
+    return task
+
+
+def _task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]], horizon: float) -> Planned:
+    task = _task(name)
     models = _models(name, task, request.models)
     with_ode = [model for model in models if task.models[model].uses_backend]
     _check_backends_wanted(name, models, with_ode, request)
@@ -176,6 +220,7 @@ def _task_cells(name: str, request: Request, backends: Sequence[tuple[str, str]]
             "seed": seed,
             "preset": request.preset,
             "batch_size": batch_size,
+            "horizon": horizon,
         }
         if model in with_ode:
             cells += [
@@ -273,6 +318,8 @@ VALUES: dict[Axis, tuple[float, ...]] = {
     "tolerance": (1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
     "batch": (8, 16, 32, 64, 128),
     "horizon": (1.0, 2.0, 4.0, 8.0),
+    "stiffness": (1, 3, 10, 30, 100),
+    "parameters": (2, 3, 4, 6, 8),
 }
 """Where each axis is measured unless told otherwise."""
 
@@ -285,7 +332,8 @@ def scaling_plan(request: Request, axis: str, values: Sequence[float]) -> Plan:
     Args:
         request: What is measured, but for the axis.
         axis: One of `Axis`.
-        values: Places along it; empty for `VALUES`.
+        values: Places along it; empty for `VALUES`. Of stiffness and parameters they are values of the option that the
+            task varies, of the horizon factors on the time span.
 
     Raises:
         UserError: If axis, a value or the request is wrong, or fewer than three values are given.
@@ -295,7 +343,7 @@ def scaling_plan(request: Request, axis: str, values: Sequence[float]) -> Plan:
     places = tuple(dict.fromkeys(values or VALUES[axis]))  # type: ignore[index]  # checked above
     if len(places) < MIN_POINTS:
         raise UserError(f"`--values` must be at least {MIN_POINTS} different ones for an interval; got {len(places)}.")
-    whole = axis in ("steps", "batch")
+    whole = axis in ("steps", "batch", "parameters")
     for value in places:
         if not (value > 0 and isfinite(value)) or (whole and value != int(value)):
             raise UserError(f"`--values` must be positive{' whole' if whole else ''} numbers; got {value:g}.")
@@ -307,9 +355,8 @@ def _plan_at(request: Request, axis: str, value: float) -> Plan:
         return plan(replace(request, rtols=(value,), atol=None))
     if axis == "batch":
         return plan(replace(request, batch_size=int(value)))
-    if axis == "horizon":
-        planned = plan(request)
-        return replace(planned, cells=tuple(replace(cell, horizon=value) for cell in planned.cells))
+    if axis != "steps":
+        return plan(request, along=(axis, value))
     steps = int(value)
     solvers = request.solvers or (FIXED_STEP_SOLVER,)
     for solver in solvers:

@@ -200,7 +200,7 @@ class Beginning:
     """Answer to `begin`: what is the same for all cells that are compared."""
 
     first_step: float
-    notes: list[str]
+    found: Measurement
     files: dict[str, str]
     """Digests of the files of code that were loaded and belong to no installed package."""
 
@@ -315,7 +315,9 @@ class Questions(Protocol):
     def importing(self) -> None:
         """Import all that the cell needs, which a worker does unasked."""
 
-    def plan(self, task: str, request: "Request", backends: Sequence[tuple[str, str]]) -> Planned:
+    def plan(
+        self, task: str, request: "Request", backends: Sequence[tuple[str, str]], along: tuple[str, float] | None
+    ) -> Planned:
         """The cells of a task; see `task_cells`."""
 
     def pin(self) -> None:

@@ -26,7 +26,15 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.backends.solvers import tableau
 from nodebench.bench.messages import DiscreteReference, ReferenceFile, sentence_of
 from nodebench.bench.plan import Cell
-from nodebench.bench.saved import UNREADABLE, Reference, digest, in_tolerances, reference_from, relative_error
+from nodebench.bench.saved import (
+    UNREADABLE,
+    Reference,
+    digest,
+    in_tolerances,
+    norm,
+    reference_from,
+    relative_error,
+)
 from nodebench.bench.worker.check_up import SLACK, Direction, Doubts, contradiction, differentiated
 from nodebench.bench.worker.subject import build_problem, load_inputs, make_subject
 from nodebench.errors import CellError, UnsupportedError
@@ -116,10 +124,15 @@ def continuous_errors(found: Reference, reference: Reference, spec: SolverSpec) 
     forward = None
     if found.states is not None and reference.states is not None:
         forward = in_tolerances(found.states, reference.states, spec)
+    by_params = Alignment.of(found.params, reference.params) if reference.params_error <= KNOWN else Alignment()
+    by_y0 = Alignment.of({"": found.y0}, {"": reference.y0}) if reference.y0_error <= KNOWN else Alignment()
     return Measurement(
         grad_error_params=relative_error(found.params, reference.params) if reference.params else None,
-        grad_cosine_params=cosine(found.params, reference.params) if reference.params_error <= KNOWN else None,
+        grad_cosine_params=by_params.cosine,
+        grad_norm_ratio_params=by_params.ratio,
         grad_error_y0=relative_error(found.y0, reference.y0),
+        grad_cosine_y0=by_y0.cosine,
+        grad_norm_ratio_y0=by_y0.ratio,
         grad_error_times=times_error(found, reference),
         forward_error=forward,
         reference=reference.description,
@@ -134,11 +147,29 @@ def times_error(found: Reference, exact: Reference) -> float | None:
     return None if found.times is None or exact.times is None else relative_error(found.times, exact.times)
 
 
-def cosine(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float | None:
-    """Cosine of the angle between two gradients by name, each as one vector; None where one of them is zero."""
-    u, v = (np.concatenate([np.zeros(0), *(np.ravel(each[name]) for name in sorted(other))]) for each in (one, other))
-    norms = float(np.linalg.norm(u)) * float(np.linalg.norm(v))
-    return float(u @ v) / norms if norms else None
+@dataclass(frozen=True)
+class Alignment:
+    """A gradient as a vector beside another one.
+
+    Attributes:
+        cosine: Of the angle between them; None where one of them is zero.
+        ratio: Its length relative to the other's; None where that is zero.
+    """
+
+    cosine: float | None = None
+    ratio: float | None = None
+
+    @classmethod
+    def of(cls, one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> "Alignment":
+        """Of two gradients by name, each as one vector."""
+        u, v = (
+            np.concatenate([np.zeros(0), *(np.ravel(each[name]) for name in sorted(other))]) for each in (one, other)
+        )
+        # Lengths first: a product of two long or two short ones may leave the numbers that there are.
+        length, others = norm(u), norm(v)
+        if not others:
+            return cls()
+        return cls(float((u / length) @ (v / others)) if length else None, length / others)
 
 
 def judged_errors(found: Measurement) -> dict[str, tuple[float, float]]:
@@ -406,13 +437,8 @@ def _apart(one: Any, other: Any) -> float:
     """Distance of two gradients relative to the larger of them; 0 where there is nothing."""
     if not len(one):
         return 0.0
-    largest = max(_norm(one), _norm(other))
-    return relative_error(one, other) * (_norm(other) or 1.0) / largest if largest else 0.0
-
-
-def _norm(gradient: Any) -> float:
-    arrays = gradient.values() if isinstance(gradient, Mapping) else [gradient]
-    return float(np.sqrt(sum(np.sum(np.square(array)) for array in arrays)))
+    largest = max(norm(one), norm(other))
+    return relative_error(one, other) * (norm(other) or 1.0) / largest if largest else 0.0
 
 
 def _parts(state: State) -> tuple[Any, ...]:

@@ -150,9 +150,13 @@ def relative_error(value: Any, reference: Any) -> float:
     """|value - reference| / |reference| in the L2 norm, over an array or a mapping of arrays as one vector."""
     names = sorted(reference) if isinstance(reference, Mapping) else None
     found, exact = (_flat(x, names) for x in (value, reference))
-    norm = float(np.linalg.norm(exact))
-    distance = float(np.linalg.norm(found - exact))
-    return distance / norm if norm else distance
+    length, distance = float(np.linalg.norm(exact)), float(np.linalg.norm(found - exact))
+    return distance / length if length else distance
+
+
+def norm(gradient: Any) -> float:
+    """L2 norm of an array, or of a mapping of arrays as one vector."""
+    return float(np.linalg.norm(_flat(gradient, sorted(gradient) if isinstance(gradient, Mapping) else None)))
 
 
 def in_tolerances(states: np.ndarray, reference: np.ndarray, spec: SolverSpec) -> float:

@@ -151,7 +151,7 @@ class GroupWork(AbstractWork):
             if beginning is not None:
                 for measured in fresh or cells:
                     measured.inputs = inputs
-                    measured.enter(Measurement(first_step=beginning.first_step, notes=beginning.notes))
+                    measured.enter(beginning.found)
                     measured.files.update(beginning.files)
                 if references is not None:
                     room, step = available_memory(), beginning.first_step
@@ -242,7 +242,7 @@ class TrainingStepWork(AbstractWork):
                     pass
                 if beginning is not None:
                     for measured in solved:
-                        measured.enter(Measurement(first_step=beginning.first_step, notes=beginning.notes))
+                        measured.enter(beginning.found)
                         measured.files.update(beginning.files)
             room, programs = available_memory(), Path(folder) / "programs"
             for measured in (one for one in cells.values() if not one.failed):

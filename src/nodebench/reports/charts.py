@@ -1,6 +1,6 @@
 """Charts of gradients, and of trainings epoch by epoch. Where the records do not suffice for one, it says why."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Literal, TypeVar
@@ -75,7 +75,7 @@ def work_precision(records: Sequence[Record]) -> list[Chart | Missing]:
     return [
         chart
         for cost in (TIME, NFE, MEMORY)
-        for chart in _charts(records, cost, ERROR, f"work-precision diagram, error against {cost.name}: {reason}.")
+        for chart in against(records, cost, ERROR, f"work-precision diagram, error against {cost.name}: {reason}.")
     ]
 
 
@@ -89,7 +89,7 @@ def growth(records: Sequence[Record]) -> list[Chart | Missing]:
     return [
         chart
         for cost in (MEMORY, TIME)
-        for chart in _charts(records, STEPS, cost, f"{cost.name} against steps: {reason}.", fitted=True)
+        for chart in against(records, STEPS, cost, f"{cost.name} against steps: {reason}.", fitted=True)
     ]
 
 
@@ -129,23 +129,36 @@ def backward_evaluations(records: Sequence[Record], name_of: Callable[[Record], 
     ]
 
 
-def _charts(
+def against(
     records: Sequence[Record],
     x: Figure,
     y: Figure,
     missing: str,
     *,
     fitted: bool = False,
+    key: Callable[[Record], Hashable] = line_key,
 ) -> list[Chart | Missing]:
+    """Charts of one figure against another, a line per backend, one for each setting.
+
+    Args:
+        records: Records of one task.
+        x: The figure of the horizontal axis.
+        y: That of the vertical one.
+        missing: What is missing where there is nothing to draw, and why, with a colon between; empty for no word of it.
+        fitted: Whether laws are fitted along x, and told in the caption.
+        key: What the points of one chart have in common.
+    """
     complete = [r for r in _ok(records) if (x.value(r) or 0) > 0 and (y.value(r) or 0) > 0]
     title = f"{y.name[0].upper()}{y.name[1:]} against {x.name}"
     place: Callable[[Record], object] = x.value if fitted else lambda record: record.cell_id
     groups = [
         group
-        for group in grouped(complete, line_key)
+        for group in grouped(complete, key)
         if any(len({place(record) for record in members}) > 1 for members in grouped(group, label))
         and len({(x.value(record), y.value(record)) for record in group}) >= MIN_PLACES
     ]
+    if not groups and not missing:
+        return []
     if not groups:
         what, _, reason = missing.partition(": ")
         return [Missing(what, reason)]
@@ -248,10 +261,10 @@ def courses(records: Sequence[Record]) -> list[Chart | Missing]:
         records: Records of one task, one per cell, with times of one machine.
     """
     groups = _trained_groups([record for record in records if record.status == "ok" and record.history])
-    return [chart for course in COURSES for chart in _course_charts(groups, course)]
+    return [chart for course in COURSES for chart in _courseagainst(groups, course)]
 
 
-def _course_charts(trained: Sequence[Sequence[Record]], course: Course) -> list[Chart | Missing]:
+def _courseagainst(trained: Sequence[Sequence[Record]], course: Course) -> list[Chart | Missing]:
     known = [(group, _epochs(group, course)) for group in trained]
     groups = [(group, rows) for group, rows in known if len({(row["x"], row["y"]) for row in rows}) >= MIN_PLACES]
     if not groups:

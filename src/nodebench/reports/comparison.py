@@ -14,6 +14,7 @@ from nodebench.reports.document import ABSENT, number
 from nodebench.results.machine import Fingerprint, differences, environment_of
 from nodebench.results.quantities import Epoch, SweepEntry, TimingPart
 from nodebench.results.record import Record
+from nodebench.results.scaling import OF_TASK, Axis
 
 NOT_COMPARED = ("wrong_gradient", "incomparable")
 """Statuses of cells that were measured and must not be ranked."""
@@ -200,6 +201,21 @@ def line_key(record: Record) -> tuple[Hashable, ...]:
         record.task, record.model, record.dataset, record.solver, record.controller, record.dtype, record.device,
         record.threads, record.batch_size, record.seed, record.preset, record.horizon,
     )  # fmt: skip
+
+
+def in_common(axis: Axis, record: Record, names: Mapping[str, str]) -> Hashable:
+    """What records have in common that differ in the backend and in their place on an axis alone.
+
+    Args:
+        axis: The axis.
+        record: One of them.
+        names: What its task is called without the option that varies, along an axis of tasks.
+    """
+    if axis in ("steps", "tolerance"):
+        return line_key(record)
+    without = replace(record, batch_size=None) if axis == "batch" else replace(record, horizon=1.0)
+    task = names[record.task] if axis in OF_TASK else record.task
+    return (*line_key(replace(without, task=task)), record.rtol, record.atol, fixed_step(record))
 
 
 def line_setting(record: Record, varied: str = "") -> str:

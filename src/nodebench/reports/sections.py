@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nodebench.errors import StoreError
 from nodebench.plots import RenderedPlot
 from nodebench.reports.answers import Answer, absence_sentences, answer, answer_sentences, since_sentence
+from nodebench.reports.axes import along_axes
 from nodebench.reports.charts import backward_evaluations, courses, growth, work_precision
 from nodebench.reports.comparison import Machine, Machines, base_task, comparisons, grouped, newest, several_nodes
 from nodebench.reports.document import (
@@ -129,6 +130,7 @@ def task_section(
         *at_equal_memory(task.records),
         *_comparisons(task, opens=opens),
         *growth(task.measured),
+        *along_axes(task.measured),
         *exponents(key(task.name), task.measured),
         *backward_evaluations(task.measured),
         *_trained(task),

@@ -1,8 +1,7 @@
 """Tables of records: for a page all quantities side by side, for a terminal one that fits its width, or all that do."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from typing import get_args
 
 from nodebench.backends.solvers import method
@@ -35,7 +34,7 @@ from nodebench.reports.comparison import (
     alike,
     fixed_step,
     grouped,
-    line_key,
+    in_common,
     line_setting,
     several_nodes,
     subject,
@@ -54,7 +53,7 @@ from nodebench.reports.document import (
 )
 from nodebench.results.quantities import SweepEntry, in_table
 from nodebench.results.record import Record, SettingsPart
-from nodebench.results.scaling import Axis, Scaling, scalings
+from nodebench.results.scaling import MEANING, Axis, Limit, Scaling, scalings, without_varied
 
 LAST_EPOCHS = 6
 """Epochs whose evaluations a terminal shows; `--json` has them all."""
@@ -501,14 +500,15 @@ def exponents(name: str, measured: Sequence[Record]) -> Iterator[Block]:
         name: What the names of the tables begin with.
         measured: Records of one task that show a gradient, one per cell, with times of one machine.
     """
-    shown = [record for record in measured if record.status == "ok" and record.solver is not None]
+    solved = [record for record in measured if record.solver is not None]
+    names = without_varied(record.task for record in solved)
     n_tables = 0
     for axis in get_args(Axis):
         found: list[tuple[str, Scaling]] = []
         # A solver is told its steps or a tolerance, never both.
         adaptive = {"steps": (False,), "tolerance": (True,)}.get(axis, (False, True))
-        varied = [record for record in shown if method(str(record.solver)).adaptive in adaptive]
-        for line in grouped(varied, partial(_in_common, axis)):
+        varied = [record for record in solved if method(str(record.solver)).adaptive in adaptive]
+        for line in grouped(varied, lambda record: in_common(axis, record, names)):  # noqa: B023  called at once
             laws = [scaling for scaling in scalings(line, axis) if scaling.law is not None]
             found += [(line_setting(line[0], axis), scaling) for scaling in laws]
         if found:
@@ -516,7 +516,8 @@ def exponents(name: str, measured: Sequence[Record]) -> Iterator[Block]:
             yield exponents_table(f"{name}-exponents-{axis}", axis, found)
     if not n_tables:
         reason = (
-            "they need three numbers of steps, tolerances, batches or time spans of one backend; run `nodebench scale`."
+            "they need three numbers of steps, tolerances, batches, time spans or parameters, or three values of the "
+            "stiffness, of one backend; run `nodebench scale`."
         )
         yield Missing("exponents of memory, evaluations and time", reason)
 
@@ -534,6 +535,7 @@ def exponents_table(name: str, axis: str, laws: Sequence[tuple[str, Scaling]]) -
         Column("quantity", numeric=False),
         Column("exponent", f"p of the law quantity ~ ({axis})^p, fitted by least squares of the logarithms."),
         Column("95 %", "Interval of the exponent."),
+        Column("at 1", f"The law's value at {axis} 1, in the unit of the quantity: bytes, evaluations, seconds."),
         Column("theory", "The exponent that theory states for the method."),
         Column("points"),
         Column("setting", numeric=False),
@@ -542,24 +544,49 @@ def exponents_table(name: str, axis: str, laws: Sequence[tuple[str, Scaling]]) -
     for setting, scaling in laws:
         law = scaling.law
         found = (
-            (Entry(ABSENT, reason=scaling.reason), Entry(ABSENT), Entry(ABSENT))
+            (Entry(ABSENT, reason=scaling.reason), Entry(ABSENT), Entry(ABSENT), Entry(ABSENT))
             if law is None
             else (
                 Entry(f"{law.exponent:.3f}", law.exponent),
                 Entry(f"{law.low:.3f}..{law.high:.3f}", law.low),
+                Entry(number(law.coefficient), law.coefficient),
                 Entry(str(law.n_points), law.n_points),
             )
         )
-        exponent, ends, n_points = found
+        exponent, ends, coefficient, n_points = found
         names = (Entry(f"`{scaling.backend}`", scaling.backend), Entry(scaling.quantity, scaling.quantity))
         theory = Entry(number(scaling.theory), scaling.theory)
-        rows.append((*names, exponent, ends, theory, n_points, Entry(setting, setting)))
+        rows.append((*names, exponent, ends, coefficient, theory, n_points, Entry(setting, setting)))
     return Table(name, f"Exponents over {axis}: measured, and theory's.", columns, tuple(rows))
 
 
-def _in_common(axis: Axis, record: Record) -> Hashable:
-    """What records have in common that differ in the backend and in their place on an axis alone."""
-    if axis in ("steps", "tolerance"):
-        return line_key(record)
-    without = replace(record, batch_size=None) if axis == "batch" else replace(record, horizon=1.0)
-    return (*line_key(without), record.rtol, record.atol, fixed_step(record))
+def limits_table(name: str, found: Sequence[Limit]) -> Table:
+    """How far along an axis the gradients of each backend are right.
+
+    Args:
+        name: Name of the table.
+        found: Limits along one axis, at least one.
+    """
+    axis = found[0].axis
+    columns = (
+        Column("backend", numeric=False),
+        Column("solver", numeric=False),
+        Column("right up to", f"The last place on the axis of {axis} at which its gradient is right."),
+        Column("wrong from", "The first from which it is not, and where its line ends in charts and laws."),
+        Column("how", "How the measurement ended there.", numeric=False),
+        Column("why", numeric=False),
+        Column("setting", numeric=False),
+    )
+    rows = tuple(
+        (
+            Entry(f"`{each.backend}`", each.backend),
+            Entry(each.solver, each.solver),
+            Entry(number(each.right), each.right),
+            Entry(number(each.wrong), each.wrong, reason=None if each.wrong else "right wherever it was measured."),
+            Entry(each.status or ABSENT, each.status),
+            Entry(each.reason or ABSENT, each.reason),
+            Entry(f"`{each.task}`", each.task),
+        )
+        for each in found
+    )
+    return Table(name, f"Along {MEANING[axis]}: how far gradients are right.", columns, rows)

@@ -199,6 +199,19 @@ _GRAD_ERROR: dict[str, Any] = {
     "because": "a reference may be wrong by a hundredth of what it judges, sums in another order by some roundings",
 }
 
+_COSINE: dict[str, Any] = {
+    "unit": "cosine",
+    "format": "metric",
+    "group": "gradient error",
+    "better": "higher",
+    "band": Band(absolute=0.001, epsilons=16),
+    "because": "it moves with the square of the error, which itself has a band",
+    "digits": 6,
+    "only_if_any": True,
+}
+
+_NORM_RATIO: dict[str, Any] = {"unit": "ratio", "format": "metric", "group": "gradient error", "digits": 6}
+
 _METHOD_ERROR: dict[str, Any] = {
     "group": "method error",
     "unit": "relative",
@@ -229,6 +242,34 @@ class GradientPart:
         unit="time",
         format="number",
         kept=True,
+    )
+    time_span: float | None = _quantity(
+        meaning="Time between the first and the last output time of the gradient problem.",
+        unit="time",
+        format="number",
+        kept=True,
+    )
+    stiffness: float | None = _quantity(
+        meaning="λT: the most negative real part of the eigenvalues of the field's Jacobian at the output times of the "
+        "exact solution, times the time span; of systems of equations that say it. Explicit solvers take at least "
+        "about |λT| / 3 steps, and a state solved backwards in time grows by up to exp(|λT|).",
+        format="number",
+        only_if_any=True,
+        tables={"comparison": "λT"},
+    )
+    sensitivity_largest: float | None = _quantity(
+        meaning="Largest singular value of dy(end)/dy(start) along the exact solution: by how much a disturbance of "
+        "the start has grown at the end; of systems of at most 8 states that say it, where it is above 1e-10.",
+        format="number",
+        only_if_any=True,
+        tables={"comparison": "largest sv of dy/dy0"},
+    )
+    sensitivity_smallest: float | None = _quantity(
+        meaning="The smallest: its inverse is by how much an error of the end has grown at the start of a solve "
+        "backwards in time; None below what its own solve resolves.",
+        format="number",
+        only_if_any=True,
+        tables={"comparison": "smallest sv of dy/dy0"},
     )
     field_value: float | None = _quantity(
         meaning="A figure of the field's values at fixed points, by which problems are told apart: their root mean "
@@ -267,16 +308,20 @@ class GradientPart:
     grad_cosine_params: float | None = _quantity(
         meaning="Cosine of the angle between d/dparams and the reference's: 1 where both point the same way, whatever "
         "their lengths.",
-        unit="cosine",
-        format="metric",
-        group="gradient error",
-        better="higher",
-        band=Band(absolute=0.001, epsilons=16),
-        because="it moves with the square of the error, which itself has a band",
-        digits=6,
-        only_if_any=True,
         tables={"exactness": "cos dp", "comparison": "cosine d/dparams", "baseline": "cos dp"},
+        **_COSINE,
     )
+    grad_cosine_y0: float | None = _quantity(meaning="The same of d/dy0.", **_COSINE)
+    grad_norm_params: float | None = _quantity(
+        meaning="L2 norm of d/dparams.", format="number", group="gradient error", digits=6
+    )
+    grad_norm_ratio_params: float | None = _quantity(
+        meaning="L2 norm of d/dparams relative to the reference's: below 1 where a method shortens the gradient.",
+        only_if_any=True,
+        tables={"comparison": "norm d/dparams, relative"},
+        **_NORM_RATIO,
+    )
+    grad_norm_ratio_y0: float | None = _quantity(meaning="The same of d/dy0.", **_NORM_RATIO)
     method_error_params: float | None = _quantity(
         meaning="Relative L2 distance of d/dparams from the exact gradient of the backend's own discretisation, in "
         "float64.",

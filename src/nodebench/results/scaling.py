@@ -1,17 +1,37 @@
 """How memory, evaluations and time grow: measured exponents beside those that theory states."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal, get_args
 
-from nodebench.backends.solvers import method
+from nodebench.backends.solvers import LibraryMethod, Multistep, Tableau, method
+from nodebench.errors import Status
+from nodebench.registry import parse, spelled
 from nodebench.results.record import Record
 from nodebench.stats import MIN_POINTS, PowerLaw, fit_power_law
 
-Axis = Literal["steps", "tolerance", "batch", "horizon"]
-"""What is varied: fixed steps over the time span, the relative and absolute tolerance, the batch, or the time span."""
+Axis = Literal["steps", "tolerance", "batch", "horizon", "stiffness", "parameters"]
+"""What is varied: fixed steps over the time span, the relative and absolute tolerance, the batch, the time span, the
+stiffness |λT| of a system, or the number of parameters."""
 
-ScaledQuantity = Literal["memory", "saved", "nfe", "time"]
+MEANING: Mapping[Axis, str] = {
+    "steps": "accepted steps",
+    "tolerance": "the tolerance",
+    "batch": "the batch",
+    "horizon": "the time span",
+    "stiffness": "the stiffness |λT|",
+    "parameters": "the number of parameters",
+}
+
+OF_TASK: tuple[Axis, ...] = ("horizon", "stiffness", "parameters")
+"""Axes on which places may differ in an option of the task."""
+
+ScaledQuantity = Literal["memory", "saved", "nfe", "time", "error"]
+
+WENT_WRONG: tuple[Status, ...] = ("wrong_gradient", "diverged", "incomparable", "timeout", "oom", "failed")
+"""How a cell ends from which on its method gives no gradient that is right; what is `unsupported` begins no line."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +39,12 @@ class Scaling:
     """How one quantity of one backend grows along an axis.
 
     Attributes:
-        task: The task.
+        task: The task, and its model.
         backend: The backend.
+        solver: The solver.
         axis: What was varied.
         quantity: `memory` (peak bytes), `saved` (bytes kept for the backward pass), `nfe` (evaluations, forward and
-            backward) or `time` (of a gradient step).
+            backward), `time` (of a gradient step) or `error` (of d/dparams).
         law: What was measured; None with fewer than three points.
         theory: The exponent that theory states, or None where it states none.
         reason: Why there is no law, or None.
@@ -31,6 +52,7 @@ class Scaling:
 
     task: str
     backend: str
+    solver: str
     axis: Axis
     quantity: ScaledQuantity
     law: PowerLaw | None
@@ -38,30 +60,129 @@ class Scaling:
     reason: str | None = None
 
 
-def scalings(records: Sequence[Record], axis: Axis) -> list[Scaling]:
-    """Fit what was measured along an axis, one power law per task, backend and quantity.
+@dataclass(frozen=True)
+class Limit:
+    """How far along an axis the gradients of a backend are right.
+
+    Attributes:
+        task: The task, and its model.
+        backend: The backend.
+        solver: The solver.
+        axis: What was varied.
+        right: The last place at which its gradient is right; None where there is none.
+        wrong: The first from which it is not; None where it is right at all that were measured.
+        status: How the cell there ended, or None.
+        reason: Why, in a sentence; empty where `wrong` is None.
+    """
+
+    task: str
+    backend: str
+    solver: str
+    axis: Axis
+    right: float | None
+    wrong: float | None = None
+    status: Status | None = None
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """It in a sentence."""
+        who = f"`{self.backend}` with {self.solver} on `{self.task}`"
+        if self.wrong is None:
+            return f"{who}: right up to {_place_text(self.axis, self.right)}, the last that was measured."
+        reached = "" if self.right is None else f", right up to {_place_text(self.axis, self.right)}"
+        return f"{who}: {self.status} from {_place_text(self.axis, self.wrong)} on{reached}. {self.reason}"
+
+
+def _place_text(axis: Axis, place: float | None) -> str:
+    named = {"stiffness": "λT = -", "horizon": "a time span of ", "parameters": ""}
+    return f"{named.get(axis, '')}{place:.4g}{' parameters' if axis == 'parameters' else ''}"
+
+
+def without_varied(tasks: Iterable[str]) -> Mapping[str, str]:
+    """What tasks are called without the option in which at least three of a kind differ, and nothing else."""
+    kinds: dict[str, dict[str, Mapping[str, str]]] = {}
+    for name in dict.fromkeys(tasks):
+        base, options = parse(name)
+        kinds.setdefault(base, {})[name] = options
+    found: dict[str, str] = {}
+    for base, of in kinds.items():
+        shorter = {
+            option: {
+                name: spelled(base, {k: v for k, v in options.items() if k != option}) for name, options in of.items()
+            }
+            for option in dict.fromkeys(option for options in of.values() for option in options)
+        }
+        most = max(shorter.values(), key=lambda names: max(Counter(names.values()).values()), default={})
+        merged = Counter(most.values())
+        found |= {name: most[name] if merged[most.get(name, "")] >= MIN_POINTS else name for name in of}
+    return found
+
+
+Line = tuple[str, str, str, float | None]
+"""Task with its model, backend, solver and relative tolerance; the last is None over tolerances."""
+
+
+def _lines(records: Sequence[Record], axis: Axis) -> dict[Line, list[Record]]:
+    """Records by what they have in common but for their place on an axis; of an axis of tasks in its order."""
+    names = without_varied(record.task for record in records) if axis in OF_TASK else {}
+    found: dict[Line, list[Record]] = {}
+    for record in records:
+        rtol = None if axis == "tolerance" else record.rtol
+        name = f"{names.get(record.task, record.task)}/{record.model}"
+        found.setdefault((name, str(record.backend), str(record.solver), rtol), []).append(record)
+    for line in found.values() if axis in OF_TASK else ():
+        line.sort(key=lambda record: place_on(axis, record) or 0.0)
+    return found
+
+
+def right_part(line: Sequence[Record]) -> list[Record]:
+    """The beginning of a line, up to where its gradient goes wrong."""
+    return list(takewhile(lambda record: record.status not in WENT_WRONG, line))
+
+
+def limits(records: Sequence[Record], axis: Axis) -> list[Limit]:
+    """How far along an axis of tasks each line is right; nothing of a line of fewer than three places.
 
     Args:
-        records: Records of cells that differ in nothing but backend and place; those that did not end well, or were not
-            asked this, are left out. Evaluations and bytes may come from several machines, times must be of one.
+        records: As for `scalings`, with those that did not end well.
+        axis: One of `OF_TASK`.
+    """
+    found = []
+    placed = [r for r in records if place_on(axis, r) is not None and r.status != "unsupported"]
+    for (task, backend, solver, _), line in _lines(placed, axis).items():
+        if len({place_on(axis, record) for record in line}) < MIN_POINTS:
+            continue
+        right = right_part(line)
+        limit = Limit(task, backend, solver, axis, place_on(axis, right[-1]) if right else None)
+        for wrong in line[len(right) :][:1]:
+            limit = replace(limit, wrong=place_on(axis, wrong), status=wrong.status, reason=wrong.reason or "")
+        found.append(limit)
+    return found
+
+
+def scalings(records: Sequence[Record], axis: Axis) -> list[Scaling]:
+    """Fit what was measured along an axis, one power law per task, backend, solver and quantity.
+
+    Args:
+        records: Records of cells that differ in nothing but backend, solver and place; those that did not end well, or
+            were not asked this, are left out. Evaluations and bytes may come from several machines, times must be of
+            one.
         axis: The axis.
     """
-    lines: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        lines.setdefault((f"{record.task}/{record.model}", str(record.backend)), []).append(record)
     return [
-        _scaling((task, backend), axis, quantity, line)
-        for (task, backend), line in lines.items()
+        _scaling((task, backend, solver), axis, quantity, line)
+        for (task, backend, solver, _), line in _lines(records, axis).items()
         for quantity in get_args(ScaledQuantity)
     ]
 
 
-def _scaling(name: tuple[str, str], axis: Axis, quantity: ScaledQuantity, line: Sequence[Record]) -> Scaling:
+def _scaling(name: tuple[str, str, str], axis: Axis, quantity: ScaledQuantity, line: Sequence[Record]) -> Scaling:
     points = [
         (place, value)
-        for record in line
+        for record in (right_part(line) if axis in OF_TASK else line)
         if record.status == "ok"
-        and (place := _place(axis, record)) is not None
+        and (place := place_on(axis, record)) is not None
         and (value := _value(quantity, record)) is not None
     ]
     law = fit_power_law(*zip(*points, strict=True)) if points else None
@@ -71,13 +192,16 @@ def _scaling(name: tuple[str, str], axis: Axis, quantity: ScaledQuantity, line: 
     return Scaling(*name, axis, quantity, law, stated, None if law else reason)
 
 
-def _place(axis: Axis, record: Record) -> float | None:
+def place_on(axis: Axis, record: Record) -> float | None:
+    """Where a record lies on an axis; None where that is not known."""
     # A solver that lands on many output times takes more steps than it was told.
     places = {
         "steps": record.n_accepted,
         "tolerance": record.rtol,
         "batch": record.batch_size,
-        "horizon": record.horizon,
+        "horizon": record.time_span,
+        "stiffness": None if record.stiffness is None else abs(record.stiffness),
+        "parameters": record.n_params,
     }
     return places[axis]
 
@@ -85,24 +209,45 @@ def _place(axis: Axis, record: Record) -> float | None:
 def _value(quantity: ScaledQuantity, record: Record) -> float | None:
     if quantity == "nfe":
         return None if record.nfe_forward is None else record.nfe_forward + (record.nfe_backward or 0)
-    return {"memory": record.peak_memory_bytes, "saved": record.saved_bytes, "time": record.step_s}[quantity]
+    return {
+        "memory": record.peak_memory_bytes,
+        "saved": record.saved_bytes,
+        "time": record.step_s,
+        "error": record.grad_error_params,
+    }[quantity]
 
 
 def theory(axis: Axis, quantity: ScaledQuantity, record: Record) -> float | None:
     """The exponent that theory states, or None where it states none.
 
     Memory goes with n^p in the number n of steps, p being the record's `memory_exponent`; evaluations and time go with
-    n. An adaptive solver of order q controls an error of h^q per step, h being the step, so that n goes with
-    tolerance^(-1/q); one that changes its order has no q. Over the batch memory and time go with its size, once
-    arithmetic outweighs what each call costs; over the horizon n goes with the time span, as long as the dynamics does
-    not change its pace.
+    n, and the error of a method of order q and fixed steps with n^-q. An adaptive solver of order q controls an error
+    of h^q per step, h being the step, so that n goes with tolerance^(-1/q); one that changes its order has no q. Over
+    the batch memory and time go with its size, once arithmetic outweighs what each call costs; over the horizon n goes
+    with the time span, as long as the dynamics does not change its pace. Over the stiffness an explicit solver is held
+    to steps of about 3 / |λ|, so that n goes with |λT|, and one that is stable whatever the step takes as many as
+    before. The number of parameters changes no evaluation.
     """
     if axis == "batch":
-        return 0.0 if quantity == "nfe" else 1.0
-    in_steps = record.memory_exponent if quantity in ("memory", "saved") else 1.0
-    if in_steps is None or record.solver is None:
+        return {"nfe": 0.0, "error": None}.get(quantity, 1.0)
+    if axis == "parameters":
+        return 0.0 if quantity == "nfe" else None
+    if record.solver is None:
         return None
-    if axis != "tolerance" or in_steps == 0:
-        return in_steps
-    order = method(record.solver).order
-    return None if order is None else -in_steps / order
+    solver = method(record.solver)
+    if quantity == "error":
+        return -float(solver.order) if axis == "steps" and solver.order is not None else None
+    in_steps = record.memory_exponent if quantity in ("memory", "saved") else 1.0
+    steps = _exponent_of_steps(axis, solver)
+    return 0.0 if in_steps == 0 else None if in_steps is None or steps is None else in_steps * steps
+
+
+def _exponent_of_steps(axis: Axis, solver: Tableau | Multistep | LibraryMethod) -> float | None:
+    """The exponent of the number of steps."""
+    if axis == "tolerance":
+        return None if solver.order is None else -1 / solver.order
+    if axis != "stiffness":
+        return 1.0
+    if isinstance(solver, Multistep):  # which may turn to other formulas
+        return None
+    return 1.0 if isinstance(solver, Tableau) and not solver.implicit else 0.0

@@ -114,6 +114,24 @@ class GradientInputs:
     constants: Weights = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Dynamics:
+    """How a solution of a task's equations behaves; what is not known is None.
+
+    Attributes:
+        stiffness: The most negative real part of the eigenvalues of the Jacobian along the solution, times the time
+            span.
+        largest: Largest singular value of dy(end)/dy(start).
+        smallest: The smallest.
+        note: Why something is not known, in a sentence; empty where nothing is missing.
+    """
+
+    stiffness: float | None = None
+    largest: float | None = None
+    smallest: float | None = None
+    note: str = ""
+
+
 class AbstractTask(ABC):
     """A learning problem. A final subclass is a frozen dataclass whose fields are its options.
 
@@ -135,6 +153,9 @@ class AbstractTask(ABC):
     reference: ClassVar[SolverSpec] = SolverSpec(rtol=1e-12, atol=1e-12, max_steps=100_000, dtype="float64")
     """How the reference gradient is solved where there is no closed form. A field that is not smooth gains nothing from
     order or tolerance, and is better served by many small steps of a simple method."""
+
+    varied: ClassVar[Mapping[str, str]] = {}
+    """Options that `nodebench scale` varies, by axis: `stiffness`, `parameters` (a whole number) or `horizon`."""
 
     @override
     def __init_subclass__(cls) -> None:
@@ -216,6 +237,17 @@ class AbstractTask(ABC):
     @abstractmethod
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
         """The fixed weights and batch of the gradient measurement."""
+
+    def dynamics(self, model: str, inputs: GradientInputs, times: Sequence[float]) -> Dynamics:
+        """What is known of the exact solution of the gradient measurement; nothing, unless a task says it.
+
+        Args:
+            model: The model.
+            inputs: Its weights and batch.
+            times: The output times.
+        """
+        del model, inputs, times
+        return Dynamics()
 
 
 def layer_weights(

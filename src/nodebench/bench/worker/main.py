@@ -112,9 +112,11 @@ class Worker(GradientPasses, Questions):
         return self.assignment.cell
 
     @override
-    def plan(self, task: str, request: Request, backends: Sequence[tuple[str, str]]) -> Planned:
+    def plan(
+        self, task: str, request: Request, backends: Sequence[tuple[str, str]], along: tuple[str, float] | None
+    ) -> Planned:
         try:
-            return task_cells(task, request, backends)
+            return task_cells(task, request, backends, along)
         except NodebenchError as error:
             return Planned((), {}, str(error), is_plugins=isinstance(error, PluginError | NotInstalledError))
 
@@ -153,7 +155,17 @@ class Worker(GradientPasses, Questions):
         odd = [f"`{name}`" for name in state if not np.array_equal(state[name], again[name], equal_nan=True)]
         if odd:
             notes.append(f"{', '.join(odd)} of the model are other numbers each time it is made: not reproducible.")
-        return Beginning(first_step, notes, loaded_files())
+        times = [float(t) for t in chosen.times]
+        known = subject.task.dynamics(cell.model, seen, times)
+        found = Measurement(
+            first_step=first_step,
+            time_span=abs(times[-1] - times[0]),
+            stiffness=known.stiffness,
+            sensitivity_largest=known.largest,
+            sensitivity_smallest=known.smallest,
+            notes=[*notes, *([known.note] if known.note else [])],
+        )
+        return Beginning(first_step, found, loaded_files())
 
     @override
     def reference(self, first_step: float, inputs: Path, folder: Path, level: int) -> ReferenceFile:

@@ -86,6 +86,7 @@ class Cnf(AbstractTask):
     layers: int | None = None
     trace: Literal["exact", "hutchinson"] = "exact"
 
+    varied: ClassVar[Mapping[str, str]] = {"parameters": "hidden"}
     default_model: ClassVar[str] = "cnf"
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-5, atol=1e-5, max_steps=256)
     models: ClassVar[Mapping[str, ModelEntry]] = {

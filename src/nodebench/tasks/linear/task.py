@@ -54,6 +54,7 @@ class Linear(AbstractTask):
     loss: Loss = "end"
     differentiate_times: bool = False
 
+    varied: ClassVar[Mapping[str, str]] = {"parameters": "dimension", "horizon": "horizon"}
     metric: ClassVar[Metric] = Metric("RMSE", "1", "lower", "root-mean-square")
     default_model: ClassVar[str] = "linear"
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-6, atol=1e-6)

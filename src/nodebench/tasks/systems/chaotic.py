@@ -1,6 +1,6 @@
 """Chaotic systems, in which gradients grow with the time span until they mean nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ class AbstractChaotic(AbstractSystem):
 
     horizon: float = 1.0
 
+    varied: ClassVar[Mapping[str, str]] = {"horizon": "horizon"}
     positive: ClassVar[bool] = True
     batch: ClassVar[int] = 4
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-8, atol=1e-8, max_steps=20_000, dtype="float64")

@@ -1,6 +1,6 @@
 """Small systems that libraries of the field are tried on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
@@ -51,10 +51,13 @@ class LotkaVolterra(AbstractSystem):
 
 @dataclass(frozen=True)
 class Contracting(AbstractSystem):
-    """y' = -rate y, known in closed form: a backward solve of the state grows like exp(rate t).
+    """Logistic growth y' = rate y (1 - y / capacity), known in closed form, which contracts to its capacity.
+
+    Near that a disturbance dies out like exp(-rate t), so that a solve of the state backwards in time grows like
+    exp(rate t). It is observed from its beginnings on, so that neither the start nor the rate is forgotten by the loss.
 
     Attributes:
-        rate: How fast it contracts, from 0.01 to 1e6.
+        rate: How fast it grows and contracts, from 0.01 to 1e6.
         end: Last time.
 
     Raises:
@@ -64,11 +67,11 @@ class Contracting(AbstractSystem):
     rate: float = 2.0
     end: float = 1.0
 
+    varied: ClassVar[Mapping[str, str]] = {"stiffness": "rate", "horizon": "end"}
     positive: ClassVar[bool] = True
-    decays: ClassVar[bool] = True
     batch: ClassVar[int] = 4
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-6, atol=1e-9, max_steps=20_000, dtype="float64")
-    start: ClassVar[np.ndarray] = np.array([1.0, -0.5])
+    start: ClassVar[np.ndarray] = np.array([0.2, 0.5])
 
     def __post_init__(self) -> None:
         if not (0.01 <= self.rate <= 1e6 and 0 < self.end < inf):
@@ -79,17 +82,18 @@ class Contracting(AbstractSystem):
     @property
     @override
     def truth(self) -> np.ndarray:
-        return np.array([self.rate])
+        return np.array([self.rate, 1.0])
 
     @property
     @override
     def times(self) -> tuple[float, ...]:
-        return (0.0, self.end)
+        first = min(1.0 / self.rate, self.end / 2)
+        return (0.0, *np.geomspace(first, self.end, 4).tolist())
 
     @override
     def rates(self, xp: Any, t: Array, y: Sequence[Array], p: Array) -> Sequence[Array]:
         del xp, t
-        return -p[0] * y[0], -p[0] * y[1]
+        return p[0] * y[0] * (1 - y[0] / p[1]), p[0] * y[1] * (1 - y[1] / p[1])
 
     @override
     def problem(self, model: str, seed: int, batch_size: int) -> GradientInputs:
@@ -101,12 +105,22 @@ class Contracting(AbstractSystem):
         )
 
     def _gradients(self, weights: Weights, batch: Any) -> Gradients:
-        """Of the loss of the last state: d y(T) / d log(rate) is -rate T y(T)."""
-        rate = float(np.exp(weights["field.theta"][0]))
-        y0, observed, scale = batch["y0"], batch["observed"], batch["scale"]
-        decay = np.exp(-rate * self.end)
-        misfit = (np.stack([y0, y0 * decay], 1) - observed) / scale
-        by_first, by_last = np.moveaxis(2 * misfit / scale / misfit.size, 1, 0)
-        by_rate = np.sum(by_last * -rate * self.end * y0 * decay)
-        by_times = np.array([1.0, -1.0]) * rate * np.sum(by_last * y0 * decay)
-        return Gradients(np.array(np.mean(misfit**2)), by_last * decay + by_first, {"theta": by_rate[None]}, by_times)
+        """By the chain rule, from y(t) = capacity / (1 + (capacity / y0 - 1) exp(-rate t))."""
+        rate, capacity = np.exp(weights["field.theta"])
+        y0, observed, scale = batch["y0"][:, None], batch["observed"], batch["scale"]
+        t = np.array(self.times)[:, None]
+        decay = np.exp(-rate * t)
+        below = 1 + (capacity / y0 - 1) * decay
+        y = capacity / below
+        misfit = (y - observed) / scale
+        by_y = 2 * misfit / scale / misfit.size
+        by_below = -by_y * y / below
+        by_decay = by_below * (capacity / y0 - 1)
+        by_rate = np.sum(by_decay * -t * decay)
+        by_capacity = np.sum(by_y / below + by_below * decay / y0)
+        by_times = np.sum(by_decay * -rate * decay, (0, 2))
+        # Of the first time the loss has the start itself, whatever the time is; the solve begins there.
+        by_times[0] = -np.sum(by_times[1:])
+        by_y0 = np.sum(by_below * -capacity / y0**2 * decay, 1)
+        theta = np.array([by_rate * rate, by_capacity * capacity])
+        return Gradients(np.array(np.mean(misfit**2)), by_y0, {"theta": theta}, by_times)

@@ -4,7 +4,7 @@
 Ordinary Differential Equations II", Hairer and Wanner, 1996, section IV.10.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
@@ -44,6 +44,7 @@ class VanDerPol(AbstractStiff):
     mu: float = 1000.0
     end: float = 2.0
 
+    varied: ClassVar[Mapping[str, str]] = {"stiffness": "mu", "horizon": "end"}
     start: ClassVar[np.ndarray] = np.array([2.0, 0.0])
 
     def __post_init__(self) -> None:
@@ -81,6 +82,7 @@ class Robertson(AbstractStiff):
 
     end: float = 1e4
 
+    varied: ClassVar[Mapping[str, str]] = {"horizon": "end"}
     start: ClassVar[np.ndarray] = np.array([1.0, 0.0, 0.0])
     truth: ClassVar[np.ndarray] = np.array([0.04, 3e7, 1e4])
 
@@ -195,6 +197,8 @@ class Brusselator(AbstractStiff):
     """
 
     n: int = 4
+
+    varied: ClassVar[Mapping[str, str]] = {"parameters": "n"}
 
     def __post_init__(self) -> None:
         if not 2 <= self.n <= 32:

@@ -18,7 +18,18 @@ from typing_extensions import override
 from nodebench.errors import PluginError
 from nodebench.frameworks.base import Batch, Optimizer, Weights
 from nodebench.problem import Array, SolverSpec
-from nodebench.tasks.base import AbstractTask, GradientInputs, Metric, ModelEntry, Preset, Recipe, Splits, layer_weights
+from nodebench.tasks.base import (
+    AbstractTask,
+    Dynamics,
+    GradientInputs,
+    Metric,
+    ModelEntry,
+    Preset,
+    Recipe,
+    Splits,
+    layer_weights,
+)
+from nodebench.tasks.systems.dynamics import dynamics
 
 EXAMPLES: Mapping[Preset, int] = {"smoke": 8, "quick": 16, "standard": 32, "paper": 32}
 """Trajectories in all: half of them to train on, a quarter to validate and a quarter to test."""
@@ -54,9 +65,6 @@ class AbstractSystem(AbstractTask):
 
     batch: ClassVar[int] = 1
     """Examples in a step."""
-
-    decays: ClassVar[bool] = False
-    """Whether the state becomes so small that misfits are relative to the largest value at each time, not at all."""
 
     metric: ClassVar[Metric] = Metric("relative RMSE", "1", "lower", "root-mean-square")
     default_model: ClassVar[str] = "system"
@@ -151,13 +159,22 @@ class AbstractSystem(AbstractTask):
         return GradientInputs(self.weights(model, seed), batch, dataset="trajectories")
 
     @override
+    def dynamics(self, model: str, inputs: GradientInputs, times: Sequence[float]) -> Dynamics:
+        """Of the first example, from the usual start, by the parameters of the measurement."""
+        if model != "system":
+            return Dynamics()
+        theta = inputs.weights["field.theta"]
+        p = np.exp(theta) if self.positive else theta
+        return dynamics(lambda t, y: self.derivative(np, t, y, p), inputs.batch["y0"][0], times)
+
+    @override
     def gradient_examples(self, seed: int) -> int | None:
         del seed
         return None
 
     def _scale(self, observed: np.ndarray) -> np.ndarray:
         """What misfits are relative to, as much of it as there is of `observed`; 1 where that is always zero."""
-        largest = np.abs(observed).max(axis=(0,) if self.decays else (0, 1), keepdims=True)
+        largest = np.abs(observed).max(axis=(0, 1), keepdims=True)
         return np.broadcast_to(np.where(largest > 0, largest, 1.0), observed.shape)
 
 

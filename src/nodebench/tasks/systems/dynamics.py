@@ -1,0 +1,54 @@
+"""How stiff a system is along a solution, and how disturbances of its start end."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scipy  # whose submodules load on first use: `nodebench list` imports this module
+
+from nodebench.tasks.base import Dynamics
+
+MAX_STATES = 8
+"""States up to which the variational equation, whose size is their square, is solved too."""
+
+RTOL, ATOL = 1e-10, 1e-14
+
+RESOLVED = 1e-8, 1e4 * ATOL
+"""Part of the largest singular value, and size, below which a singular value is not resolved."""
+
+IMAGINARY = 1e-30
+"""Step of a complex-step derivative, which rounds nothing off however short it is: Squire and Trapp, 1998,
+https://doi.org/10.1137/S003614459631241X."""
+
+
+def dynamics(rates: Callable[[float, np.ndarray], np.ndarray], y0: np.ndarray, times: Sequence[float]) -> Dynamics:
+    """What is known of the solution of y' = rates(t, y).
+
+    Args:
+        rates: The derivative of states `(..., d)`, analytic in them.
+        y0: The start, shape `(d,)`.
+        times: The output times; stiffness is looked at there.
+    """
+    d = len(y0)
+
+    def jacobian(t: float, y: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = rates(t, y + IMAGINARY * 1j * np.eye(d)).imag / IMAGINARY
+        return rows.T
+
+    def variational(t: float, z: np.ndarray) -> np.ndarray:
+        y, disturbed = z[:d], z[d:].reshape(d, -1)
+        return np.concatenate([rates(t, y), (jacobian(t, y) @ disturbed).ravel()])
+
+    disturbances = np.eye(d) if d <= MAX_STATES else np.zeros((d, 0))
+    span = (times[0], times[-1])
+    start = np.concatenate([y0, disturbances.ravel()])
+    solved = scipy.integrate.solve_ivp(variational, span, start, method="LSODA", t_eval=times, rtol=RTOL, atol=ATOL)
+    if not solved.success or not np.isfinite(solved.y).all():
+        return Dynamics(note=f"no stiffness and sensitivity: SciPy's LSODA does not solve it: {solved.message}")
+    values = [np.linalg.eigvals(jacobian(t, z[:d])).real.min() for t, z in zip(times, solved.y.T, strict=True)]
+    stiffness = float(min(0.0, *values)) * abs(span[1] - span[0])
+    if d > MAX_STATES:
+        return Dynamics(stiffness)
+    singular = np.linalg.svd(solved.y[d:, -1].reshape(d, d), compute_uv=False)
+    part, size = RESOLVED
+    known = [float(value) if value > max(part * singular[0], size) else None for value in singular]
+    return Dynamics(stiffness, known[0], known[-1])
