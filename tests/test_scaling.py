@@ -1,5 +1,7 @@
 """Exponents are found where they were planted, and theory's are those of the textbook."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from nodebench.errors import UserError
 from nodebench.problem import SolverSpec
 from nodebench.reports.comparison import Machines
 from nodebench.results.record import Record
-from nodebench.results.scaling import scalings, theory
+from nodebench.results.scaling import limits, scalings, theory, without_varied
 from nodebench.stats import fit_power_law
 
 X = np.array([10.0, 20.0, 40.0, 80.0, 160.0])
@@ -91,9 +93,80 @@ def test_every_axis_changes_what_it_names():
     assert {cell.spec.solver for cell in scaling_plan(request, "steps", ()).cells} == {"rk4"}
     assert [cell.spec.rtol for cell in scaling_plan(request, "tolerance", ()).cells[::2]] == list(VALUES["tolerance"])
     assert [cell.batch_size for cell in scaling_plan(request, "batch", (4, 8, 16)).cells[::2]] == [4, 8, 16]
-    horizons = scaling_plan(request, "horizon", ())
+    horizons = scaling_plan(replace(request, tasks=("spiral",)), "horizon", ())
     assert [cell.horizon for cell in horizons.cells[::2]] == list(VALUES["horizon"])
     assert len(horizons.groups) == len(VALUES["horizon"])
+
+
+def test_an_axis_of_tasks_varies_the_option_that_the_task_names():
+    """Values are those of the option, of the time span factors; a task that names none is told of, but for the span."""
+    request = Request(backends=("direct",), tasks=("contracting[end=2]",))
+    stiff = scaling_plan(request, "stiffness", (1, 2, 30)).cells
+    assert [cell.task for cell in stiff] == [
+        "contracting[end=2,rate=1]", "contracting[end=2]", "contracting[end=2,rate=30]"
+    ]  # fmt: skip
+    spans = scaling_plan(request, "horizon", (0.5, 1, 4)).cells
+    assert [cell.task for cell in spans] == ["contracting", "contracting[end=2]", "contracting[end=8]"]
+    assert {cell.horizon for cell in spans} == {1.0}
+    many = scaling_plan(Request(backends=("direct",), tasks=("brusselator",)), "parameters", (2, 3, 5)).cells
+    assert [cell.task for cell in many] == ["brusselator[n=2]", "brusselator[n=3]", "brusselator[n=5]"]
+    with pytest.raises(UserError, match="nothing is known to vary the stiffness of task `spiral`"):
+        scaling_plan(Request(backends=("direct",), tasks=("spiral",)), "stiffness", ())
+
+
+def test_tasks_of_a_line_are_called_without_what_varies():
+    """Three that differ in one option are one line; two are not, nor are others of their kind."""
+    assert without_varied(["a[x=1,y=2]", "a[x=2,y=2]", "a[y=2]", "a[x=3]", "b[x=1]", "b"]) == {
+        "a[x=1,y=2]": "a[y=2]", "a[x=2,y=2]": "a[y=2]", "a[y=2]": "a[y=2]", "a[x=3]": "a[x=3]", "b[x=1]": "b[x=1]",
+        "b": "b",
+    }  # fmt: skip
+
+
+def stiff(rate, status="ok", **figures):
+    """A record of a system of this stiffness."""
+    common = {"stiffness": -rate, "n_params": 2, "nfe_forward": int(10 * rate), "reference_error_params": 0.0}
+    return record(
+        1, "adjoint", **{**common, "task": f"c[rate={rate:g}]", "status": status, "cell_id": f"{rate}", **figures}
+    )
+
+
+def test_a_line_ends_where_its_gradient_is_wrong():
+    """What comes right again behind it is no part of any law, and a page says from which place on it is wrong."""
+    line = [
+        stiff(1.0),
+        stiff(100.0),
+        stiff(3.0),
+        stiff(10.0),
+        stiff(30.0, "wrong_gradient", reason="It is 7.", nfe_forward=9),
+    ]
+    (limit,) = limits(line, "stiffness")
+    assert (limit.task, limit.right, limit.wrong, limit.status) == ("c/m", 10.0, 30.0, "wrong_gradient")
+    assert (
+        limit.text == "`adjoint` with dopri5 on `c/m`: wrong_gradient from λT = -30 on, right up to λT = -10. It is 7."
+    )
+    (nfe,) = (scaling for scaling in scalings(line, "stiffness") if scaling.quantity == "nfe")
+    assert (nfe.law.n_points, nfe.law.exponent, nfe.theory) == (3, pytest.approx(1.0), 1.0)
+    assert nfe.law.coefficient == pytest.approx(10.0)
+    (whole,) = limits(line[:1] + line[2:4], "stiffness")
+    assert whole.text == "`adjoint` with dopri5 on `c/m`: right up to λT = -10, the last that was measured."
+    assert limits(line[:2], "stiffness") == []
+
+
+def test_beyond_what_a_reference_knows_no_gradient_is_called_right():
+    """It ended well there, but two solves of the reference differ; one that is too exact to be stated is right."""
+    line = [stiff(1.0), stiff(2.0, grad_error_params=None), stiff(4.0, reference_error_params=0.3)]
+    (limit,) = limits(line, "stiffness")
+    assert (limit.right, limit.wrong, limit.status) == (2.0, 4.0, "unknown")
+    assert "no gradient means anything" in limit.reason
+
+
+def test_theory_of_stiffness_and_parameters():
+    """An explicit solver takes steps in proportion to it, an implicit one as many as before."""
+    explicit, implicit = record(1, memory_exponent=1.0), record(1, memory_exponent=1.0, solver="kvaerno5")
+    assert [theory("stiffness", quantity, explicit) for quantity in ("memory", "nfe", "time")] == [1.0, 1.0, 1.0]
+    assert [theory("stiffness", quantity, implicit) for quantity in ("memory", "nfe", "time")] == [0.0, 0.0, 0.0]
+    assert [theory("parameters", quantity, explicit) for quantity in ("nfe", "time")] == [0.0, None]
+    assert theory("steps", "error", record(1, solver="rk4")) == -4.0
 
 
 @pytest.mark.parametrize(
@@ -104,6 +177,7 @@ def test_every_axis_changes_what_it_names():
         ("steps", (10, 20, 30.5), "positive whole"),
         ("batch", (0, 1, 2), "positive whole"),
         ("tolerance", (1e-3, 1e-4, float("nan")), "positive"),
+        ("parameters", (2, 3, 4.5), "positive whole"),
     ],
 )
 def test_bad_axes_are_refused(axis, values, message):

@@ -11,7 +11,9 @@ from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UserError
 from nodebench.frameworks.torch.framework import Torch
+from nodebench.tasks.base import GradientInputs
 from nodebench.tasks.systems.chaotic import DoublePendulum, Lorenz
+from nodebench.tasks.systems.dynamics import dynamics
 from nodebench.tasks.systems.learned import Hamiltonian, MinusX
 from nodebench.tasks.systems.small import Contracting, LotkaVolterra, OdeDemo
 from nodebench.tasks.systems.stiff import Brusselator, Hires, Pollu, Robertson, VanDerPol
@@ -112,6 +114,38 @@ def test_the_contracting_system_has_a_closed_form():
     assert float(found.loss) == pytest.approx(float(exact.loss), rel=1e-7)
     np.testing.assert_allclose(found.params["theta"], exact.params["theta"], rtol=1e-7)
     np.testing.assert_allclose(found.y0, exact.y0, rtol=1e-7)
+
+
+def _dynamics(system, theta=None):
+    inputs = GradientInputs(
+        {"field.theta": np.log(system.truth) if theta is None else theta}, {"y0": system.start[None]}
+    )
+    return system.dynamics("system", inputs, system.times)
+
+
+def test_stiffness_and_sensitivity_are_those_of_the_closed_form():
+    """At its capacity a logistic state contracts with its rate; dy(end)/dy(start) is diagonal and known."""
+    system = Contracting(rate=14.0)
+    found, decay = _dynamics(system), np.exp(-14.0)
+    slopes = decay / (system.start + (1 - system.start) * decay) ** 2
+    assert found.stiffness == pytest.approx(-14.0, rel=1e-4)
+    assert (found.largest, found.smallest) == pytest.approx((slopes.max(), slopes.min()), rel=1e-4)
+
+
+def test_what_is_not_resolved_or_not_solved_is_not_stated():
+    """A disturbance that has died out, a system of many states, and one that explodes."""
+    gone, many = _dynamics(Contracting(rate=300.0)), _dynamics(Pollu())
+    assert (gone.largest, gone.smallest, many.largest) == (None, None, None)
+    assert many.stiffness < -1e4
+    exploded = dynamics(lambda _, y: y**2, np.ones(1), (0.0, 2.0))
+    assert (exploded.stiffness, exploded.largest) == (None, None)
+    assert exploded.note.startswith("no stiffness and sensitivity")
+
+
+def test_disturbances_of_a_chaotic_system_grow():
+    """Lorenz's by about exp(0.9 t), and its volume shrinks by exp(-(10 + 1 + 8/3) t)."""
+    grown = [_dynamics(Lorenz(horizon)).largest for horizon in (1.0, 15.0)]
+    assert 0.5 < np.log(grown[1] / grown[0]) / 14.0 < 1.3
 
 
 def test_minus_x_is_asked_for_in_one_dimension_and_in_two():

@@ -40,7 +40,7 @@ from nodebench.bench.worker.subject import build_problem, load_inputs, make_subj
 from nodebench.errors import CellError, UnsupportedError
 from nodebench.frameworks.base import AbstractFramework
 from nodebench.problem import Problem, SolverSpec, State
-from nodebench.results.quantities import CATALOGUE
+from nodebench.results.quantities import CATALOGUE, KNOWN
 from nodebench.results.record import Measurement
 from nodebench.tasks.base import GradientInputs
 
@@ -59,9 +59,6 @@ HALVINGS = 3
 
 MARGIN = 100
 """How many times more accurate than what it judges a reference must be."""
-
-KNOWN = 0.05
-"""Relative error of its own beyond which a reference knows nothing of a gradient, and so judges none."""
 
 TOLERANCES_PER_STEP = 10
 """Error of a solution, in tolerances for each step, beyond which it is not one of this problem. A step may err by one;

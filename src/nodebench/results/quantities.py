@@ -19,6 +19,9 @@ from nodebench.errors import Status
 EPSILONS: Mapping[str, float] = {"float32": 2.0**-23, "float64": 2.0**-52}
 """Spacing of the numbers just above 1."""
 
+KNOWN = 0.05
+"""Relative error of its own beyond which a reference knows nothing of a gradient, and so judges none."""
+
 Format = Literal["text", "count", "number", "error", "metric", "MiB", "ms", "figures"]
 """How a value is printed: as it is; a whole number; with 3, 2 or 4 significant digits; bytes as MiB, seconds as ms; a
 mapping as a list of names with values."""

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from nodebench.backends.solvers import LibraryMethod, Multistep, Tableau, method
 from nodebench.errors import Status
 from nodebench.registry import parse, spelled
+from nodebench.results.quantities import KNOWN
 from nodebench.results.record import Record
 from nodebench.stats import MIN_POINTS, PowerLaw, fit_power_law
 
@@ -60,6 +61,10 @@ class Scaling:
     reason: str | None = None
 
 
+UNKNOWN = "unknown"
+"""How a line ends where its cell is ok, but no reference knows the gradient."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """How far along an axis the gradients of a backend are right.
@@ -70,9 +75,9 @@ class Limit:
         solver: The solver.
         axis: What was varied.
         right: The last place at which its gradient is right; None where there is none.
-        wrong: The first from which it is not; None where it is right at all that were measured.
-        status: How the cell there ended, or None.
-        reason: Why, in a sentence; empty where `wrong` is None.
+        wrong: The first from which it is not, or not known to be; None where it is right at all that were measured.
+        status: How the cell there ended, or `UNKNOWN`; empty where it is right at all.
+        reason: Why, in a sentence or two; empty where it is right at all.
     """
 
     task: str
@@ -81,7 +86,7 @@ class Limit:
     axis: Axis
     right: float | None
     wrong: float | None = None
-    status: Status | None = None
+    status: str = ""
     reason: str = ""
 
     @property
@@ -137,8 +142,31 @@ def _lines(records: Sequence[Record], axis: Axis) -> dict[Line, list[Record]]:
 
 
 def right_part(line: Sequence[Record]) -> list[Record]:
-    """The beginning of a line, up to where its gradient goes wrong."""
-    return list(takewhile(lambda record: record.status not in WENT_WRONG, line))
+    """The beginning of a line, up to where its gradient goes wrong, or nobody knows it any more."""
+    return list(takewhile(lambda record: record.status not in WENT_WRONG and not _unknown(record), line))
+
+
+def _own_error(record: Record) -> float | None:
+    return record.reference_error_params if record.n_params else record.reference_error_y0
+
+
+def _unknown(record: Record) -> bool:
+    """Whether a gradient was computed, and its reference judges none."""
+    own = _own_error(record)
+    return record.status == "ok" and own is not None and not own <= KNOWN
+
+
+def _end(limit: Limit, axis: Axis, record: Record) -> Limit:
+    """A limit with where and how its line ends."""
+    grown = record.sensitivity_largest
+    why = (
+        f"The reference's own error is {_own_error(record):.2g}: two solves of it in float64 differ, so that no "
+        f"gradient means anything there{'' if grown is None else f', where dy/dy0 has the singular value {grown:.2g}'}."
+        if _unknown(record)
+        else record.reason or ""
+    )
+    status = UNKNOWN if _unknown(record) else record.status
+    return replace(limit, wrong=place_on(axis, record), status=status, reason=why)
 
 
 def limits(records: Sequence[Record], axis: Axis) -> list[Limit]:
@@ -155,9 +183,7 @@ def limits(records: Sequence[Record], axis: Axis) -> list[Limit]:
             continue
         right = right_part(line)
         limit = Limit(task, backend, solver, axis, place_on(axis, right[-1]) if right else None)
-        for wrong in line[len(right) :][:1]:
-            limit = replace(limit, wrong=place_on(axis, wrong), status=wrong.status, reason=wrong.reason or "")
-        found.append(limit)
+        found.append(limit if len(right) == len(line) else _end(limit, axis, line[len(right)]))
     return found
 
 

@@ -1,5 +1,6 @@
 """How stiff a system is along a solution, and how disturbances of its start end."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ MAX_STATES = 8
 """States up to which the variational equation, whose size is their square, is solved too."""
 
 RTOL, ATOL = 1e-10, 1e-14
+
+MAX_STEPS = 50_000
+"""Steps beyond which a solution is given up."""
 
 RESOLVED = 1e-8, 1e4 * ATOL
 """Part of the largest singular value, and size, below which a singular value is not resolved."""
@@ -39,16 +43,37 @@ def dynamics(rates: Callable[[float, np.ndarray], np.ndarray], y0: np.ndarray, t
         return np.concatenate([rates(t, y), (jacobian(t, y) @ disturbed).ravel()])
 
     disturbances = np.eye(d) if d <= MAX_STATES else np.zeros((d, 0))
-    span = (times[0], times[-1])
-    start = np.concatenate([y0, disturbances.ravel()])
-    solved = scipy.integrate.solve_ivp(variational, span, start, method="LSODA", t_eval=times, rtol=RTOL, atol=ATOL)
-    if not solved.success or not np.isfinite(solved.y).all():
-        return Dynamics(note=f"no stiffness and sensitivity: SciPy's LSODA does not solve it: {solved.message}")
-    values = [np.linalg.eigvals(jacobian(t, z[:d])).real.min() for t, z in zip(times, solved.y.T, strict=True)]
-    stiffness = float(min(0.0, *values)) * abs(span[1] - span[0])
+    z = np.concatenate([y0, disturbances.ravel()])
+    states = _solved(variational, times, z)
+    if len(states) < len(times):
+        reached = f"t = {times[len(states)]:g} of {times[-1]:g}"
+        return Dynamics(note=f"no stiffness and sensitivity: SciPy's LSODA does not come to {reached}")
+    values = [np.linalg.eigvals(jacobian(t, state[:d])).real.min() for t, state in zip(times, states, strict=True)]
+    stiffness = float(min(0.0, *values)) * abs(times[-1] - times[0])
     if d > MAX_STATES:
         return Dynamics(stiffness)
-    singular = np.linalg.svd(solved.y[d:, -1].reshape(d, d), compute_uv=False)
+    singular = np.linalg.svd(states[-1][d:].reshape(d, d), compute_uv=False)
     part, size = RESOLVED
     known = [float(value) if value > max(part * singular[0], size) else None for value in singular]
     return Dynamics(stiffness, known[0], known[-1])
+
+
+def _solved(
+    rates: Callable[[float, np.ndarray], np.ndarray], times: Sequence[float], start: np.ndarray
+) -> list[np.ndarray]:
+    """The states at the output times, as far as they can be followed."""
+    found = [start]
+    with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # by which LSODA says why it gives up
+        solver = scipy.integrate.LSODA(rates, times[0], start, times[-1], rtol=RTOL, atol=ATOL)
+        for _ in range(MAX_STEPS):
+            solver.step()
+            if solver.status == "failed" or not np.isfinite(solver.y).all():
+                break
+            between = solver.dense_output()
+            forward = solver.direction
+            while len(found) < len(times) and forward * times[len(found)] <= forward * solver.t:
+                found.append(between(times[len(found)]))
+            if solver.status == "finished":
+                break
+    return found
