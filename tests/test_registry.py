@@ -353,3 +353,29 @@ def test_plugins_have_one_spelling_too(tmp_path):
     }
     for text, expected in spelled.items():
         assert registry.canonical("backend", f"{file}:Mine[{text}]") == f"{file}:Mine{expected}", text
+
+
+def test_options_of_a_base_are_options(tmp_path, monkeypatch):
+    """Wherever the base is defined: in the module, or in one that it is imported from; its own default counts."""
+    (tmp_path / "above.py").write_text(
+        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Far:\n    far: int = 1\n"
+    )
+    (tmp_path / "plugin.py").write_text(
+        "from above import Far\n\n"
+        "class Near(Far):\n    near: float = 2.0\n    framework = 'torch'\n\n"
+        'class Own(Near):\n    """A method."""\n\n    near: float = 3.0\n    own: str = "x"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    info = registry.describe("backend", "plugin:Own[far=4]")
+    assert (info.framework, info.summary) == ("torch", "A method.")
+    assert dict(info.options) == {"far": "1", "near": "3.0", "own": "'x'"}
+    assert registry.canonical("backend", "plugin:Own[near=3,far=4]") == "plugin:Own[far=4]"
+
+
+@pytest.mark.parametrize("kind", ["backend", "task"])
+def test_every_option_of_a_plugin_is_told_of(kind):
+    """What is read from the source of each of ours is what its class takes."""
+    for name in registry.working(kind):
+        taken = {each.name for each in fields(registry.load_class(registry.describe(kind, name).target)) if each.init}
+        assert set(registry.describe(kind, name).options) == taken, name

@@ -10,9 +10,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from itertools import groupby
 from pathlib import Path
@@ -335,19 +336,53 @@ def _read(name: str, target: str) -> PluginInfo:
     module, attribute = split_target(target)
     try:
         source = source_file(module)
-        tree = ast.parse(source.read_bytes(), str(source))
+        tree = _parsed(source.read_bytes(), str(source))
     except SyntaxError as error:
         raise PluginError(f"`{target}` cannot be parsed: {syntax(error, source)}.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise PluginError(f"`{target}` cannot be read: {error}.") from error
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == attribute:
-            summary = (ast.get_docstring(node) or "").partition("\n")[0]
-            options = _options(node)
-            defaults = {option: _source(each.value, tree) for option, each in options.items()}
-            annotations = {option: ast.unparse(each.annotation) for option, each in options.items()}
-            return PluginInfo(name, target, _framework(node), summary, defaults, annotations)
-    raise PluginError(f"`{target}`: the module defines no class `{attribute}`.")
+    found = list(_with_bases(attribute, tree))
+    if not found:
+        raise PluginError(f"`{target}`: the module defines no class `{attribute}`.")
+    summary = (ast.get_docstring(found[-1][0]) or "").partition("\n")[0]
+    framework = next(filter(None, (_framework(node) for node, _ in reversed(found))), None)
+    options = {option: (each, within) for node, within in found for option, each in _options(node).items()}
+    defaults = {option: _source(each.value, within) for option, (each, within) in options.items()}
+    annotations = {option: ast.unparse(each.annotation) for option, (each, _) in options.items()}
+    return PluginInfo(name, target, framework, summary, defaults, annotations)
+
+
+@lru_cache(maxsize=64)
+def _parsed(source: bytes, path: str) -> ast.Module:
+    return ast.parse(source, path)
+
+
+def _with_bases(name: str, module: ast.Module) -> Iterator[tuple[ast.ClassDef, ast.Module]]:
+    """A class of a module and those it is derived from, each with its module, the class itself last.
+
+    Those are told that the module defines or imports by `from MODULE import NAME`, from wherever its source is found.
+    """
+    node = next((each for each in module.body if isinstance(each, ast.ClassDef) and each.name == name), None)
+    if node is None:
+        return
+    for base in (each.id for each in reversed(node.bases) if isinstance(each, ast.Name)):
+        yield from _with_bases(base, module)
+        for origin in (each for each in module.body if isinstance(each, ast.ImportFrom)):
+            alias = next((each for each in origin.names if base == (each.asname or each.name)), None)
+            within = None if alias is None or origin.level else _module(origin.module or "")
+            if alias is not None and within is not None:
+                yield from _with_bases(alias.name, within)
+    yield node, module
+
+
+def _module(name: str) -> ast.Module | None:
+    """A module that a base is imported from; None where it has no options to tell, or cannot be read."""
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        return None
+    with suppress(PluginError, OSError, ValueError, SyntaxError):  # whoever imports it is told
+        source = source_file(name)
+        return _parsed(source.read_bytes(), str(source))
+    return None
 
 
 def _framework(node: ast.ClassDef) -> str | None:
