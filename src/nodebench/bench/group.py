@@ -190,7 +190,8 @@ class GradientGroup:
             if misfit is not None:
                 raise WorkerError(Failure("failed", f"compared with its reference, {misfit}.", ""))
         measured.gradients = found
-        measured.enter(Measurement(grad_norm_params=norm(found.params) if found.params else None))
+        by_params = norm(found.params) if found.params else None
+        measured.enter(Measurement(grad_norm_params=by_params, grad_norm_y0=norm(found.y0)))
         if exact is not None:
             measured.enter(method_errors(found, exact))
 

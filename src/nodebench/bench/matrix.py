@@ -347,7 +347,8 @@ def scaling_plan(request: Request, axis: str, values: Sequence[float]) -> Plan:
     for value in places:
         if not (value > 0 and isfinite(value)) or (whole and value != int(value)):
             raise UserError(f"`--values` must be positive{' whole' if whole else ''} numbers; got {value:g}.")
-    return joined([_plan_at(replace(request, measure="gradient"), axis, value) for value in places])
+    measure = request.measure if request.measure in ("untimed", "counts") else "gradient"
+    return joined([_plan_at(replace(request, measure=measure), axis, value) for value in places])
 
 
 def _plan_at(request: Request, axis: str, value: float) -> Plan:

@@ -232,7 +232,7 @@ def page(
     ends = [Section("What differs from the paper", (Bullets((*told(source), *deviations)),))]
     if missing:
         ends.append(Section("What is missing", tuple(missing)))
-    return Document(title, _facts(source), tuple(lead), (*sections, *ends))
+    return Document(title, facts(source), tuple(lead), (*sections, *ends))
 
 
 def told(source: Source) -> list[str]:
@@ -304,10 +304,11 @@ def _seeds(source: Source) -> list[str]:
     ]
 
 
-def _facts(source: Source) -> tuple[tuple[str, str], ...]:
+def facts(source: Source, *, of_paper: bool = True) -> tuple[tuple[str, str], ...]:
+    """What stands above a page: when, where and how it was measured, and of which paper it is."""
     machines = dict.fromkeys(machine.hardware for machine in source.machines.all)
     return (
-        ("paper", PAPER),
+        *([("paper", PAPER)] if of_paper else []),
         ("made", source.created_at),
         ("measured", days(source.records)),
         ("command", f"`{source.command}`"),

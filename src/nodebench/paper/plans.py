@@ -1,58 +1,23 @@
-"""The tables and figures of the paper that can be measured again, each with its plans and its page.
+"""The tables and figures of the paper that can be measured again, and claims of others, each with plans and page.
 
 "Neural Ordinary Differential Equations", Chen, Rubanova, Bettencourt and Duvenaud, 2018,
 https://arxiv.org/abs/1806.07366.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from nodebench.bench.matrix import plan, scaling_plan
-from nodebench.bench.plan import Plan, joined
 from nodebench.bench.request import Request
 from nodebench.errors import UnknownNameError
-from nodebench.options import ReproduceOptions
+from nodebench.paper import claims
+from nodebench.paper.parts import Part
 from nodebench.tasks.mnist.task import BLOCKS
 
 if TYPE_CHECKING:
     from nodebench.paper.pages import Source
     from nodebench.reports.document import Document
-
-
-@dataclass(frozen=True)
-class Part:
-    """A plan of a reproduction, but for what a user chooses, the same for all parts.
-
-    Attributes:
-        name: Key among the parts of a reproduction.
-        requests: What is measured; all of them measure the same.
-        steps: Where a scaling over fixed steps is measured; empty for none.
-    """
-
-    name: str
-    requests: tuple[Request, ...]
-    steps: tuple[int, ...] = ()
-
-    @property
-    def measure(self) -> str:
-        """What is measured of each cell."""
-        return self.requests[0].measure
-
-    def plan(self, options: ReproduceOptions) -> Plan:
-        """The cells with the preset, seeds, threads and device that a user chose.
-
-        Raises:
-            UserError: If these are wrong.
-        """
-        # Seeds are for what differs from one training to the next; counts, memory and time are taken at the first.
-        seeds = tuple(options.seeds) if self.measure == "training" else tuple(options.seeds)[:1]
-        requests = [
-            replace(each, preset=options.preset, seeds=seeds, threads=options.threads, device=options.device)
-            for each in self.requests
-        ]
-        return joined([scaling_plan(each, "steps", self.steps) if self.steps else plan(each) for each in requests])
 
 
 @dataclass(frozen=True)
@@ -100,7 +65,7 @@ TRAINING_STEPS = Part(
 STEPS = Part(
     "steps",
     (Request(tasks=("mnist",), models=("odenet",), backends=("direct", "adjoint"), measure="gradient"),),
-    steps=(4, 6, 9, 13, 20),
+    over=("steps", (4, 6, 9, 13, 20)),
 )
 """Few enough for minutes: a step of `rk4` is four evaluations forward and as many backward."""
 
@@ -189,6 +154,7 @@ REPRODUCTIONS: Mapping[str, Reproduction] = {
         Reproduction("figure5", "Maximum likelihood: flows between noise and data", "flows.likelihood", (LIKELIHOOD,)),
         Reproduction("table2", "Spirals continued: latent ODE against recurrent network", "spirals.table", (SPIRALS,)),
         Reproduction("figure8", "Spirals reconstructed, and their latent space", "spirals.figure", (SPIRALS,)),
+        Reproduction("claims", "Claims of papers and libraries, put to the test", "claims.page", claims.PARTS),
     )
 }
 

@@ -71,13 +71,8 @@ class Reproductions:
 
     @property
     def whole(self) -> bool:
-        """Whether all cells of all plans ended well."""
-        found = {plan.plan_id: self.answers(plan) for plan in self.each}
-        return all(
-            cell.cell_id in found[plan.plan_id] and found[plan.plan_id][cell.cell_id].status == "ok"
-            for plan in self.each
-            for cell in plan.cells
-        )
+        """Whether nothing is left to be measured of any plan."""
+        return all(len(self.settled(plan)) == len(plan.cells) for plan in self.each)
 
     def answers(self, plan: Plan) -> dict[str, Record]:
         """What is known of the cells of a plan, by id."""
@@ -206,8 +201,14 @@ def answers(store: Store, planned: Plan, environment: Fingerprint | None = None)
     return {cell.cell_id: newest[cell.cell_id] for cell in planned.cells if cell.cell_id in newest}
 
 
+ANSWERS = ("ok", "wrong_gradient", "diverged", "incomparable")
+"""How a cell ends of which errors are asked: that a gradient is wrong, or does not come to its end, answers that."""
+
+
 def settles(record: Record, measure: str) -> bool:
     """Whether a record has what is measured, so that its cell need not be measured again."""
+    if measure == "untimed":
+        return record.status in ANSWERS
     needed = {
         "training": (record.metric_value,),
         "gradient": (record.step_s,),

@@ -318,6 +318,9 @@ class GradientPart:
     grad_norm_params: float | None = _quantity(
         meaning="L2 norm of d/dparams.", format="number", group="gradient error", digits=6
     )
+    grad_norm_y0: float | None = _quantity(
+        meaning="L2 norm of d/dy0.", format="number", group="gradient error", digits=6
+    )
     grad_norm_ratio_params: float | None = _quantity(
         meaning="L2 norm of d/dparams relative to the reference's: below 1 where a method shortens the gradient.",
         only_if_any=True,

@@ -54,18 +54,21 @@ class Contracting(AbstractSystem):
     """Logistic growth y' = rate y (1 - y / capacity), known in closed form, which contracts to its capacity.
 
     Near that a disturbance dies out like exp(-rate t), so that a solve of the state backwards in time grows like
-    exp(rate t). It is observed from its beginnings on, so that neither the start nor the rate is forgotten by the loss.
+    exp(rate t). It is observed from its beginnings on, so that neither the start nor the rate is forgotten by the loss,
+    but where it is observed at its end alone.
 
     Attributes:
         rate: How fast it grows and contracts, from 0.01 to 1e6.
         end: Last time.
+        n_times: Output times after the first, each as many times the one before, from 1 / rate on.
 
     Raises:
-        UserError: If `rate` is not in that range, or `end` not positive and finite.
+        UserError: If `rate` is not in that range, `end` not positive and finite, or `n_times` below 1.
     """
 
     rate: float = 2.0
     end: float = 1.0
+    n_times: int = 4
 
     varied: ClassVar[Mapping[str, str]] = {"stiffness": "rate", "horizon": "end"}
     positive: ClassVar[bool] = True
@@ -74,9 +77,10 @@ class Contracting(AbstractSystem):
     start: ClassVar[np.ndarray] = np.array([0.2, 0.5])
 
     def __post_init__(self) -> None:
-        if not (0.01 <= self.rate <= 1e6 and 0 < self.end < inf):
+        if not (0.01 <= self.rate <= 1e6 and 0 < self.end < inf and self.n_times >= 1):
             raise UserError(
-                f"`rate` must be from 0.01 to 1e6 and `end` positive and finite; got {self.rate:g} and {self.end:g}."
+                "`rate` must be from 0.01 to 1e6, `end` positive and finite and `n_times` at least 1; got "
+                f"{self.rate:g}, {self.end:g} and {self.n_times}."
             )
 
     @property
@@ -88,7 +92,7 @@ class Contracting(AbstractSystem):
     @override
     def times(self) -> tuple[float, ...]:
         first = min(1.0 / self.rate, self.end / 2)
-        return (0.0, *np.geomspace(first, self.end, 4).tolist())
+        return (0.0, *np.geomspace(self.end, first, self.n_times)[::-1].tolist())
 
     @override
     def rates(self, xp: Any, t: Array, y: Sequence[Array], p: Array) -> Sequence[Array]:
