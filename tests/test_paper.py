@@ -284,7 +284,7 @@ def test_an_exponent_that_is_not_known_decides_nothing():
 )
 def test_an_interval_decides_an_exponent(low, high, holds):
     """Only an interval that lies within 0.25 of the stated exponent, or outside of that, decides."""
-    assert exponent(PowerLaw((low + high) / 2, low, high, 4), 1.0).holds is holds
+    assert exponent(PowerLaw((low + high) / 2, low, high, 4, 1.0), 1.0).holds is holds
 
 
 def test_a_time_of_a_wide_interval_is_undecided_in_figure_3():

@@ -16,6 +16,7 @@ from nodebench.paper.parts import Part
 from nodebench.paper.verdicts import NEAR, exponent, exponent_text
 from nodebench.reports.document import (
     ABSENT,
+    Block,
     Bullets,
     Column,
     Document,
@@ -612,12 +613,22 @@ PARTS: tuple[Part, ...] = tuple({claim.part.name: claim.part for claim in CLAIMS
 def page(source: Source) -> Document:
     """The page of `claims`."""
     found = [(claim, _outcome(claim, source)) for claim in CLAIMS]
-    counts = {verdict: sum(outcome.verdict == verdict for _, outcome in found) for verdict in get_args(Verdict)}
-    lead = Paragraph(
-        "What papers and libraries claim about gradients of neural ODEs, each beside what is measured here: "
-        + ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
-        + ". A verdict follows from the rule beside it, and the command shows what it rests on."
-    )
+    decided = {
+        verdict: [claim.statement for claim, outcome in found if outcome.verdict == verdict and outcome != NOTHING]
+        for verdict in get_args(Verdict)
+    }
+    lead: list[Block] = [
+        Paragraph(
+            "What papers and libraries claim about gradients of neural ODEs, each beside what is measured here. A "
+            "verdict follows from the rule beside it, and the command shows what it rests on."
+        ),
+        *(
+            Bullets((f"{len(names)} {verdict}: {'; '.join(names)}.",))
+            for verdict, names in decided.items()
+            if names and verdict != "not testable here"
+        ),
+        *(Bullets((sentence,)) for sentence in source.machines.unlike()),
+    ]
     columns = (
         Column("claim", numeric=False),
         Column("source", numeric=False),
@@ -646,10 +657,7 @@ def page(source: Source) -> Document:
     missing = holes(source)
     if missing:
         sections.append(Section("What is missing", tuple(missing)))
-    notes = Bullets(tuple(source.machines.unlike())) if source.machines.unlike() else None
-    return Document(
-        "Claims put to the test", facts(source, of_paper=False), (lead, *([notes] if notes else [])), tuple(sections)
-    )
+    return Document("Claims put to the test", facts(source, of_paper=False), tuple(lead), tuple(sections))
 
 
 def _outcome(claim: Claim, source: Source) -> Outcome:
