@@ -238,8 +238,8 @@ class Settings:
             its checkpoint when it is measured again. The preset has its own by default.
         memory_limit_gib: Memory limit of a worker above its idle size, in GiB.
         max_grad_error: Relative gradient error above which a cell is `wrong_gradient`. That of a zero gradient is 1.
-        track_error: Moments of a training, the last its end, at which the error of its gradient is measured (default:
-            0, none). They are spread evenly over its epochs, and the initial weights are one more.
+        track_error: Moments of a training, the last its end, at which its gradient's error is measured; 0 for none.
+            They are ends of epochs, spread evenly; where there are fewer, all of them. The initial weights are one more.
         control: Backend that time ratios refer to (default: the first of each group; of `all` torchdiffeq, or diffrax
             in JAX).
         cores: Cores that workers may use, the same for all; None for all cores.

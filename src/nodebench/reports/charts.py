@@ -1,7 +1,7 @@
 """Charts of gradients, and of trainings epoch by epoch. Where the records do not suffice for one, it says why."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Literal, TypeVar
 
@@ -274,7 +274,11 @@ def tracked(records: Sequence[Record]) -> list[Chart | Missing]:
         records: Records of one task, one per cell.
     """
     found = [record for record in records if record.tracked_errors]
-    return _course_charts(_trained_groups(found), TRACKED) if found else []
+    # A training that failed knows neither its metric nor its data set, and belongs to the others all the same.
+    data = {record.dataset for record in found if record.dataset is not None}
+    known = data.pop() if len(data) == 1 else None
+    alike = [replace(r, dataset=r.dataset or known, metric_name=None, metric_unit=None) for r in found]
+    return _course_charts(_trained_groups(alike), TRACKED) if found else []
 
 
 def _course_charts(trained: Sequence[Sequence[Record]], course: Course) -> list[Chart | Missing]:
@@ -287,7 +291,8 @@ def _course_charts(trained: Sequence[Sequence[Record]], course: Course) -> list[
     for name, (group, part) in _named(f"{base_task(trained[0][0])}-{course.name}", drawn):
         first = group[0]
         solver = "" if first.backend is None else f", {first.model} by {first.solver} at rtol {number(first.rtol)}"
-        setting = f"`{first.task}` on {first.dataset}{solver}, preset {first.preset}, seed {first.seed}"
+        data = "" if first.dataset is None else f" on {first.dataset}"
+        setting = f"`{first.task}`{data}{solver}, preset {first.preset}, seed {first.seed}"
         metric = f"{first.metric_name or 'metric'} on validation data"
         y = Axis(course.axis or ", ".join(filter(None, (metric, unit(first)))), log=course.log)
         chart = lines(part, X_AXES[course.x], y, course.title, EPOCH_TOOLTIP)

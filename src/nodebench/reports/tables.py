@@ -312,12 +312,11 @@ def tracked_table(name: str, records: Sequence[Record]) -> Table:
     columns = (
         Column("network", numeric=False, wraps=True),
         Column("epoch", "Epochs that had ended; 0 for the initial weights."),
-        Column("error d/dparams", CATALOGUE["grad_error_params"].meaning),
-        Column("error d/dy0", CATALOGUE["grad_error_y0"].meaning),
-        Column("cosine d/dparams", CATALOGUE["grad_cosine_params"].meaning),
-        Column("NFE forward", CATALOGUE["nfe_forward"].meaning),
-        Column("NFE backward", CATALOGUE["nfe_backward"].meaning),
-        Column("reference's error", CATALOGUE["reference_error_params"].meaning),
+        Column("err dp", CATALOGUE["grad_error_params"].meaning),
+        Column("err dy0", CATALOGUE["grad_error_y0"].meaning),
+        Column("cos dp", CATALOGUE["grad_cosine_params"].meaning),
+        Column("NFE f+b", "Field evaluations of the forward solve and of the backward pass."),
+        Column("ref err", CATALOGUE["reference_error_params"].meaning),
         Column("note", "Why figures are missing, or what is wrong with the gradient.", numeric=False, wraps=True),
     )
     where = with_node([], records)
@@ -523,15 +522,15 @@ def _network(record: Record) -> Entry:
 
 
 def _tracked_row(record: Record, entry: TrackedError) -> tuple[Entry, ...]:
-    why = entry["reason"]
+    why, forward, backward = entry["reason"], entry["nfe_forward"], entry["nfe_backward"]
+    n_evaluations = None if forward is None or backward is None else forward + backward
     return (
         _network(record),
         Entry(count(entry["epoch"]), entry["epoch"]),
         Entry(number(entry["grad_error_params"], 2), entry["grad_error_params"]),
         Entry(number(entry["grad_error_y0"], 2), entry["grad_error_y0"]),
         Entry(number(entry["grad_cosine_params"], 4), entry["grad_cosine_params"]),
-        Entry(count(entry["nfe_forward"]), entry["nfe_forward"]),
-        Entry(count(entry["nfe_backward"]), entry["nfe_backward"]),
+        Entry(ABSENT if n_evaluations is None else f"{forward}+{backward}", n_evaluations),
         Entry(number(entry["reference_error_params"], 2), entry["reference_error_params"]),
         Entry(why or ABSENT, why),
     )

@@ -262,6 +262,8 @@ class Worker(GradientPasses, Questions):
         cell, task, framework = subject.cell, subject.task, subject.framework
         splits = task.data(cell.preset, cell.seed)
         recipe = _recipe(subject, splits)
+        # Before the model: what a task draws must not be missing from the random numbers of the training.
+        drawn = subject.inputs() if n_moments else None
         model, n_params = self._model(subject)
         said = f"{cell} {subject.spec} {subject.identity(subject.backend)}"
         key = digest(said, task.weights(cell.model, cell.seed), splits.train, splits.validation, splits.test)
@@ -275,7 +277,8 @@ class Worker(GradientPasses, Questions):
             return step.evaluations()
 
         def inputs() -> GradientInputs:
-            return at_state(subject.inputs(), framework.state(trainer.model))
+            assert drawn is not None, "it is asked for at moments alone"
+            return at_state(drawn, framework.state(trainer.model))
 
         return Training(
             trainer=trainer,
