@@ -239,7 +239,7 @@ class Settings:
         memory_limit_gib: Memory limit of a worker above its idle size, in GiB.
         max_grad_error: Relative gradient error above which a cell is `wrong_gradient`. That of a zero gradient is 1.
         track_error: Moments of a training, the last its end, at which its gradient's error is measured; 0 for none.
-            They are ends of epochs, spread evenly; where there are fewer, all of them. The initial weights are one more.
+            They are ends of epochs, spread evenly, or all that there are; the initial weights are one more.
         control: Backend that time ratios refer to (default: the first of each group; of `all` torchdiffeq, or diffrax
             in JAX).
         cores: Cores that workers may use, the same for all; None for all cores.
