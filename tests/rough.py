@@ -83,3 +83,17 @@ class Opaque(FakeTask):
     def problem(self, model, seed, batch_size):
         """Its inputs alone."""
         return replace(super().problem(model, seed, batch_size), closed_form=None)
+
+
+@dataclass(frozen=True)
+class Clear(Opaque):
+    """The same with its closed form, and a model that solves no ODE."""
+
+    models: ClassVar[Mapping[str, ModelEntry]] = {
+        **Opaque.models,
+        "constant": ModelEntry({"rough:Rough": MODEL}, uses_backend=False),
+    }
+
+    def problem(self, model, seed, batch_size):
+        """As the fake task has it."""
+        return FakeTask.problem(self, model, seed, batch_size)

@@ -24,13 +24,13 @@ def train(folder, *options, settings=TRACKED, **changes):
     request = Request(**{"backends": tuple(names), **common, **changes})
     store = Store(folder / "results.db")
     run_id = Runner(store, Settings(**settings), lambda _: None).run(plan(request), "test", {})
-    return {names.get(record.backend): record for record in store.records([run_id])}
+    return {names.get(record.backend, record.backend): record for record in store.records([run_id])}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def trained(tmp_path_factory):
     """One step, eight and 64 of a method, which errs the less the more there are, and one that cannot go on."""
-    with pytest.MonkeyPatch.context() as changed:
+    with pytest.MonkeyPatch.context() as changed:  # workers find the fakes
         changed.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         yield train(tmp_path_factory.mktemp("tracked"), "steps=1", "steps=8", "steps=64", "steps=1,limit=0.6")
 
@@ -87,13 +87,21 @@ def test_a_moment_at_which_the_method_fails_has_its_reason(trained):
 
 
 def test_tracking_leaves_the_cell_and_its_training_as_they_are(trained, tmp_path):
-    """The same cell with the same result; what is not asked for, and a model without an ODE, has no moments."""
+    """The same cell with the same result; where it is not asked for there are no moments."""
     plain = train(tmp_path, "steps=1", settings={"timeout_s": 60})["steps=1"]
     tracked = trained["steps=1"]
     assert (plain.cell_id, plain.metric_value) == (tracked.cell_id, tracked.metric_value)
     assert plain.tracked_errors == []
-    (without,) = train(tmp_path, tasks=("nodebench.testing:FakeTask",), models=("constant",)).values()
-    assert (without.status, without.tracked_errors) == ("ok", [])
+
+
+def test_a_closed_form_judges_the_weights_that_it_is_of(trained, tmp_path):
+    """A task tells the gradient of its initial weights alone; trained ones have a reference that is solved."""
+    told, without = train(tmp_path, "steps=1", tasks=("rough:Clear",), models=("growth", "constant")).values()
+    assert column(told, "reference_error_params")[0] == 0
+    assert min(column(told, "reference_error_params")[1:]) > 0
+    errors = column(told, "grad_error_params")
+    assert errors == pytest.approx(column(trained["steps=1"], "grad_error_params"), rel=0.02)
+    assert (without.status, without.tracked_errors) == ("ok", [])  # a model that solves no ODE
 
 
 @pytest.mark.parametrize(

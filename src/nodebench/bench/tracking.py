@@ -100,7 +100,8 @@ def _unheard(event: Event) -> None:
 
 
 def _entry(epoch: int, found: Measurement) -> TrackedError:
-    unstated = [note for note in found.notes if note.startswith(UNSTATED)]
+    why = found.reason or ""
+    unstated = [note for note in found.notes if note.startswith(UNSTATED) and not (why and why in note)]
     return TrackedError(
         epoch=epoch,
         grad_error_params=found.grad_error_params,
@@ -110,5 +111,5 @@ def _entry(epoch: int, found: Measurement) -> TrackedError:
         reference_error_y0=found.reference_error_y0,
         nfe_forward=found.nfe_forward,
         nfe_backward=found.nfe_backward,
-        reason="; ".join(filter(None, [found.reason, *unstated])) or None,
+        reason="; ".join(filter(None, [why, *unstated])) or None,
     )
