@@ -41,7 +41,8 @@ NEEDS = {
     "worker": (
         "api", "check_up", "cli", "comparing", "conformance", "examples", "failures", "floor", "gate_versions",
         "interleaving", "jobs", "launcher", "new", "notebooks", "pytest_plugin", "recommending", "references",
-        "registry", "reproduction", "runner", "selftest", "site", "users_fields", "users_files", "workflows",
+        "registry", "reproduction", "runner", "selftest", "site", "tracking", "users_fields", "users_files",
+        "workflows",
     ),
     "packaging": ("wheel", "torchode_plugin"),
 }  # fmt: skip

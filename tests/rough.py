@@ -4,11 +4,13 @@ A cell of n steps errs in proportion to 1 / n^2. The references have 32, 64, 128
 of n = 1, 2, 4 and 8 in turn.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from nodebench.errors import DivergedError
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import ModelEntry
 from nodebench.testing import FakeBackend, FakeFramework, FakeTask
@@ -24,6 +26,7 @@ class Midpoint(FakeBackend):
         steps: Steps over the whole time span; 0 for as many as the first step says.
         slow_from: So many steps take for ever.
         longer: Whether there are twice as many states as there should be.
+        limit: Rate of growth from which on it diverges.
     """
 
     framework: ClassVar[str] = "rough:Rough"
@@ -32,9 +35,12 @@ class Midpoint(FakeBackend):
     steps: int = 0
     slow_from: int = 100_000
     longer: bool = False
+    limit: float = math.inf
 
     def solve(self, field, y0, times, spec):
         """The states at both times, one after the other."""
+        if field.rate > self.limit:
+            raise DivergedError(f"no step is short enough for a rate of {field.rate:.2f}.")
         n = self.steps or round(float(times[-1] - times[0]) / spec.first_step)
         if n >= self.slow_from:
             time.sleep(3600)
@@ -77,3 +83,17 @@ class Opaque(FakeTask):
     def problem(self, model, seed, batch_size):
         """Its inputs alone."""
         return replace(super().problem(model, seed, batch_size), closed_form=None)
+
+
+@dataclass(frozen=True)
+class Clear(Opaque):
+    """The same with its closed form, and a model that solves no ODE."""
+
+    models: ClassVar[Mapping[str, ModelEntry]] = {
+        **Opaque.models,
+        "constant": ModelEntry({"rough:Rough": MODEL}, uses_backend=False),
+    }
+
+    def problem(self, model, seed, batch_size):
+        """As the fake task has it."""
+        return FakeTask.problem(self, model, seed, batch_size)

@@ -151,6 +151,22 @@ def trained(model, value, backend=None, **fields):
     return record(backend, **{"model": model, **figures, **solver, **fields})
 
 
+def tracked(*errors, reason=None):
+    """Moments of a training, one at each epoch from the initial weights on; where there is no error there is a reason.
+
+    Args:
+        *errors: Relative errors of d/dparams; None for a moment without figures.
+        reason: Why there are none.
+    """
+    return [
+        {"epoch": epoch, "grad_error_params": error, "grad_error_y0": error, "grad_cosine_params": known and 0.5,
+         "reference_error_params": known and 1e-9, "reference_error_y0": known and 1e-9, "nfe_forward": known and 20,
+         "nfe_backward": known and 21, "reason": None if known else reason}
+        for epoch, error in enumerate(errors)
+        for known in (None if error is None else 1,)
+    ]  # fmt: skip
+
+
 def run(run_id="run-1", **environment):
     """A finished run on a machine."""
     return Run(

@@ -4,9 +4,10 @@ import re
 
 import pytest
 from synthetic import ALIKE, ELSEWHERE, ENVIRONMENTS, record, timed, trained
+from synthetic import tracked as moments
 
 from nodebench.reports.answers import answer
-from nodebench.reports.charts import MAX_CHARTS, backward_evaluations, courses, growth, work_precision
+from nodebench.reports.charts import MAX_CHARTS, backward_evaluations, courses, growth, tracked, work_precision
 from nodebench.reports.comparison import Machines, comparisons
 from nodebench.reports.document import Chart, Missing
 from nodebench.reports.glance import Box, picture, placed, short_labels
@@ -177,6 +178,25 @@ def test_settings_of_a_training_are_not_joined_to_one_line():
         [trained("cnf", 3.0, "direct"), trained("cnf", 3.1, "direct", controller="pi", seed=0)]
     )
     assert [len(rows(chart)) for chart in (forward, other)] == [2, 2]
+
+
+def test_the_error_along_a_training_has_a_line_for_each_backend():
+    """Also of a training that failed. No error has no point, and on a logarithmic axis neither has an error of 0."""
+    failed = {"status": "diverged", "reason": "r", "dataset": None, "tracked_errors": moments(1e-4, 0.3, None)}
+    (chart,) = tracked(
+        [trained("cnf", 3.0, "direct", tracked_errors=moments(0.0, 1e-4, 1e-3)), record("adjoint", **failed)]
+    )
+    found = [(row["series"], row["x"], row["y"]) for row in rows(chart)]
+    assert found == [("direct", 1, 1e-4), ("direct", 2, 1e-3), ("adjoint", 0, 1e-4), ("adjoint", 1, 0.3)]
+    assert chart.name == "cnf-gradient-error-by-epoch"
+    assert '"type": "log"' in chart.definition.to_json(indent=None).replace('":"', '": "')
+
+
+def test_errors_along_a_training_that_are_not_stated_leave_a_hole():
+    """Where nothing was tracked there is no word of it."""
+    (hole,) = tracked([trained("cnf", 3.0, "direct", tracked_errors=moments(None, None, reason="why"))])
+    assert "the table says why" in hole.reason
+    assert tracked([trained("cnf", 3.0, "direct")]) == []
 
 
 def test_points_of_one_chart_are_told_apart():

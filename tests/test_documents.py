@@ -313,7 +313,7 @@ def rows(path):
     if path.suffix == ".parquet":
         return pyarrow.parquet.read_table(path).to_pylist()
     if path.suffix == ".json":
-        structured = ("notes", "differences", "diagnostics", "history", "tolerance_sweep")
+        structured = ("notes", "differences", "diagnostics", "history", "tolerance_sweep", "tracked_errors")
         read = json.loads(path.read_text())
         return [{n: json.dumps(v) if n in structured else v for n, v in row.items()} for row in read]
     return list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))

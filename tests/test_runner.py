@@ -390,15 +390,18 @@ def left(tmp_path):
 def test_a_training_whose_time_was_over_goes_on(tmp_path, continuation):
     """Measured again, in its run or in another one, it ends as an undisturbed one, and its record says so."""
     slow = {"tasks": (f"{TASK}[train_sleep_s=0.05]",), "measure": "training"}
-    limited = Settings(rounds=1, timeout_s=1.2)  # of three epochs of half a second
+    limited = Settings(rounds=1, timeout_s=1.2, track_error=3)  # of three epochs of half a second
+    tracked = replace(QUICK, track_error=3)
     found = [measure(tmp_path, limited, **slow)[BACKEND]]
     assert (found[0].status, len(left(tmp_path))) == ("timeout", 1)
-    found.append(measure(tmp_path, continuation=continuation, **slow)[BACKEND])
+    found.append(measure(tmp_path, tracked, continuation=continuation, **slow)[BACKEND])
     assert (found[1].status, found[1].attempt) == ("ok", 2 if continuation == "rerun-failed" else 1)
     assert left(tmp_path) == []
-    fresh = measure(tmp_path / "fresh", measure="training")[BACKEND]
+    fresh = measure(tmp_path / "fresh", tracked, measure="training")[BACKEND]
     assert found[1].metric_value == fresh.metric_value
     assert [e["train_loss"] for e in found[1].history] == [e["train_loss"] for e in fresh.history]
+    assert found[1].tracked_errors == fresh.tracked_errors
+    assert [entry["epoch"] for entry in fresh.tracked_errors] == [0, 1, 2, 3]
     [note] = [note for note in found[1].notes if "went on from its checkpoint" in note]
     assert re.search(r"after step [12]0 of 30; its time is that of all its parts", note)
     assert found[1].train_s > 30 * 0.05

@@ -5,7 +5,7 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
-from synthetic import early, timed, trained
+from synthetic import early, timed, tracked, trained
 from synthetic import record as whole_record
 
 from nodebench import installed, printing, progress
@@ -24,6 +24,8 @@ from nodebench.reports.tables import (
     gradient_tables,
     summary_table,
     sweep_table,
+    tracked_summary,
+    tracked_table,
     training_tables,
 )
 from nodebench.reports.writers.terminal import print_table
@@ -136,6 +138,7 @@ def test_a_node_has_a_column_where_there_are_several():
     """Wherever times or failures stand; what is of one node does not name it."""
     sweep = [{"rtol": 0.1, "nfe_forward": 7, "solution_error": 0.1, "forward_s": 0.1, "reason": None}]
     figures = {"metric_name": "m", "metric_value": 1.0, "step_s": 1.0, "tolerance_sweep": sweep}
+    figures["tracked_errors"] = tracked(0.1)
 
     def shown(nodes):
         records = [record(name, node=node, **figures) for name, node in zip("ab", nodes, strict=True)]
@@ -144,12 +147,39 @@ def test_a_node_has_a_column_where_there_are_several():
             gradient_tables(records)[1],
             training_tables(records)[1],
             sweep_table("sweep", records),
+            tracked_table("tracked", records),
+            tracked_summary(records),
             failures_table(failed),
         ]
         return [[node in text(table) for node in nodes] for table in tables]
 
-    assert shown(["first", "second"]) == [[True, True]] * 4
-    assert shown(["same", "same"]) == [[False, False]] * 4
+    assert shown(["first", "second"]) == [[True, True]] * 6
+    assert shown(["same", "same"]) == [[False, False]] * 6
+
+
+def test_a_training_that_was_tracked_shows_its_error_at_a_few_moments():
+    """The first, the last and some between, of all networks at the same epochs; a hole where there is no error."""
+    long = whole_record("direct", tracked_errors=tracked(*(10.0**-n for n in range(13))))
+    short = whole_record("adjoint", status="diverged", tracked_errors=tracked(0.5, *[None] * 5, reason="why"))
+    shown = tracked_summary([long, short])
+    assert [column.title for column in shown.columns] == ["backend", "0", "3", "5", "8", "10", "12"]
+    assert [[entry.text for entry in row] for row in shown.rows] == [
+        ["direct", "1", "0.001", "1e-05", "1e-08", "1e-10", "1e-12"],
+        ["adjoint", "0.5", *[ABSENT] * 5],
+    ]
+    assert tracked_summary([whole_record("direct")]) is None
+
+
+def test_every_moment_of_a_training_has_a_row_with_its_reason():
+    """A page and `--wide` have them all."""
+    table = tracked_table(
+        "tracked", [whole_record("adjoint", tracked_errors=tracked(0.5, None, reason="it diverged."))]
+    )
+    rows = [[entry.text for entry in row[1:]] for row in table.rows]
+    assert rows == [
+        ["0", "0.5", "0.5", "0.5", "20+21", "1e-09", ABSENT],
+        ["1", *[ABSENT] * 5, "it diverged."],
+    ]
 
 
 def test_the_table_of_costs_loses_nothing_on_80_columns():
@@ -209,7 +239,9 @@ def widest(text):
 
 def test_every_table_fits_80_columns_with_long_names(terminal):
     """Names fold, and figures stay whole; so do those of trainings, of several tolerances and of all figures."""
-    for records in (compared(), [*compared(), *compared(rtol=1e-7, seed=1)], [trained("cnf", 3.0, MINE, task=TASK)]):
+    moments = tracked(1.2e-13, 0.012, None, *[1.2e-5] * 9, reason="the backward solve did not come to its end.")
+    network = trained("cnf", 3.0, MINE, task=TASK, tracked_errors=moments)
+    for records in (compared(), [*compared(), *compared(rtol=1e-7, seed=1)], [network]):
         for wide in (False, True):
             shown = terminal(*records, wide=wide)
             assert widest(shown) <= 80

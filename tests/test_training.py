@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from nodebench.bench.checkpoints import TrainingCheckpoint
+from nodebench.bench.tracking import Moments, moments
 from nodebench.bench.worker import training as module
+from nodebench.bench.worker.subject import load_inputs
 from nodebench.bench.worker.training import Training
 from nodebench.frameworks.base import Optimizer
-from nodebench.tasks.base import Metric, Recipe, Splits
+from nodebench.tasks.base import GradientInputs, Metric, Recipe, Splits
 from nodebench.testing import FakeModel, FakeTrainer
 
 
@@ -31,18 +33,23 @@ class MortalTrainer(FakeTrainer):
         return FakeTrainer.step(self, batch)
 
 
-def make_training(url, life=10**6, **recipe):
+def make_training(url, life=10**6, kept=None, n_moments=0, **recipe):
+    """A training of three epochs of five steps, which keeps its rate at some moments."""
+    trainer = MortalTrainer(FakeModel(rate=0.0), 0.1, life)
     x = np.random.default_rng(0).standard_normal(20)
     part = {"x": x, "sleep_s": np.zeros(20)}
     return Training(
-        trainer=MortalTrainer(FakeModel(rate=0.0), 0.1, life),
+        trainer=trainer,
         recipe=Recipe(Optimizer(), **{"batch_size": 4, "epochs": 3, **recipe}),
         splits=Splits("x", part, part, part),
         metric=Metric("distance", "1", "lower"),
         seed=1,
-        checkpoint=TrainingCheckpoint(str(url)),
+        checkpoint=TrainingCheckpoint(str(url), kept=kept),
         n_params=1,
         count=None,
+        moments=Moments(
+            moments(3, n_moments), kept, lambda: GradientInputs({"rate": np.array(trainer.model.rate)}, {})
+        ),
         report=lambda *_: None,
     )
 
@@ -67,6 +74,56 @@ def test_a_killed_training_ends_the_same(tmp_path, monkeypatch, life, place):
     assert [e["train_loss"] for e in found.history] == [e["train_loss"] for e in expected.history]
     assert np.array_equal(resumed.trainer.seen, undisturbed.trainer.seen[life:])
     assert (expected.parts, found.parts) == ([], [life])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "n", "expected"),
+    [(30, 0, ()), (30, 1, (0, 30)), (30, 3, (0, 10, 20, 30)), (5, 2, (0, 3, 5)), (3, 3, (0, 1, 2, 3)),
+     (3, 99, (0, 1, 2, 3)), (1, 2, (0, 1))],
+)  # fmt: skip
+def test_moments_are_spread_over_the_epochs(epochs, n, expected):
+    """The initial weights, and n moments whose last is the end; of fewer epochs than n each has one."""
+    assert moments(epochs, n) == expected
+
+
+def rates(folder):
+    """What was kept, by epoch; None of a moment that had passed."""
+    sizes = {path: path.stat().st_size for path in folder.iterdir()}
+    return {int(p.stem): float(load_inputs(p).weights["rate"]) if size else None for p, size in sizes.items()}
+
+
+def folders(tmp_path, *names):
+    """Empty folders."""
+    made = [tmp_path / name for name in names]
+    for folder in made:
+        folder.mkdir()
+    return made
+
+
+@pytest.mark.parametrize("life", [0, 3, 5, 7, 10, 14])
+def test_a_killed_training_has_kept_the_same_moments(tmp_path, monkeypatch, life):
+    """Wherever it was killed, and though what it had written is gone with its machine: its checkpoint has it all."""
+    monkeypatch.setattr(module, "CHECKPOINT_S", (0.0, 0.0))
+    whole, killed, resumed = folders(tmp_path, "whole", "killed", "resumed")
+    make_training(tmp_path / "a", kept=whole, n_moments=2).run()
+    with pytest.raises(Killed):
+        make_training(tmp_path / "b", life, kept=killed, n_moments=2).run()
+    make_training(tmp_path / "b", kept=resumed, n_moments=2).run()
+    assert rates(resumed) == rates(whole)
+    assert sorted(rates(killed)) == [epoch for epoch in (0, 2, 3) if 5 * epoch <= life]
+    assert sorted(rates(whole)) == [0, 2, 3]
+    assert len(set(rates(whole).values())) == 3
+
+
+def test_a_training_that_is_tracked_from_its_checkpoint_on_says_what_has_passed(tmp_path, monkeypatch):
+    """The weights of earlier moments are not known, nor are others put in their place."""
+    monkeypatch.setattr(module, "CHECKPOINT_S", (0.0, 0.0))
+    whole, resumed = folders(tmp_path, "whole", "resumed")
+    make_training(tmp_path / "a", kept=whole, n_moments=3).run()
+    with pytest.raises(Killed):
+        make_training(tmp_path / "b", 7).run()
+    make_training(tmp_path / "b", kept=resumed, n_moments=3).run()
+    assert rates(resumed) == {0: None, 1: None, 2: rates(whole)[2], 3: rates(whole)[3]}
 
 
 def test_a_training_that_is_stopped_soon_has_a_checkpoint(tmp_path, monkeypatch):

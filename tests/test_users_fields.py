@@ -159,7 +159,7 @@ def trained(tmp_path, task, backend):
     """What a training of a task ends with, by equal steps, which no tolerances are swept for; in this process."""
     request = Request(backends=(backend,), tasks=(task,), solvers=("midpoint",), measure="training", preset="smoke")
     cell = plan(request).cells[0]
-    return Worker(Assignment(cell), Silent()).train(0.1, str(tmp_path / "checkpoint"))
+    return Worker(Assignment(cell), Silent()).train(0.1, str(tmp_path / "checkpoint"), 0, tmp_path)
 
 
 def measured(tmp_path, task, backend):

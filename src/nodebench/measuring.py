@@ -17,7 +17,7 @@ from nodebench.bench.matrix import plan as plan_of
 from nodebench.bench.matrix import scaling_plan
 from nodebench.bench.messages import Event
 from nodebench.bench.plan import Plan, parse_shard
-from nodebench.bench.request import ExecutorOptions, Request, Settings
+from nodebench.bench.request import TRAINED, ExecutorOptions, Request, Settings
 from nodebench.bench.runner import Continuation, Runner
 from nodebench.errors import PluginError, UserError
 from nodebench.options import GateOptions, RunOptions, ScaleOptions, part_of
@@ -153,7 +153,7 @@ def executor_for(
         tell(f"{counted}; cells timed in turns have {own} CPU{'s' if own > 1 else ''} to themselves")
         for difference in executor.cluster.differences:
             tell(f"unlike: {difference}")
-        if plan.measure in ("training", "both") and not executor.shares_checkpoints:
+        if plan.measure in TRAINED and not executor.shares_checkpoints:
             tell("no --checkpoint-dir: a training that loses its node begins anew")
         yield executor, lambda: executor.environment
 

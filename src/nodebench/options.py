@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
-from nodebench.bench.request import ExecutorOptions, Request, Settings, several
+from nodebench.bench.request import TRAINED, ExecutorOptions, Request, Settings, several
 from nodebench.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class RunOptions(ExecutorOptions, Settings, Request):
     def __post_init__(self) -> None:
         for part in (Request, ExecutorOptions, Settings):  # the first checks the types of all
             part.__post_init__(self)
+        _check_tracked(self.track_error, self.measure)
         if self.resume and self.rerun_failed:
             raise UserError("`--rerun-failed` continues an interrupted run too; leave `--resume` out.")
 
@@ -182,6 +183,7 @@ class GateOptions(Settings, Request):
         for part in (Request, Settings):
             part.__post_init__(self)
         _check_measure(self.measure)
+        _check_tracked(self.track_error, self.measure)
         n_against = sum(other is not None for other in (self.against_ref, self.against_wheel, self.against_python))
         if n_against + (self.old is not None) != 1:
             raise UserError("name a BASELINE, or one of --against-ref, --against-wheel and --against-python.")
@@ -252,6 +254,14 @@ def taking(
         return call
 
     return decorate
+
+
+def _check_tracked(n_moments: int, measure: str) -> None:
+    if n_moments and measure not in TRAINED:
+        raise UserError(
+            f"`--track-error` follows the gradient along a training, and measure={measure!r} has none; take `--measure "
+            "training` or `both`, or leave `--track-error` out."
+        )
 
 
 def _check_measure(measure: str) -> None:

@@ -37,6 +37,7 @@ from nodebench.reports.tables import (
     repetition_table,
     steps_table,
     summary_table,
+    tracked_summary,
     trained_summary,
 )
 from nodebench.reports.writers.terminal import is_whole, new_console, print_blocks, print_table, text_of
@@ -181,9 +182,10 @@ def _print_lines(lines: Iterable[str], short: ShortNames, console: Console) -> N
 
 
 def _summaries(records: Sequence["Record"], answers: Sequence[Answer], *, in_order: bool) -> list[Table]:
-    """One table for each comparison, one of training steps, and one of what was trained."""
+    """One table for each comparison, one of training steps, one of what was trained, one of the gradient meanwhile."""
     found = [summary_table(each.comparison, in_order=in_order) for each in answers]
-    return [table for table in (*found, steps_table("steps", records), trained_summary(records)) if table is not None]
+    found += [steps_table("steps", records), trained_summary(records), tracked_summary(records)]
+    return [table for table in found if table is not None]
 
 
 def _compared(answers: Sequence[Answer]) -> list[Answer]:

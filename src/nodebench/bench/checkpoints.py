@@ -1,9 +1,10 @@
 """Checkpoints of trainings, on this machine, on a path that machines share, or in object storage.
 
 A checkpoint is one file, so that it can be replaced at once where no folder can: an archive of the weights, of how far
-the training is, and of the key of what it depends on. A cell has one for each kind of machine, whichever run trains it:
-one of other code, data or versions is not gone on with, and the next replaces it. It is removed when its cell has ended
-in a way that going on cannot better, and whatever has not been written to for `KEPT_DAYS` when a run begins.
+the training is, of what it has kept on its way, and of the key of what it depends on. A cell has one for each kind of
+machine, whichever run trains it: one of other code, data or versions is not gone on with, and the next replaces it. It
+is removed when its cell has ended in a way that going on cannot better, and whatever has not been written to for
+`KEPT_DAYS` when a run begins.
 """
 
 import glob
@@ -29,8 +30,8 @@ from nodebench.errors import CheckpointError, UserError
 from nodebench.frameworks.base import AbstractTrainer
 from nodebench.results.quantities import Epoch
 
-PROGRESS, WEIGHTS = "progress.json", "weights"
-"""The members of the archive."""
+PROGRESS, WEIGHTS, KEPT = "progress.json", "weights", "kept/"
+"""The members of the archive, and how the names of those begin that a training has kept."""
 
 ENDING = ".checkpoint"
 
@@ -82,10 +83,12 @@ class TrainingCheckpoint:
     Attributes:
         url: The file: a path, or a URL as fsspec knows it. There need be none yet.
         key: What all that the training depends on is known by; one of another key is as none.
+        kept: Folder of files that the training keeps on its way, which are saved and restored with it; or None.
     """
 
     url: str
     key: str = ""
+    kept: Path | None = None
 
     def save(self, trainer: AbstractTrainer, progress: Progress) -> None:
         """Replace the checkpoint: whatever happens meanwhile, there is the older or the newer one, whole.
@@ -129,12 +132,15 @@ class TrainingCheckpoint:
                 filesystem.get_file(path, str(packed))
             except FileNotFoundError:
                 return Progress()
-            found, weights = self._unpack(packed)
+            found, weights, kept = self._unpack(packed)
             if found["key"] != self.key:
                 return Progress()
             unpacked = packed.with_name(WEIGHTS)
             unpacked.write_bytes(weights)
             trainer.restore(unpacked)
+        if self.kept is not None:
+            for name, content in kept.items():
+                (self.kept / name).write_bytes(content)
         return Progress(**found["progress"])
 
     def remove(self) -> None:
@@ -155,15 +161,21 @@ class TrainingCheckpoint:
             with ZipFile(file, "w") as archive:
                 archive.write(weights, WEIGHTS)
                 archive.writestr(PROGRESS, json.dumps(content))
+                for path in sorted(self.kept.iterdir()) if self.kept else ():
+                    archive.write(path, f"{KEPT}{path.name}")
             file.flush()
             os.fsync(file.fileno())  # a name must not outlive what it names when the machine is taken away
         return packed
 
-    def _unpack(self, packed: Path) -> tuple[Content, bytes]:
+    def _unpack(self, packed: Path) -> tuple[Content, bytes, dict[str, bytes]]:
+        """How far the training is, its weights, and the files that it had kept by name."""
         try:
             with ZipFile(packed) as archive:  # which compares the checksums of what it reads
                 found = json.loads(archive.read(PROGRESS))
-                return {"key": found["key"], "progress": found["progress"]}, archive.read(WEIGHTS)
+                content: Content = {"key": found["key"], "progress": found["progress"]}
+                kept = [name for name in archive.namelist() if name.startswith(KEPT)]
+                files = {name.removeprefix(KEPT): archive.read(name) for name in kept}
+                return content, archive.read(WEIGHTS), files
         except DAMAGE as error:
             raise CheckpointError(
                 f"the checkpoint `{self.url}` is damaged ({error}); remove it, and the training begins anew."

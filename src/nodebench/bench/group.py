@@ -82,6 +82,12 @@ class GradientGroup:
             self._each(lambda measured, at: self._untimed(measured, Path(folder) / f"{at}.npz"), None)
             self._judge()
 
+    def compare(self, programs: Path) -> None:
+        """Errors and evaluations of all cells alone, with a folder in which compiled programs are kept."""
+        with TemporaryDirectory() as folder:
+            self._each(lambda measured, at: self._differentiated(measured, Path(folder) / f"{at}.npz"), programs)
+            self._judge()
+
     def measure(self) -> None:
         """All passes of all cells, side by side where nothing is timed, then the timing in turns."""
         with TemporaryDirectory() as temporary:
@@ -160,6 +166,11 @@ class GradientGroup:
         if counts.fixed_grid:
             measured.conditions["step grid"] = counts.fixed_grid
         return prepared, counts
+
+    def _differentiated(self, measured: CellRun, gradients: Path) -> None:
+        self._prepared(measured)
+        self._ask(measured, Questions.gradients, gradients)
+        self._accept(measured, gradients, None)
 
     def _passes(self, measured: CellRun, gradients: Path) -> None:
         counts = self._untimed(measured, gradients)

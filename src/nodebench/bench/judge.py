@@ -123,7 +123,7 @@ def judge_accuracy(cells: Sequence[CellRun], references: References, limit: floa
     def is_enough(found: Reference) -> bool:
         return all(suffices(found, own, cell.cell.spec, cell.found.n_accepted) for cell, own in judged)
 
-    if judged and references.found is not None:
+    if judged:
         references.refine(is_enough)
     for cell, gradients in judged:
         with cell.failures():

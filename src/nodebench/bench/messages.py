@@ -389,8 +389,14 @@ class Questions(Protocol):
     def training_memory(self) -> Sizes:
         """Peak memory of one warmed training step."""
 
-    def train(self, first_step: float | None, checkpoint: str) -> Trained:
+    def train(self, first_step: float | None, checkpoint: str, n_moments: int, kept: Path) -> Trained:
         """Train by the preset's recipe, from the checkpoint where it is of this very training, and evaluate.
 
         Reports on the way how far it is, as `TrainingProgress`.
+
+        Args:
+            first_step: First step of every solve; None for a model without an ODE.
+            checkpoint: Where the checkpoint is.
+            n_moments: At how many moments, beside the beginning, its weights are kept; 0 for none at all.
+            kept: Folder in which they are kept, also of a training that fails; see `nodebench.bench.tracking`.
         """

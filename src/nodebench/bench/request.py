@@ -19,6 +19,9 @@ from nodebench.results.machine import Cores, available_cores, usable_cores
 if TYPE_CHECKING:
     from nodebench.tasks.base import Preset
 
+TRAINED = ("training", "both")
+"""What there is to measure of which a training is part."""
+
 NAMES = ("backends", "tasks", "models", "solvers")
 """Fields of a request that are names."""
 
@@ -235,6 +238,8 @@ class Settings:
             its checkpoint when it is measured again. The preset has its own by default.
         memory_limit_gib: Memory limit of a worker above its idle size, in GiB.
         max_grad_error: Relative gradient error above which a cell is `wrong_gradient`. That of a zero gradient is 1.
+        track_error: Moments of a training, the last its end, at which its gradient's error is measured; 0 for none.
+            They are ends of epochs, spread evenly, or all that there are; the initial weights are one more.
         control: Backend that time ratios refer to (default: the first of each group; of `all` torchdiffeq, or diffrax
             in JAX).
         cores: Cores that workers may use, the same for all; None for all cores.
@@ -249,6 +254,7 @@ class Settings:
     timeout_s: float | None = None
     memory_limit_gib: float | None = None
     max_grad_error: float = 1.0
+    track_error: int = 0
     control: str | None = None
     cores: Cores = None
     interpreter: Interpreter = field(default_factory=Interpreter)
@@ -284,6 +290,8 @@ class Settings:
         for name, value in numbers.items():
             if value is not None and not (value > 0 and isfinite(value)):
                 raise UserError(f"`{name}` must be positive and finite; got {value}.")
+        if self.track_error < 0:
+            raise UserError(f"`--track-error` must be at least 1, or 0 to track nothing; got {self.track_error}.")
         if self.jobs is not None and not 1 <= self.jobs <= MOST_JOBS:
             raise UserError(f"`--jobs` must be from 1 to {MOST_JOBS}; got {self.jobs}.")
 

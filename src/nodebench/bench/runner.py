@@ -17,7 +17,7 @@ from nodebench.bench.executors.local import AbstractExecutor, LocalExecutor
 from nodebench.bench.group import GradientGroup
 from nodebench.bench.messages import Event, Failure
 from nodebench.bench.plan import Cell, Plan
-from nodebench.bench.request import Settings
+from nodebench.bench.request import TRAINED, Settings
 from nodebench.bench.work import (
     AbstractWork,
     CellResult,
@@ -143,7 +143,7 @@ class Runner:
         drawn = plan.cells[0].seed if plan.cells else 0
         plan = plan.ordered_as(attempts)
         machine = self._machine(environment)
-        if plan.measure in ("training", "both"):
+        if plan.measure in TRAINED:
             _forget(lambda: remove_old(self._checkpoints))
         kept = self.store.measurements(run_id)
         job = _Job(self.store, run_id, cast(Measure, plan.measure), machine, attempts, kept, drawn)
@@ -250,7 +250,7 @@ class _Job:
         """Write the records of cells that are done, and give the trainings of those that are not."""
         for outcome in done.outcomes:
             self._keep_files(outcome.files, done.node)
-            to_train = isinstance(done.work, GroupWork) and self.measure in ("training", "both") and outcome.found.ok
+            to_train = isinstance(done.work, GroupWork) and self.measure in TRAINED and outcome.found.ok
             placed = self._placed(outcome, done)
             if not to_train:
                 self._finish(placed, done)

@@ -23,6 +23,7 @@ from nodebench.bench.plan import Cell, group
 from nodebench.bench.processes import Launchers
 from nodebench.bench.request import Settings
 from nodebench.bench.timing import Interleaving, step_time
+from nodebench.bench.tracking import tracked_errors
 from nodebench.plots import RenderedPlot
 from nodebench.results.machine import Files, Fingerprint, available_memory
 from nodebench.results.record import Measurement
@@ -289,18 +290,20 @@ class TrainingWork(AbstractWork):
 
     @override
     def measured(self, machine: MachineContext) -> tuple[CellResult, ...]:
-        """Train, from the last checkpoint where there is one."""
+        """Train, from the last checkpoint where there is one, and look back at the moments that were kept of it."""
         cell, before = self.before.cell, self.before.found
         measured = CellRun(cell, machine.settings, found=before)
         began = time.monotonic()
         machine.notify(Event("training", "training", cell, 0, 1))
         plots: tuple[RenderedPlot, ...] = ()
+        with TemporaryDirectory() as folder:
 
-        def train(launchers: Launchers | None) -> None:
-            nonlocal plots
-            plots = self._train(measured, machine, launchers)
+            def train(launchers: Launchers | None) -> None:
+                nonlocal plots
+                plots = self._train(measured, machine, launchers, Path(folder))
 
-        measured.attempt(train)
+            measured.attempt(train)
+            measured.enter(Measurement(tracked_errors=tracked_errors(measured, Path(folder), machine.notify)))
         if measured.found.status == "unsupported" and before.nfe_forward is not None:
             # What cannot be trained has a gradient all the same.
             measured.note(f"no training: {measured.found.reason}")
@@ -310,7 +313,7 @@ class TrainingWork(AbstractWork):
         return (CellResult(cell, measured.found, plots, measured.files),)
 
     def _train(
-        self, measured: CellRun, machine: MachineContext, launchers: Launchers | None
+        self, measured: CellRun, machine: MachineContext, launchers: Launchers | None, kept: Path
     ) -> tuple[RenderedPlot, ...]:
         def show(progress: TrainingProgress) -> None:
             text = f"training, loss {progress.loss:.4g}"
@@ -319,7 +322,9 @@ class TrainingWork(AbstractWork):
         measured.open(launchers)
         measured.ask_aside(Questions.pin)
         with measured.clock.running():
-            measured.send(Questions.train, measured.found.first_step, checkpoint(machine.checkpoints, measured.cell))
+            where = checkpoint(machine.checkpoints, measured.cell)
+            n_moments = 0 if measured.cell.backend is None else machine.settings.track_error
+            measured.send(Questions.train, measured.found.first_step, where, n_moments, kept)
             trained = measured.receive(Questions.train, show)
         measured.files |= trained.files
         measured.enter(trained.found)

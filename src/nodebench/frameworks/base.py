@@ -111,7 +111,13 @@ class GradientStep:
 
 
 class AbstractTrainer(ABC):
-    """A model in training: its weights, optimiser state and step count."""
+    """A model in training: its weights, optimiser state and step count.
+
+    Attributes:
+        model: The model at its present weights.
+    """
+
+    model: Any
 
     @abstractmethod
     def step(self, batch: Batch) -> float:

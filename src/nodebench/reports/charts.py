@@ -1,7 +1,7 @@
 """Charts of gradients, and of trainings epoch by epoch. Where the records do not suffice for one, it says why."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Literal, TypeVar
 
@@ -228,6 +228,8 @@ class Course:
         y: Field of an epoch.
         axis: Title of the vertical axis; empty for that of the record's metric.
         missing: What there must be for such a chart.
+        of: What a record has an entry of for each epoch.
+        log: Whether the vertical axis is logarithmic, and so has no place for what is not positive.
     """
 
     name: str
@@ -236,6 +238,8 @@ class Course:
     y: str
     axis: str
     missing: str
+    of: Literal["history", "tracked_errors"] = "history"
+    log: bool = False
 
 
 X_AXES = {"epoch": Axis("epoch", whole=True), "train_s": Axis("training time, s")}
@@ -244,13 +248,25 @@ SOLVED = attrgetter("model", "solver", "controller", "rtol", "atol", "max_steps"
 """What the trainings of one chart have in common, and beside the step those that solve an ODE."""
 
 STEP, LOSS = "evaluations of a step", "mean training loss of an epoch"
-ODE_MODEL, MODEL = "a trained ODE model", "a trained model"
+TRAIN = "run with `--measure training` or `both`"
+ODE_MODEL, MODEL = (f"it needs two epochs of a trained {which}; {TRAIN}" for which in ("ODE model", "model"))
 
 COURSES = (
     Course("nfe-forward", "Evaluations of the forward solve by epoch", "epoch", "nfe_forward", STEP, ODE_MODEL),
     Course("nfe-backward", "Evaluations of the backward pass by epoch", "epoch", "nfe_backward", STEP, ODE_MODEL),
     Course("validation-against-time", "Validation against training time", "train_s", "validation", "", MODEL),
     Course("loss-against-time", "Training loss against training time", "train_s", "train_loss", LOSS, MODEL),
+)
+
+TRACKED = Course(
+    "gradient-error-by-epoch",
+    "Gradient error along the training",
+    "epoch",
+    "grad_error_params",
+    ERROR.axis.title,
+    "it needs two moments of a training at which the error is stated; the table says why it is not",
+    of="tracked_errors",
+    log=True,
 )
 
 
@@ -261,23 +277,37 @@ def courses(records: Sequence[Record]) -> list[Chart | Missing]:
         records: Records of one task, one per cell, with times of one machine.
     """
     groups = _trained_groups([record for record in records if record.status == "ok" and record.history])
-    return [chart for course in COURSES for chart in _courseagainst(groups, course)]
+    return [chart for course in COURSES for chart in _course_charts(groups, course)]
 
 
-def _courseagainst(trained: Sequence[Sequence[Record]], course: Course) -> list[Chart | Missing]:
+def tracked(records: Sequence[Record]) -> list[Chart | Missing]:
+    """The gradient's error at moments of trainings, also of those that failed; nothing where none was tracked.
+
+    Args:
+        records: Records of one task, one per cell.
+    """
+    found = [record for record in records if record.tracked_errors]
+    # A training that failed knows neither its metric nor its data set, and belongs to the others all the same.
+    data = {record.dataset for record in found if record.dataset is not None}
+    known = data.pop() if len(data) == 1 else None
+    alike = [replace(r, dataset=r.dataset or known, metric_name=None, metric_unit=None) for r in found]
+    return _course_charts(_trained_groups(alike), TRACKED) if found else []
+
+
+def _course_charts(trained: Sequence[Sequence[Record]], course: Course) -> list[Chart | Missing]:
     known = [(group, _epochs(group, course)) for group in trained]
     groups = [(group, rows) for group, rows in known if len({(row["x"], row["y"]) for row in rows}) >= MIN_PLACES]
     if not groups:
-        reason = f"it needs two epochs of {course.missing}; run with `--measure training` or `both`."
-        return [Missing(course.title, reason)]
+        return [Missing(course.title, f"{course.missing}.")]
     drawn = [(group, part) for group, rows in groups[:MAX_CHARTS] for part in split_series(rows)]
     charts: list[Chart | Missing] = []
     for name, (group, part) in _named(f"{base_task(trained[0][0])}-{course.name}", drawn):
         first = group[0]
         solver = "" if first.backend is None else f", {first.model} by {first.solver} at rtol {number(first.rtol)}"
-        setting = f"`{first.task}` on {first.dataset}{solver}, preset {first.preset}, seed {first.seed}"
+        data = "" if first.dataset is None else f" on {first.dataset}"
+        setting = f"`{first.task}`{data}{solver}, preset {first.preset}, seed {first.seed}"
         metric = f"{first.metric_name or 'metric'} on validation data"
-        y = Axis(course.axis or ", ".join(filter(None, (metric, unit(first)))))
+        y = Axis(course.axis or ", ".join(filter(None, (metric, unit(first)))), log=course.log)
         chart = lines(part, X_AXES[course.x], y, course.title, EPOCH_TOOLTIP)
         charts.append(Chart(name, f"{course.title}: {setting}.{_hidden(part)}", chart))
     if len(groups) > MAX_CHARTS:
@@ -302,6 +332,7 @@ def _epochs(group: Sequence[Record], course: Course) -> list[Row]:
     return [
         {"series": label(record), "x": at, "y": value, "order": at, "epoch": epoch["epoch"]}
         for record in group
-        for epoch in record.history
+        for epoch in getattr(record, course.of)
         if (at := epoch.get(course.x)) is not None and (value := epoch.get(course.y)) is not None
+        if value > 0 or not course.log
     ]

@@ -8,7 +8,7 @@ from nodebench.errors import StoreError
 from nodebench.plots import RenderedPlot
 from nodebench.reports.answers import Answer, absence_sentences, answer, answer_sentences, since_sentence
 from nodebench.reports.axes import along_axes
-from nodebench.reports.charts import backward_evaluations, courses, growth, work_precision
+from nodebench.reports.charts import backward_evaluations, courses, growth, tracked, work_precision
 from nodebench.reports.comparison import Machine, Machines, base_task, comparisons, grouped, newest, several_nodes
 from nodebench.reports.document import (
     Block,
@@ -34,6 +34,7 @@ from nodebench.reports.tables import (
     settings_table,
     steps_table,
     sweep_table,
+    tracked_table,
     trained_table,
 )
 from nodebench.results.machine import Fingerprint
@@ -135,6 +136,7 @@ def task_section(
         *backward_evaluations(task.measured),
         *_trained(task),
         *courses(task.trained),
+        *_tracked(task),
         *_drawings(task, plots),
     )
     return Section(f"Task {task.name}", _holes_last(blocks))
@@ -189,6 +191,14 @@ def _trained(task: TaskContents) -> Iterator[Block]:
         yield sweep_table(f"{key(task.name)}-sweep", swept)
     else:
         yield Missing("tolerance sweep of trained networks", "it needs a trained ODE model with an adaptive solver.")
+
+
+def _tracked(task: TaskContents) -> Iterator[Block]:
+    """The gradient along trainings: also of one that failed, which may be why."""
+    found = [record.as_trained for record in newest(r for r in task.records if r.tracked_errors)]
+    yield from tracked(found)
+    if found:
+        yield tracked_table(f"{key(task.name)}-tracked", found)
 
 
 def _drawings(task: TaskContents, plots: Callable[[Record], tuple[RenderedPlot, ...]]) -> Iterator[Block]:

@@ -51,12 +51,15 @@ from nodebench.reports.document import (
     milliseconds,
     number,
 )
-from nodebench.results.quantities import SweepEntry, in_table
+from nodebench.results.quantities import CATALOGUE, SweepEntry, TrackedError, in_table
 from nodebench.results.record import Record, SettingsPart
 from nodebench.results.scaling import MEANING, Axis, Limit, Scaling, scalings, without_varied
 
 LAST_EPOCHS = 6
 """Epochs whose evaluations a terminal shows; `--json` has them all."""
+
+MOMENTS = 5
+"""Moments of a training whose gradient errors a terminal shows beside the first; `--wide` has them all."""
 
 SETTINGS = (
     "run_id",
@@ -84,6 +87,8 @@ BACKEND = plain("backend", lambda r: r.backend, text=code)
 NAME = plain("backend", lambda r: r.backend, wraps=True)
 MODEL = plain("model", lambda r: r.model, wraps=True)
 TASK = plain("task", lambda r: r.task, wraps=True)
+SOLVER = plain("solver", lambda r: r.solver)
+RTOL = plain("rtol", lambda r: r.rtol, text=number)
 SEED = plain("seed", lambda r: r.seed, text=count)
 STATUS = plain("status", lambda r: r.status, "How the cell ended.")
 RUN = plain("run", lambda r: r.run_id)
@@ -268,8 +273,8 @@ def failed_table(name: str, records: Sequence[Record]) -> Table:
         plain("cell", lambda r: f"{r.backend or r.model} on {r.task}/{r.model}", text=code),
         STATUS,
         plain("reason", reason),
-        plain("solver", lambda r: r.solver),
-        plain("rtol", lambda r: r.rtol, text=number),
+        SOLVER,
+        RTOL,
         *of_table("not ok"),
         plain("attempts", lambda r: r.attempt, text=count),
         RUN,
@@ -299,6 +304,27 @@ def sweep_table(name: str, records: Sequence[Record]) -> Table:
         (*columns, *(each.column for each in where)),
         rows,
     )
+
+
+def tracked_table(name: str, records: Sequence[Record]) -> Table:
+    """The gradient along trainings: a row for each network and moment."""
+    columns = (
+        Column("network", numeric=False, wraps=True),
+        Column("epoch", "Epochs that had ended; 0 for the initial weights."),
+        Column("err dp", CATALOGUE["grad_error_params"].meaning),
+        Column("err dy0", CATALOGUE["grad_error_y0"].meaning),
+        Column("cos dp", CATALOGUE["grad_cosine_params"].meaning),
+        Column("NFE f+b", "Field evaluations of the forward solve and of the backward pass."),
+        Column("ref err", CATALOGUE["reference_error_params"].meaning),
+        Column("note", "Why figures are missing, or what is wrong with the gradient.", numeric=False, wraps=True),
+    )
+    where = with_node([], records)
+    rows = tuple(
+        (*_tracked_row(record, entry), *(each.entry(record) for each in where))
+        for record in records
+        for entry in record.tracked_errors
+    )
+    return Table(name, "The gradient along the training.", (*columns, *(each.column for each in where)), rows)
 
 
 def settings_table(name: str, records: Iterable[Record], names: Sequence[str]) -> Table:
@@ -345,12 +371,15 @@ def summary_table(comparison: Comparison, *, in_order: bool = False) -> Table | 
 
 
 def full_tables(records: Sequence[Record]) -> list[Table]:
-    """All tables of records that a wide terminal shows: gradients, trainings, tolerance sweeps, and what failed."""
+    """All tables of records that a wide terminal shows: gradients, trainings, what was seen of them, what failed."""
     tables = [*gradient_tables(records), *training_tables(records)]
     tables += [] if (steps := steps_table("steps", records)) is None else [steps]
     swept = [record.as_trained for record in records if record.tolerance_sweep]
     if swept:
         tables.append(sweep_table("sweep", swept))
+    tracked = [record.as_trained for record in records if record.tracked_errors]
+    if tracked:
+        tables.append(tracked_table("tracked", tracked))
     failed = [record for record in records if record.status != "ok"]
     return [*tables, failures_table(failed)] if failed else tables
 
@@ -394,6 +423,28 @@ def trained_summary(records: Iterable[Record]) -> Table | None:
     first = trained[0]
     caption = f"trained models: {'' if 'task' in several else f'{first.task}, '}preset {first.preset}"
     return _terminal_table(caption, with_node(columns, trained), trained)
+
+
+def tracked_summary(records: Iterable[Record]) -> Table | None:
+    """The gradient's error along trainings, a row for each and a column for each of a few moments; None for none."""
+    tracked = [record.as_trained for record in records if record.tracked_errors]
+    if not tracked:
+        return None
+    epochs = sorted({entry["epoch"] for record in tracked for entry in record.tracked_errors})
+    n = len(epochs) - 1
+    few = dict.fromkeys(epochs[-(-n * k // MOMENTS)] for k in range(MOMENTS + 1))
+    several = [each for each in (TASK, MODEL, SOLVER, RTOL, SEED) if len(set(map(each.value, tracked))) > 1]
+    columns = [*several, NAME, *map(_error_at, few)]
+    first = tracked[0]
+    caption = f"gradient error by epoch: {'' if TASK in several else f'{first.task}, '}preset {first.preset}"
+    return _terminal_table(caption, with_node(columns, tracked), tracked)
+
+
+def _error_at(epoch: int) -> RecordColumn:
+    def error(record: Record) -> float | None:
+        return next((e["grad_error_params"] for e in record.tracked_errors if e["epoch"] == epoch), None)
+
+    return plain(str(epoch), error, text=lambda value: number(value, 2))
 
 
 def training_tables(records: Iterable[Record]) -> list[Table]:
@@ -464,11 +515,30 @@ def _overlap(records: Sequence[Record]) -> str:
     return "overlap" if max(lows) <= min(highs) else "apart"
 
 
+def _network(record: Record) -> Entry:
+    name = f"`{record.task}` {record.model}, `{record.backend}`, {record.solver}, seed {record.seed}"
+    return Entry(name, name)
+
+
+def _tracked_row(record: Record, entry: TrackedError) -> tuple[Entry, ...]:
+    why, forward, backward = entry["reason"], entry["nfe_forward"], entry["nfe_backward"]
+    n_evaluations = None if forward is None or backward is None else forward + backward
+    return (
+        _network(record),
+        Entry(count(entry["epoch"]), entry["epoch"]),
+        Entry(number(entry["grad_error_params"], 2), entry["grad_error_params"]),
+        Entry(number(entry["grad_error_y0"], 2), entry["grad_error_y0"]),
+        Entry(number(entry["grad_cosine_params"], 4), entry["grad_cosine_params"]),
+        Entry(ABSENT if n_evaluations is None else f"{forward}+{backward}", n_evaluations),
+        Entry(number(entry["reference_error_params"], 2), entry["reference_error_params"]),
+        Entry(why or ABSENT, why),
+    )
+
+
 def _sweep_row(record: Record, entry: SweepEntry) -> tuple[Entry, ...]:
     why = entry["reason"]
-    name = f"`{record.task}` {record.model}, `{record.backend}`, {record.solver}, seed {record.seed}"
     return (
-        Entry(name, name),
+        _network(record),
         Entry(number(entry["rtol"]), entry["rtol"]),
         Entry(count(entry["nfe_forward"]), entry["nfe_forward"], why),
         Entry(count(entry.get("nfe_backward")), entry.get("nfe_backward"), why),

@@ -575,6 +575,24 @@ class SweepEntry(TypedDict):
     reason: str | None
 
 
+class TrackedError(TypedDict):
+    """What is known of the gradient at one moment of a training: its errors as `GradientPart` has them.
+
+    The moment is the end of an epoch; 0 stands for the initial weights. The reason says why figures are None, or what
+    is wrong with the gradient.
+    """
+
+    epoch: int
+    grad_error_params: float | None
+    grad_error_y0: float | None
+    grad_cosine_params: float | None
+    reference_error_params: float | None
+    reference_error_y0: float | None
+    nfe_forward: int | None
+    nfe_backward: int | None
+    reason: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingPart:
     """What a training reached and took. What was not measured is None, never zero."""
@@ -665,6 +683,13 @@ class TrainingPart:
         default_factory=list,
         meaning="The trained network at other tolerances: a mapping per tolerance of `rtol`, `nfe_forward`, "
         "`nfe_backward`, `solution_error`, `forward_s` and `reason`.",
+        group="training",
+    )
+    tracked_errors: list[TrackedError] = _quantity(
+        default_factory=list,
+        meaning="The gradient along the training, with `--track-error`: a mapping per moment of `epoch` (0 for the "
+        "initial weights), `grad_error_params`, `grad_error_y0`, `grad_cosine_params`, `reference_error_params`, "
+        "`reference_error_y0`, `nfe_forward`, `nfe_backward` and `reason`.",
         group="training",
     )
 

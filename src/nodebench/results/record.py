@@ -12,6 +12,7 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
 9  times of training steps; which command made a run; one spelling of a task and a backend, options at defaults left
    out.
 10 Jacobians and factorisations of implicit methods.
+11 gradient errors along a training.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ from nodebench.results.quantities import (
     TrainingPart,
 )
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 
 PRINTED = "printed before that, the last lines:"
 """The line of `stderr` between a traceback and what the process had printed."""

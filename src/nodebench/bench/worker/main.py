@@ -48,9 +48,18 @@ from nodebench.bench.processes import THREAD_COUNTS
 from nodebench.bench.reference import rounded, solve_discrete, solve_reference
 from nodebench.bench.request import Request
 from nodebench.bench.saved import digest
+from nodebench.bench.tracking import Moments, moments
 from nodebench.bench.worker.check_up import check_up, field_figures
 from nodebench.bench.worker.passes import GradientPasses, data_bytes, peak_resident_bytes, traced_bytes
-from nodebench.bench.worker.subject import Subject, build_problem, import_all, load_inputs, make_subject, save_inputs
+from nodebench.bench.worker.subject import (
+    Subject,
+    at_state,
+    build_problem,
+    import_all,
+    load_inputs,
+    make_subject,
+    save_inputs,
+)
 from nodebench.bench.worker.training import Training, steps_per_epoch, tolerance_sweep
 from nodebench.errors import (
     CellError,
@@ -69,7 +78,7 @@ from nodebench.problem import Evaluations, Problem
 from nodebench.results.machine import loaded_files
 from nodebench.results.quantities import SweepEntry
 from nodebench.results.record import Measurement
-from nodebench.tasks.base import Recipe, Splits
+from nodebench.tasks.base import GradientInputs, Recipe, Splits
 from nodebench.tasks.field.objects import receive
 
 T = TypeVar("T")
@@ -135,7 +144,7 @@ class Worker(GradientPasses, Questions):
         drawn = subject.inputs()
         self._limit_memory()
         framework, state = subject.framework, subject.state(drawn.weights)
-        given = replace(drawn, constants={name: state[name] for name in state.keys() - drawn.weights.keys()})
+        given = replace(at_state(drawn, state), weights=drawn.weights)  # which are more precise
         save_inputs(inputs, given)
         seen = rounded(given, cell.spec.dtype)
 
@@ -211,10 +220,10 @@ class Worker(GradientPasses, Questions):
         return Sizes(Measurement(train_memory_bytes=peak), peak_resident_bytes())
 
     @override
-    def train(self, first_step: float | None, checkpoint: str) -> Trained:
+    def train(self, first_step: float | None, checkpoint: str, n_moments: int, kept: Path) -> Trained:
         cell = self.cell
         subject = make_subject(cell, cell.spec.dtype, first_step)
-        training = self._training(subject, checkpoint)
+        training = self._training(subject, checkpoint, n_moments, kept)
         task, splits = subject.task, training.splits
         progress = training.run()
         value = training.evaluate(splits.test)
@@ -261,10 +270,12 @@ class Worker(GradientPasses, Questions):
         peak = attempt("memory of a training step", lambda: self._step_bytes(subject, training.recipe, fixed), None)
         return Measurement(tolerance_sweep=entries, train_memory_bytes=peak, notes=notes), plots
 
-    def _training(self, subject: Subject, url: str) -> Training:
+    def _training(self, subject: Subject, url: str, n_moments: int, kept: Path) -> Training:
         cell, task, framework = subject.cell, subject.task, subject.framework
         splits = task.data(cell.preset, cell.seed)
         recipe = _recipe(subject, splits)
+        # Before the model: what a task draws must not be missing from the random numbers of the training.
+        drawn = subject.inputs() if n_moments else None
         model, n_params = self._model(subject)
         said = f"{cell} {subject.spec} {subject.identity(subject.backend)}"
         key = digest(said, task.weights(cell.model, cell.seed), splits.train, splits.validation, splits.test)
@@ -277,15 +288,20 @@ class Worker(GradientPasses, Questions):
             step = subject.gradient_backend().gradient_step(problem, subject.spec, framework)
             return step.evaluations()
 
+        def inputs() -> GradientInputs:
+            assert drawn is not None, "it is asked for at moments alone"
+            return at_state(drawn, framework.state(trainer.model))
+
         return Training(
             trainer=trainer,
             recipe=recipe,
             splits=splits,
             metric=task.metric,
             seed=cell.seed,
-            checkpoint=TrainingCheckpoint(url, key),
+            checkpoint=TrainingCheckpoint(url, key, kept),
             n_params=n_params,
             count=None if subject.backend is None else count,
+            moments=Moments(moments(recipe.epochs, n_moments), kept, inputs),
             report=lambda progress: self.connection.send(("progress", progress)),
         )
 

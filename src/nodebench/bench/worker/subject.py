@@ -164,6 +164,12 @@ def check_times(times: Sequence[float], dtype: str) -> None:
             )
 
 
+def at_state(inputs: GradientInputs, state: Weights) -> GradientInputs:
+    """The same problem where the model has this state: the parameters that it names, and what there is beside them."""
+    weights = {name: state[name] for name in inputs.weights}
+    return replace(inputs, weights=weights, constants={name: state[name] for name in state.keys() - weights.keys()})
+
+
 def save_inputs(path: Path, inputs: GradientInputs) -> None:
     """Write the state and the batch of a gradient measurement, for all processes that measure it."""
     groups = {"weights": inputs.weights, "constants": inputs.constants, "batch": inputs.batch}

@@ -16,6 +16,7 @@ from nodebench.backends.solvers import method
 from nodebench.bench.checkpoints import Progress, TrainingCheckpoint
 from nodebench.bench.messages import TrainingProgress
 from nodebench.bench.saved import relative_error
+from nodebench.bench.tracking import Moments
 from nodebench.bench.worker.subject import Subject
 from nodebench.errors import CellError, DivergedError
 from nodebench.frameworks.base import AbstractTrainer, Batch
@@ -43,6 +44,7 @@ class Training:
         checkpoint: From where it goes on, and where it is kept.
         n_params: Trainable parameters of the model.
         count: Counts the evaluations of a gradient step at the present weights; None for a model without an ODE.
+        moments: Where it keeps its weights on the way.
         report: Told now and then how far the training is.
     """
 
@@ -54,6 +56,7 @@ class Training:
     checkpoint: TrainingCheckpoint
     n_params: int
     count: Callable[[], Evaluations] | None
+    moments: Moments
     report: Callable[[TrainingProgress], None]
 
     @property
@@ -77,9 +80,11 @@ class Training:
         if done:
             progress.parts.append(done)
         saving = _Saving(CHECKPOINT_S[0], time.perf_counter())
+        self.moments.reach(progress)
         while progress.epoch < self.recipe.epochs:
             self._epoch(progress, saving)
             self._finish_epoch(progress)
+            self.moments.reach(progress)
             self.checkpoint.save(self.trainer, progress)
             saving.done()
         return progress

@@ -403,7 +403,7 @@ class JaxTrainer(AbstractTrainer):
     def __init__(
         self, model: Any, optimizer: Optimizer, total_steps: int, arrays: Callable[[Batch], Mapping[str, Array]]
     ) -> None:
-        self._model = model
+        self.model = model
         self._arrays = arrays
         self._rule = transformation(optimizer, total_steps)
         self._state = self._rule.init(eqx.filter(model, eqx.is_inexact_array))
@@ -411,22 +411,22 @@ class JaxTrainer(AbstractTrainer):
     @override
     def step(self, batch: Batch) -> float:
         """One optimiser step; returns the loss before it, when the device has finished."""
-        self._model, self._state, loss = _update(self._model, self._state, self._arrays(batch), self._rule)
+        self.model, self._state, loss = _update(self.model, self._state, self._arrays(batch), self._rule)
         return float(loss)
 
     @override
     def metric(self, batch: Batch) -> np.ndarray:
-        return np.asarray(_metric(self._model, self._arrays(batch)), np.float64)
+        return np.asarray(_metric(self.model, self._arrays(batch)), np.float64)
 
     @override
     def view(self, method: str, batch: Batch) -> Mapping[str, np.ndarray]:
         """What a method of the model returns; compiled anew for each shape of a batch."""
-        found: Mapping[str, Array] = _view(self._model, method, self._arrays(batch))
+        found: Mapping[str, Array] = _view(self.model, method, self._arrays(batch))
         return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
     @override
     def problem(self, batch: Batch) -> Problem:
-        problem: Problem = self._model.problem(self._arrays(batch))
+        problem: Problem = self.model.problem(self._arrays(batch))
         return problem
 
     @override
@@ -437,10 +437,10 @@ class JaxTrainer(AbstractTrainer):
         """
         unfinished = path.with_name(f"{path.name}.unfinished")
         with unfinished.open("wb") as file:
-            eqx.tree_serialise_leaves(file, (self._model, self._state))
+            eqx.tree_serialise_leaves(file, (self.model, self._state))
         unfinished.replace(path)
 
     @override
     def restore(self, path: Path) -> None:
         with path.open("rb") as file:
-            self._model, self._state = eqx.tree_deserialise_leaves(file, (self._model, self._state))
+            self.model, self._state = eqx.tree_deserialise_leaves(file, (self.model, self._state))

@@ -296,7 +296,7 @@ class TorchTrainer(AbstractTrainer):
         self, arrays: Callable[[Batch], Mapping[str, Tensor]], model: nn.Module, optimizer: Optimizer, total_steps: int
     ) -> None:
         self._arrays = arrays
-        self._model: Any = model  # `nn.Module` types attributes as tensors or modules, `loss` among them
+        self.model = model  # `nn.Module` types attributes as tensors or modules, `loss` among them
         self._params = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = make_optimizer(self._params, optimizer)
         self._scheduler = make_schedule(self._optimizer, optimizer, total_steps)
@@ -310,7 +310,7 @@ class TorchTrainer(AbstractTrainer):
         for module, mode in self._modes.items():
             module.training = mode
         self._optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = self._model.loss(self._arrays(batch))
+        loss: Tensor = self.model.loss(self._arrays(batch))
         value = float(loss.item())
         if not np.isfinite(value):
             return value
@@ -323,25 +323,25 @@ class TorchTrainer(AbstractTrainer):
 
     @override
     def metric(self, batch: Batch) -> np.ndarray:
-        self._model.eval()
+        self.model.eval()
         with torch.no_grad():
-            return to_array(self._model.metric(self._arrays(batch)))
+            return to_array(self.model.metric(self._arrays(batch)))
 
     @override
     def view(self, method: str, batch: Batch) -> Mapping[str, np.ndarray]:
-        self._model.eval()
+        self.model.eval()
         with torch.no_grad():
-            return {name: to_array(value) for name, value in getattr(self._model, method)(self._arrays(batch)).items()}
+            return {name: to_array(value) for name, value in getattr(self.model, method)(self._arrays(batch)).items()}
 
     @override
     def problem(self, batch: Batch) -> Problem:
-        return as_asked(self._model.problem(self._arrays(batch)))
+        return as_asked(self.model.problem(self._arrays(batch)))
 
     @override
     def save(self, path: Path) -> None:
         """Write weights, optimiser, schedule and random state."""
         state = {
-            "model": self._model.state_dict(),
+            "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "random": torch.get_rng_state(),
@@ -353,7 +353,7 @@ class TorchTrainer(AbstractTrainer):
     def restore(self, path: Path) -> None:
         """Go on from what `save` wrote, to the bit."""
         state = torch.load(path, weights_only=True)
-        self._model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         torch.set_rng_state(state["random"])
