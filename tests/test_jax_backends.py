@@ -147,6 +147,17 @@ def test_implicit_methods_have_right_gradients(text, solver, error):
     np.testing.assert_allclose(found.params["A"], exact.params["A"], atol=error * np.linalg.norm(exact.params["A"]))
 
 
+@pytest.mark.parametrize("text", ["diffrax", "diffrax-direct", "diffrax-backsolve"])
+def test_evaluations_of_implicit_methods_are_counted(text):
+    """A step of kvaerno3 evaluates at least its four stages, and its Jacobian once more; all are differentiated."""
+    framework, backend, problem = Jax("cpu", "float64", 1), _load(text), linear((0.0, 2.0))
+    spec = _spec(solver="kvaerno3", rtol=1e-4, atol=1e-4, max_steps=32)
+    grid = backend.grid(problem.field, problem.y0, problem.times, spec)
+    counted = backend.gradient_step(problem, spec, framework).evaluations()
+    assert counted.nfe_forward >= 5 * (grid.n_accepted + grid.n_rejected)
+    assert counted.n_vjps >= grid.n_accepted
+
+
 def test_evaluations_of_a_solve_alone_follow_the_stages():
     """Heun's method evaluates both of its stages in every step."""
     framework, backend = Jax("cpu", "float64", 1), _load("diffrax")

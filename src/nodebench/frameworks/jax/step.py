@@ -1,14 +1,17 @@
 """One gradient step in JAX: compiled, split in two, counted."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jax.tree_util import PyTreeDef, tree_flatten, tree_unflatten
 
 from nodebench.frameworks.base import Solve, solve_checked
@@ -55,25 +58,37 @@ _COUNTS: Counter[str] = Counter()
 """Evaluations (`plain`, `with residuals`) and `vjps` since it was last cleared, as compiled programs report them."""
 
 
-@jax.custom_vjp
+def _transposed(cotangents: Sequence[Any], *tangents: Any) -> list[Any]:
+    jax.debug.callback(partial(_COUNTS.update, ["vjps"]))
+    return [
+        ad.instantiate_zeros(each) if type(each) is ad.Zero else each
+        for each, _ in zip(cotangents, tangents, strict=True)
+    ]
+
+
+_PASSED = Primitive("passed")
+"""The identity of a tangent, which counts how often it is transposed."""
+_PASSED.multiple_results = True
+_PASSED.def_impl(lambda *tangents: list(tangents))
+_PASSED.def_abstract_eval(lambda *tangents: list(tangents))
+ad.deflinear2(_PASSED, _transposed)
+batching.primitive_batchers[_PASSED] = lambda tangents, axes: (_PASSED.bind(*tangents), axes)
+mlir.register_lowering(_PASSED, lambda _, *tangents: list(tangents))
+
+
+@jax.custom_jvp
 def _tick(y: State) -> State:
-    """The identity, which counts how often it is evaluated, evaluated for differentiation, and differentiated."""
+    """The identity, which counts how often it is evaluated, evaluated for differentiation, and transposed."""
     jax.debug.callback(partial(_COUNTS.update, ["plain"]))
     return y
 
 
-def _tick_forward(y: State) -> tuple[State, None]:
+# By its forward mode, which implicit solvers take for their Jacobians; reverse mode is that transposed.
+@_tick.defjvp
+def _tick_forward(primals: tuple[State], tangents: tuple[State]) -> tuple[State, State]:
     jax.debug.callback(partial(_COUNTS.update, ["with residuals"]))
-    return y, None
-
-
-def _tick_backward(residuals: None, cotangent: State) -> tuple[State]:
-    del residuals
-    jax.debug.callback(partial(_COUNTS.update, ["vjps"]))
-    return (cotangent,)
-
-
-_tick.defvjp(_tick_forward, _tick_backward)
+    leaves, structure = tree_flatten(tangents[0])
+    return primals[0], tree_unflatten(structure, _PASSED.bind(*leaves))
 
 
 class _Counted(eqx.Module):
@@ -166,7 +181,7 @@ class JaxGradientStep:
         _COUNTS.clear()
         jax.block_until_ready(_solution(replace(self._program, counted=True), self._inputs, self._arrays))
         jax.effects_barrier()
-        return _COUNTS["plain"]
+        return _COUNTS["plain"] + _COUNTS["with residuals"]
 
     def evaluations(self) -> Evaluations:
         """Count evaluations in a program of its own, whose field calls back to the host."""
