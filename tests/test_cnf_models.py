@@ -14,7 +14,7 @@ from nodebench.frameworks.jax.framework import Jax
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.tasks.cnf.data import POTENTIALS, DensityMatching, log_base, log_normaliser, potential, wall
-from nodebench.tasks.cnf.task import Cnf
+from nodebench.tasks.cnf.task import PLANE, Cnf
 from nodebench.tasks.cnf.torch import HutchinsonField
 
 TIGHT = SolverSpec(rtol=1e-11, atol=1e-11, first_step=0.05, max_steps=2000, dtype="float64")
@@ -23,8 +23,10 @@ STEPS = 25
 
 
 def strong_weights(task, seed=0):
-    """Initial weights with u twelve times as large, so that the flow bends space as a trained one does."""
+    """Initial weights, in the plane with u twelve times as large: the flow bends space as a trained one does."""
     weights = dict(task.weights("cnf", seed))
+    if task.dim != PLANE:
+        return weights
     u = slice(2 * task.model_options("cnf")["hidden"], 4 * task.model_options("cnf")["hidden"])
     for name in ("field.output.weight", "field.output.bias"):
         weights[name] = weights[name].copy()
@@ -60,7 +62,7 @@ def grid(half_width, points):
 
 
 def jacobians(field, t, z):
-    """Jacobians of the field's motion by automatic differentiation, shape `(n, 2, 2)`."""
+    """Jacobians of the field's motion by automatic differentiation, shape `(n, dim, dim)`."""
 
     def motion(point):
         return field(t, (point[None], torch.zeros(1, dtype=z.dtype)))[0][0]
@@ -70,21 +72,32 @@ def jacobians(field, t, z):
 
 @pytest.fixture(name="points")
 def points_fixture():
-    return torch.tensor(np.random.default_rng(1).normal(size=(16, 2)))
+    return normal(PLANE)
 
 
-def test_closed_form_of_the_trace_is_exact(points):
+def normal(dim):
+    """Points to evaluate a field at."""
+    return torch.tensor(np.random.default_rng(1).normal(size=(16, dim)))
+
+
+FIELDS = pytest.mark.parametrize("task", [Cnf(), Cnf(dim=6, hidden=12), Cnf(dim=21, hidden=12)], ids=["2", "6", "21"])
+"""Of planar functions; of layers with tanh, and with softplus."""
+
+
+@FIELDS
+def test_the_trace_is_exact(task):
     """The rate of the log-density is minus the trace that automatic differentiation gives, to 1e-12."""
-    field = torch_cnf(Cnf()).field
+    field, points = torch_cnf(task).field, normal(task.dim)
     rate = field(0.3, (points, torch.zeros(16)))[1]
     exact = jacobians(field, 0.3, points).diagonal(dim1=1, dim2=2).sum(1)
     np.testing.assert_allclose(rate.detach(), -exact, rtol=1e-12, atol=1e-12)
 
 
-def test_hutchinsons_rate_is_the_quadratic_form_of_its_noise(points):
+@FIELDS
+def test_hutchinsons_rate_is_the_quadratic_form_of_its_noise(task):
     """With noise e the rate is -e . J e, and the motion is that of the exact field."""
-    exact = torch_cnf(Cnf()).field
-    noise = torch.tensor(np.random.default_rng(2).choice([-1, 1], (16, 2)).astype(np.int8))
+    exact, points = torch_cnf(task).field, normal(task.dim)
+    noise = torch.tensor(np.random.default_rng(2).choice([-1, 1], (16, task.dim)).astype(np.int8))
     motion, rate = HutchinsonField(exact, noise)(0.3, (points, torch.zeros(16)))
     expected = torch.einsum("ni,nij,nj->n", noise.double(), jacobians(exact, 0.3, points), noise.double())
     np.testing.assert_allclose(rate.detach(), -expected, rtol=1e-12, atol=1e-12)
@@ -160,9 +173,10 @@ def test_planar_flow_is_normalised():
         assert torch.exp(-model.metric({"data": torch.tensor(points)})).sum() * cell == pytest.approx(1, abs=1e-3)
 
 
-def test_planar_determinants_are_those_of_automatic_differentiation(points):
+@pytest.mark.parametrize("dim", [PLANE, 6])
+def test_planar_determinants_are_those_of_automatic_differentiation(dim):
     """The log-density falls by log|det| of the Jacobian of all layers."""
-    task = Cnf(layers=5)
+    task, points = Cnf(layers=5, dim=dim), normal(dim)
     weights = dict(task.weights("planar", 3))
     weights["u"] = weights["u"] * 10
     model = planar(task, weights)
@@ -228,10 +242,16 @@ def test_planar_reports_the_mass_outside():
     np.testing.assert_array_equal(figures["mass outside"], [0, 100, 100, 0])
 
 
-@pytest.mark.parametrize(("dataset", "trace"), [("moons", "exact"), ("u1", "hutchinson")])
-def test_torch_and_jax_agree(dataset, trace):
+@pytest.mark.parametrize(
+    "task",
+    [
+        Cnf(hidden=6), Cnf("u1", hidden=6, trace="hutchinson"),
+        Cnf(dim=6, hidden=12), Cnf(dim=21, hidden=12, trace="hutchinson"),
+    ],
+    ids=["plane", "target", "tanh", "softplus"],
+)  # fmt: skip
+def test_torch_and_jax_agree(task):
     """From equal weights the two frameworks give the same field, loss and gradients to 1e-9 in float64."""
-    task = Cnf(dataset, hidden=6, trace=trace)
     batch = task.problem("cnf", 0, 8).batch
     torch_side, jax_side = Torch(*CPU), Jax(*CPU)
     ours, theirs = torch_side.problem(torch_cnf(task), batch), jax_side.problem(jax_cnf(task), batch)

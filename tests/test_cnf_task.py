@@ -6,7 +6,8 @@ import pytest
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.registry import load
 from nodebench.tasks.base import AbstractTask
-from nodebench.tasks.cnf.task import Cnf
+from nodebench.tasks.cnf.data import mixture
+from nodebench.tasks.cnf.task import TABULAR, Cnf
 
 PRESETS = ("smoke", "quick", "standard", "paper")
 
@@ -34,6 +35,50 @@ def test_sizes_below_one_are_refused(option, value):
 def test_options_are_read_from_the_command_line():
     """Text in brackets becomes options of the right type."""
     assert load("task", "cnf[dataset=u1,hidden=8,trace=hutchinson]", AbstractTask) == Cnf("u1", 8, None, "hutchinson")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("cnf[dim=5]", r"must be 2, or .* data sets: 6 \(POWER\), .* 63 \(BSDS300\); got 5"),
+        ("cnf[dim=6,dataset=u1]", "`dataset=u1` is in the plane, and `dim=6` has data of its own; give one of them"),
+    ],
+)
+def test_a_dimension_without_data_is_refused(text, reason):
+    """There are the plane with its data sets, and the dimensions of FFJORD's tables."""
+    with pytest.raises(UserError, match=reason):
+        load("task", text, AbstractTask)
+
+
+@pytest.mark.parametrize(
+    ("dim", "widths"),
+    [(6, [60] * 3), (8, [160] * 3), (21, [210] * 2), (43, [860] * 2), (63, [1260] * 3)],
+)
+def test_fields_have_the_published_sizes(dim, widths):
+    """Hidden layers of FFJORD's width and number; units can be given."""
+    for task, expected in ((Cnf(dim=dim), widths), (Cnf(dim=dim, hidden=4), [4] * len(widths))):
+        biases = [len(array) for name, array in task.weights("cnf", 0).items() if name.endswith("linear.bias")]
+        assert biases == [*expected, dim]
+
+
+@pytest.mark.parametrize("dim", TABULAR)
+def test_mixtures_are_standardised_and_correlated(dim):
+    """Each coordinate has mean 0 and variance 1, and some are correlated; every seed has one mixture."""
+    points, others = (mixture(20_000, dim, np.random.default_rng(seed)) for seed in (0, 1))
+    covariance = np.cov(points.T)
+    np.testing.assert_allclose(points.mean(0), 0, atol=0.05)
+    np.testing.assert_allclose(covariance.diagonal(), 1, atol=0.1)
+    assert np.abs(covariance - np.diag(covariance.diagonal())).max() > 0.2
+    np.testing.assert_allclose(np.cov(others.T), covariance, atol=0.1)
+    assert not np.array_equal(points, others)
+
+
+def test_data_out_of_the_plane_name_themselves():
+    """They are no table of FFJORD's; parts that the exact trace is taken of are shorter."""
+    splits = Cnf(dim=63).data("smoke", 0)
+    assert splits.name == Cnf(dim=63).problem("cnf", 0, 2).dataset == "gaussian-mixture"
+    assert [len(part["data"]) for part in (splits.train, splits.validation, splits.test)] == [2_048, 8, 16]
+    assert Cnf(dim=63).plots("cnf", splits, None) == ()
 
 
 @pytest.mark.parametrize("text", ["cnf[dataset=u5]", "cnf[hidden=0]", "cnf[hidden=many]", "cnf[trace=none]"])

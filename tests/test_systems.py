@@ -11,10 +11,10 @@ from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.errors import UserError
 from nodebench.frameworks.torch.framework import Torch
-from nodebench.tasks.base import GradientInputs
+from nodebench.tasks.base import AbstractTask, GradientInputs
 from nodebench.tasks.systems.chaotic import DoublePendulum, Lorenz
 from nodebench.tasks.systems.dynamics import dynamics
-from nodebench.tasks.systems.learned import Hamiltonian, MinusX
+from nodebench.tasks.systems.learned import Annuli, Hamiltonian, MinusX
 from nodebench.tasks.systems.small import Contracting, LotkaVolterra, OdeDemo
 from nodebench.tasks.systems.stiff import Brusselator, Hires, Pollu, Robertson, VanDerPol
 from nodebench.tasks.systems.task import trajectories
@@ -155,6 +155,29 @@ def test_minus_x_is_asked_for_in_one_dimension_and_in_two():
     np.testing.assert_array_equal(plane["y0"], np.concatenate([line["y0"], np.zeros_like(line["y0"])], axis=1))
     np.testing.assert_array_equal(plane["end"], plane["y0"] * [-1.0, 1.0])
     assert MinusX(augmented=True).weights("field", 0)["field.layers.0.weight"].shape == (16, 2)
+
+
+def test_the_disc_is_to_leave_the_ring():
+    """A third of the points lie in it, and each class goes to its own side; the dimension more is zero."""
+    plane, space = (Annuli(augmented=augmented).data("quick", 0).train for augmented in (False, True))
+    radius, in_disc = np.linalg.norm(plane["y0"], axis=1), plane["end"][:, 0] == -1.0
+    assert (radius[in_disc] < 0.5).all()
+    assert ((radius[~in_disc] > 1.0) & (radius[~in_disc] < 1.5)).all()
+    assert np.mean(in_disc) == pytest.approx(1 / 3, abs=0.05)
+    assert np.mean(radius[in_disc] ** 2) == pytest.approx(0.125, abs=0.01)  # uniform over the area
+    np.testing.assert_array_equal(plane["end"] - np.where(in_disc, -1.0, 1.0)[:, None] * [1.0, 0.0], 0.0)
+    for name in ("y0", "end"):
+        np.testing.assert_array_equal(space[name], np.pad(plane[name], ((0, 0), (0, 1))))
+    assert Annuli(augmented=True).weights("field", 0)["field.layers.0.weight"].shape == (16, 3)
+
+
+@pytest.mark.parametrize(
+    "text", ["annuli[augmented=true]", "minus-x[augmented=true]", "lorenz[horizon=2]", "double-pendulum[horizon=3]"]
+)
+def test_options_that_systems_share_are_read_by_name(text):
+    """Although they are the same in several classes."""
+    ((option, value),) = registry.parse(text)[1].items()
+    assert str(getattr(registry.load("task", text, AbstractTask), option)).lower().startswith(value)
 
 
 def test_the_pendulum_keeps_its_energy():

@@ -5,8 +5,10 @@ Dynamics for Scalable Reversible Generative Models", Grathwohl et al., 2019, htt
 negative log-likelihood depends on them, so each function states its own. Points are independent: parameters along a
 curve are drawn, never spaced evenly.
 
+Beside them are mixtures of normals in the dimensions of FFJORD's tabular data, which are not those data.
+
 A function that takes `xp` works on the arrays of that namespace: `numpy`, `torch` or `jax.numpy`. Points have shape
-`(..., 2)` and values shape `(...)`; energies and log-densities are in nats.
+`(..., 2)`, or `(..., dim)` for a mixture, and values shape `(...)`; energies and log-densities are in nats.
 
 A flow carries points together with a log-density: along a map z -> f(z) the log-density changes by -log|det df/dz|,
 along an ODE at the rate -tr(df/dz). An objective says where both start and what is read off where they end.
@@ -100,10 +102,31 @@ SAMPLERS: Mapping[str, Callable[[int, np.random.Generator], np.ndarray]] = {
 }
 """`sampler(n, rng)` of each data set."""
 
+MIXTURE = "gaussian-mixture"
+"""Name of what `mixture` draws."""
+
+COMPONENTS = 5
+
+
+def mixture(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
+    """Correlated normals in equal parts, shape `(n, dim)`; each coordinate has mean 0 and variance 1.
+
+    In every dimension there is one mixture: the generator draws its points alone. Centres are standard normal, and each
+    component is a standard normal times a matrix of normal numbers of variance 1 / dim.
+    """
+    fixed = np.random.default_rng(dim)
+    centres = fixed.standard_normal((COMPONENTS, dim))
+    factors = fixed.standard_normal((COMPONENTS, dim, dim)) / np.sqrt(dim)
+    variance = centres.var(axis=0) + (factors**2).sum(axis=2).mean(axis=0)
+    component = rng.integers(0, COMPONENTS, n)
+    points = centres[component] + np.einsum("nij,nj->ni", factors[component], rng.standard_normal((n, dim)))
+    scaled: np.ndarray = (points - centres.mean(axis=0)) / np.sqrt(variance)
+    return scaled
+
 
 def log_base(z: Array) -> Array:
-    """Log-density of the base distribution, the standard normal in two dimensions."""
-    return -0.5 * (z * z).sum(-1) - LOG_TWO_PI
+    """Log-density of the base distribution, the standard normal in as many dimensions as the points have."""
+    return -0.5 * (z * z).sum(-1) - 0.5 * z.shape[-1] * LOG_TWO_PI
 
 
 def potential(name: str, z: Array, xp: ModuleType) -> Array:
@@ -221,7 +244,7 @@ class MaximumLikelihood:
     """Whether the flow runs from the base to the data or the other way."""
 
     def start(self, batch: Mapping[str, Array]) -> tuple[Array, Array]:
-        """Data points, shape `(n, 2)`, and zeros, shape `(n,)`, which end as the change of the log-density."""
+        """Data points, shape `(n, dim)`, and zeros, shape `(n,)`, which end as the change of the log-density."""
         data = batch["data"]
         return data, self.xp.zeros_like(data[:, 0])
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -11,16 +12,16 @@ from typing_extensions import override
 
 from nodebench.problem import Field, Problem
 from nodebench.tasks.cnf.data import Objective, objective
-from nodebench.tasks.cnf.task import HYPER_WIDTH
+from nodebench.tasks.cnf.task import HYPER_WIDTH, PLANE, TABULAR, field_sizes
 
 TorchBatch = Mapping[str, Tensor]
-"""`data` or `base`, shape `(n, 2)`; for Hutchinson's estimate of the trace also `noise`, shape `(n, 2)`, of int8."""
+"""`data` or `base`, shape `(n, dim)`; for Hutchinson's estimate of the trace also `noise`, likewise, of int8."""
 
 Densities = tuple[Tensor, Tensor]
-"""Points, shape `(n, 2)`, with a log-density, shape `(n,)`."""
+"""Points, shape `(n, dim)`, with a log-density, shape `(n,)`."""
 
 TorchSolve = Callable[[Field, Densities, Tensor], Densities]
-"""`solve(field, y0, times)`: the states at `times`, shapes `(n_times, n, 2)` and `(n_times, n)`."""
+"""`solve(field, y0, times)`: the states at `times`, shapes `(n_times, n, dim)` and `(n_times, n)`."""
 
 
 class GatedPlanarField(nn.Module):
@@ -59,21 +60,90 @@ class GatedPlanarField(nn.Module):
         slopes = (w.t() * u).sum(1)
         return activation @ u, (activation * activation) @ slopes - slopes.sum()
 
+    def estimate(self, t: Tensor | float, state: Densities, noise: Tensor) -> Densities:
+        """The same rates with Hutchinson's estimate of the trace, by noise of shape `(n, 2)`.
+
+        For planar functions it costs more than the exact trace: it is here to show what it does to the gradient.
+        """
+        z = state[0]
+        w, u, b = self.at(t)
+        activation = torch.tanh(torch.addmm(b, z, w))
+        projected = (noise @ w) * (noise @ u.t())
+        return activation @ u, (projected * (activation * activation - 1)).sum(1)
+
+
+class SquashedLayer(nn.Module):
+    """An affine layer that time gates and shifts: (W z + b) * sigmoid(g t + c) + s t, FFJORD's `concatsquash`.
+
+    Args:
+        n: Numbers that come in.
+        m: Numbers that go out.
+    """
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n, m)
+        self.gate = nn.Linear(1, m)
+        self.shift = nn.Linear(1, m, bias=False)
+
+    @override
+    def forward(self, t: Tensor | float, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Map points `(n, d)`, and `directions` `(k, n, d)` by the derivative."""
+        gate = torch.sigmoid(self.gate.weight[:, 0] * t + self.gate.bias)
+        return self.linear(z) * gate + self.shift.weight[:, 0] * t, directions @ self.linear.weight.t() * gate
+
+
+class SquashedField(nn.Module):
+    """A multilayer perceptron gated by time, the field of one of FFJORD's flows on tabular data, and its trace.
+
+    "FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models", Grathwohl et al., 2019,
+    https://arxiv.org/abs/1810.01367. Directions are carried forwards beside the points, so that nothing is
+    differentiated inside a solve: all d of them for the exact trace, one for an estimate.
+
+    Args:
+        dim: Dimension of the points, one of `TABULAR`.
+        hidden: Units in each hidden layer.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(SquashedLayer(n, m) for n, m in pairwise(field_sizes(dim, hidden)))
+        self._smooth = TABULAR[dim].activation == "softplus"
+
+    @override
+    def forward(self, t: Tensor | float, state: Densities) -> Densities:
+        """Rates of the points and of the log-density at time `t`."""
+        z = state[0]
+        return self._rates(t, z, torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None])
+
+    def estimate(self, t: Tensor | float, state: Densities, noise: Tensor) -> Densities:
+        """The same rates with Hutchinson's estimate of the trace, by noise of shape `(n, dim)`."""
+        return self._rates(t, state[0], noise[None])
+
+    def _rates(self, t: Tensor | float, z: Tensor, directions: Tensor) -> Densities:
+        """Rates, the trace being the sum of e . (df/dz) e over directions e of shape `(k, n, dim)` or `(k, 1, dim)`."""
+        motion, carried = self.layers[0](t, z, directions)
+        for layer in self.layers[1:]:
+            if self._smooth:
+                activation, slope = functional.softplus(motion), torch.sigmoid(motion)
+            else:
+                activation = torch.tanh(motion)
+                slope = 1 - activation * activation
+            motion, carried = layer(t, activation, carried * slope)
+        return motion, -(directions * carried).sum((0, 2))
+
 
 class HutchinsonField(nn.Module):
     """The same dynamics with Hutchinson's estimate e . (df/dz) e of the trace; the noise e is fixed through a solve.
 
-    The Jacobian of this field times e has a closed form too, so that nothing is differentiated inside the solve. For
-    planar functions the estimate costs more than the exact trace: it is here to show what it does to the gradient.
-
     Args:
         dynamics: The field.
-        noise: Plus and minus ones, shape `(n, 2)`. Integers, since it is no parameter.
+        noise: Plus and minus ones, shape `(n, dim)`. Integers, since it is no parameter.
     """
 
     noise: Tensor
 
-    def __init__(self, dynamics: GatedPlanarField, noise: Tensor) -> None:
+    def __init__(self, dynamics: GatedPlanarField | SquashedField, noise: Tensor) -> None:
         super().__init__()
         self.dynamics = dynamics
         self.register_buffer("noise", noise)
@@ -81,12 +151,7 @@ class HutchinsonField(nn.Module):
     @override
     def forward(self, t: Tensor | float, state: Densities) -> Densities:
         """Rates of the points and of the log-density at time `t`."""
-        z = state[0]
-        w, u, b = self.dynamics.at(t)
-        activation = torch.tanh(torch.addmm(b, z, w))
-        noise = self.noise.to(z.dtype)
-        projected = (noise @ w) * (noise @ u.t())
-        return activation @ u, (projected * (activation * activation - 1)).sum(1)
+        return self.dynamics.estimate(t, state, self.noise.to(state[0].dtype))
 
 
 class Cnf(nn.Module):
@@ -95,18 +160,19 @@ class Cnf(nn.Module):
     Args:
         solve: `solve(field, y0, times)`, differentiable.
         dataset: What is fitted.
-        hidden: Number M of gated planar functions.
+        hidden: Number M of gated planar functions; units in each hidden layer of a field that is not in the plane.
         trace: `"exact"`, or `"hutchinson"` for an unbiased estimate in the loss; the metric is exact under both.
+        dim: Dimension of the points.
     """
 
     def __init__(
-        self, solve: TorchSolve, dataset: str, hidden: int, trace: Literal["exact", "hutchinson"] = "exact"
+        self, solve: TorchSolve, dataset: str, hidden: int, trace: Literal["exact", "hutchinson"], dim: int
     ) -> None:
         super().__init__()
         self.solve = solve
         self.objective: Objective = objective(dataset, torch)
         self.trace = trace
-        self.field = GatedPlanarField(hidden)
+        self.field = GatedPlanarField(hidden) if dim == PLANE else SquashedField(dim, hidden)
 
     def problem(self, batch: TorchBatch) -> Problem:
         """Gradient of the training loss through the flow."""
@@ -132,7 +198,7 @@ class Cnf(nn.Module):
         return self.objective.diagnostics(*end)
 
     def carry(self, batch: TorchBatch) -> dict[str, Tensor]:
-        """The batch's `points` along its `times`, shape `(n, n_times, 2)`, and the `change` of their log-density."""
+        """The batch's `points` along its `times`, shape `(n, n_times, dim)`, and the `change` of their log-density."""
         start = batch["points"]
         z, change = self.solve(self.field, (start, torch.zeros_like(start[:, 0])), batch["times"])
         return {"points": z.transpose(0, 1), "change": change.t()}
@@ -160,18 +226,19 @@ class Planar(nn.Module):
     Args:
         dataset: What is fitted.
         layers: Number K of layers.
+        dim: Dimension of the points.
     """
 
-    def __init__(self, dataset: str, layers: int) -> None:
+    def __init__(self, dataset: str, layers: int, dim: int) -> None:
         super().__init__()
         self.objective: Objective = objective(dataset, torch)
-        self.u = nn.Parameter(torch.empty(layers, 2))
-        self.w = nn.Parameter(torch.empty(layers, 2))
+        self.u = nn.Parameter(torch.empty(layers, dim))
+        self.w = nn.Parameter(torch.empty(layers, dim))
         self.b = nn.Parameter(torch.empty(layers))
 
     @override
     def forward(self, z: Tensor, log_p: Tensor) -> Densities:
-        """Points, shape `(n, 2)`, and their log-density, shape `(n,)`, behind all layers."""
+        """Points, shape `(n, dim)`, and their log-density, shape `(n,)`, behind all layers."""
         states, falls = self._through(z, slice(None))
         return states[-1], log_p - falls.sum(1)
 
@@ -179,7 +246,7 @@ class Planar(nn.Module):
         """The batch's `points` behind each layer from the first to before the last of its `layers`.
 
         Returns:
-            `points`, shape `(n, m + 1, 2)` for m layers, the given ones first, and the `change` of their log-density,
+            `points`, shape `(n, m + 1, dim)` for m layers, the given ones first, and the `change` of their log-density,
             shape `(n, m + 1)`.
         """
         states, falls = self._through(batch["points"], slice(*batch["layers"].tolist()))

@@ -28,7 +28,33 @@ class SmallMlp(AbstractFieldTask):
 
 
 @dataclass(frozen=True)
-class MinusX(AbstractFieldTask):
+class AbstractAugmentable(AbstractFieldTask):
+    """A map that no flow in its own dimension can be, since trajectories would have to cross; with one more, one can.
+
+    Attributes:
+        augmented: Whether there is a dimension more, in which trajectories go around each other, from zero to zero.
+
+    References:
+        Augmented neural ODEs (Dupont, Doucet, Teh, 2019), https://arxiv.org/abs/1904.01681
+    """
+
+    augmented: bool
+
+    augmented_fields: ClassVar[Mapping[str, str]]
+    """Like `fields`, with the dimension more."""
+
+    @property
+    @override
+    def _fields(self) -> Mapping[str, str]:
+        return self.augmented_fields if self.augmented else self.fields
+
+    def _embedded(self, x: np.ndarray) -> np.ndarray:
+        """States `(n, d)`, or `(n, d + 1)` with the dimension more."""
+        return np.pad(x, ((0, 0), (0, int(self.augmented))))
+
+
+@dataclass(frozen=True)
+class MinusX(AbstractAugmentable):
     """g(x) = -x, which no flow on the line can be: trajectories would have to cross, and evaluations grow in training.
 
     Attributes:
@@ -41,20 +67,49 @@ class MinusX(AbstractFieldTask):
     augmented: bool = False
 
     fields: ClassVar = {"torch": f"{_TORCH}:Line", "jax": f"{_JAX}:Line"}
-
-    @property
-    @override
-    def _fields(self) -> Mapping[str, str]:
-        return {"torch": f"{_TORCH}:Plane", "jax": f"{_JAX}:Plane"} if self.augmented else self.fields
+    augmented_fields: ClassVar = {"torch": f"{_TORCH}:Plane", "jax": f"{_JAX}:Plane"}
 
     @override
     def initial_states(self, n: int, rng: np.random.Generator) -> States:
-        x = rng.uniform(-1.0, 1.0, (n, 1))
-        return np.concatenate([x, np.zeros((n, 1))], axis=1) if self.augmented else x
+        return self._embedded(rng.uniform(-1.0, 1.0, (n, 1)))
 
     @override
     def targets(self, y0: States) -> States:
-        ends: np.ndarray = np.asarray(y0) * np.array([-1.0, 1.0][: 1 + self.augmented])
+        return self._embedded(-np.asarray(y0)[:, :1])
+
+
+@dataclass(frozen=True)
+class Annuli(AbstractAugmentable):
+    """A disc that is to leave the ring around it, which no flow in the plane can do: evaluations grow in training.
+
+    The points with |x| < 0.5 are to end at (-1, 0), those with 1 < |x| < 1.5 at (1, 0): two classes that the first
+    coordinate then tells apart. The paper has the same disc and ring and a third of its points in the disc, with a
+    linear layer behind the flow that is learnt; here the flow alone does all.
+
+    Attributes:
+        augmented: Whether there is a dimension more, in which the disc can be lifted out of the ring.
+
+    References:
+        Augmented neural ODEs (Dupont, Doucet, Teh, 2019), https://arxiv.org/abs/1904.01681
+    """
+
+    augmented: bool = False
+
+    fields: ClassVar = {"torch": f"{_TORCH}:Plane", "jax": f"{_JAX}:Plane"}
+    augmented_fields: ClassVar = {"torch": f"{_TORCH}:Space", "jax": f"{_JAX}:Space"}
+
+    @override
+    def initial_states(self, n: int, rng: np.random.Generator) -> States:
+        """Points uniform over the disc, with probability 1/3, and over the ring."""
+        in_disc, angle = rng.random(n) < 1 / 3, rng.uniform(0.0, 2 * np.pi, n)
+        radius = np.sqrt(np.where(in_disc, rng.uniform(0.0, 0.25, n), rng.uniform(1.0, 2.25, n)))
+        return self._embedded(radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))
+
+    @override
+    def targets(self, y0: States) -> States:
+        start = np.asarray(y0)
+        ends = np.zeros_like(start)
+        ends[:, 0] = np.where(np.linalg.norm(start, axis=1) < 0.75, -1.0, 1.0)
         return ends
 
 

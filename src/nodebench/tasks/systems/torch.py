@@ -73,10 +73,17 @@ class Line(Network):
 
 
 class Plane(Network):
-    """The network of `minus-x` with a dimension more, 2-16-16-2."""
+    """The network of `annuli`, and of `minus-x` with a dimension more, 2-16-16-2."""
 
     def __init__(self) -> None:
         super().__init__((2, 16, 16, 2))
+
+
+class Space(Network):
+    """The network of `annuli` with a dimension more, 3-16-16-3."""
+
+    def __init__(self) -> None:
+        super().__init__((3, 16, 16, 3))
 
 
 class Hamiltonian(nn.Module):
