@@ -186,6 +186,16 @@ def test_bad_axes_are_refused(axis, values, message):
         scaling_plan(Request(backends=("direct",), tasks=("linear",)), axis, values)
 
 
+@pytest.mark.parametrize(
+    ("axis", "chosen"),
+    [("tolerance", {"rtols": (1e-3,)}), ("batch", {"batch_size": 4}), ("steps", {"first_step": 0.1})],
+)
+def test_what_an_axis_sets_is_not_chosen(axis, chosen):
+    """It would be a choice without effect."""
+    with pytest.raises(UserError, match=f"`--over {axis}` sets"):
+        scaling_plan(Request(backends=("direct",), tasks=("linear",), **chosen), axis, ())
+
+
 @pytest.mark.parametrize("solver", ["dopri5", "lsoda", "vode-adams"])
 def test_steps_need_a_solver_of_fixed_steps(solver):
     """An adaptive one chooses its own number."""

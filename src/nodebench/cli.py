@@ -283,8 +283,9 @@ def run(
 @app.command()
 @options(
     ScaleOptions,
-    *("backends", "tasks", "over", "values", "models", "preset", "solvers", "controller", "dtype", "device", "seeds"),
-    *("threads", "jobs", "rounds", "budget_s", "timeout_s", "resume"),
+    *("backends", "tasks", "over", "values", "models", "measure", "preset", "solvers", "controller", "rtols", "atol"),
+    *("first_step", "max_steps", "dtype", "device", "batch_size", "seeds", "threads"),
+    *("jobs", "rounds", "budget_s", "timeout_s", "resume"),
     *(name for name in names_of(ExecutorOptions) if name != "checkpoint_dir"),
 )
 def scale(options: ScaleOptions, *, as_json: JsonOption = False) -> None:

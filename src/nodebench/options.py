@@ -66,6 +66,10 @@ class RunOptions(ExecutorOptions, Settings, Request):
             raise UserError("`--rerun-failed` continues an interrupted run too; leave `--resume` out.")
 
 
+SCALED = ("gradient", "untimed", "counts")
+"""What is measured along an axis."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScaleOptions(RunOptions):
     """What a scaling takes.
@@ -75,7 +79,7 @@ class ScaleOptions(RunOptions):
             stiffness or parameters.
         values: Comma-separated values of the axis, at least three.
         models: Model of the task.
-        measure: Of a scaling the gradient alone is measured.
+        measure: gradient, untimed (errors, evaluations, memory) or counts (evaluations).
         preset: Budget of the timing: smoke, quick, standard or paper.
         solvers: Runge-Kutta method; over steps one without step control (default: rk4).
     """
@@ -90,7 +94,8 @@ class ScaleOptions(RunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         several("values", self.values)
-        _check_measure(self.measure)
+        if self.measure not in SCALED:
+            raise UserError(f"a scaling measures {', '.join(SCALED)}; got measure={self.measure!r}.")
         if self.checkpoint_dir is not None:
             raise UserError("a scaling trains nothing and so keeps no checkpoints; leave `--checkpoint-dir` out.")
 

@@ -215,7 +215,9 @@ class ImplicitRungeKutta(AbstractMethod):
         self.n_factorisations += 1
         if solve is None:
             return None
-        known = self.rows[0] if explicit else self._field(t0, y0)
+        # Newton's iteration begins at the derivative before, or where the step does: its derivative, times a long step,
+        # may be far beyond what the linearisation there says anything of.
+        known = self.rows[0] if explicit else torch.zeros_like(y0)
         for i in range(1 if explicit else 0, method.n_stages):
             t = t1 if method.c[i] == 1.0 else t0 + method.c[i] * h
             base = self._scheme.before(i, y0, h)

@@ -74,7 +74,7 @@ class Contracting(AbstractSystem):
     positive: ClassVar[bool] = True
     batch: ClassVar[int] = 4
     spec: ClassVar[SolverSpec] = SolverSpec(solver="dopri5", rtol=1e-6, atol=1e-9, max_steps=20_000, dtype="float64")
-    start: ClassVar[np.ndarray] = np.array([0.9, 1.2])
+    start: ClassVar[np.ndarray] = np.array([0.9, 0.95])
 
     def __post_init__(self) -> None:
         if not (0.01 <= self.rate <= 1e6 and 0 < self.end < inf and self.n_times >= 1):
