@@ -152,7 +152,8 @@ class Worker(GradientPasses, Questions):
             return build_problem(subject, seen).problem
 
         notes = check_up(framework, problem, exact=True)
-        chosen = problem()
+        built = build_problem(subject, seen)
+        chosen = built.problem
         first_step = chosen_first_step(
             cell.spec,
             [float(t) for t in chosen.times],
@@ -169,6 +170,7 @@ class Worker(GradientPasses, Questions):
         found = Measurement(
             first_step=first_step,
             time_span=abs(times[-1] - times[0]),
+            n_params=framework.n_params(built.model),
             stiffness=known.stiffness,
             sensitivity_largest=known.largest,
             sensitivity_smallest=known.smallest,
