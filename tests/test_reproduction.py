@@ -22,6 +22,7 @@ from nodebench.paper.plans import (
 from nodebench.paper.reproductions import answers, continuation, settles
 from nodebench.reports.document import Document, number
 from nodebench.results.machine import fingerprint
+from nodebench.results.record import Record
 from nodebench.results.store import Store
 
 BACKEND, TASK = "nodebench.testing:FakeBackend", "nodebench.testing:FakeTask"
@@ -320,3 +321,13 @@ def test_a_real_reproduction_is_seen(tmp_path, monkeypatch, browser):
     for record in records:
         assert number(record.metric_value, 4) in text
     check_page(browser, page)
+
+
+@pytest.mark.parametrize(("status", "is_answer"), [("ok", True), ("wrong_gradient", True), ("timeout", False)])
+def test_a_wrong_gradient_is_an_answer_to_how_wrong_it_is(status, is_answer):
+    """It is not measured again by the next call; what came to no end is, and so is a training that failed."""
+    record = Record(
+        run_id="r", created_at="now", nodebench_version="0", cell_id="c", task="t", model="m", status=status
+    )
+    assert settles(record, "untimed") is is_answer
+    assert not settles(record, "training")

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nodebench import registry
+from nodebench import api, registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.bench.matrix import VALUES, Request, scaling_plan
 from nodebench.errors import UserError
 from nodebench.problem import SolverSpec
+from nodebench.reports.axes import along_axes
 from nodebench.reports.comparison import Machines
 from nodebench.results.record import Record
 from nodebench.results.scaling import limits, scalings, theory, without_varied
@@ -158,6 +159,32 @@ def test_beyond_what_a_reference_knows_no_gradient_is_called_right():
     (limit,) = limits(line, "stiffness")
     assert (limit.right, limit.wrong, limit.status) == (2.0, 4.0, "unknown")
     assert "no gradient means anything" in limit.reason
+
+
+def test_a_report_ends_lines_there_too():
+    """A table of limits, and error and evaluations over the stiffness up to them; nothing where none was gone along."""
+    line = [stiff(rate, grad_error_params=1e-6 * rate) for rate in (1.0, 3.0, 10.0, 100.0)]
+    line[3] = replace(line[3], status="diverged", reason="It underflows.")
+    table, error, nfe = along_axes(line)
+    assert [entry.text for entry in table.rows[0]][2:6] == ["10", "100", "diverged", "It underflows."]
+    for chart, exponent in ((error, None), (nfe, "`adjoint` 1 (1..1)")):
+        assert [row["x"] for row in chart.definition.data.values] == [1.0, 3.0, 10.0]
+        assert (exponent is None) or exponent in chart.caption
+    assert along_axes(line[:2]) == []
+
+
+@pytest.mark.worker
+def test_a_run_knows_stiffness_time_span_and_lengths(tmp_path):
+    """Of a system, whose gradient by an exact method is as long as the reference's, and points where it does."""
+    (record,) = api.run(
+        backends="direct", tasks="contracting[rate=10]", measure="untimed", store=tmp_path / "s.db", preset="smoke"
+    )
+    assert (record.time_span, record.n_params) == (1.0, 2)
+    assert record.stiffness == pytest.approx(-10, rel=0.1)
+    assert 0 < record.sensitivity_smallest <= record.sensitivity_largest < 1e-3
+    for figure in (record.grad_norm_ratio_params, record.grad_norm_ratio_y0, record.grad_cosine_y0):
+        assert figure == pytest.approx(1.0, abs=1e-3)
+    assert min(record.grad_norm_params, record.grad_norm_y0) > 0
 
 
 def test_theory_of_stiffness_and_parameters():
