@@ -181,10 +181,10 @@ def test_times_that_are_not_told_apart_are_marked_alike():
 def test_exponents_over_batch_and_time_span_are_shown(axis):
     """What `nodebench scale` measured has a table, though each place is a comparison of its own."""
     field = {"batch": "batch_size", "horizon": "horizon"}[axis]
-    cells = [timed("direct", **{field: n, "peak_memory_bytes": n * 2**20}) for n in (1, 2, 4, 8)]
+    cells = [timed("direct", **{field: n, "time_span": n, "peak_memory_bytes": n * 2**20}) for n in (1, 2, 4, 8)]
     table = tables(page(cells))[f"cnf-exponents-{axis}"]
     assert tuple(entry.text for entry in table.rows[0][1:3]) == ("memory", "1.000")
-    assert "batch" not in table.rows[0][6].text if axis == "batch" else "batch 64" in table.rows[0][6].text
+    assert "batch" not in table.rows[0][7].text if axis == "batch" else "batch 64" in table.rows[0][7].text
 
 
 def test_exponents_of_time_are_of_one_machine():
@@ -198,11 +198,11 @@ def test_exponents_of_time_are_of_one_machine():
     document = page(cells)
     table = tables(document)["cnf-exponents-steps"]
     points = {
-        quantity: [row[5].text for row in table.rows if row[1].text == quantity] for quantity in ("memory", "time")
+        quantity: [row[6].text for row in table.rows if row[1].text == quantity] for quantity in ("memory", "time")
     }
     assert points == {"memory": ["4", "3"], "time": ["3"]}
     table = tables(page(cells, machine="node-1"))["cnf-exponents-steps"]
-    assert [row[5].text for row in table.rows if row[1].text == "time"] == ["3"]
+    assert [row[6].text for row in table.rows if row[1].text == "time"] == ["3"]
 
 
 def test_it_opens_with_the_answer():
