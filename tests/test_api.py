@@ -119,7 +119,7 @@ def test_a_scaling_has_records_and_laws(tmp_path):
         backends=BACKEND, tasks=TASK, over="batch", values=[2, 4, 8], rounds=1, store=tmp_path / "s.db"
     )
     assert [record.batch_size for record in records] == [2, 4, 8]
-    assert {law.quantity for law in laws} == {"memory", "saved", "nfe", "time", "error"}
+    assert {law.quantity for law in laws} == {"memory", "saved", "nfe", "time"}
     with pytest.raises(UnknownNameError, match="did you mean 'steps'"):
         api.scale(backends=BACKEND, tasks=TASK, over="step", store=tmp_path / "s.db")
     with pytest.raises(UserError, match="a scaling measures gradient, untimed, counts"):
