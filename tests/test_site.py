@@ -47,7 +47,7 @@ CODES = {
     "nodebench run --field model.py:ODEFunc --init-args rate=100 --y0 8x2 -b adjoint --measure untimed "
     "--max-steps 2000": (1, "steps reached only"),
     "nodebench run -b direct,checkpoint,adjoint -t 'robertson[end=100]' --measure untimed": (1, "diverged: adjoint"),
-    "nodebench scale -b direct,adjoint -t contracting --over stiffness --values 3,30,300 --rounds 1": (
+    "nodebench scale -b direct,adjoint -t contracting --over stiffness --values 3,30,300 --measure untimed": (
         1,
         "adjoint with dopri5 on contracting/system: diverged from λT = -",
     ),
