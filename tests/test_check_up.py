@@ -230,7 +230,7 @@ def test_what_differs_from_build_to_build_is_said(tmp_path):
     """Random numbers that no seed sets are the same in all processes, and a note says that they are not reproducible."""
     init = "import numpy as np\nself.B = torch.tensor(np.random.default_rng().standard_normal((2, 2)))"
     beginning, _, _ = measured(torch_file(tmp_path, "return self.net(y @ self.B)", init))
-    assert beginning.notes == ["`field.B` of the model are other numbers each time it is made: not reproducible."]
+    assert beginning.found.notes == ["`field.B` of the model are other numbers each time it is made: not reproducible."]
 
 
 def test_a_pulse_that_every_solver_steps_over_is_found(tmp_path):

@@ -3,10 +3,13 @@
 import pytest
 
 from nodebench.options import ReproduceOptions
-from nodebench.paper.claims import CLAIMS, NOTHING
+from nodebench.paper.claims import CLAIMS, NOTHING, outcome
 from nodebench.paper.pages import Place
 from nodebench.registry import parse
 from nodebench.results.record import Record
+
+MEASURED = {"status": "ok", "nfe_forward": 1, "step_s": 1.0, "grad_norm_y0": 1.0, "reference_error_params": 0.0}
+"""What every record of a claim has, whatever is measured for it."""
 
 BY_STATEMENT = {claim.statement: claim for claim in CLAIMS}
 TESTED = [claim for claim in CLAIMS if claim.part is not None]
@@ -16,14 +19,14 @@ def record(cell, **figures):
     """A record of a cell, ok unless the figures say otherwise."""
     common = {"run_id": "r", "created_at": "now", "nodebench_version": "0", "cell_id": cell.cell_id}
     settings = {"task": cell.task, "model": cell.model, "backend": cell.backend, "batch_size": cell.batch_size}
-    return Record(**common, **settings, solver=cell.spec.solver, rtol=cell.spec.rtol, **{"status": "ok", **figures})
+    return Record(**common, **settings, solver=cell.spec.solver, rtol=cell.spec.rtol, **{**MEASURED, **figures})
 
 
-def outcome(beginning, figures):
+def found(beginning, figures):
     """What comes of the claim whose statement begins so, of figures by cell."""
     (claim,) = (each for each in TESTED if each.statement.startswith(beginning))
     cells = claim.part.plan(ReproduceOptions()).cells
-    return claim.judge([Place(cell, record(cell, **figures(cell))) for cell in cells])
+    return outcome(claim, [Place(cell, record(cell, **figures(cell))) for cell in cells])
 
 
 def steps(backward, vjps, saved=lambda _: 1000):
@@ -128,7 +131,7 @@ FULL, SEMI = "adjoint", "adjoint[norm=seminorm]"
 )  # fmt: skip
 def test_a_verdict_follows_from_figures(claim, figures, verdict):
     """By the rule of the claim."""
-    assert outcome(claim, figures).verdict == verdict
+    assert found(claim, figures).verdict == verdict
 
 
 @pytest.mark.parametrize("slower", [True, False, None])
@@ -143,18 +146,43 @@ def test_reversible_is_compared_at_its_own_memory(slower):
         times = dict(zip(("ratio", "ratio_low", "ratio_high"), time if n == 8 else (3.0, 2.9, 3.1), strict=True))
         return {"peak_memory_bytes": 10 * n, "step_s": 1.0, "n_starts": 4, "control": "reversible", **times}
 
-    found = outcome("A reversible solver is faster", figures)
-    assert found.verdict == {True: "reproduced", False: "not reproduced", None: "undecided"}[slower]
-    assert "checkpoint[checkpoints=8]" in found.ours
+    told = found("A reversible solver is faster", figures)
+    assert told.verdict == {True: "reproduced", False: "not reproduced", None: "undecided"}[slower]
+    assert "checkpoint[checkpoints=8]" in told.ours
 
 
 @pytest.mark.parametrize("claim", TESTED, ids=lambda claim: claim.statement)
 def test_what_was_not_measured_decides_nothing(claim):
     """Neither without records nor where all of them failed."""
     cells = claim.part.plan(ReproduceOptions()).cells
-    assert claim.judge([Place(cell) for cell in cells]) == NOTHING
+    assert outcome(claim, [Place(cell) for cell in cells]) == NOTHING
     failed = [Place(cell, record(cell, status="failed", reason="no memory")) for cell in cells]
-    assert claim.judge(failed).verdict == "undecided"
+    assert outcome(claim, failed).verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("claim", "figures", "odd"),
+    [
+        ("Backpropagation through the solver costs", steps(0, 1), lambda cell: cell.spec.n_steps == 80),
+        ("Low-order solvers", lambda _: {"grad_error_params": 1e-3, "n_vjps": 0}, lambda c: c.spec.solver == "heun"),
+        ("Where a state contracts", stiff(lambda name: name.endswith("adjoint")), lambda c: c.backend == "checkpoint"),
+        ("A seminorm", counted({FULL: 1.0, SEMI: 0.6}), lambda cell: cell.task == "cnf"),
+    ],
+)
+def test_a_part_of_what_a_rule_speaks_of_decides_nothing(claim, figures, odd):
+    """A cell that was not measured, timed out or fell over leaves it open."""
+    for ending in ("timeout", "failed"):
+        told = found(claim, lambda cell: {"status": ending} if odd(cell) else figures(cell))  # noqa: B023
+        assert told.verdict == "undecided"
+
+
+def test_that_something_else_went_wrong_is_no_wrong_gradient():
+    """An adjoint that cannot be imported does not fail on stiff problems, nor does an exact one that nobody judges."""
+    for figures in (
+        lambda cell: {"status": "failed" if cell.backend == "adjoint" else "ok", "grad_error_params": 1e-4},
+        lambda _: {"reference_error_params": None},
+    ):
+        assert found("Solving the state backwards", figures).verdict == "undecided"
 
 
 def test_what_is_not_tested_says_why():

@@ -8,6 +8,7 @@ from pages import plot
 
 from nodebench.errors import StoreError
 from nodebench.options import ReproduceOptions
+from nodebench.paper.claims import PARTS
 from nodebench.paper.pages import UNLIKE, Place, Sample, Source
 from nodebench.paper.plans import REPRODUCTIONS, page_of
 from nodebench.paper.verdicts import below, exponent
@@ -40,6 +41,7 @@ def record(cell, **figures):
         "metric_value": 2.0,
         "n_params": 208_266,
         "train_s": 10.0,
+        "grad_norm_y0": 1.0,
     }
     measured |= {"train_steps": 100, "train_memory_bytes": 2**20, "metric_name": "m", "metric_unit": "%"}
     solver = {"solver": cell.spec.solver, "rtol": cell.spec.rtol} if cell.backend else {}
@@ -88,6 +90,8 @@ def whole(part, cell):
     if part == "counts":
         more = 2 if cell.spec.rtol < 1e-3 else 1
         return {"nfe_forward": 100 * more, "nfe_backward": (50 if cell.backend == "scipy" else 120) * more}
+    if part in {each.name for each in PARTS}:
+        return {"nfe_forward": 12, "nfe_backward": 12, "n_vjps": 12, "step_s": 1.0}
     epochs = [{"epoch": n, "nfe_forward": 20 + 6 * n, "nfe_backward": 30, "train_s": n} for n in (1, 2)]
     sweep = [
         {

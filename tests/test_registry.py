@@ -373,6 +373,15 @@ def test_options_of_a_base_are_options(tmp_path, monkeypatch):
     assert registry.canonical("backend", "plugin:Own[near=3,far=4]") == "plugin:Own[far=4]"
 
 
+def test_a_class_may_be_called_as_its_base_is(tmp_path, monkeypatch):
+    """As Python has it: the base is the one that was imported."""
+    (tmp_path / "mine.py").write_text(
+        "from nodebench.tasks.systems.chaotic import Lorenz\n\nclass Lorenz(Lorenz):\n    own: int = 1\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert set(registry.describe("task", "./mine.py:Lorenz").options) == {"horizon", "own"}
+
+
 @pytest.mark.parametrize("kind", ["backend", "task"])
 def test_every_option_of_a_plugin_is_told_of(kind):
     """What is read from the source of each of ours is what its class takes."""

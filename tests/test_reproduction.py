@@ -13,13 +13,14 @@ from nodebench.cli import app
 from nodebench.errors import UnknownNameError, UserError
 from nodebench.options import ReproduceOptions
 from nodebench.paper import plans, reproductions
+from nodebench.paper.parts import settles
 from nodebench.paper.plans import (
     REPRODUCTIONS,
     Part,
     Reproduction,
     named,
 )
-from nodebench.paper.reproductions import answers, continuation, settles
+from nodebench.paper.reproductions import answers, continuation
 from nodebench.reports.document import Document, number
 from nodebench.results.machine import fingerprint
 from nodebench.results.record import Record
@@ -323,11 +324,17 @@ def test_a_real_reproduction_is_seen(tmp_path, monkeypatch, browser):
     check_page(browser, page)
 
 
-@pytest.mark.parametrize(("status", "is_answer"), [("ok", True), ("wrong_gradient", True), ("timeout", False)])
-def test_a_wrong_gradient_is_an_answer_to_how_wrong_it_is(status, is_answer):
-    """It is not measured again by the next call; what came to no end is, and so is a training that failed."""
-    record = Record(
-        run_id="r", created_at="now", nodebench_version="0", cell_id="c", task="t", model="m", status=status
-    )
+@pytest.mark.parametrize(
+    ("figures", "is_answer"),
+    [
+        ({"status": "ok", "grad_norm_y0": 1.0}, True),
+        ({"status": "ok", "nfe_forward": 7}, False),
+        ({"status": "wrong_gradient"}, True),
+        ({"status": "timeout"}, False),
+    ],
+)
+def test_a_wrong_gradient_is_an_answer_to_how_wrong_it_is(figures, is_answer):
+    """It is not measured again; what came to no end is, what was asked for counts alone, and a training that failed."""
+    record = Record(run_id="r", created_at="now", nodebench_version="0", cell_id="c", task="t", model="m", **figures)
     assert settles(record, "untimed") is is_answer
     assert not settles(record, "training")

@@ -117,10 +117,22 @@ def test_an_axis_of_tasks_varies_the_option_that_the_task_names():
 
 def test_tasks_of_a_line_are_called_without_what_varies():
     """Three that differ in one option are one line; two are not, nor are others of their kind."""
-    assert without_varied(["a[x=1,y=2]", "a[x=2,y=2]", "a[y=2]", "a[x=3]", "b[x=1]", "b"]) == {
+    assert without_varied(["a[x=1,y=2]", "a[x=2,y=2]", "a[y=2]", "a[x=3]", "b[x=1]", "b"], "stiffness") == {
         "a[x=1,y=2]": "a[y=2]", "a[x=2,y=2]": "a[y=2]", "a[y=2]": "a[y=2]", "a[x=3]": "a[x=3]", "b[x=1]": "b[x=1]",
         "b": "b",
     }  # fmt: skip
+
+
+def test_of_a_task_of_ours_its_own_option_varies():
+    """Whatever else differs: a store may hold a scaling over the rate and one over the end."""
+    tasks = [
+        *(f"contracting[rate={n}]" for n in (1, 3, 9)),
+        *(f"contracting[end={n}]" for n in (2, 4, 8)),
+        "contracting",
+    ]
+    assert set(without_varied(tasks, "stiffness").values()) == {"contracting", *tasks[3:6]}
+    assert set(without_varied(tasks, "horizon").values()) == {"contracting", *tasks[:3]}
+    assert without_varied(["lorenz[horizon=4]"], "stiffness") == {"lorenz[horizon=4]": "lorenz[horizon=4]"}
 
 
 def stiff(rate, status="ok", **figures):
@@ -187,11 +199,31 @@ def test_a_run_knows_stiffness_time_span_and_lengths(tmp_path):
     assert min(record.grad_norm_params, record.grad_norm_y0) > 0
 
 
+def test_lines_are_of_like_settings_and_of_what_has_a_place():
+    """Two types or seeds are two lines; what failed before its stiffness was known is in none; counts judge nothing."""
+    wrong = [stiff(rate, "wrong_gradient", dtype="float16") for rate in (1.0, 3.0, 10.0)]
+    line = [stiff(rate, grad_error_params=1e-6) for rate in (1.0, 3.0, 10.0)]
+    found = limits([*wrong, *line, stiff(30.0, "failed", stiffness=None)], "stiffness")
+    assert [(limit.right, limit.wrong) for limit in found] == [(None, 1.0), (10.0, None)]
+    (nfe,) = (
+        each for each in scalings([*line, stiff(3.0, "failed", stiffness=None)], "stiffness") if each.quantity == "nfe"
+    )
+    assert nfe.law.n_points == 3
+    assert limits([replace(each, reference_error_params=None) for each in line], "stiffness") == []
+    (unjudged,) = limits([replace(r, reference_error_params=None, grad_norm_y0=1.0) for r in line], "stiffness")
+    assert (unjudged.right, unjudged.status, unjudged.reason) == (
+        None,
+        "unknown",
+        "There is no reference to judge it by.",
+    )
+
+
 def test_theory_of_stiffness_and_parameters():
     """An explicit solver takes steps in proportion to it, an implicit one as many as before."""
     explicit, implicit = record(1, memory_exponent=1.0), record(1, memory_exponent=1.0, solver="kvaerno5")
     assert [theory("stiffness", quantity, explicit) for quantity in ("memory", "nfe", "time")] == [1.0, 1.0, 1.0]
     assert [theory("stiffness", quantity, implicit) for quantity in ("memory", "nfe", "time")] == [0.0, 0.0, 0.0]
+    assert theory("stiffness", "nfe", record(1, solver="rk4")) == 0.0
     assert [theory("parameters", quantity, explicit) for quantity in ("nfe", "time")] == [0.0, None]
     assert theory("steps", "error", record(1, solver="rk4")) == -4.0
 

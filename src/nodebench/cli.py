@@ -338,7 +338,7 @@ def reproduce(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME...", help="table1, table2, table3, figure3, figure4, figure5 or figure8; or `all`."
+            metavar="NAME...", help="table1, table2, table3, figure3, figure4, figure5, figure8 or claims; or `all`."
         ),
     ],
     *,
@@ -360,7 +360,7 @@ def reproduce(
         bool, typer.Option("--dry-run", help="Show what would be measured and what is in the store, and stop.")
     ] = False,
 ) -> None:
-    """Measure what the paper did, and set ours beside its figures.
+    """Measure what the paper did, or what others claim, and set ours beside their figures.
 
     What is in the store is not measured again, but for what failed, which every call tries anew; after an interruption
     the same command goes on, so that it must not be given again while it still runs. Times of unlike machines, which

@@ -357,21 +357,24 @@ def _parsed(source: bytes, path: str) -> ast.Module:
     return ast.parse(source, path)
 
 
-def _with_bases(name: str, module: ast.Module) -> Iterator[tuple[ast.ClassDef, ast.Module]]:
+def _with_bases(
+    name: str, module: ast.Module, seen: frozenset[tuple[str, int]] = frozenset()
+) -> Iterator[tuple[ast.ClassDef, ast.Module]]:
     """A class of a module and those it is derived from, each with its module, the class itself last.
 
     Those are told that the module defines or imports by `from MODULE import NAME`, from wherever its source is found.
     """
     node = next((each for each in module.body if isinstance(each, ast.ClassDef) and each.name == name), None)
-    if node is None:
+    if node is None or (name, id(module)) in seen:
         return
+    seen |= {(name, id(module))}
     for base in (each.id for each in reversed(node.bases) if isinstance(each, ast.Name)):
-        yield from _with_bases(base, module)
+        yield from _with_bases(base, module, seen)
         for origin in (each for each in module.body if isinstance(each, ast.ImportFrom)):
             alias = next((each for each in origin.names if base == (each.asname or each.name)), None)
             within = None if alias is None or origin.level else _module(origin.module or "")
             if alias is not None and within is not None:
-                yield from _with_bases(alias.name, within)
+                yield from _with_bases(alias.name, within, seen)
     yield node, module
 
 

@@ -340,10 +340,14 @@ def scaling_plan(request: Request, axis: str, values: Sequence[float]) -> Plan:
     """
     if axis not in get_args(Axis):
         raise UnknownNameError("axis for --over", axis, get_args(Axis))
-    set_by_axis = {"tolerance": request.rtols, "batch": request.batch_size, "steps": request.first_step}
-    if set_by_axis.get(axis) not in ((), None):
-        option = {"tolerance": "--rtol", "batch": "--batch-size", "steps": "--first-step"}[axis]
-        raise UserError(f"`--over {axis}` sets `{option}` itself; leave it out, and name `--values`.")
+    for of, option, chosen in (
+        ("tolerance", "--rtol", request.rtols),
+        ("tolerance", "--atol", request.atol),
+        ("batch", "--batch-size", request.batch_size),
+        ("steps", "--first-step", request.first_step),
+    ):
+        if axis == of and chosen not in ((), None):
+            raise UserError(f"`--over {axis}` sets `{option}` itself; leave it out, and name `--values`.")
     places = tuple(dict.fromkeys(values or VALUES[axis]))  # type: ignore[index]  # checked above
     if len(places) < MIN_POINTS:
         raise UserError(f"`--values` must be at least {MIN_POINTS} different ones for an interval; got {len(places)}.")

@@ -35,7 +35,14 @@ from nodebench.bench.saved import (
     reference_from,
     relative_error,
 )
-from nodebench.bench.worker.check_up import SLACK, Direction, Doubts, contradiction, differentiated
+from nodebench.bench.worker.check_up import (
+    SLACK,
+    Contradiction,
+    Direction,
+    Doubts,
+    differentiated,
+    lasting_contradiction,
+)
 from nodebench.bench.worker.subject import build_problem, load_inputs, make_subject
 from nodebench.errors import CellError, UnsupportedError
 from nodebench.frameworks.base import AbstractFramework
@@ -51,8 +58,9 @@ method would take the very same steps, and agree with itself."""
 PIECES = 200
 """Parts of the time span of which no step of a second solve is longer, so that it sees what a long step passes over."""
 
-LOSS_STEP = 1e-4
-"""Relative length of a finite difference of the loss, beside which the error of its solves is small."""
+LOSS_STEPS = (1e-4, 1e-6, 1e-8)
+"""Relative lengths of finite differences of the loss. Beside the first the error of its solves is small; where
+solutions part fast, as those of a chaotic system do, only shorter ones tell of a derivative."""
 
 HALVINGS = 3
 """How often the length of fixed steps may be halved for an accuracy that the first reference does not have."""
@@ -370,7 +378,7 @@ class ReferenceSolver:
             return ""  # what is not known cannot be contradicted
         gradient, along = Direction(found.y0, found.params), Direction.at(y0, params)
 
-        def told(direction: Direction) -> str | None:
+        def told(direction: Direction) -> Contradiction | None:
             def value(step: float) -> float:
                 with self.framework.moved(self.problem, *direction.moved(y0, params, step)) as moved:
                     try:
@@ -379,7 +387,8 @@ class ReferenceSolver:
                         return math.nan
                     return float(moved.loss(states))
 
-            return contradiction(value, direction, gradient, Doubts(LOSS_STEP, MARGIN * spec.rtol, own))
+            doubts = [Doubts(step, MARGIN * spec.rtol, own) for step in LOSS_STEPS]
+            return lasting_contradiction(value, direction, gradient, doubts)
 
         how = told(along)
         if how is None:

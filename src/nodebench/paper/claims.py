@@ -5,15 +5,15 @@ Claims are data: `CLAIMS`. A verdict follows from a rule that stands on the page
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Literal, get_args
 
 from nodebench.bench.request import Request
-from nodebench.paper.pages import Place, Source, facts, holes
-from nodebench.paper.parts import Part
-from nodebench.paper.verdicts import NEAR, exponent, exponent_text
+from nodebench.paper.pages import Place, Source, facts
+from nodebench.paper.parts import Part, settles
+from nodebench.paper.verdicts import ABOUT_HALF, BACKWARD_SHARE, NEAR, exponent, exponent_text
 from nodebench.reports.document import (
     ABSENT,
     Block,
@@ -21,15 +21,16 @@ from nodebench.reports.document import (
     Column,
     Document,
     Entry,
+    Missing,
     Paragraph,
     Section,
     Table,
     interval,
     number,
 )
-from nodebench.results.equal_memory import equal_memory
+from nodebench.results.equal_memory import ALIKE, equal_memory
 from nodebench.results.record import Record
-from nodebench.results.scaling import WENT_WRONG, limits
+from nodebench.results.scaling import limits
 from nodebench.stats import PowerLaw, fit_power_law
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "not testable here"]
@@ -276,7 +277,7 @@ def _pairs(places: Sequence[Place]) -> list[tuple[Record, Record]]:
     return [(of["adjoint"], of["adjoint[norm=seminorm]"]) for of in by_setting.values() if len(of) > 1]
 
 
-MEDIAN_SAVED, LEAST_SAVED = 0.40, 0.30
+LEAST_SAVED = 0.30
 
 
 def _saved_by_seminorm(places: Sequence[Place]) -> Outcome:
@@ -287,9 +288,6 @@ def _saved_by_seminorm(places: Sequence[Place]) -> Outcome:
     return Outcome(told, VERDICTS[median(saved) >= LEAST_SAVED])
 
 
-HALF, ABOUT_HALF = 0.5, 0.75
-
-
 def _backward_share(places: Sequence[Place]) -> Outcome:
     counted = [record for record in _records(places, "adjoint") if record.nfe_forward]
     shares = [record.nfe_backward / (record.nfe_forward or 1) for record in counted if record.nfe_backward is not None]
@@ -297,6 +295,14 @@ def _backward_share(places: Sequence[Place]) -> Outcome:
         return NOTHING
     told = f"median {median(shares):.2f}, {min(shares):.2f} to {max(shares):.2f} of {len(shares)}"
     return Outcome(told, VERDICTS[median(shares) < ABOUT_HALF])
+
+
+WRONG = ("wrong_gradient", "diverged")
+"""How a cell ends whose gradient is wrong, or comes to no end; that something else went wrong says nothing."""
+
+
+def _right(record: Record) -> bool:
+    return record.ok and (record.grad_error_params is not None or record.reference_error_params is not None)
 
 
 def _ends(record: Record) -> str:
@@ -315,22 +321,23 @@ def _fails(places: Sequence[Place], *, continuous: str, exact: str) -> Outcome:
     told = "; ".join(
         f"{task}: {exact} {_ends(one)}, {continuous} {_ends(other)}" for task, (one, other) in both.items()
     )
-    wrong = [other.status in WENT_WRONG for one, other in both.values() if one.status == "ok"]
-    return Outcome(told, VERDICTS[None if not wrong or len(set(wrong)) > 1 else wrong[0]])
+    wrong = {other.status in WRONG for one, other in both.values() if _right(one)}
+    return Outcome(told, VERDICTS[wrong.pop() if len(wrong) == 1 else None])
 
 
 def _dated(places: Sequence[Place]) -> Outcome:
     found = {each.backend: each for each in limits(_records(places), "stiffness")}
-    solved = [each for name, each in found.items() if name.endswith("adjoint")]
+    solved = [found[name] for name in ("adjoint", "torchdiffeq-adjoint") if name in found]
     exact = [found[name] for name in ("direct", "checkpoint") if name in found]
-    if not solved or not exact:
+    if len(solved) + len(exact) < 4:
         return NOTHING
     told = "; ".join(
         f"{each.backend} " + ("right throughout" if each.wrong is None else f"wrong from λT = -{each.wrong:.0f} on")
         for each in found.values()
     )
+    ended = {each.status for each in (*solved, *exact) if each.wrong is not None}
     breaks = all(each.wrong is not None for each in solved) and all(each.wrong is None for each in exact)
-    return Outcome(told, VERDICTS[breaks])
+    return Outcome(told, VERDICTS[breaks if ended <= {*WRONG} else None])
 
 
 def _least_memory(places: Sequence[Place]) -> Outcome:
@@ -338,8 +345,10 @@ def _least_memory(places: Sequence[Place]) -> Outcome:
     if len(peaks) < 3:
         return NOTHING
     told = "; ".join(f"{name} {peak / 2**20:.3g} MiB" for name, peak in sorted(peaks.items(), key=lambda each: each[1]))
-    ordered = sorted(peaks, key=lambda name: peaks[name])
-    return Outcome(told, VERDICTS[ordered == ["diffrax-backsolve", "diffrax", "diffrax-direct"]])
+    least, middle, most = (peaks[name] for name in ("diffrax-backsolve", "diffrax", "diffrax-direct"))
+    in_order = least * ALIKE < middle and middle * ALIKE < most
+    against = least > middle * ALIKE or middle > most * ALIKE
+    return Outcome(told, VERDICTS[True if in_order else False if against else None])
 
 
 AIM = 1e-2
@@ -352,8 +361,10 @@ def _cheapest_order(places: Sequence[Place]) -> Outcome:
         n = (record.nfe_forward or 0) + (record.n_vjps or 0)
         if record.ok and record.grad_error_params is not None and record.grad_error_params <= AIM:
             fewest[str(record.solver)] = min(n, fewest.get(str(record.solver), n))
-    if len(fewest) < 2:
+    if not _records(places):
         return NOTHING
+    if not fewest:
+        return Outcome(f"no solver comes to a gradient error of {AIM:g}", "undecided")
     told = "; ".join(f"{solver} {n}" for solver, n in sorted(fewest.items(), key=lambda each: each[1]))
     return Outcome(f"evaluations and VJPs: {told}", VERDICTS[min(fewest, key=lambda each: fewest[each]) == "heun"])
 
@@ -361,8 +372,10 @@ def _cheapest_order(places: Sequence[Place]) -> Outcome:
 def _at_equal_memory(places: Sequence[Place]) -> Outcome:
     found = [cost for cost in equal_memory(_records(places)) if cost.fixed.backend == "reversible"]
     cost = next((each for each in found if each.family.backend == "checkpoint"), None)
-    if cost is None or cost.member is None or cost.ratio.value is None:
+    if cost is None:
         return NOTHING
+    if cost.member is None or cost.ratio.value is None:
+        return Outcome(cost.ratio.reason or ABSENT, "undecided")
     ratio = cost.ratio
     told = f"`{cost.member.backend}` takes {number(ratio.value)} times as long ({interval(ratio.low, ratio.high)})"
     return Outcome(told, VERDICTS[{"slower": True, "faster": False}.get(ratio.verdict or "")])
@@ -373,18 +386,20 @@ LEAST_LESS = 0.39
 
 def _less_time(places: Sequence[Place]) -> Outcome:
     """How much less time a gradient step of `direct` takes than one of `adjoint`, which is the control."""
-    timed = [record for record in _records(places, "direct") if record.ok and record.ratio is not None]
-    if not timed:
+    less = {
+        record.task: (1 - record.ratio, 1 - record.ratio_high, 1 - record.ratio_low)
+        for record in _records(places, "direct")
+        if record.ratio is not None and record.ratio_low is not None and record.ratio_high is not None
+    }
+    if not less:
         return NOTHING
     told = "; ".join(
-        f"{r.task} {100 * (1 - (r.ratio or 0)):.0f} % ({100 * (1 - (r.ratio_high or 0)):.0f}.."
-        f"{100 * (1 - (r.ratio_low or 0)):.0f})"
-        for r in timed
+        f"{task} {100 * found:.0f} % ({100 * low:.0f}..{100 * high:.0f})" for task, (found, low, high) in less.items()
     )
-    sure = [1 - (record.ratio_high or 1) >= LEAST_LESS for record in timed]
-    never = [1 - (record.ratio_low or 1) < LEAST_LESS for record in timed]
-    n = len(timed) / 2
-    return Outcome(told, VERDICTS[True if sum(sure) > n else False if sum(never) >= n else None])
+    n_sure = sum(low >= LEAST_LESS for _, low, _ in less.values())
+    n_never = sum(high < LEAST_LESS for _, _, high in less.values())
+    half = len(_records(places, "direct")) / 2
+    return Outcome(told, VERDICTS[True if n_sure > half else False if n_never >= half else None])
 
 
 SYMPLECTIC = "Matsubara, Miyatake, Yaguchi 2021, README of symplectic-adjoint-method"
@@ -439,7 +454,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "The adjoint's backward solve takes about half the evaluations of the forward solve",
         "Chen et al. 2018, arXiv 1806.07366, figure 3c",
-        f"{HALF}",
+        f"{BACKWARD_SHARE}",
         NORMS,
         _backward_share,
         f"Reproduced where the median is below {ABOUT_HALF}; dopri5, at initial weights.",
@@ -613,15 +628,16 @@ PARTS: tuple[Part, ...] = tuple({claim.part.name: claim.part for claim in CLAIMS
 
 def page(source: Source) -> Document:
     """The page of `claims`."""
-    found = [(claim, _outcome(claim, source)) for claim in CLAIMS]
+    found = [(claim, outcome(claim, source.places[claim.part.name] if claim.part else ())) for claim in CLAIMS]
     decided = {
-        verdict: [claim.statement for claim, outcome in found if outcome.verdict == verdict and outcome != NOTHING]
+        verdict: [claim.statement for claim, each in found if each.verdict == verdict and each != NOTHING]
         for verdict in get_args(Verdict)
     }
     lead: list[Block] = [
         Paragraph(
             "What papers and libraries claim about gradients of neural ODEs, each beside what is measured here. A "
-            "verdict follows from the rule beside it, and the command shows what it rests on."
+            "verdict follows from the rule beside it, as soon as all cells that it rests on have an answer; the "
+            "command shows them."
         ),
         *(
             Bullets((f"{len(names)} {verdict}: {'; '.join(names)}.",))
@@ -637,10 +653,10 @@ def page(source: Source) -> Document:
         Column("ours", "With its 95 % interval, where it has one.", numeric=False),
         Column("verdict", numeric=False),
     )
-    tested = [(claim, outcome) for claim, outcome in found if claim.part is not None]
+    tested = [(claim, each) for claim, each in found if claim.part is not None]
     rows = tuple(
-        tuple(map(_text, (claim.statement, claim.source, claim.theirs, outcome.ours, outcome.verdict)))
-        for claim, outcome in tested
+        tuple(map(_text, (claim.statement, claim.source, claim.theirs, each.ours, each.verdict)))
+        for claim, each in tested
     )
     rules = tuple((_text(claim.statement), _text(claim.rule), _text(_command(claim, source))) for claim, _ in tested)
     how = (Column("claim", numeric=False), Column("rule", numeric=False), Column("command", numeric=False))
@@ -655,16 +671,35 @@ def page(source: Source) -> Document:
         Section("How", (Table("rules", "The rule of each verdict, and what was run.", how, rules),)),
         Section("Not testable here", (Table("untested", "Claims that are not tested.", why, untested),)),
     ]
-    missing = holes(source)
+    missing = _missing(source)
     if missing:
         sections.append(Section("What is missing", tuple(missing)))
     return Document("Claims put to the test", facts(source, of_paper=False), tuple(lead), tuple(sections))
 
 
-def _outcome(claim: Claim, source: Source) -> Outcome:
+def outcome(claim: Claim, places: Sequence[Place]) -> Outcome:
+    """What comes of a claim; undecided as long as a cell that it rests on has no answer.
+
+    Args:
+        claim: The claim.
+        places: The cells of its part.
+    """
     if claim.part is None or claim.judge is None:
         return Outcome(ABSENT, "not testable here")
-    return claim.judge(source.places[claim.part.name])
+    found = claim.judge(places)
+    return replace(found, verdict="undecided") if _unanswered(claim.part, places) else found
+
+
+def _unanswered(part: Part, places: Sequence[Place]) -> list[Place]:
+    return [place for place in places if place.record is None or not settles(place.record, part.measure)]
+
+
+def _missing(source: Source) -> list[Missing]:
+    return [
+        Missing(f"{part.name}: {place.label}", source.why([place]))
+        for part in PARTS
+        for place in _unanswered(part, source.places[part.name])
+    ]
 
 
 def _text(text: str) -> Entry:

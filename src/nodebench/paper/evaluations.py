@@ -6,19 +6,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from nodebench.paper.pages import Place, Source, measured, page
-from nodebench.paper.verdicts import growth_claim, seen
+from nodebench.paper.verdicts import ABOUT_HALF, BACKWARD_SHARE, growth_claim, seen
 from nodebench.reports.charts import backward_evaluations
 from nodebench.reports.document import ABSENT, Block, Chart, Column, Document, Entry, Missing, Section, Table, number
 from nodebench.reports.series import Axis, Row, lines
 from nodebench.reports.tables import sweep_table
 from nodebench.results.record import Record
 from nodebench.stats import fit_power_law
-
-BACKWARD_SHARE = 0.5
-"""Figure 3 c (section 3): evaluations of the backward pass, relative to those of the forward pass, "roughly half"."""
-
-ABOUT_HALF = 0.75
-"""Ratio below which the backward pass counts as taking about half the evaluations."""
 
 FORWARD = Axis("evaluations of the forward pass")
 TOOLTIP = {"series": "method"}

@@ -1,4 +1,4 @@
-"""What is measured for a reproduction: plans, but for what a user chooses."""
+"""What is measured for a reproduction: plans, but for what a user chooses; and when a record has it."""
 
 from dataclasses import dataclass, replace
 
@@ -6,6 +6,7 @@ from nodebench.bench.matrix import plan, scaling_plan
 from nodebench.bench.plan import Plan, joined
 from nodebench.bench.request import Request
 from nodebench.options import ReproduceOptions
+from nodebench.results.record import Record
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,21 @@ class Part:
             for each in self.requests
         ]
         return joined([plan(each) if self.over is None else scaling_plan(each, *self.over) for each in requests])
+
+
+ANSWERS = ("ok", "wrong_gradient", "diverged", "incomparable")
+"""How a cell ends of which errors are asked: that a gradient is wrong, or does not come to its end, answers that."""
+
+
+def settles(record: Record, measure: str) -> bool:
+    """Whether a record has what is measured, so that its cell need not be measured again."""
+    if measure == "untimed":
+        return record.status in ANSWERS and (record.status != "ok" or record.grad_norm_y0 is not None)
+    needed = {
+        "training": (record.metric_value,),
+        "gradient": (record.step_s,),
+        "counts": (record.nfe_forward,),
+        "training-step": (record.train_step_s,),
+        "both": (record.metric_value, record.step_s),
+    }[measure]
+    return record.status == "ok" and None not in needed

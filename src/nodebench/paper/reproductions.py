@@ -13,6 +13,7 @@ from nodebench.errors import user_error
 from nodebench.measuring import Watcher, conditions, measure
 from nodebench.options import DEFAULT_STORE, ReproduceOptions
 from nodebench.paper.pages import Place, Source
+from nodebench.paper.parts import settles
 from nodebench.paper.plans import named, page_of
 from nodebench.reports.writers.files import PAGES, check_outputs
 from nodebench.results.machine import Fingerprint, differences, environment_of
@@ -199,24 +200,6 @@ def answers(store: Store, planned: Plan, environment: Fingerprint | None = None)
     settled = [r for r in records if settles(r, planned.measure)]
     newest = {r.cell_id: r for part in (failed, settled) for r in sorted(part, key=lambda r: r.created_at)}
     return {cell.cell_id: newest[cell.cell_id] for cell in planned.cells if cell.cell_id in newest}
-
-
-ANSWERS = ("ok", "wrong_gradient", "diverged", "incomparable")
-"""How a cell ends of which errors are asked: that a gradient is wrong, or does not come to its end, answers that."""
-
-
-def settles(record: Record, measure: str) -> bool:
-    """Whether a record has what is measured, so that its cell need not be measured again."""
-    if measure == "untimed":
-        return record.status in ANSWERS
-    needed = {
-        "training": (record.metric_value,),
-        "gradient": (record.step_s,),
-        "counts": (record.nfe_forward,),
-        "training-step": (record.train_step_s,),
-        "both": (record.metric_value, record.step_s),
-    }[measure]
-    return record.status == "ok" and None not in needed
 
 
 def continuation(store: Store, planned: Plan, environment: Fingerprint) -> Continuation:

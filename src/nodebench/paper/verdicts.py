@@ -17,6 +17,13 @@ CLEAR = 0.02
 """What a single seed must show to decide: a relative difference, or one in nats, that is larger than this."""
 
 
+BACKWARD_SHARE = 0.5
+"""Figure 3 c (section 3): evaluations of the backward pass, relative to those of the forward pass, "roughly half"."""
+
+ABOUT_HALF = 0.75
+"""Ratio below which the backward pass counts as taking about half the evaluations."""
+
+
 @dataclass(frozen=True)
 class ClaimVerdict:
     """How a claim is told of.

@@ -30,12 +30,13 @@ def _along(axis: Axis, records: Sequence[Record]) -> list[Block]:
     found = limits(records, axis)
     if not found:
         return []
-    names = without_varied(record.task for record in records)
+    names = without_varied((record.task for record in records), axis)
 
     def common(record: Record) -> Hashable:
         return in_common(axis, record, names)
 
-    lines = grouped(records, lambda record: (common(record), label(record)))
+    placed = [record for record in records if place_on(axis, record) is not None]
+    lines = grouped(placed, lambda record: (common(record), label(record)))
     right = [
         record for line in lines for record in right_part(sorted(line, key=lambda each: place_on(axis, each) or 0.0))
     ]

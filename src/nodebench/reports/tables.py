@@ -571,13 +571,13 @@ def exponents(name: str, measured: Sequence[Record]) -> Iterator[Block]:
         measured: Records of one task that show a gradient, one per cell, with times of one machine.
     """
     solved = [record for record in measured if record.solver is not None]
-    names = without_varied(record.task for record in solved)
     n_tables = 0
     for axis in get_args(Axis):
         found: list[tuple[str, Scaling]] = []
         # A solver is told its steps or a tolerance, never both.
         adaptive = {"steps": (False,), "tolerance": (True,)}.get(axis, (False, True))
         varied = [record for record in solved if method(str(record.solver)).adaptive in adaptive]
+        names = without_varied((record.task for record in solved), axis)
         for line in grouped(varied, lambda record: in_common(axis, record, names)):  # noqa: B023  called at once
             laws = [scaling for scaling in scalings(line, axis) if scaling.law is not None]
             found += [(line_setting(line[0], axis), scaling) for scaling in laws]

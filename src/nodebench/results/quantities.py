@@ -262,7 +262,8 @@ class GradientPart:
     )
     sensitivity_largest: float | None = _quantity(
         meaning="Largest singular value of dy(end)/dy(start) along the exact solution: by how much a disturbance of "
-        "the start has grown at the end; of systems of at most 8 states that say it, where it is above 1e-10.",
+        "the start has grown at the end; of systems of at most 8 states that say it, where it is above 1e-10. It is "
+        "solved at a relative tolerance of 1e-10, so that above 1e10 that solution has left the exact one.",
         format="number",
         only_if_any=True,
         tables={"comparison": "largest sv of dy/dy0"},

@@ -1,14 +1,15 @@
 """How memory, evaluations and time grow: measured exponents beside those that theory states."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal, get_args
 
 from nodebench.backends.solvers import LibraryMethod, Multistep, Tableau, method
-from nodebench.errors import Status
-from nodebench.registry import parse, spelled
+from nodebench.errors import Status, UserError
+from nodebench.registry import describe, is_own, load_class, parse, spelled
 from nodebench.results.quantities import KNOWN
 from nodebench.results.record import Record
 from nodebench.stats import MIN_POINTS, PowerLaw, fit_power_law
@@ -104,40 +105,57 @@ def _place_text(axis: Axis, place: float | None) -> str:
     return f"{named.get(axis, '')}{place:.4g}{' parameters' if axis == 'parameters' else ''}"
 
 
-def without_varied(tasks: Iterable[str]) -> Mapping[str, str]:
-    """What tasks are called without the option in which at least three of a kind differ, and nothing else."""
+def without_varied(tasks: Iterable[str], axis: Axis) -> Mapping[str, str]:
+    """What tasks are called without the option that varies them along an axis.
+
+    Of a task of this package the option is the one that it names. Of another, whose code is not run for this, it is the
+    one in which at least three of a kind differ, and nothing else.
+    """
     kinds: dict[str, dict[str, Mapping[str, str]]] = {}
     for name in dict.fromkeys(tasks):
         base, options = parse(name)
         kinds.setdefault(base, {})[name] = options
-    found: dict[str, str] = {}
-    for base, of in kinds.items():
-        shorter = {
-            option: {
-                name: spelled(base, {k: v for k, v in options.items() if k != option}) for name, options in of.items()
-            }
-            for option in dict.fromkeys(option for options in of.values() for option in options)
+    return {task: name for base, of in kinds.items() for task, name in _without(base, of, axis).items()}
+
+
+def _without(base: str, tasks: Mapping[str, Mapping[str, str]], axis: Axis) -> Mapping[str, str]:
+    def shorter(option: str) -> dict[str, str]:
+        return {
+            name: spelled(base, {key: value for key, value in options.items() if key != option})
+            for name, options in tasks.items()
         }
-        most = max(shorter.values(), key=lambda names: max(Counter(names.values()).values()), default={})
-        merged = Counter(most.values())
-        found |= {name: most[name] if merged[most.get(name, "")] >= MIN_POINTS else name for name in of}
-    return found
+
+    with suppress(UserError):
+        if is_own("task", base):
+            return shorter(load_class(describe("task", base).target).varied.get(axis, ""))
+    each = [shorter(option) for option in dict.fromkeys(option for options in tasks.values() for option in options)]
+    most = max(each, key=lambda names: max(Counter(names.values()).values()), default={})
+    merged = Counter(most.values())
+    return {name: most[name] if merged[most.get(name, "")] >= MIN_POINTS else name for name in tasks}
 
 
-Line = tuple[str, str, str, float | None]
-"""Task with its model, backend, solver and relative tolerance; the last is None over tolerances."""
+Line = tuple[Hashable, ...]
+"""Task with its model, backend and solver, and all else that the records of a line have in common."""
 
 
 def _lines(records: Sequence[Record], axis: Axis) -> dict[Line, list[Record]]:
-    """Records by what they have in common but for their place on an axis; of an axis of tasks in its order."""
-    names = without_varied(record.task for record in records) if axis in OF_TASK else {}
+    """Records by what they have in common but for their place on an axis; of an axis of tasks in its order.
+
+    What has no place on an axis of tasks, since it failed before that was known, is in no line.
+    """
+    names = without_varied((record.task for record in records), axis) if axis in OF_TASK else {}
     found: dict[Line, list[Record]] = {}
     for record in records:
-        rtol = None if axis == "tolerance" else record.rtol
+        if axis in OF_TASK and place_on(axis, record) is None:
+            continue
         name = f"{names.get(record.task, record.task)}/{record.model}"
-        found.setdefault((name, str(record.backend), str(record.solver), rtol), []).append(record)
-    for line in found.values() if axis in OF_TASK else ():
-        line.sort(key=lambda record: place_on(axis, record) or 0.0)
+        tolerances = None if axis == "tolerance" else (record.rtol, record.atol)
+        batch = None if axis == "batch" else record.batch_size
+        settings = (record.dtype, record.device, record.threads, record.seed, record.preset)
+        line = (name, str(record.backend), str(record.solver), tolerances, batch, *settings)
+        found.setdefault(line, []).append(record)
+    for members in found.values() if axis in OF_TASK else ():
+        members.sort(key=lambda record: place_on(axis, record) or 0.0)
     return found
 
 
@@ -150,23 +168,27 @@ def _own_error(record: Record) -> float | None:
     return record.reference_error_params if record.n_params else record.reference_error_y0
 
 
+def _judged(record: Record) -> bool:
+    """Whether it was asked whether its gradient is right: where evaluations alone are counted, it is not."""
+    return record.status != "ok" or record.grad_norm_y0 is not None or _own_error(record) is not None
+
+
 def _unknown(record: Record) -> bool:
-    """Whether a gradient was computed, and its reference judges none."""
+    """Whether a gradient was computed that no reference judges."""
     own = _own_error(record)
-    return record.status == "ok" and own is not None and not own <= KNOWN
+    return record.status == "ok" and _judged(record) and (own is None or not own <= KNOWN)
 
 
 def _end(limit: Limit, axis: Axis, record: Record) -> Limit:
     """A limit with where and how its line ends."""
-    grown = record.sensitivity_largest
-    why = (
-        f"The reference's own error is {_own_error(record):.2g}: two solves of it in float64 differ, so that no "
-        f"gradient means anything there{'' if grown is None else f', where dy/dy0 has the singular value {grown:.2g}'}."
-        if _unknown(record)
-        else record.reason or ""
-    )
-    status = UNKNOWN if _unknown(record) else record.status
-    return replace(limit, wrong=place_on(axis, record), status=status, reason=why)
+    if not _unknown(record):
+        return replace(limit, wrong=place_on(axis, record), status=record.status, reason=record.reason or "")
+    own, grown = _own_error(record), record.sensitivity_largest
+    why = "There is no reference to judge it by." if own is None else (
+        f"The reference's own error is {own:.2g}: two solves of it in float64 differ, so that no gradient means "
+        f"anything there{'' if grown is None else f', where dy/dy0 has the singular value {grown:.2g}'}."
+    )  # fmt: skip
+    return replace(limit, wrong=place_on(axis, record), status=UNKNOWN, reason=why)
 
 
 def limits(records: Sequence[Record], axis: Axis) -> list[Limit]:
@@ -177,12 +199,12 @@ def limits(records: Sequence[Record], axis: Axis) -> list[Limit]:
         axis: One of `OF_TASK`.
     """
     found = []
-    placed = [r for r in records if place_on(axis, r) is not None and r.status != "unsupported"]
-    for (task, backend, solver, _), line in _lines(placed, axis).items():
+    judged = [record for record in records if _judged(record) and record.status != "unsupported"]
+    for (task, backend, solver, *_), line in _lines(judged, axis).items():
         if len({place_on(axis, record) for record in line}) < MIN_POINTS:
             continue
         right = right_part(line)
-        limit = Limit(task, backend, solver, axis, place_on(axis, right[-1]) if right else None)
+        limit = Limit(str(task), str(backend), str(solver), axis, place_on(axis, right[-1]) if right else None)
         found.append(limit if len(right) == len(line) else _end(limit, axis, line[len(right)]))
     return found
 
@@ -191,14 +213,14 @@ def scalings(records: Sequence[Record], axis: Axis) -> list[Scaling]:
     """Fit what was measured along an axis, one power law per task, backend, solver and quantity.
 
     Args:
-        records: Records of cells that differ in nothing but backend, solver and place; those that did not end well, or
-            were not asked this, are left out. Evaluations and bytes may come from several machines, times must be of
-            one.
+        records: Records, of which those make a line that differ in nothing but their place; those that did not end
+            well, or were not asked this, are left out. Evaluations and bytes may come from several machines, times
+            must be of one.
         axis: The axis.
     """
     return [
-        _scaling((task, backend, solver), axis, quantity, line)
-        for (task, backend, solver, _), line in _lines(records, axis).items()
+        _scaling((str(task), str(backend), str(solver)), axis, quantity, line)
+        for (task, backend, solver, *_), line in _lines(records, axis).items()
         for quantity in get_args(ScaledQuantity)
         # Over the tolerance charts have the error, and no law of it holds over the batch.
         if quantity != "error" or axis not in ("tolerance", "batch")
@@ -210,7 +232,7 @@ def _scaling(name: tuple[str, str, str], axis: Axis, quantity: ScaledQuantity, l
         (place, value)
         for record in (right_part(line) if axis in OF_TASK else line)
         if record.status == "ok"
-        and (place := place_on(axis, record)) is not None
+        and (place := place_on(axis, record) or 0.0) > 0
         and (value := _value(quantity, record)) is not None
     ]
     law = fit_power_law(*zip(*points, strict=True)) if points else None
@@ -253,8 +275,8 @@ def theory(axis: Axis, quantity: ScaledQuantity, record: Record) -> float | None
     of h^q per step, h being the step, so that n goes with tolerance^(-1/q); one that changes its order has no q. Over
     the batch memory and time go with its size, once arithmetic outweighs what each call costs; over the horizon n goes
     with the time span, as long as the dynamics does not change its pace. Over the stiffness an explicit solver is held
-    to steps of about 3 / |λ|, so that n goes with |λT|, and one that is stable whatever the step takes as many as
-    before. The number of parameters changes no evaluation.
+    to steps of about 3 / |λ|, so that n goes with |λT|, where it chooses them; one that is stable whatever the step
+    takes as many as before. The number of parameters changes no evaluation.
     """
     if axis == "batch":
         return {"nfe": 0.0, "error": None}.get(quantity, 1.0)
@@ -278,4 +300,4 @@ def _exponent_of_steps(axis: Axis, solver: Tableau | Multistep | LibraryMethod) 
         return 1.0
     if isinstance(solver, Multistep):  # which may turn to other formulas
         return None
-    return 1.0 if isinstance(solver, Tableau) and not solver.implicit else 0.0
+    return 1.0 if isinstance(solver, Tableau) and solver.adaptive and not solver.implicit else 0.0

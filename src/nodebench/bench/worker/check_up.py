@@ -4,11 +4,12 @@ What is true of any framework: the same value twice, a derivative that is finite
 framework alone can see of a field (structure, in-place changes, what its graph ends in) is `AbstractFramework.inspect`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from typing_extensions import override
 
 from nodebench.errors import DivergedError, FieldError
 from nodebench.frameworks.base import AbstractFramework, Weights, field_name
@@ -284,9 +285,28 @@ class Doubts:
     derivative: float = 0.0
 
 
+@dataclass(frozen=True)
+class Contradiction:
+    """What finite differences give that contradicts a derivative.
+
+    Attributes:
+        slope: The slope by finite differences.
+        stated: What the derivative says it is.
+        size: The larger of the two values that the slope is of.
+    """
+
+    slope: float
+    stated: float
+    size: float
+
+    @override
+    def __str__(self) -> str:
+        return f"finite differences along a direction give {self.slope:.3g}, it gives {self.stated:.3g}"
+
+
 def contradiction(
     value: Callable[[float], float], along: Direction, derivative: Direction, doubts: "Doubts"
-) -> str | None:
+) -> Contradiction | None:
     """How finite differences contradict a derivative, or None where they do not.
 
     Args:
@@ -309,4 +329,30 @@ def contradiction(
     coarse = (value(2 * step) - value(-2 * step)) / (4 * step)
     if not np.isfinite(coarse) or abs(slope - stated) <= allowed + 10 * abs(slope - coarse):
         return None
-    return f"finite differences along a direction give {slope:.3g}, it gives {stated:.3g}"
+    return Contradiction(slope, stated, max(abs(ahead), abs(behind)))
+
+
+TOLD_BY = 0.1
+"""Part of a contradiction up to which the error of a shorter difference may be, for it to say something."""
+
+
+def lasting_contradiction(
+    value: Callable[[float], float], along: Direction, derivative: Direction, doubts: Sequence[Doubts]
+) -> Contradiction | None:
+    """A contradiction that no shorter difference resolves, as it does where a function bends on the way.
+
+    Args:
+        value: As in `contradiction`.
+        along: As there.
+        derivative: As there.
+        doubts: Steps from the longest on, which is always tried; a shorter one where its error is small beside the
+            contradiction so far.
+    """
+    found: Contradiction | None = None
+    for each in doubts:
+        if found is not None and each.value * found.size / each.step > TOLD_BY * abs(found.slope - found.stated):
+            continue
+        found = contradiction(value, along, derivative, each)
+        if found is None:
+            return None
+    return found

@@ -11,6 +11,9 @@ from nodebench.tasks.base import Dynamics
 MAX_STATES = 8
 """States up to which the variational equation, whose size is their square, is solved too."""
 
+MAX_EIGENVALUES = 512
+"""States up to which the eigenvalues of the Jacobian are computed."""
+
 RTOL, ATOL = 1e-10, 1e-14
 
 MAX_STEPS = 50_000
@@ -39,18 +42,19 @@ def dynamics(rates: Callable[[float, np.ndarray], np.ndarray], y0: np.ndarray, t
         return rows.T
 
     def variational(t: float, z: np.ndarray) -> np.ndarray:
-        y, disturbed = z[:d], z[d:].reshape(d, -1)
+        y, disturbed = z[:d], z[d:].reshape(d, d)
         return np.concatenate([rates(t, y), (jacobian(t, y) @ disturbed).ravel()])
 
-    disturbances = np.eye(d) if d <= MAX_STATES else np.zeros((d, 0))
-    z = np.concatenate([y0, disturbances.ravel()])
-    states = _solved(variational, times, z)
+    if d > MAX_EIGENVALUES:
+        return Dynamics(note=f"no stiffness and sensitivity: the system has more than {MAX_EIGENVALUES} states")
+    small = d <= MAX_STATES
+    states = _solved(variational if small else rates, times, np.concatenate([y0, np.eye(d).ravel()]) if small else y0)
     if len(states) < len(times):
         reached = f"t = {times[len(states)]:g} of {times[-1]:g}"
         return Dynamics(note=f"no stiffness and sensitivity: SciPy's LSODA does not come to {reached}")
     values = [np.linalg.eigvals(jacobian(t, state[:d])).real.min() for t, state in zip(times, states, strict=True)]
     stiffness = float(min(0.0, *values)) * abs(times[-1] - times[0])
-    if d > MAX_STATES:
+    if not small:
         return Dynamics(stiffness)
     singular = np.linalg.svd(states[-1][d:].reshape(d, d), compute_uv=False)
     part, size = RESOLVED
