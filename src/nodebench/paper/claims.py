@@ -435,8 +435,8 @@ CLAIMS: tuple[Claim, ...] = (
         "median 40 %, up to 62 %",
         NORMS,
         _saved_by_seminorm,
-        f"Reproduced where the median over tasks and tolerances is at least {100 * LEAST_SAVED:.0f} %; dopri5, at initial "
-        "weights.",
+        f"Reproduced where the median over tasks and tolerances is at least {100 * LEAST_SAVED:.0f} %; dopri5, at "
+        "initial weights.",
     ),
     Claim(
         "The adjoint's backward solve takes about half the evaluations of the forward solve",
