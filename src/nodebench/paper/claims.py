@@ -106,7 +106,7 @@ STIFFNESS = Part(
 STIFF = Part(
     "stiff systems",
     (
-        Request(tasks=("robertson", "pollu"), backends=("direct", "interpolated", "adjoint"), measure="untimed"),
+        Request(tasks=("robertson", "pollu"), backends=("direct", "adjoint"), measure="untimed"),
         Request(tasks=("robertson",), backends=("diffrax", "diffrax-backsolve"), measure="untimed"),
     ),
 )
