@@ -635,24 +635,24 @@ def page(source: Source) -> Document:
     ]
     columns = (
         Column("claim", numeric=False),
-        Column("source", numeric=False),
         Column("theirs", numeric=False),
         Column("ours", "With its 95 % interval, where it has one.", numeric=False),
         Column("verdict", numeric=False),
+        Column("source", numeric=False),
     )
     tested = [(claim, each) for claim, each in found if claim.part is not None]
     rows = tuple(
-        tuple(map(_text, (claim.statement, claim.source, claim.theirs, each.ours, each.verdict)))
+        tuple(map(_text, (claim.statement, claim.theirs, each.ours, each.verdict, claim.source)))
         for claim, each in tested
     )
     rules = tuple((_text(claim.statement), _text(claim.rule), _text(_command(claim, source))) for claim, _ in tested)
     how = (Column("claim", numeric=False), Column("rule", numeric=False), Column("command", numeric=False))
     untested = tuple(
-        tuple(map(_text, (claim.statement, claim.source, claim.theirs, claim.rule)))
+        tuple(map(_text, (claim.statement, claim.theirs, claim.rule, claim.source)))
         for claim, _ in found
         if claim.part is None
     )
-    why = (columns[0], columns[1], columns[2], Column("why it is not tested", numeric=False))
+    why = (*columns[:2], Column("why it is not tested", numeric=False), columns[-1])
     sections = [
         Section("Claims that were tested", (Table("claims", "Claims, and what is seen of them.", columns, rows),)),
         Section("How", (Table("rules", "The rule of each verdict, and what was run.", how, rules),)),
