@@ -135,3 +135,10 @@ def test_gradients_of_the_times_are_kept_and_judged(tmp_path):
     assert found.misfit(gradients(times=np.ones(3))) == "d/dtimes has 2 numbers, not 3"
     assert not suffices(replace(exact, times_error=0.01), found, SolverSpec(), 1)
     assert suffices(exact, found, SolverSpec(), 1)
+
+
+def test_where_disturbances_grow_errors_may_have_grown():
+    """In a chaotic system a solution may be as much farther from the reference's as dy(end)/dy(start) is large."""
+    assert disagreement(5000.0, 10) is not None
+    assert disagreement(5000.0, 10, grown=100.0) is None
+    assert disagreement(5000.0, 10, grown=1e-3) is not None

@@ -167,7 +167,7 @@ def judge_fairness(cells: Sequence[CellRun]) -> None:
         reason = (
             unlike(cell.conditions, conditions)
             or unlike_fields(found, fields)
-            or disagreement(found.forward_error, found.n_accepted)
+            or disagreement(found.forward_error, found.n_accepted, found.sensitivity_largest)
         )
         cell.condemn("incomparable", reason)
 
@@ -230,19 +230,20 @@ def _near(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=FIELD_MARGIN, abs_tol=1e-30)
 
 
-def disagreement(forward_error: float | None, n_accepted: int | None) -> str | None:
+def disagreement(forward_error: float | None, n_accepted: int | None, grown: float | None = None) -> str | None:
     """Why a solution is not one of the problem to the tolerance asked for, or None.
 
     Args:
         forward_error: Distance of its output from the reference's in tolerances, where there is one.
         n_accepted: Steps of the solve; as one where the library does not tell.
+        grown: By how much a disturbance of the start has grown at the end, where that is known: so may an error have.
     """
     steps = n_accepted or 1
-    limit = TOLERANCES_PER_STEP * steps
+    limit = TOLERANCES_PER_STEP * steps * max(1.0, grown or 1.0)
     if forward_error is None or forward_error <= limit:
         return None
     return (
-        f"its solution is {forward_error:.3g} tolerances away from the reference's, above the {limit} that its "
+        f"its solution is {forward_error:.3g} tolerances away from the reference's, above the {limit:.6g} that its "
         f"{steps} steps allow: it does not solve the same problem, or not to this tolerance."
     )
 
