@@ -1,4 +1,4 @@
-"""The 25 nonstiff problems of DETEST, one description each for NumPy, torch and JAX.
+"""The 25 nonstiff problems of DETEST, one description each for NumPy and torch.
 
 "Comparing Numerical Methods for Ordinary Differential Equations", Hull, Enright, Fellen and Sedgwick, 1972,
 https://doi.org/10.1137/0709052: A single equations, B small systems, C moderate systems, D orbits by their
@@ -18,7 +18,7 @@ END = 20.0
 """Last time of every problem."""
 
 Rates = Callable[[Any, Array, Array], Array]
-"""`rates(xp, t, y)`: the derivative of states `(..., n)` in float64, `xp` being `numpy`, `torch` or `jax.numpy`."""
+"""`rates(xp, t, y)`: the derivative of states `(..., n)` in float64, `xp` being `numpy` or `torch`."""
 
 
 @dataclass(frozen=True)

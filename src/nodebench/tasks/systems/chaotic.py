@@ -23,7 +23,7 @@ class AbstractChaotic(AbstractSystem):
         UserError: If it is not above 0, or above 100.
     """
 
-    horizon: float
+    horizon: float = 1.0
 
     varied: ClassVar[Mapping[str, str]] = {"horizon": "horizon"}
     positive: ClassVar[bool] = True
@@ -43,8 +43,6 @@ class AbstractChaotic(AbstractSystem):
 @dataclass(frozen=True)
 class Lorenz(AbstractChaotic):
     """Lorenz's three equations of 1963, whose disturbances grow about like exp(0.9 t)."""
-
-    horizon: float = 1.0
 
     start: ClassVar[np.ndarray] = np.array([-8.0, 7.0, 27.0])
     truth: ClassVar[np.ndarray] = np.array([10.0, 28.0, 8 / 3])

@@ -38,7 +38,7 @@ class AbstractAugmentable(AbstractFieldTask):
         Augmented neural ODEs (Dupont, Doucet, Teh, 2019), https://arxiv.org/abs/1904.01681
     """
 
-    augmented: bool
+    augmented: bool = False
 
     augmented_fields: ClassVar[Mapping[str, str]]
     """Like `fields`, with the dimension more."""
@@ -55,16 +55,7 @@ class AbstractAugmentable(AbstractFieldTask):
 
 @dataclass(frozen=True)
 class MinusX(AbstractAugmentable):
-    """g(x) = -x, which no flow on the line can be: trajectories would have to cross, and evaluations grow in training.
-
-    Attributes:
-        augmented: Whether there is a dimension more, in which trajectories go around each other.
-
-    References:
-        Augmented neural ODEs (Dupont, Doucet, Teh, 2019), https://arxiv.org/abs/1904.01681
-    """
-
-    augmented: bool = False
+    """g(x) = -x, which no flow on the line can be: trajectories would have to cross, and evaluations grow in training."""
 
     fields: ClassVar = {"torch": f"{_TORCH}:Line", "jax": f"{_JAX}:Line"}
     augmented_fields: ClassVar = {"torch": f"{_TORCH}:Plane", "jax": f"{_JAX}:Plane"}
@@ -85,15 +76,7 @@ class Annuli(AbstractAugmentable):
     The points with |x| < 0.5 are to end at (-1, 0), those with 1 < |x| < 1.5 at (1, 0): two classes that the first
     coordinate then tells apart. The paper has the same disc and ring and a third of its points in the disc, with a
     linear layer behind the flow that is learnt; here the flow alone does all.
-
-    Attributes:
-        augmented: Whether there is a dimension more, in which the disc can be lifted out of the ring.
-
-    References:
-        Augmented neural ODEs (Dupont, Doucet, Teh, 2019), https://arxiv.org/abs/1904.01681
     """
-
-    augmented: bool = False
 
     fields: ClassVar = {"torch": f"{_TORCH}:Plane", "jax": f"{_JAX}:Plane"}
     augmented_fields: ClassVar = {"torch": f"{_TORCH}:Space", "jax": f"{_JAX}:Space"}
