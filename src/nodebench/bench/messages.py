@@ -199,10 +199,16 @@ class Planned:
 class Beginning:
     """Answer to `begin`: what is the same for all cells that are compared."""
 
-    first_step: float
     found: Measurement
+    """With the first step of every solve."""
     files: dict[str, str]
     """Digests of the files of code that were loaded and belong to no installed package."""
+
+    @property
+    def first_step(self) -> float:
+        """The first step of every solve."""
+        assert self.found.first_step is not None, "it has been chosen"
+        return self.found.first_step
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from collections.abc import Hashable, Sequence
 
 from nodebench.reports import series
 from nodebench.reports.charts import ERROR, NFE, TIME, Figure, against
-from nodebench.reports.comparison import base_task, grouped, in_common, label
+from nodebench.reports.comparison import base_task, in_common
 from nodebench.reports.document import Block
 from nodebench.reports.tables import limits_table
 from nodebench.results.record import Record
-from nodebench.results.scaling import OF_TASK, Axis, limits, place_on, right_part, without_varied
+from nodebench.results.scaling import OF_TASK, Axis, limits, place_on, right_records, without_varied
 
 PLACES = {
     "stiffness": Figure("stiffness", series.Axis("stiffness |λT|", log=True), lambda r: place_on("stiffness", r)),
@@ -35,11 +35,7 @@ def _along(axis: Axis, records: Sequence[Record]) -> list[Block]:
     def common(record: Record) -> Hashable:
         return in_common(axis, record, names)
 
-    placed = [record for record in records if place_on(axis, record) is not None]
-    lines = grouped(placed, lambda record: (common(record), label(record)))
-    right = [
-        record for line in lines for record in right_part(sorted(line, key=lambda each: place_on(axis, each) or 0.0))
-    ]
+    right = right_records(records, axis)
     return [
         limits_table(f"{base_task(records[0])}-limits-{axis}", found),
         *(

@@ -159,7 +159,12 @@ def _lines(records: Sequence[Record], axis: Axis) -> dict[Line, list[Record]]:
     return found
 
 
-def right_part(line: Sequence[Record]) -> list[Record]:
+def right_records(records: Sequence[Record], axis: Axis) -> list[Record]:
+    """The records of each line along an axis of tasks up to where its gradient ceases to be right, line by line."""
+    return [record for line in _lines(records, axis).values() for record in _right_part(line)]
+
+
+def _right_part(line: Sequence[Record]) -> list[Record]:
     """The beginning of a line, up to where its gradient goes wrong, or nobody knows it any more."""
     return list(takewhile(lambda record: record.status not in WENT_WRONG and not _unknown(record), line))
 
@@ -203,7 +208,7 @@ def limits(records: Sequence[Record], axis: Axis) -> list[Limit]:
     for (task, backend, solver, *_), line in _lines(judged, axis).items():
         if len({place_on(axis, record) for record in line}) < MIN_POINTS:
             continue
-        right = right_part(line)
+        right = _right_part(line)
         limit = Limit(str(task), str(backend), str(solver), axis, place_on(axis, right[-1]) if right else None)
         found.append(limit if len(right) == len(line) else _end(limit, axis, line[len(right)]))
     return found
@@ -230,7 +235,7 @@ def scalings(records: Sequence[Record], axis: Axis) -> list[Scaling]:
 def _scaling(name: tuple[str, str, str], axis: Axis, quantity: ScaledQuantity, line: Sequence[Record]) -> Scaling:
     points = [
         (place, value)
-        for record in (right_part(line) if axis in OF_TASK else line)
+        for record in (_right_part(line) if axis in OF_TASK else line)
         if record.status == "ok"
         and (place := place_on(axis, record) or 0.0) > 0
         and (value := _value(quantity, record)) is not None

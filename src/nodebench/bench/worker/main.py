@@ -176,7 +176,7 @@ class Worker(GradientPasses, Questions):
             sensitivity_smallest=known.smallest,
             notes=[*notes, *([known.note] if known.note else [])],
         )
-        return Beginning(first_step, found, loaded_files())
+        return Beginning(found, loaded_files())
 
     @override
     def reference(self, first_step: float, inputs: Path, folder: Path, level: int) -> ReferenceFile:
