@@ -1,19 +1,20 @@
 """What papers and libraries claim of gradients, each put to a test: the claim, what was run, our figure, the verdict.
 
-Claims are data: `CLAIMS`. A verdict follows from a rule that stands on the page beside it.
+Claims are data: `CLAIMS`. A verdict follows from a rule that stands on the page beside it, by `judges`.
 """
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median
-from typing import Literal, get_args
+from typing import get_args
 
 from nodebench.bench.request import Request
+from nodebench.paper import judges
+from nodebench.paper.judges import AIM, EVALUATIONS, GROWS, LEAST_LESS, LEAST_SAVED, NOTHING, Outcome, Verdict
 from nodebench.paper.pages import Place, Source, facts
 from nodebench.paper.parts import Part, settles
-from nodebench.paper.verdicts import ABOUT_HALF, BACKWARD_SHARE, NEAR, exponent, exponent_text
+from nodebench.paper.verdicts import ABOUT_HALF, BACKWARD_SHARE
 from nodebench.reports.document import (
     ABSENT,
     Block,
@@ -25,15 +26,7 @@ from nodebench.reports.document import (
     Paragraph,
     Section,
     Table,
-    interval,
-    number,
 )
-from nodebench.results.equal_memory import ALIKE, equal_memory
-from nodebench.results.record import Record
-from nodebench.results.scaling import limits
-from nodebench.stats import PowerLaw, fit_power_law
-
-Verdict = Literal["reproduced", "not reproduced", "undecided", "not testable here"]
 
 FIELD = "minus-x[augmented=true]"
 """A small network that is not stiff, in float64 where rounding must not decide."""
@@ -159,23 +152,6 @@ STEP_TIMES = Part(
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a claim.
-
-    Attributes:
-        ours: Our figure, with its interval where it has one.
-        verdict: The verdict by the claim's rule.
-    """
-
-    ours: str
-    verdict: Verdict
-
-
-NOTHING = Outcome(ABSENT, "undecided")
-"""What comes of a claim whose cells are not measured; the page says why."""
-
-
-@dataclass(frozen=True)
 class Claim:
     """A claim of a paper or library.
 
@@ -196,198 +172,6 @@ class Claim:
     rule: str = ""
 
 
-VERDICTS: Mapping[bool | None, Verdict] = {True: "reproduced", False: "not reproduced", None: "undecided"}
-"""The verdict by whether a claim holds."""
-
-
-def _records(places: Sequence[Place], backend: str | None = None) -> list[Record]:
-    """What was measured, wrong gradients among it: that a gradient is wrong is an answer here."""
-    found = [place.record for place in places if place.record is not None]
-    return [record for record in found if backend in (None, record.backend)]
-
-
-def _law(
-    records: Sequence[Record], x: Callable[[Record], float | None], y: Callable[[Record], float | None]
-) -> PowerLaw | None:
-    points = [(at, value) for record in records if (at := x(record)) and (value := y(record)) is not None]
-    return fit_power_law(*zip(*points, strict=True)) if points else None
-
-
-def _grows(
-    places: Sequence[Place],
-    *,
-    backend: str,
-    stated: float,
-    y: Callable[[Record], float | None],
-    x: Callable[[Record], float | None] = lambda record: record.n_accepted,
-    solver: str | None = None,
-) -> Outcome:
-    """An exponent, and whether it is the stated one."""
-    law = _law([r for r in _records(places, backend) if solver in (None, r.solver)], x, y)
-    return NOTHING if law is None else Outcome(exponent_text(law), VERDICTS[exponent(law, stated).holds])
-
-
-GROWS = (
-    f"Reproduced where the 95 % interval of the exponent lies within {NEAR} of the stated one, not where it is apart."
-)
-
-RK4_STAGES = 4
-
-
-def _evaluations(places: Sequence[Place], *, backend: str, stated: float) -> Outcome:
-    """Evaluations and VJPs for each step and stage."""
-    costs = [
-        (record.nfe_forward + (record.nfe_backward or 0) + record.n_vjps) / (RK4_STAGES * record.n_accepted)
-        for record in _records(places, backend)
-        if record.nfe_forward and record.n_vjps is not None and record.n_accepted
-    ]
-    if not costs:
-        return NOTHING
-    told = number(costs[-1]) if len(set(costs)) == 1 else f"{min(costs):.4g} to {max(costs):.4g}"
-    return Outcome(f"{told} N s", VERDICTS[all(abs(cost / stated - 1) <= COUNTED for cost in costs)])
-
-
-COUNTED = 0.02
-
-EVALUATIONS = (
-    f"Reproduced where it is within {100 * COUNTED:.0f} % at every number of steps: N steps of rk4 with s = 4 stages, "
-    "a VJP counted as one evaluation."
-)
-
-
-def _pairs(places: Sequence[Place]) -> list[tuple[Record, Record]]:
-    by_setting: dict[tuple[str, float | None], dict[str, Record]] = {}
-    for record in _records(places):
-        if record.nfe_backward is not None:
-            by_setting.setdefault((record.task, record.rtol), {})[str(record.backend)] = record
-    return [(of["adjoint"], of["adjoint[norm=seminorm]"]) for of in by_setting.values() if len(of) > 1]
-
-
-LEAST_SAVED = 0.30
-
-
-def _saved_by_seminorm(places: Sequence[Place]) -> Outcome:
-    saved = [1 - (semi.nfe_backward or 0) / full.nfe_backward for full, semi in _pairs(places) if full.nfe_backward]
-    if not saved:
-        return NOTHING
-    told = f"median {100 * median(saved):.0f} %, {100 * min(saved):.0f} to {100 * max(saved):.0f} % of {len(saved)}"
-    return Outcome(told, VERDICTS[median(saved) >= LEAST_SAVED])
-
-
-def _backward_share(places: Sequence[Place]) -> Outcome:
-    counted = [record for record in _records(places, "adjoint") if record.nfe_forward]
-    shares = [record.nfe_backward / (record.nfe_forward or 1) for record in counted if record.nfe_backward is not None]
-    if not shares:
-        return NOTHING
-    told = f"median {median(shares):.2f}, {min(shares):.2f} to {max(shares):.2f} of {len(shares)}"
-    return Outcome(told, VERDICTS[median(shares) < ABOUT_HALF])
-
-
-WRONG = ("wrong_gradient", "diverged")
-"""How a cell ends whose gradient is wrong, or comes to no end; that something else went wrong says nothing."""
-
-
-def _right(record: Record) -> bool:
-    return record.ok and (record.grad_error_params is not None or record.reference_error_params is not None)
-
-
-def _ends(record: Record) -> str:
-    error = record.grad_error_params
-    return record.status if record.status != "ok" else f"error {error:.1e}" if error is not None else "ok"
-
-
-def _fails(places: Sequence[Place], *, continuous: str, exact: str) -> Outcome:
-    """Whether the continuous adjoint is wrong wherever an exact method is right."""
-    by_task: dict[str, dict[str, Record]] = {}
-    for record in _records(places):
-        by_task.setdefault(record.task, {})[str(record.backend)] = record
-    both = {task: (of[exact], of[continuous]) for task, of in by_task.items() if {exact, continuous} <= of.keys()}
-    if not both:
-        return NOTHING
-    told = "; ".join(
-        f"{task}: {exact} {_ends(one)}, {continuous} {_ends(other)}" for task, (one, other) in both.items()
-    )
-    wrong = {other.status in WRONG for one, other in both.values() if _right(one)}
-    return Outcome(told, VERDICTS[wrong.pop() if len(wrong) == 1 else None])
-
-
-def _dated(places: Sequence[Place]) -> Outcome:
-    found = {each.backend: each for each in limits(_records(places), "stiffness")}
-    solved = [found[name] for name in ("adjoint", "torchdiffeq-adjoint") if name in found]
-    exact = [found[name] for name in ("direct", "checkpoint") if name in found]
-    if len(solved) + len(exact) < 4:
-        return NOTHING
-    told = "; ".join(
-        f"{each.backend} " + ("right throughout" if each.wrong is None else f"wrong from λT = -{each.wrong:.0f} on")
-        for each in found.values()
-    )
-    ended = {each.status for each in (*solved, *exact) if each.wrong is not None}
-    breaks = all(each.wrong is not None for each in solved) and all(each.wrong is None for each in exact)
-    return Outcome(told, VERDICTS[breaks if ended <= {*WRONG} else None])
-
-
-def _least_memory(places: Sequence[Place]) -> Outcome:
-    peaks = {str(r.backend): r.peak_memory_bytes for r in _records(places) if r.ok and r.peak_memory_bytes}
-    if len(peaks) < 3:
-        return NOTHING
-    told = "; ".join(f"{name} {peak / 2**20:.3g} MiB" for name, peak in sorted(peaks.items(), key=lambda each: each[1]))
-    least, middle, most = (peaks[name] for name in ("diffrax-backsolve", "diffrax", "diffrax-direct"))
-    in_order = least * ALIKE < middle and middle * ALIKE < most
-    against = least > middle * ALIKE or middle > most * ALIKE
-    return Outcome(told, VERDICTS[True if in_order else False if against else None])
-
-
-AIM = 1e-2
-
-
-def _cheapest_order(places: Sequence[Place]) -> Outcome:
-    """Evaluations of each solver to come to a gradient error of `AIM`."""
-    fewest: dict[str, int] = {}
-    for record in _records(places):
-        n = (record.nfe_forward or 0) + (record.n_vjps or 0)
-        if record.ok and record.grad_error_params is not None and record.grad_error_params <= AIM:
-            fewest[str(record.solver)] = min(n, fewest.get(str(record.solver), n))
-    if not _records(places):
-        return NOTHING
-    if not fewest:
-        return Outcome(f"no solver comes to a gradient error of {AIM:g}", "undecided")
-    told = "; ".join(f"{solver} {n}" for solver, n in sorted(fewest.items(), key=lambda each: each[1]))
-    return Outcome(f"evaluations and VJPs: {told}", VERDICTS[min(fewest, key=lambda each: fewest[each]) == "heun"])
-
-
-def _at_equal_memory(places: Sequence[Place]) -> Outcome:
-    found = [cost for cost in equal_memory(_records(places)) if cost.fixed.backend == "reversible"]
-    cost = next((each for each in found if each.family.backend == "checkpoint"), None)
-    if cost is None:
-        return NOTHING
-    if cost.member is None or cost.ratio.value is None:
-        return Outcome(cost.ratio.reason or ABSENT, "undecided")
-    ratio = cost.ratio
-    told = f"`{cost.member.backend}` takes {number(ratio.value)} times as long ({interval(ratio.low, ratio.high)})"
-    return Outcome(told, VERDICTS[{"slower": True, "faster": False}.get(ratio.verdict or "")])
-
-
-LEAST_LESS = 0.39
-
-
-def _less_time(places: Sequence[Place]) -> Outcome:
-    """How much less time a gradient step of `direct` takes than one of `adjoint`, which is the control."""
-    less = {
-        record.task: (1 - record.ratio, 1 - record.ratio_high, 1 - record.ratio_low)
-        for record in _records(places, "direct")
-        if record.ratio is not None and record.ratio_low is not None and record.ratio_high is not None
-    }
-    if not less:
-        return NOTHING
-    told = "; ".join(
-        f"{task} {100 * found:.0f} % ({100 * low:.0f}..{100 * high:.0f})" for task, (found, low, high) in less.items()
-    )
-    n_sure = sum(low >= LEAST_LESS for _, low, _ in less.values())
-    n_never = sum(high < LEAST_LESS for _, _, high in less.values())
-    half = len(_records(places, "direct")) / 2
-    return Outcome(told, VERDICTS[True if n_sure > half else False if n_never >= half else None])
-
-
 SYMPLECTIC = "Matsubara, Miyatake, Yaguchi 2021, README of symplectic-adjoint-method"
 DIFFRAX = "diffrax's documentation, How to choose a solver, Adjoints"
 
@@ -398,7 +182,7 @@ CLAIMS: tuple[Claim, ...] = (
             SYMPLECTIC,
             f"{stated} N s",
             STEPS,
-            partial(_evaluations, backend=backend, stated=stated),
+            partial(judges.evaluations, backend=backend, stated=stated),
             EVALUATIONS + more,
         )
         for what, backend, stated, more in (
@@ -419,7 +203,7 @@ CLAIMS: tuple[Claim, ...] = (
             SYMPLECTIC,
             f"exponent {stated:g}",
             STEPS,
-            partial(_grows, backend=backend, stated=stated, y=lambda record: record.saved_bytes),
+            partial(judges.grows, backend=backend, stated=stated, y=lambda record: record.saved_bytes),
             f"{GROWS} Bytes kept for the backward pass.",
         )
         for what, backend, stated in (
@@ -434,7 +218,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Kidger, Chen, Lyons 2021, arXiv 2009.09457",
         "median 40 %, up to 62 %",
         NORMS,
-        _saved_by_seminorm,
+        judges.saved_by_seminorm,
         f"Reproduced where the median over tasks and tolerances is at least {100 * LEAST_SAVED:.0f} %; dopri5, at "
         "initial weights.",
     ),
@@ -443,7 +227,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Chen et al. 2018, arXiv 1806.07366, figure 3c",
         f"{BACKWARD_SHARE}",
         NORMS,
-        _backward_share,
+        judges.backward_share,
         f"Reproduced where the median is below {ABOUT_HALF}; dopri5, at initial weights.",
     ),
     *(
@@ -453,7 +237,11 @@ CLAIMS: tuple[Claim, ...] = (
             f"exponent {stated:g}",
             RECONSTRUCTION,
             partial(
-                _grows, backend="adjoint", stated=stated, y=lambda record: record.method_error_params, solver=solver
+                judges.grows,
+                backend="adjoint",
+                stated=stated,
+                y=lambda record: record.method_error_params,
+                solver=solver,
             ),
             f"{GROWS} Method error of `adjoint` with {solver}{'' if solver == 'euler' else ', which stands for Heun'}.",
         )
@@ -464,7 +252,7 @@ CLAIMS: tuple[Claim, ...] = (
         "McCallum, Foster 2024, arXiv 2410.11648",
         "exponent 0",
         STEPS,
-        partial(_grows, backend="reversible", stated=0.0, y=lambda record: record.saved_bytes),
+        partial(judges.grows, backend="reversible", stated=0.0, y=lambda record: record.saved_bytes),
         f"{GROWS} Bytes kept for the backward pass. That the gradient is exact is held by a test, against automatic "
         "differentiation through the same steps: here it has no other method to stand beside.",
     ),
@@ -474,7 +262,7 @@ CLAIMS: tuple[Claim, ...] = (
         "exponent -1",
         VANISHING,
         partial(
-            _grows,
+            judges.grows,
             backend="direct",
             stated=-1.0,
             x=lambda record: abs(record.stiffness or 0.0),
@@ -488,7 +276,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Kim et al. 2021, Stiff neural ordinary differential equations, of Robertson and POLLU",
         "wrong gradient",
         STIFF,
-        partial(_fails, continuous="adjoint", exact="direct"),
+        partial(judges.fails, continuous="adjoint", exact="direct"),
         "Reproduced where the continuous adjoint is wrong on every problem on which `direct` is right, by kvaerno5.",
     ),
     Claim(
@@ -496,7 +284,7 @@ CLAIMS: tuple[Claim, ...] = (
         DIFFRAX,
         "unstable where stiff",
         STIFF,
-        partial(_fails, continuous="diffrax-backsolve", exact="diffrax"),
+        partial(judges.fails, continuous="diffrax-backsolve", exact="diffrax"),
         "Reproduced where it is wrong on Robertson and RecursiveCheckpointAdjoint is right, by kvaerno5.",
     ),
     Claim(
@@ -504,7 +292,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Gholami et al. 2019, arXiv 1902.10298, and most that followed",
         "wrong from some λT on",
         STIFFNESS,
-        _dated,
+        judges.dated,
         "Reproduced where both continuous adjoints are wrong from some stiffness on, and `direct` and `checkpoint` are "
         "right throughout; dopri5.",
     ),
@@ -513,7 +301,7 @@ CLAIMS: tuple[Claim, ...] = (
         DIFFRAX,
         "in this order",
         ADJOINTS,
-        _least_memory,
+        judges.least_memory,
         "Reproduced where peak memory of a gradient step has this order.",
     ),
     Claim(
@@ -521,7 +309,7 @@ CLAIMS: tuple[Claim, ...] = (
         DIFFRAX,
         "Heun first",
         ORDERS,
-        _cheapest_order,
+        judges.cheapest_order,
         f"Reproduced where Heun takes the fewest evaluations and VJPs to a gradient error of {AIM:g} on `cnf`, of four "
         "tolerances each.",
     ),
@@ -530,7 +318,7 @@ CLAIMS: tuple[Claim, ...] = (
         "McCallum, Foster 2024, raw timing files",
         "2.2 to 3.6 times",
         AT_MEMORY,
-        _at_equal_memory,
+        judges.at_equal_memory,
         "At equal memory: reproduced where the 95 % interval of the time of the fastest `checkpoint` that needs no "
         "more, relative to `reversible`, is above 1; not where it is below.",
     ),
@@ -539,7 +327,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Onken, Ruthotto 2020, arXiv 2005.13420",
         "39 to 97 % less in 6 of 7 problems",
         STEP_TIMES,
-        _less_time,
+        judges.less_time,
         f"Of a gradient step at equal tolerance: reproduced where `direct` takes surely {100 * LEAST_LESS:.0f} % less "
         "than `adjoint` on more than half of the problems, not where it surely does not on half of them.",
     ),

@@ -55,7 +55,7 @@ class AbstractAugmentable(AbstractFieldTask):
 
 @dataclass(frozen=True)
 class MinusX(AbstractAugmentable):
-    """g(x) = -x, which no flow on the line can be: trajectories would have to cross, and evaluations grow in training."""
+    """g(x) = -x, which no flow on the line can be: trajectories would have to cross; evaluations grow in training."""
 
     fields: ClassVar = {"torch": f"{_TORCH}:Line", "jax": f"{_JAX}:Line"}
     augmented_fields: ClassVar = {"torch": f"{_TORCH}:Plane", "jax": f"{_JAX}:Plane"}
