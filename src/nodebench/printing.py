@@ -161,11 +161,8 @@ def _print_tables(
     tables = full_tables(records) if view.wide else _summaries(records, answers, in_order=view.in_order)
     # What is of several settings comes after what is of one, and before the answer.
     tables += [answers_table(compared)] if len(compared := _compared(answers)) > 1 else []
-    tables += (
-        [exponents_table("exponents", laws[0].axis, [(f"{law.task}, {law.solver}", law) for law in laws])]
-        if laws
-        else []
-    )
+    settings = [(f"{law.task}, {law.solver}", law) for law in laws]
+    tables += [exponents_table("exponents", laws[0].axis, settings)] if laws else []
     for table in tables:
         print_table(short.table(_on_a_terminal(table)), console)
     print_blocks((*at_equal_error_briefly(records), *at_equal_memory_briefly(records)), console)

@@ -154,9 +154,10 @@ class Worker(GradientPasses, Questions):
         notes = check_up(framework, problem, exact=True)
         built = build_problem(subject, seen)
         chosen = built.problem
+        times = [float(t) for t in chosen.times]
         first_step = chosen_first_step(
             cell.spec,
-            [float(t) for t in chosen.times],
+            times,
             framework.evaluate(chosen),
             framework.flat_state(chosen.y0),
             rms=lambda y: float(np.sqrt(np.mean(y**2))),
@@ -165,7 +166,6 @@ class Worker(GradientPasses, Questions):
         odd = [f"`{name}`" for name in state if not np.array_equal(state[name], again[name], equal_nan=True)]
         if odd:
             notes.append(f"{', '.join(odd)} of the model are other numbers each time it is made: not reproducible.")
-        times = [float(t) for t in chosen.times]
         known = subject.task.dynamics(cell.model, seen, times)
         found = Measurement(
             first_step=first_step,
