@@ -12,13 +12,14 @@ from typing_extensions import override
 from nodebench.backends.runge_kutta.compiled.programs import (
     CompiledField,
     Differentiated,
+    Pair,
     reason_not_compiled,
     reason_unsupported,
 )
 from nodebench.backends.runge_kutta.dense_output import dense_output
 from nodebench.backends.runge_kutta.solve import AbstractRungeKutta, SolveSetup, Step, solve_through, steps_through
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, Stepper, check_beginning
-from nodebench.backends.runge_kutta.transpose import LossGradient, accumulate
+from nodebench.backends.runge_kutta.transpose import LossGradient
 from nodebench.backends.solvers import IMPLICIT, Tableau, tableau
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.derivative import first_derivative_alone
@@ -61,7 +62,7 @@ class StepFunctions:
         return (rate(scalars[3], y),)
 
     def step(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """(y, first derivative, scalars) -> state at the end, all stage derivatives, relative error."""
+        """(y, first derivative, scalars) -> end, last stage derivative, all of them, relative error."""
         (y, k, scalars), rate = self._split(arguments)
         method, h, rows = self.method, scalars[0], [k]
         for i in range(1, method.n_own):
@@ -69,7 +70,7 @@ class StepFunctions:
         end = weighted(y, h, method.b, rows)
         if method.fsal:
             rows.append(rate(scalars[3 + method.n_own], end))
-        return end, torch.stack(rows), self._ratio(y, end, h, rows, scalars)
+        return end, rows[-1], torch.stack(rows), self._ratio(y, end, h, rows, scalars)
 
     def _ratio(self, y: Tensor, end: Tensor, h: Tensor, rows: Sequence[Tensor], scalars: Tensor) -> Tensor:
         if self.method.b_error is None:
@@ -85,14 +86,13 @@ class StepFunctions:
 
     def differentiated_first(self) -> Differentiated:
         """`first`, by the parameters and the state."""
-        return Differentiated(self.first, self._n_fixed + 2, self._variables(1), n_results=1)
+        n = self._n_fixed
+        return Differentiated(self.first, n + 2, n, self.n_params, n_states=1, n_results=1)
 
     def differentiated_step(self) -> Differentiated:
         """`step`, its end and derivatives by the parameters, the state and the first derivative."""
-        return Differentiated(self.step, self._n_fixed + 3, self._variables(2), n_results=2)
-
-    def _variables(self, n_places: int) -> tuple[int, ...]:
-        return (*range(self.n_params), *range(self._n_fixed, self._n_fixed + n_places))
+        n = self._n_fixed
+        return Differentiated(self.step, n + 3, n, self.n_params, n_states=2, n_results=3)
 
 
 @dataclass(frozen=True)
@@ -110,28 +110,30 @@ class CompiledMethod(AbstractMethod):
         setup: Field, layout and solver spec.
         params: Parameters of the field.
         y: Flat initial state.
+        taped: Whether steps keep what their transposed derivative needs.
 
     Attributes:
         rows: Stage derivatives of the last step.
+        fixed: The inputs that all programs have first: parameters and constants of the field.
+        first: The evaluation before the first step; its derivative where steps are taped.
+        pair: A step, likewise.
     """
 
-    def __init__(self, setup: SolveSetup, params: Sequence[Tensor], y: Tensor) -> None:
+    def __init__(self, setup: SolveSetup, params: Sequence[Tensor], y: Tensor, *, taped: bool) -> None:
         self.tableau = tableau(setup.spec.solver)
         self._spec = setup.spec
         self.rows = y[None]  # until there has been a step
         field = CompiledField(setup, y)
-        self._fixed = [p.detach() for p in params] + field.constants
+        self.fixed = [p.detach() for p in params] + field.constants
+        functions = StepFunctions(field, self.tableau, len(params))
 
-        def first() -> tuple[Differentiated, list[Tensor]]:
-            functions = StepFunctions(field, self.tableau, len(params))
-            return functions.differentiated_first(), [*self._fixed, y, self._scalars(y, (0.0, 1.0))]
+        def inputs(*states: Tensor) -> list[Tensor]:
+            return [*self.fixed, *states, self._scalars(y, (0.0, 1.0))]
 
-        def step() -> tuple[Differentiated, list[Tensor]]:
-            functions = StepFunctions(field, self.tableau, len(params))
-            return functions.differentiated_step(), [*self._fixed, y, y, self._scalars(y, (0.0, 1.0))]
-
-        self.first, self.pair = field.pair("first", first), field.pair("step", step)
+        self.first = field.pair("first", lambda: (functions.differentiated_first(), inputs(y)), taped=taped)
+        self.pair = field.pair("step", lambda: (functions.differentiated_step(), inputs(y, y)), taped=taped)
         self._k: Tensor | None = None
+        self._last = y  # the last stage derivative of the last step
         self._before: Sequence[Tensor] = ()
         self._saved: Sequence[Tensor] = ()
 
@@ -143,7 +145,7 @@ class CompiledMethod(AbstractMethod):
     @override
     def derivative(self, t: float, y: Tensor) -> Tensor:
         if self._k is None:
-            (self._k,), self._before = self.first.forward(*self._fixed, y, self._scalars(y, (t, t)))
+            (self._k,), self._before = self.first.forward(*self.fixed, y, self._scalars(y, (t, t)))
         return self._k
 
     @override
@@ -159,7 +161,8 @@ class CompiledMethod(AbstractMethod):
 
     def _run(self, y0: Tensor, span: Span) -> tuple[Tensor, Tensor]:
         k = self.derivative(span[0], y0)
-        (end, self.rows, error), self._saved = self.pair.forward(*self._fixed, y0, k, self._scalars(y0, span))
+        results, self._saved = self.pair.forward(*self.fixed, y0, k, self._scalars(y0, span))
+        end, self._last, self.rows, error = results
         return end, error
 
     def _scalars(self, y: Tensor, span: Span) -> Tensor:
@@ -167,7 +170,7 @@ class CompiledMethod(AbstractMethod):
 
     @override
     def carry(self) -> None:
-        self._k = self.rows[-1] if self.tableau.fsal else None
+        self._k = self._last if self.tableau.fsal else None
 
     @override
     def forget(self) -> None:
@@ -217,16 +220,16 @@ def solve_through_compiled(
 
 def solve_compiled(setup: SolveSetup, y: Tensor, times: Tensor) -> Tensor:
     """States at the output times by compiled steps, without a graph, shape `(n_times, n)`."""
-    solve = _CompiledSolve(setup, y, times, parameters(setup.field))
+    solve = _CompiledSolve(setup, y, times, parameters(setup.field), taped=False)
     for _ in solve.steps():
         pass
     return solve.ys
 
 
 class _CompiledSolve:
-    def __init__(self, setup: SolveSetup, y: Tensor, times: Tensor, params: Sequence[Tensor]) -> None:
+    def __init__(self, setup: SolveSetup, y: Tensor, times: Tensor, params: Sequence[Tensor], *, taped: bool) -> None:
         self._marks, y = output_times(times), y.contiguous()  # a program is compiled for one layout in memory
-        self.method = CompiledMethod(setup, params, y)
+        self.method = CompiledMethod(setup, params, y, taped=taped)
         self._stepper = Stepper(self.method, setup.spec, y, (self._marks[0], self._marks[-1]))
         self.dense = dense_output(self.method.tableau, y, self._marks, land=setup.land)
         self.ys = y.new_empty(len(self._marks), y.numel())
@@ -243,7 +246,7 @@ class CompiledDirectSolve(torch.autograd.Function):
     @override
     def forward(ctx: Any, setup: SolveSetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         """Solve, and keep what the transposed steps need."""
-        solve = _CompiledSolve(setup, y0.detach(), times, params)
+        solve = _CompiledSolve(setup, y0.detach(), times, params, taped=True)
         steps, tape = [], []
         for step in solve.steps():
             steps.append(step)
@@ -285,25 +288,24 @@ class _CompiledPullback:
     """
 
     def __init__(self, method: CompiledMethod, params: Sequence[Tensor], like: Tensor) -> None:
-        self._method, self._closing = method, method.tableau.fsal
-        self.by_y = torch.zeros_like(like)
+        self._method = method
+        self._zero, self._nothing = torch.zeros_like(like), like.new_zeros(method.tableau.n_stages, like.numel())
+        self.by_y = self._zero
         self.params = [torch.zeros_like(p) for p in params]
-        self._fed = like.new_zeros(method.tableau.n_stages, like.numel())
-        self._by_k: Tensor | None = None  # with respect to the last derivative of the step before
+        self._by_last = self._zero  # with respect to the last derivative of the step before
 
     def pull(self, taken: _SavedStep, inside: Tensor | None) -> None:
         """Go back through one step; `inside` is fed into its stages, shape `(stages, n)`."""
-        fed = self._fed.zero_() if inside is None else inside
-        if self._closing and self._by_k is not None:
-            fed[-1].add_(self._by_k)
-        self.by_y, by_k = self._added(self._method.pair.backward(taken.saved, [self.by_y, fed]))
-        self._by_k = by_k
+        fed = self._nothing if inside is None else inside
+        by_last = self._by_last if self._method.tableau.fsal else self._zero
+        self.by_y, by_k = self._added(self._method.pair, taken.saved, [self.by_y, by_last, fed])
+        self._by_last = by_k
         if taken.first:
-            (by_y,) = self._added(self._method.first.backward(taken.first, [by_k]))
+            (by_y,) = self._added(self._method.first, taken.first, [by_k])
             self.by_y = self.by_y + by_y
 
-    def _added(self, found: Sequence[Tensor | None]) -> list[Tensor]:
+    def _added(self, pair: Pair, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> list[Tensor]:
         """Add the parameters' shares; returns the others, zeros where there is nothing."""
-        n = len(self.params)
-        accumulate(self.params, found[:n])
-        return [torch.zeros_like(self.by_y) if g is None else g for g in found[n:]]
+        found, n = pair.backward(self._method.fixed, saved, covectors, self.params), len(self.params)
+        self.params = [old if new is None else new for old, new in zip(self.params, found, strict=False)]
+        return [self._zero if g is None else g for g in found[n:]]

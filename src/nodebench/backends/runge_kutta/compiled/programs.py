@@ -1,9 +1,10 @@
 """A field as a function of tensors alone, and the programs that torch's Inductor makes of such functions.
 
 A function is traced once, forward and backward as one graph, which is cut in two: the forward half returns, beside its
-results, what the backward half needs. Unlike `torch.compile` the programs have no guards and no autograd function
-around them: a step of a small ODE takes some hundred microseconds, and both would be a good part of that. The price is
-that shapes, and whatever of a function is not among its arguments, are fixed when it is traced.
+results, what the backward half needs of what it has computed, packed into one tensor, since a step of a small ODE takes
+less time than it takes to hand over twenty. Unlike `torch.compile` the programs have no guards and no autograd function
+around them, for the same reason. The price is that shapes, and whatever of a function is not among its arguments, are
+fixed when it is traced.
 
 What Inductor generates is kept on disk (`TORCHINDUCTOR_CACHE_DIR`), and found again by other processes.
 """
@@ -33,6 +34,11 @@ Program = Callable[..., Sequence[Any]]
 
 _Made = TypeVar("_Made")
 
+_ATEN = torch.ops.aten
+
+LARGE = 2**18
+"""Elements of a tensor from which on it is handed over by itself: to copy it would cost more than to hand it over."""
+
 OPTIONS = {"cpp_wrapper": True, "cpp.use_decompose_tanh": True}
 """Inductor's options: the calls of kernels and matrix products are compiled, too, not made from Python; tanh(x) is
 1 - 2 / (1 + exp(2 x)), three times as fast, with an error of 2e-7 instead of 3e-8 in float32."""
@@ -45,24 +51,45 @@ class Differentiated:
     Attributes:
         function: The function.
         n_inputs: How many inputs it has.
-        inputs: Places of those by which it is differentiated.
-        n_results: How many of its results are, from the first on; the others have no derivative.
+        n_fixed: How many of them, from the first on, are the same tensors in every call of a solve.
+        n_params: How many of these are parameters, by which it is differentiated, from the first on.
+        n_states: By how many of the inputs after the fixed ones it is differentiated as well.
+        n_results: How many of its results are differentiated, from the first on.
     """
 
     function: Function
     n_inputs: int
-    inputs: tuple[int, ...]
+    n_fixed: int
+    n_params: int
+    n_states: int
     n_results: int
+
+    @property
+    def variables(self) -> tuple[int, ...]:
+        """Places of the inputs by which it is differentiated."""
+        return (*range(self.n_params), *range(self.n_fixed, self.n_fixed + self.n_states))
 
 
 class Pair(Protocol):
     """A function and its transposed derivative."""
 
     def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The results, and what `backward` needs."""
+        """The results, and what `backward` needs beside the fixed inputs."""
 
-    def backward(self, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """The derivatives of Σ <covector, result> by each input that is differentiated by; None for 0."""
+    def backward(
+        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], totals: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """Derivatives of Σ <covector, result>.
+
+        Args:
+            fixed: The fixed inputs.
+            saved: What `forward` has returned to be saved.
+            covectors: One for each result that is differentiated.
+            totals: What the derivative by each parameter is added to.
+
+        Returns:
+            The new totals, None where one stays as it is, and the derivatives by the states, None for 0.
+        """
 
 
 class TapedPair:
@@ -76,12 +103,15 @@ class TapedPair:
         with torch.enable_grad():
             leaves = _leaves(self._what, inputs)
             results = self._what.function(*leaves)
-        return [r.detach() for r in results], [*results, *leaves]
+        return [r.detach() for r in results], [*leaves, *results]
 
-    def backward(self, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def backward(
+        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], totals: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
         """See `Pair`."""
-        n = len(saved) - self._what.n_inputs
-        return _gradients(self._what, saved[n:], saved[:n], covectors)
+        del fixed
+        leaves, results = saved[: self._what.n_inputs], saved[self._what.n_inputs :]
+        return _pulled_back(self._what, leaves, results, covectors, totals)
 
 
 class CompiledPair:
@@ -96,19 +126,23 @@ class CompiledPair:
     """
 
     def __init__(self, what: Differentiated, inputs: Sequence[Tensor]) -> None:
+        n_covectors = what.n_inputs + what.n_results
+
         def joint(*arguments: Tensor) -> tuple[Tensor | None, ...]:
             with torch.enable_grad():
-                leaves = _leaves(what, arguments[: len(inputs)])
+                leaves = _leaves(what, arguments[: what.n_inputs])
                 results = what.function(*leaves)
-                found = _gradients(what, leaves, results, arguments[len(inputs) :])
+                covectors, totals = arguments[what.n_inputs : n_covectors], arguments[n_covectors:]
+                found = _pulled_back(what, leaves, results, covectors, totals)
             return (*(r.detach() for r in results), *found)
 
         with torch.no_grad():
             results = what.function(*inputs)
-            covectors = [torch.zeros_like(r) for r in results[: what.n_results]]
-        graph = _traced(joint, [*inputs, *covectors])
-        halves = _cut(graph, len(inputs), len(results))
+            others = [torch.zeros_like(x) for x in (*results[: what.n_results], *inputs[: what.n_params])]
+        halves = _cut(_traced(joint, [*inputs, *others]), what.n_inputs, len(results))
         self._n_results = len(results)
+        self._fixed = [i for i in halves.inputs if i < what.n_fixed]
+        self._own = [i for i in halves.inputs if i >= what.n_fixed]
         self._forward = compiled(halves.forward, inputs)
         self._backward_graph: fx.GraphModule | None = halves.backward
         self._backward: Program | None = None
@@ -116,15 +150,39 @@ class CompiledPair:
     def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """See `Pair`."""
         found = self._forward(*inputs)
-        return found[: self._n_results], found[self._n_results :]
+        return found[: self._n_results], [*(inputs[i] for i in self._own), *found[self._n_results :]]
 
-    def backward(self, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def backward(
+        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], totals: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
         """See `Pair`."""
+        inputs = (*(fixed[i] for i in self._fixed), *saved, *covectors, *totals)
         if self._backward is None:
             assert self._backward_graph is not None, "it is kept until it has been compiled"
-            self._backward = compiled(self._backward_graph, [*saved, *covectors])
+            self._backward = compiled(self._backward_graph, inputs)
             self._backward_graph = None
-        return self._backward(*saved, *covectors)
+        return self._backward(*inputs)
+
+
+class UntapedPair:
+    """A program by itself, whose derivative nobody wants: it saves nothing."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """See `Pair`."""
+        return self._program(*inputs), ()
+
+    def backward(
+        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], totals: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """There is none."""
+        raise AssertionError("nothing has been taped")
+
+
+def _undifferentiated(what: Differentiated, inputs: Sequence[Tensor]) -> tuple[Function, Sequence[Tensor]]:
+    return what.function, inputs
 
 
 def compiled_function(function: Function, inputs: Sequence[Tensor]) -> Program:
@@ -164,75 +222,146 @@ def _traced(function: Callable[..., tuple[Tensor | None, ...]], inputs: Sequence
 
 def _leaves(what: Differentiated, inputs: Sequence[Tensor]) -> list[Tensor]:
     leaves = [tensor.detach() for tensor in inputs]
-    for i in what.inputs:
+    for i in what.variables:
         leaves[i].requires_grad_()
     return leaves
 
 
-def _gradients(
-    what: Differentiated, leaves: Sequence[Tensor], results: Sequence[Tensor], covectors: Sequence[Tensor]
+def _pulled_back(
+    what: Differentiated,
+    leaves: Sequence[Tensor],
+    results: Sequence[Tensor],
+    covectors: Sequence[Tensor],
+    totals: Sequence[Tensor],
 ) -> Sequence[Tensor | None]:
-    taped = [(r, v) for r, v in zip(results, covectors, strict=False) if r.requires_grad]
-    by = [leaves[i] for i in what.inputs]
-    if not taped:
+    """What `Pair.backward` returns, from the leaves of a graph and the results at its end."""
+    by = [leaves[i] for i in what.variables]
+    seeded = [(r, v) for r, v in zip(results, covectors, strict=False) if r.requires_grad]
+    if not seeded:
         return [None] * len(by)
-    outputs, seeds = zip(*taped, strict=True)
-    return torch.autograd.grad(outputs, by, seeds, allow_unused=True)
+    outputs, seeds = zip(*seeded, strict=True)
+    found = torch.autograd.grad(outputs, by, seeds, allow_unused=True)
+    summed = [None if g is None else total + g for total, g in zip(totals, found, strict=False)]
+    return [*summed, *found[what.n_params :]]
 
 
 @dataclass(frozen=True)
 class _Halves:
+    """The two halves of a joint graph, and the places of the inputs that the backward half needs, which come first."""
+
     forward: fx.GraphModule
     backward: fx.GraphModule
+    inputs: Sequence[int]
 
 
 def _cut(graph: fx.GraphModule, n_inputs: int, n_results: int) -> _Halves:
-    """Cut a joint graph; its inputs are those of the forward half and then the covectors, its outputs likewise."""
+    """Cut a joint graph; its inputs are those of the forward half and then others, its outputs likewise."""
     places = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    inputs, covectors = places[:n_inputs], places[n_inputs:]
+    inputs, others = places[:n_inputs], places[n_inputs:]
     outputs = next(node for node in graph.graph.nodes if node.op == "output").args[0]
-    behind = set(covectors)
+    behind = set(others)
     for node in graph.graph.nodes:
         if any(source in behind for source in node.all_input_nodes):
             behind.add(node)
-    saved: dict[fx.Node, None] = {}
+    needed: dict[fx.Node, None] = {}
     for node in graph.graph.nodes:
         if node in behind and node.op != "output":
             for source in node.all_input_nodes:
-                _save(source, behind, saved)
+                _need(source, behind, needed)
     for node in outputs[n_results:]:
         if node is not None:
-            _save(node, behind, saved)
+            _need(node, behind, needed)
+    own = [i for i, node in enumerate(inputs) if node in needed]
+    computed = [node for node in needed if node.op != "placeholder"]
+    packs = _packs(computed)
     return _Halves(
-        _subgraph(graph, inputs, [*outputs[:n_results], *saved]),
-        _subgraph(graph, [*saved, *covectors], outputs[n_results:]),
+        _forward_half(graph, inputs, outputs[:n_results], packs),
+        _backward_half(graph, [inputs[i] for i in own], packs, others, outputs[n_results:]),
+        own,
     )
 
 
-def _save(node: fx.Node, behind: set[fx.Node], saved: dict[fx.Node, None]) -> None:
+def _need(node: fx.Node, behind: set[fx.Node], needed: dict[fx.Node, None]) -> None:
     """Enter what the backward half needs of the forward half; instead of a view, what it is a view of."""
     if node in behind or node.op == "get_attr":
         return
     if isinstance(node.target, torch._ops.OpOverload) and node.target.is_view:  # noqa: SLF001  torch's only name of it
         for source in node.all_input_nodes:
-            _save(source, behind, saved)
+            _need(source, behind, needed)
         return
-    saved[node] = None
+    needed[node] = None
 
 
-def _subgraph(graph: fx.GraphModule, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node | None]) -> fx.GraphModule:
-    """The part of a graph that leads from some nodes to others."""
-    wanted = {node for node in outputs if node is not None}
+def _packs(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
+    """What is handed over as one tensor: small tensors of one dtype together, a large one by itself."""
+    together: dict[torch.dtype, list[fx.Node]] = {}
+    alone = []
+    for node in nodes:
+        value = node.meta["val"]
+        if value.numel() > LARGE:
+            alone.append([node])
+        else:
+            together.setdefault(value.dtype, []).append(node)
+    return [*together.values(), *alone]
+
+
+def _forward_half(
+    graph: fx.GraphModule, inputs: Sequence[fx.Node], results: Sequence[fx.Node], packs: Sequence[Sequence[fx.Node]]
+) -> fx.GraphModule:
+    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in inputs:
+        copies[node] = part.placeholder(node.name)
+    _copy(graph, part, copies, [*results, *(node for pack in packs for node in pack)])
+    packed = []
+    for pack in packs:
+        flat = [part.call_function(_ATEN.reshape.default, (copies[node], [-1])) for node in pack]
+        packed.append(copies[pack[0]] if len(pack) == 1 else part.call_function(_ATEN.cat.default, (flat,)))
+    part.output((*(copies[node] for node in results), *packed))
+    return _module(graph, part)
+
+
+def _backward_half(
+    graph: fx.GraphModule,
+    inputs: Sequence[fx.Node],
+    packs: Sequence[Sequence[fx.Node]],
+    others: Sequence[fx.Node],
+    results: Sequence[fx.Node | None],
+) -> fx.GraphModule:
+    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in inputs:
+        copies[node] = part.placeholder(node.name)
+    packed = [part.placeholder(f"packed_{i}") for i in range(len(packs))]
+    for node in others:
+        copies[node] = part.placeholder(node.name)
+    for place, pack in zip(packed, packs, strict=True):
+        if len(pack) == 1:
+            copies[pack[0]] = place
+            continue
+        begin = 0
+        for node in pack:
+            shape = list(node.meta["val"].shape)
+            end = begin + node.meta["val"].numel()
+            piece = part.call_function(_ATEN.slice.Tensor, (place, 0, begin, end))
+            copies[node], begin = part.call_function(_ATEN.reshape.default, (piece, shape)), end
+    _copy(graph, part, copies, [node for node in results if node is not None])
+    part.output(tuple(None if node is None else copies[node] for node in results))
+    return _module(graph, part)
+
+
+def _copy(
+    graph: fx.GraphModule, part: fx.Graph, copies: dict[fx.Node, fx.Node], wanted: Sequence[fx.Node]
+) -> None:
+    """Copy what leads from the nodes that have been copied to those that are wanted."""
     needed = set(wanted)
     for node in reversed(graph.graph.nodes):
-        if node in needed and node not in inputs:
+        if node in needed and node not in copies:
             needed.update(node.all_input_nodes)
-    part = fx.Graph()
-    copies = {node: part.placeholder(node.name) for node in inputs}
     for node in graph.graph.nodes:
-        if node in needed and node not in copies and node.op != "output":
+        if node in needed and node not in copies:
             copies[node] = part.node_copy(node, copies.__getitem__)
-    part.output(tuple(None if node is None else copies[node] for node in outputs))
+
+
+def _module(graph: fx.GraphModule, part: fx.Graph) -> fx.GraphModule:
     _forget_shapes(part)
     return fx.GraphModule(graph, part)
 
@@ -307,13 +436,16 @@ class CompiledField:
 
         return torch.cat([part.reshape(-1) for part in self._layout.evaluate(field, t.clone(), self._layout.parts(y))])
 
-    def pair(self, name: str, what: Callable[[], tuple[Differentiated, Sequence[Tensor]]]) -> Pair:
+    def pair(self, name: str, what: Callable[[], tuple[Differentiated, Sequence[Tensor]]], *, taped: bool) -> Pair:
         """The compiled pair of a function of this field, from an earlier call where there was one.
 
         Args:
             name: Tells the functions of one field apart.
             what: Makes the function and inputs of the shapes for which it is compiled; only called where needed.
+            taped: Whether `forward` saves anything, and `backward` can be called.
         """
+        if not taped:
+            return UntapedPair(self.function(f"{name}, not taped", lambda: _undifferentiated(*what())))
         if isinstance(self._module, CountingField):
             return TapedPair(what()[0])
         return self._kept((name, self._key), lambda: CompiledPair(*what()))
