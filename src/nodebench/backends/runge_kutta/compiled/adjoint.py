@@ -131,11 +131,12 @@ class _AdjointMethod(AbstractMethod):
         self.total = z.new_zeros(sum(p.numel() for p in params))
         self._next = self.total
         self._first = field.function(
-            "adjoint first", lambda: (functions.first, [*fixed, z, self._scalars(z, (0.0, 1.0))])
+            "adjoint first", functions.first, lambda: [*fixed, z, self._scalars(z, (0.0, 1.0))]
         )
         self._program = field.function(
             f"adjoint step, {'full norm' if setup.full else 'seminorm'}",
-            lambda: (functions.step, [*fixed, z, z, self.total, self.total, self._scalars(z, (0.0, 1.0))]),
+            functions.step,
+            lambda: [*fixed, z, z, self.total, self.total, self._scalars(z, (0.0, 1.0))],
         )
         self._known: Sequence[Tensor] | None = None  # both derivatives at the present place
         self._last: Sequence[Tensor] = ()

@@ -13,6 +13,7 @@ from nodebench.backends.runge_kutta.compiled.programs import (
     CompiledField,
     Differentiated,
     Pair,
+    Program,
     reason_not_compiled,
     reason_unsupported,
 )
@@ -95,57 +96,47 @@ class StepFunctions:
         return Differentiated(self.step, n + 3, n, self.n_params, n_states=2, n_results=3)
 
 
-@dataclass(frozen=True)
-class _SavedStep:
-    """What an accepted step keeps: what its pair saved, and that of the evaluation before it, where there was one."""
-
-    saved: Sequence[Tensor]
-    first: Sequence[Tensor] = ()
-
-
 class CompiledMethod(AbstractMethod):
-    """Steps by compiled programs.
+    """Steps by compiled programs, which keep nothing.
 
     Args:
         setup: Field, layout and solver spec.
         params: Parameters of the field.
         y: Flat initial state.
-        taped: Whether steps keep what their transposed derivative needs.
 
     Attributes:
         rows: Stage derivatives of the last step.
         fixed: The inputs that all programs have first: parameters and constants of the field.
-        first: The evaluation before the first step; its derivative where steps are taped.
-        pair: A step, likewise.
     """
 
-    def __init__(self, setup: SolveSetup, params: Sequence[Tensor], y: Tensor, *, taped: bool) -> None:
+    def __init__(self, setup: SolveSetup, params: Sequence[Tensor], y: Tensor) -> None:
         self.tableau = tableau(setup.spec.solver)
         self._spec = setup.spec
         self.rows = y[None]  # until there has been a step
         field = CompiledField(setup, y)
         self.fixed = [p.detach() for p in params] + field.constants
-        functions = StepFunctions(field, self.tableau, len(params))
-
-        def inputs(*states: Tensor) -> list[Tensor]:
-            return [*self.fixed, *states, self._scalars(y, (0.0, 1.0))]
-
-        self.first = field.pair("first", lambda: (functions.differentiated_first(), inputs(y)), taped=taped)
-        self.pair = field.pair("step", lambda: (functions.differentiated_step(), inputs(y, y)), taped=taped)
+        self._first, self._step = self._programs(
+            field,
+            StepFunctions(field, self.tableau, len(params)),
+            lambda *states: [*self.fixed, *states, self._scalars(y, (0.0, 1.0))],
+        )
         self._k: Tensor | None = None
         self._last = y  # the last stage derivative of the last step
-        self._before: Sequence[Tensor] = ()
-        self._saved: Sequence[Tensor] = ()
 
-    def take(self) -> _SavedStep:
-        """Hand over what the step that was just accepted keeps."""
-        taken, self._before, self._saved = _SavedStep(self._saved, self._before), (), ()
-        return taken
+    def _programs(
+        self, field: CompiledField, functions: StepFunctions, inputs: Callable[..., list[Tensor]]
+    ) -> tuple[Program, Program]:
+        """The evaluation before the first step, and a step; `inputs` makes examples of their inputs from states."""
+        y = self.rows[0]
+        return (
+            field.function("first", functions.first, lambda: inputs(y)),
+            field.function("step", functions.step, lambda: inputs(y, y)),
+        )
 
     @override
     def derivative(self, t: float, y: Tensor) -> Tensor:
         if self._k is None:
-            (self._k,), self._before = self.first.forward(*self.fixed, y, self._scalars(y, (t, t)))
+            (self._k,) = self._first(*self.fixed, y, self._scalars(y, (t, t)))
         return self._k
 
     @override
@@ -161,8 +152,7 @@ class CompiledMethod(AbstractMethod):
 
     def _run(self, y0: Tensor, span: Span) -> tuple[Tensor, Tensor]:
         k = self.derivative(span[0], y0)
-        results, self._saved = self.pair.forward(*self.fixed, y0, k, self._scalars(y0, span))
-        end, self._last, self.rows, error = results
+        end, self._last, self.rows, error = self._step(*self.fixed, y0, k, self._scalars(y0, span))
         return end, error
 
     def _scalars(self, y: Tensor, span: Span) -> Tensor:
@@ -175,6 +165,50 @@ class CompiledMethod(AbstractMethod):
     @override
     def forget(self) -> None:
         self._k = None
+
+
+@dataclass(frozen=True)
+class _TapedStep:
+    """What an accepted step keeps: what its pair saved, and that of the evaluation before it, where there was one."""
+
+    saved: Sequence[Tensor]
+    first: Sequence[Tensor] = ()
+
+
+class TapedMethod(CompiledMethod):
+    """The same, keeping what the transposed derivative of a step needs.
+
+    Attributes:
+        first: The evaluation before the first step and its derivative.
+        pair: A step and its derivative.
+    """
+
+    first: Pair
+    pair: Pair
+
+    @override
+    def _programs(
+        self, field: CompiledField, functions: StepFunctions, inputs: Callable[..., list[Tensor]]
+    ) -> tuple[Program, Program]:
+        y = self.rows[0]
+        self.first = field.pair("first", functions.differentiated_first(), lambda: inputs(y))
+        self.pair = field.pair("step", functions.differentiated_step(), lambda: inputs(y, y))
+        self._before: Sequence[Tensor] = ()
+        self._saved: Sequence[Tensor] = ()
+        return self._tape_first, self._tape_step
+
+    def take(self) -> _TapedStep:
+        """Hand over what the step that was just accepted keeps."""
+        taken, self._before = _TapedStep(self._saved, self._before), ()
+        return taken
+
+    def _tape_first(self, *inputs: Tensor) -> Sequence[Tensor]:
+        results, self._before = self.first.forward(*inputs)
+        return results
+
+    def _tape_step(self, *inputs: Tensor) -> Sequence[Tensor]:
+        results, self._saved = self.pair.forward(*inputs)
+        return results
 
 
 class AbstractCompilable(AbstractRungeKutta):
@@ -220,18 +254,18 @@ def solve_through_compiled(
 
 def solve_compiled(setup: SolveSetup, y: Tensor, times: Tensor) -> Tensor:
     """States at the output times by compiled steps, without a graph, shape `(n_times, n)`."""
-    solve = _CompiledSolve(setup, y, times, parameters(setup.field), taped=False)
+    y = y.contiguous()  # a program is compiled for one layout in memory
+    solve = _CompiledSolve(CompiledMethod(setup, parameters(setup.field), y), setup, y, times)
     for _ in solve.steps():
         pass
     return solve.ys
 
 
 class _CompiledSolve:
-    def __init__(self, setup: SolveSetup, y: Tensor, times: Tensor, params: Sequence[Tensor], *, taped: bool) -> None:
-        self._marks, y = output_times(times), y.contiguous()  # a program is compiled for one layout in memory
-        self.method = CompiledMethod(setup, params, y, taped=taped)
-        self._stepper = Stepper(self.method, setup.spec, y, (self._marks[0], self._marks[-1]))
-        self.dense = dense_output(self.method.tableau, y, self._marks, land=setup.land)
+    def __init__(self, method: CompiledMethod, setup: SolveSetup, y: Tensor, times: Tensor) -> None:
+        self._marks = output_times(times)
+        self._stepper = Stepper(method, setup.spec, y, (self._marks[0], self._marks[-1]))
+        self.dense = dense_output(method.tableau, y, self._marks, land=setup.land)
         self.ys = y.new_empty(len(self._marks), y.numel())
 
     def steps(self) -> Iterator[Step]:
@@ -246,12 +280,14 @@ class CompiledDirectSolve(torch.autograd.Function):
     @override
     def forward(ctx: Any, setup: SolveSetup, y0: Tensor, times: Tensor, *params: Tensor) -> Tensor:
         """Solve, and keep what the transposed steps need."""
-        solve = _CompiledSolve(setup, y0.detach(), times, params, taped=True)
+        y = y0.detach().contiguous()
+        method = TapedMethod(setup, params, y)
+        solve = _CompiledSolve(method, setup, y, times)
         steps, tape = [], []
         for step in solve.steps():
             steps.append(step)
-            tape.append(solve.method.take())
-        ctx.steps, ctx.method, ctx.dense, ctx.n_params = steps, solve.method, solve.dense, len(params)
+            tape.append(method.take())
+        ctx.steps, ctx.method, ctx.dense, ctx.n_params = steps, method, solve.dense, len(params)
         ctx.sizes = [(len(taken.saved), len(taken.first)) for taken in tape]
         kept = [tensor for taken in tape for tensor in (*taken.saved, *taken.first)]
         ctx.save_for_backward(*params, *kept)
@@ -268,7 +304,7 @@ class CompiledDirectSolve(torch.autograd.Function):
         loss = LossGradient(ctx.steps, grad_ys, ctx.dense, ctx.method.tableau)
         for i, (n_saved, n_first) in reversed(list(enumerate(ctx.sizes))):
             at = len(kept) - n_first
-            taken = _SavedStep(kept[at - n_saved : at], kept[at:])
+            taken = _TapedStep(kept[at - n_saved : at], kept[at:])
             del kept[at - n_saved :]
             at_end = loss.at_end(i)
             if at_end is not None:
@@ -287,14 +323,14 @@ class _CompiledPullback:
         params: With respect to the parameters, so far.
     """
 
-    def __init__(self, method: CompiledMethod, params: Sequence[Tensor], like: Tensor) -> None:
+    def __init__(self, method: TapedMethod, params: Sequence[Tensor], like: Tensor) -> None:
         self._method = method
         self._zero, self._nothing = torch.zeros_like(like), like.new_zeros(method.tableau.n_stages, like.numel())
         self.by_y = self._zero
         self.params = [torch.zeros_like(p) for p in params]
         self._by_last = self._zero  # with respect to the last derivative of the step before
 
-    def pull(self, taken: _SavedStep, inside: Tensor | None) -> None:
+    def pull(self, taken: _TapedStep, inside: Tensor | None) -> None:
         """Go back through one step; `inside` is fed into its stages, shape `(stages, n)`."""
         fed = self._nothing if inside is None else inside
         by_last = self._by_last if self._method.tableau.fsal else self._zero

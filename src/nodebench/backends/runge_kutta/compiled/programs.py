@@ -19,8 +19,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from nodebench.backends.runge_kutta.solve import SolveSetup
 from nodebench.errors import UnsupportedError
@@ -39,9 +42,19 @@ _ATEN = torch.ops.aten
 LARGE = 2**18
 """Elements of a tensor from which on it is handed over by itself: to copy it would cost more than to hand it over."""
 
-OPTIONS = {"cpp_wrapper": True, "cpp.use_decompose_tanh": True}
-"""Inductor's options: the calls of kernels and matrix products are compiled, too, not made from Python; tanh(x) is
-1 - 2 / (1 + exp(2 x)), three times as fast, with an error of 2e-7 instead of 3e-8 in float32."""
+OPTIONS = {
+    "cpp_wrapper": True,
+    "cpp_wrapper_build_separate": True,
+    "cpp.use_decompose_tanh": True,
+    "cpp.vec_isa_ok": True,
+}
+"""Inductor's options, of which a version of torch takes those that it has.
+
+The calls of kernels and matrix products are compiled, too, not made from Python, but apart from the kernels and with
+little optimisation, which halves the time of a compilation. tanh(x) is 1 - 2 / (1 + exp(2 x)), three times as fast,
+with an error of 2e-7 instead of 3e-8 in float32. What the processor says of its vector instructions is believed: to try
+each set takes four compilations.
+"""
 
 
 @dataclass(frozen=True)
@@ -164,27 +177,6 @@ class CompiledPair:
         return self._backward(*inputs)
 
 
-class UntapedPair:
-    """A program by itself, whose derivative nobody wants: it saves nothing."""
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-
-    def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """See `Pair`."""
-        return self._program(*inputs), ()
-
-    def backward(
-        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], totals: Sequence[Tensor]
-    ) -> Sequence[Tensor | None]:
-        """There is none."""
-        raise AssertionError("nothing has been taped")
-
-
-def _undifferentiated(what: Differentiated, inputs: Sequence[Tensor]) -> tuple[Function, Sequence[Tensor]]:
-    return what.function, inputs
-
-
 def compiled_function(function: Function, inputs: Sequence[Tensor]) -> Program:
     """A function compiled for inputs like these; it may differentiate within.
 
@@ -197,11 +189,28 @@ def compiled_function(function: Function, inputs: Sequence[Tensor]) -> Program:
 
 
 def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
-    """A graph of operations compiled for inputs like these."""
-    with torch.no_grad():
-        # The compiler behind `torch.compile`, without its guards.
-        program: Program = torch._inductor.compile(graph, list(inputs), options=OPTIONS)  # noqa: SLF001
-    return program
+    """A graph of operations compiled for inputs like these.
+
+    `torch._inductor.compile` would wrap the program in five functions, each of which takes as long as a kernel of a
+    small ODE, so that the compiler within them is called. It finds on disk what it has compiled before only where
+    shapes have an environment, though all of them are fixed.
+    """
+    # These take seconds to import, and only who compiles needs them.
+    from torch._inductor import config, list_options  # noqa: PLC0415
+    from torch._inductor.compile_fx import compile_fx_inner  # noqa: PLC0415
+    from torch._inductor.decomposition import select_decomp_table  # noqa: PLC0415
+    from torch._inductor.output_code import CompiledFxGraph  # noqa: PLC0415
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True)
+    options = {name: value for name, value in OPTIONS.items() if name in list_options()}
+    with torch.no_grad(), config.patch(options), tracing(TracingContext(mode)):
+        like = [mode.from_tensor(tensor.clone()) for tensor in inputs]  # one tensor in two places would be one
+        with mode:
+            operations = make_fx(graph, decomposition_table=select_decomp_table())(*like)
+        found = compile_fx_inner(operations, like, cpp_wrapper=True)
+    assert isinstance(found, CompiledFxGraph) and found.current_callable is not None, "it has just been compiled"  # noqa: PT018
+    program = found.current_callable
+    return lambda *inputs: program(list(inputs))
 
 
 def _traced(function: Callable[..., tuple[Tensor | None, ...]], inputs: Sequence[Tensor]) -> fx.GraphModule:
@@ -348,9 +357,7 @@ def _backward_half(
     return _module(graph, part)
 
 
-def _copy(
-    graph: fx.GraphModule, part: fx.Graph, copies: dict[fx.Node, fx.Node], wanted: Sequence[fx.Node]
-) -> None:
+def _copy(graph: fx.GraphModule, part: fx.Graph, copies: dict[fx.Node, fx.Node], wanted: Sequence[fx.Node]) -> None:
     """Copy what leads from the nodes that have been copied to those that are wanted."""
     needed = set(wanted)
     for node in reversed(graph.graph.nodes):
@@ -436,25 +443,23 @@ class CompiledField:
 
         return torch.cat([part.reshape(-1) for part in self._layout.evaluate(field, t.clone(), self._layout.parts(y))])
 
-    def pair(self, name: str, what: Callable[[], tuple[Differentiated, Sequence[Tensor]]], *, taped: bool) -> Pair:
+    def pair(self, name: str, what: Differentiated, inputs: Callable[[], Sequence[Tensor]]) -> Pair:
         """The compiled pair of a function of this field, from an earlier call where there was one.
 
         Args:
             name: Tells the functions of one field apart.
-            what: Makes the function and inputs of the shapes for which it is compiled; only called where needed.
-            taped: Whether `forward` saves anything, and `backward` can be called.
+            what: The function, and by what it is differentiated.
+            inputs: Makes inputs of the shapes for which it is compiled; only called where needed.
         """
-        if not taped:
-            return UntapedPair(self.function(f"{name}, not taped", lambda: _undifferentiated(*what())))
         if isinstance(self._module, CountingField):
-            return TapedPair(what()[0])
-        return self._kept((name, self._key), lambda: CompiledPair(*what()))
+            return TapedPair(what)
+        return self._kept((name, self._key), lambda: CompiledPair(what, inputs()))
 
-    def function(self, name: str, what: Callable[[], tuple[Function, Sequence[Tensor]]]) -> Program:
+    def function(self, name: str, function: Function, inputs: Callable[[], Sequence[Tensor]]) -> Program:
         """The same for a function that is not differentiated from outside."""
         if isinstance(self._module, CountingField):
-            return what()[0]
-        return self._kept((name, self._key), lambda: compiled_function(*what()))
+            return function
+        return self._kept((f"{name} alone", self._key), lambda: compiled_function(function, inputs()))
 
     def _kept(self, key: object, make: Callable[[], _Made]) -> _Made:
         if key not in self._programs:
