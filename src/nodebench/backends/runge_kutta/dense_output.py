@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -118,7 +119,7 @@ class DenseOutput:
 
     def __init__(self, continuous: Interpolant, like: Tensor) -> None:
         self._coefficients = like.new_tensor(continuous.coefficients)
-        self._degree = self._coefficients.shape[1]
+        self._exponents = range(1, self._coefficients.shape[1] + 1)
 
     def weights(self, thetas: Sequence[float]) -> Tensor:
         """b_i(θ) of every stage, shape `(n_thetas, stages)`."""
@@ -126,7 +127,8 @@ class DenseOutput:
 
     def powers(self, thetas: Sequence[float]) -> Tensor:
         """θ, θ², ... of each place, shape `(n_thetas, degree)`."""
-        return self._coefficients.new_tensor([[theta ** (p + 1) for p in range(self._degree)] for theta in thetas])
+        # By way of an array: a hundred output times are many for a list of lists.
+        return torch.from_numpy(np.power.outer(thetas, self._exponents)).to(self._coefficients)
 
     def polynomial(self, rows: Tensor) -> Tensor:
         """Coefficients of θ, θ², ... in (y - y0) / h, shape `(degree, n)`, of a step with these stage derivatives."""

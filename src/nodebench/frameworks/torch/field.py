@@ -197,6 +197,22 @@ def named_parameters(field: Field) -> dict[str, nn.Parameter]:
     return {name: p for name, p in found.items() if p.requires_grad}
 
 
+def parameters_and_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by dotted name, each once, parameters first.
+
+    In one pass through the module's own dictionaries: each of torch's generators of them takes as long as a kernel.
+    """
+    kinds: dict[str, dict[str, Tensor]] = {"_parameters": {}, "_buffers": {}}
+    seen: set[int] = set()
+    for prefix, part in module.named_modules():
+        for kind, found in kinds.items():
+            for name, tensor in vars(part)[kind].items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    found[f"{prefix}.{name}" if prefix else name] = tensor
+    return kinds["_parameters"] | kinds["_buffers"]
+
+
 def state_parts(state: State) -> tuple[Tensor, ...]:
     """The tensors of a state."""
     return tuple(state) if isinstance(state, tuple) else (state,)

@@ -27,6 +27,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from nodebench.backends.runge_kutta.solve import SolveSetup
 from nodebench.errors import UnsupportedError
+from nodebench.frameworks.torch.field import parameters_and_buffers
 from nodebench.frameworks.torch.step import CountingField
 from nodebench.problem import Field, Problem, State
 
@@ -426,7 +427,7 @@ class CompiledField:
         module = self._module = setup.field
         self._layout = setup.layout
         self._programs = _PROGRAMS.setdefault(module, {})
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        tensors = parameters_and_buffers(module)
         self._names = [name for name, p in tensors.items() if isinstance(p, nn.Parameter) and p.requires_grad]
         self._others = [name for name in tensors if name not in self._names]
         self.constants = [tensors[name].detach() for name in self._others]
