@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
+from nodebench.backends.runge_kutta.compiled import programs
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
@@ -136,6 +138,41 @@ def test_what_is_kept_for_the_backward_pass_is_counted(field):
         spec = _spec(solver="midpoint", first_step=h)
         saved.append(_backend("direct[compile=true]").gradient_step(_problem(field), spec, framework).saved_bytes())
     assert 1.8 < saved[1] / saved[0] <= 2
+
+
+class Kinked(nn.Module):
+    """A field with constants of its own making, whose derivative keeps what is no floating-point number."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.net = nn.Linear(3, 3)
+
+    def forward(self, t, state):
+        (y,) = state
+        turned = torch.relu(self.net(y)) * torch.tensor([0.5, 1.0, -1.0], dtype=y.dtype)
+        return (turned @ torch.eye(3, dtype=y.dtype) + torch.where(y > 0, y, y.sin()) * torch.arange(3) * t.cos(),)
+
+
+def test_what_is_kept_is_packed_by_its_kind(monkeypatch):
+    """Nothing is lost or mixed up when some tensors are handed over together, by dtype, and some by themselves."""
+    monkeypatch.setattr(programs, "LARGE", 12)
+    field, times = Kinked().double(), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    y0 = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    problem = Problem(field, (y0,), times, lambda ys: ys[0][-1].pow(2).sum())
+    spec = _spec(solver="midpoint", first_step=0.5)
+    found = _gradient("direct[compile=true]", problem, spec)
+    torch.testing.assert_close(found, _gradient("direct", problem, spec), rtol=1e-10, atol=1e-10)
+
+
+def test_what_has_been_compiled_is_found_again(field):
+    """The same field in another process, or made anew as here, compiles nothing: all is on the disk."""
+    spec = _spec(solver="midpoint", first_step=0.1)
+    _gradient("direct[compile=true]", _problem(field), spec)
+    counters.clear()
+    _gradient("direct[compile=true]", _problem(Flow().double()), spec)
+    assert counters["inductor"]["fxgraph_cache_hit"] == 4  # first evaluation and step, forward and backward
+    assert counters["inductor"]["fxgraph_cache_miss"] == 0
 
 
 class Branching(nn.Module):
