@@ -11,6 +11,7 @@ from nodebench import registry
 from nodebench.backends.base import AbstractBackend
 from nodebench.bench.reference import ReferenceSolver
 from nodebench.bench.saved import Reference, in_tolerances, relative_error
+from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.tasks.base import AbstractTask
@@ -97,3 +98,10 @@ def test_tolerances_have_one_reference(solver):
     found = solver.find(spec, 1)
     assert found.finest
     assert Reference.load(found.path).description == "checkpoint, dopri5 rtol 1e-10, compared with tsit5 rtol 1e-09"
+
+
+def test_what_its_method_cannot_solve_is_refused_before(solver):
+    """Such as a state whose Jacobian would be too large: nobody waits for a solve of it."""
+    wide = replace(solver.problem, y0=solver.problem.y0.new_zeros(3000))
+    with pytest.raises(UnsupportedError, match="smaller batch"):
+        replace(solver, problem=wide).find(SolverSpec(solver="kvaerno5", dtype="float64"), 1)

@@ -233,8 +233,10 @@ class ReferenceSolver:
             level: 1 for the coarsest; each further one is more accurate.
 
         Raises:
-            UnsupportedError: If the framework has no method to compute a reference with.
+            UnsupportedError: If the framework has no method to compute a reference with, or it cannot solve this.
         """
+        if self.backend is not None and (reason := self.backend.unsupported(self.problem, spec)) is not None:
+            raise UnsupportedError(reason)
         specs = _refinements(spec, [float(t) for t in self.problem.times])
         if self.inputs.closed_form is not None:
             specs = specs[-2:]  # whose states are those of the finest solve
