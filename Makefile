@@ -70,7 +70,7 @@ CARRIED := cloudpickle altair annotated-doc annotated-types fsspec filelock memr
 DEVICE ?= cuda
 
 gpu-check:  ## tests and a run on a GPU, by PYTHON as it is, in one command without a network; DEVICE=cpu tries it
-	$(PYTHON) benchmarks/gpu_check.py --device $(DEVICE)
+	$(PYTHON) benchmarks/with_wheels.py benchmarks/gpu_check.py --device $(DEVICE)
 
 docs: setup  ## the site, as a folder that any server can serve; a link that leads nowhere ends it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
