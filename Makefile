@@ -54,10 +54,10 @@ lint: setup  ## formatting, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## benchmarks of our own solver; ends with our methods beside their rivals, and `odeint` beside torchdiffeq
-	$(BIN)/python -m pytest -q benchmarks -p benchmark --benchmark-only --benchmark-max-time 0.5 --benchmark-columns min,median,iqr,rounds
+bench: setup  ## our methods beside their rivals in turns, with errors; `odeint` beside torchdiffeq; what a trace costs
 	$(BIN)/python benchmarks/ratios.py
 	$(BIN)/python benchmarks/detest.py
+	$(BIN)/python benchmarks/trace_cost.py
 
 gpu-wheels: setup  ## wheels of this package and of what a machine without a network may lack, for gpu-check
 	rm -rf dist
