@@ -1,6 +1,6 @@
 """Gradient methods beside each other on a GPU, in one command of eight minutes at most: `make gpu-bench`.
 
-    python benchmarks/with_wheels.py benchmarks/gpu_bench.py [--device cpu] [--minutes 8] [--store FILE]
+    python benchmarks/with_wheels.py benchmarks/gpu_bench.py [--device cpu] [--minutes 8] [--store FILE] [TASK ...]
 
 Methods in eager torch, compiled ones and those of JAX take turns on small fields, on larger batches and on images. One
 store has all records; of them a page and a table are made, which says what was left out, and why.
@@ -113,8 +113,9 @@ def group(task: str, batch_size: int | None, given: argparse.Namespace, limit_s:
 def groups(given: argparse.Namespace) -> Iterator[Found]:
     """Measure one group after the other while there is time; each has at most two shares of what is left."""
     end = time.monotonic() + 60 * given.minutes - PAGE_S
-    for at, (task, batch_size) in enumerate(PROBLEMS):
-        limit_s = (end - time.monotonic()) * min(1.0, 2 / (len(PROBLEMS) - at))
+    problems = [problem for problem in PROBLEMS if not given.tasks or problem[0] in given.tasks]
+    for at, (task, batch_size) in enumerate(problems):
+        limit_s = (end - time.monotonic()) * min(1.0, 2 / (len(problems) - at))
         name = task if batch_size is None else f"{task}, batch {batch_size}"
         if limit_s < LEAST_S:
             yield Found(left_out=[f"{name}: all: the {given.minutes:g} minutes were over"])
@@ -126,6 +127,7 @@ def groups(given: argparse.Namespace) -> Iterator[Found]:
 def arguments() -> argparse.Namespace:
     """Those of the command line."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("tasks", nargs="*", help="those of which problems are measured (default: all)", metavar="TASK")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--store", type=Path, default=Path(".nodebench/gpu-bench.db"))
