@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lowest coverage setup lint docs tables bench gallery gallery-runs gpu-wheels gpu-check clean
+.PHONY: run test check lowest coverage setup lint docs tables bench gallery gallery-runs gpu-wheels gpu-check gpu-bench clean
 
 run: setup  ## train with the adjoint method on MNIST and measure its gradient step
 	$(BIN)/nodebench run --backend adjoint --task mnist
@@ -54,12 +54,12 @@ lint: setup  ## formatting, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## benchmarks of our own solver; ends with our methods beside their rivals, and `odeint` beside torchdiffeq
-	$(BIN)/python -m pytest -q benchmarks -p benchmark --benchmark-only --benchmark-max-time 0.5 --benchmark-columns min,median,iqr,rounds
+bench: setup  ## our methods beside their rivals in turns, with errors; `odeint` beside torchdiffeq; what a trace costs
 	$(BIN)/python benchmarks/ratios.py
 	$(BIN)/python benchmarks/detest.py
+	$(BIN)/python benchmarks/trace_cost.py
 
-gpu-wheels: setup  ## wheels of this package and of what a machine without a network may lack, for gpu-check
+gpu-wheels: setup  ## wheels of this package and of what a machine without a network may lack, for gpu-check and gpu-bench
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	$(BIN)/python -m pip download --quiet --constraint constraints.txt --no-deps --only-binary :all: --dest dist $(CARRIED)
@@ -70,7 +70,10 @@ CARRIED := cloudpickle altair annotated-doc annotated-types fsspec filelock memr
 DEVICE ?= cuda
 
 gpu-check:  ## tests and a run on a GPU, by PYTHON as it is, in one command without a network; DEVICE=cpu tries it
-	$(PYTHON) benchmarks/gpu_check.py --device $(DEVICE)
+	$(PYTHON) benchmarks/with_wheels.py benchmarks/gpu_check.py --device $(DEVICE)
+
+gpu-bench:  ## gradient methods beside each other on a GPU, in eight minutes at most; likewise
+	$(PYTHON) benchmarks/with_wheels.py benchmarks/gpu_bench.py --device $(DEVICE)
 
 docs: setup  ## the site, as a folder that any server can serve; a link that leads nowhere ends it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

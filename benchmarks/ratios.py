@@ -1,4 +1,4 @@
-"""The table from which the aims of nodebench's own solver are read: each of our methods beside its rival.
+"""The table from which the aims of nodebench's own solver are read: each of our methods beside its rivals.
 
 `python benchmarks/ratios.py [TASK ...]` measures the gradient step of our backends and of their rivals as `nodebench
 run` does, by the same runner: paired, in turns, over several starts of fresh workers. Records are kept in
@@ -15,14 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nodebench.bench.matrix import Request, plan
-from nodebench.bench.request import Settings
-from nodebench.bench.runner import Runner
-from nodebench.progress import display
+from nodebench.bench.group import GradientGroup
+from nodebench.bench.timing import paired_ratio
+from nodebench.measuring import measure, planned
+from nodebench.options import RunOptions
+from nodebench.progress import Shown
 from nodebench.reports.document import ABSENT, interval, mebibytes, milliseconds, number
-from nodebench.results.machine import fingerprint, idle_cores
 from nodebench.results.record import Record
-from nodebench.results.store import Store
 
 TASKS = ("benchmarks/mlp_task.py:Mlp", "cnf", "mnist", "spiral")
 STORE = Path(".nodebench/bench.db")
@@ -30,43 +29,45 @@ STORE = Path(".nodebench/bench.db")
 BUDGET_S = 2.0
 """Timing budget of a cell, in seconds."""
 
-COMPARISONS: Mapping[str, tuple[str, ...]] = {
-    "torchdiffeq": ("direct", "direct[compile=true]"),
-    "torchdiffeq-adjoint": ("adjoint", "adjoint[compile=true]"),
-    # Eager torch is no match for a program that XLA compiled: like is set against like.
-    "diffrax": ("direct[compile=true]",),
+COMPARISONS: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("torchdiffeq", "diffrax"): ("direct", "direct[compile=true]"),
+    ("torchdiffeq-adjoint", "diffrax-backsolve"): ("adjoint", "adjoint[compile=true]"),
 }
-"""Each rival, the control of its comparison, with the backends of ours that are set against it."""
+"""The rivals in torch and in JAX, with the backends of ours that take turns with both."""
 
-UNCOMPILED = ("mnist",)
-"""Tasks whose time goes into convolutions: compiling them takes minutes and gains nothing."""
+CONVOLUTIONS = ("mnist",)
+"""Tasks whose time goes into convolutions: on a CPU a compiler takes minutes with them and gains nothing."""
 
-COLUMNS = ("problem", "backend", "NFE f+b", "peak\nMiB", "step\nms", "compile\ns", "x\nfloor", "err dp", "err dy0")
-RATIOS = ("peak\nratio", "time\nratio", "\n95 %", "\nverdict")
+COMPILED = ("direct[compile=true]", "adjoint[compile=true]", "diffrax", "diffrax-backsolve")
 
+COLUMNS = (
+    "problem", "batch", "backend", "NFE f+b", "peak\nMiB", "step\nms", "compile\ns", "x\nfloor", "err dp", "err dy0",
+)  # fmt: skip
 
-def measure(control: str, others: Sequence[str], tasks: Sequence[str], console: Console) -> list[Record]:
-    """Run one comparison on every task, each task a group of its own."""
-    planned = plan(Request(backends=(control, *others), tasks=tuple(tasks), measure="gradient"))
-    settings = Settings(budget_s=BUDGET_S, cores=tuple(idle_cores(1)), control=control)
-    store = Store(STORE)
-    with display(console, len(planned.cells)) as notify:
-        run_id = Runner(store, settings, notify).run(planned, "make bench", fingerprint())
-    return store.records([run_id])
+Times = Mapping[str | None, Sequence[Sequence[float]]]
+"""Seconds of each backend's turns, by start."""
 
 
-def pairs(records: Sequence[Record], control: str) -> Iterator[tuple[Record, Record]]:
-    """Each record of ours with its rival's on the same task."""
-    rivals = {record.task: record for record in records if record.backend == control}
-    yield from ((record, rivals[record.task]) for record in records if record.backend != control)
+def compare(backends: Sequence[str], task: str) -> tuple[list[Record], Times]:
+    """Let backends take turns on a task; their records, the first being the control, and their times."""
+    times = {}
+
+    def timed(group: GradientGroup) -> None:
+        group.measure()
+        for each in group.cells:
+            times[each.cell.backend] = [[turn.step_s for turn in start.turns] for start in each.starts]
+
+    options = RunOptions(backends=backends, tasks=(task,), measure="gradient", budget_s=BUDGET_S, store=STORE)
+    return measure(planned(options), options, Shown("make bench"), measure_group=timed), times
 
 
 def figures(record: Record) -> list[str]:
     """The cells that a record has by itself, in the order of `COLUMNS`."""
+    named = [record.task.rpartition("/")[2], str(record.batch_size)]
     if record.nfe_forward is None:
-        return [record.task, f"{record.backend}: {record.status}", *[ABSENT] * (len(COLUMNS) - 2)]
+        return [*named, f"{record.backend}: {record.status}", *[ABSENT] * (len(COLUMNS) - 3)]
     return [
-        record.task.rpartition("/")[2],
+        *named,
         record.backend or ABSENT,
         f"{record.nfe_forward}+{record.nfe_backward}",
         mebibytes(record.peak_memory_bytes),
@@ -78,43 +79,54 @@ def figures(record: Record) -> list[str]:
     ]
 
 
-def peak_ratio(ours: Record, rival: Record) -> str:
-    """Peak memory relative to the rival's."""
-    if ours.peak_memory_bytes is None or rival.peak_memory_bytes is None:
-        return ABSENT
-    return number(ours.peak_memory_bytes / rival.peak_memory_bytes)
+def ratios(record: Record, rival: str, times: Times) -> list[str]:
+    """Time relative to a rival's of the same rounds, with its interval, where both have any and no wrong gradient."""
+    if rival == record.backend or record.status != "ok" or not times.get(rival):
+        return ["", ""]
+    ratio = paired_ratio(times[record.backend], times[rival])
+    return [number(ratio.estimate), interval(ratio.low, ratio.high)]
 
 
-def table(compared: Sequence[tuple[Record, Record]]) -> Table:
-    """Two lines for each pair: ours with the ratios, and the rival."""
-    shown = Table(
-        title="one gradient step, ours beside its rival; torch and JAX on one thread, float32",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=0,
-    )
-    for name in (*COLUMNS, *RATIOS):
-        shown.add_column(name, overflow="fold", no_wrap=name not in COLUMNS[:2])
-    for ours, rival in compared:
-        verdict = ours.verdict or (ABSENT if ours.status == "ok" else ours.status)
-        ratios = [peak_ratio(ours, rival), number(ours.ratio), interval(ours.ratio_low, ours.ratio_high), verdict]
-        shown.add_row(*map(escape, [*figures(ours), *ratios]))
-        shown.add_row("", *map(escape, figures(rival)[1:]), end_section=True)
+def table(title: str, columns: Sequence[str]) -> Table:
+    """A table of records, whose further columns are named."""
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    for name in (*COLUMNS, *columns):
+        shown.add_column(name, overflow="fold", no_wrap=name not in ("problem", "backend"))
     return shown
 
 
+def notes(records: Sequence[Record]) -> Iterator[str]:
+    """What a reader must know of figures, or of their absence, each once."""
+    for record in records:
+        told = [f"{record.backend}: {record.status}: {record.reason}"] if record.status != "ok" else []
+        yield from (f"{record.task}: {note}" for note in [*told, *record.notes])
+
+
+def console() -> Console:
+    """Wide enough for a table, whatever it is printed to."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
 def main(tasks: Sequence[str]) -> None:
-    """Measure, and print the table."""
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    compared: list[tuple[Record, Record]] = []
-    for task, (control, others) in product(tasks or TASKS, COMPARISONS.items()):
-        wanted = [other for other in others if task not in UNCOMPILED or "compile" not in other]
-        if wanted:
-            compared += pairs(measure(control, wanted, [task], console), control)
-    console.print(table(compared))
-    notes = dict.fromkeys(f"{record.task}: {note}" for pair in compared for record in pair for note in record.notes)
-    for note in notes:
-        console.print(f"note, {escape(note)}", soft_wrap=True)
+    """Measure, and print the table: our backends with their ratios, and the rivals."""
+    shown = table(
+        "one gradient step, ours beside its rivals; torch and JAX on one thread, float32",
+        ("/ rival\nin torch", "\n95 %", "/ rival\nin JAX", "\n95 %"),
+    )
+    found: list[Record] = []
+    for task, (rivals, ours) in product(tasks or TASKS, COMPARISONS.items()):
+        wanted = [name for name in (*rivals, *ours) if task not in CONVOLUTIONS or name not in COMPILED]
+        records, times = compare(wanted, task)
+        for record in records:
+            beside = [text for rival in rivals for text in ratios(record, rival, times)]
+            if record.backend in rivals:
+                beside = [""] * len(beside)
+            shown.add_row(*map(escape, [*figures(record), *beside]), end_section=record is records[-1])
+        found += records
+    printed = console()
+    printed.print(shown)
+    for note in dict.fromkeys(notes(found)):
+        printed.print(f"note, {escape(note)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ NEEDS = {
             "jax_training", "cnf_models", "spiral_models", "equal_steps", "sweep"),
     "worker": (
         "api", "check_up", "cli", "comparing", "conformance", "examples", "failures", "floor", "gate_versions",
-        "interleaving", "jobs", "launcher", "new", "notebooks", "pytest_plugin", "recommending", "references",
-        "registry", "reproduction", "runner", "selftest", "site", "tracking", "users_fields", "users_files",
-        "workflows",
+        "gpu_bench", "interleaving", "jobs", "launcher", "new", "notebooks", "pytest_plugin", "recommending",
+        "references", "registry", "reproduction", "runner", "selftest", "site", "tracking", "users_fields",
+        "users_files", "workflows",
     ),
     "packaging": ("wheel", "torchode_plugin"),
 }  # fmt: skip

@@ -86,7 +86,7 @@ SOUND = {
     "backwards in time": {"times": (1.0, 0.0)},
     "a span of a nanosecond": {"times": (0.0, 1e-9)},
     "zero at the start": {"states": "np.zeros((n, 2))", "top": "import numpy as np"},
-    "settings of the process": {"top": "torch.set_num_threads(2)\ntorch.set_default_dtype(torch.float64)"},
+    "settings of the process": {"top": "torch.set_num_threads(2)\ntorch.set_default_dtype(torch.float64)\ntorch.set_float32_matmul_precision('high')"},
 }  # fmt: skip
 
 
@@ -109,6 +109,7 @@ def test_a_sound_field_is_measured(tmp_path, field):
     assert preparation.field_derivative is not None
     assert preparation.notes == []
     assert (torch.get_num_threads(), torch.get_default_dtype()) == (1, torch.float32)
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 GRADIENT_INSIDE = "{}g = torch.autograd.grad(self.net(y).sum(), y, create_graph=True)[0]\n{}"

@@ -106,14 +106,17 @@ def test_a_complex_parameter_is_named():
 
 
 def test_what_a_field_sets_for_the_process_is_set_back():
-    """Its 64 bits would change the constants of every field after it; a note says so."""
+    """Its 64 bits would change the constants of every field after it, its TF32 their products; notes say so."""
     framework = Jax("cpu", "float32", 1)
 
     def rate(field, _, y):
         jax.config.update("jax_enable_x64", True)  # noqa: FBT003  the signature is JAX's
+        jax.config.update("jax_default_matmul_precision", "tensorfloat32")
         return field.w * y
 
-    (note,) = check_up(framework, lambda: problem(rate, Y0.astype(np.float32)), exact=False)
-    assert "sets jax.config.update('jax_enable_x64', True) for the whole process" in note
+    wide, rounded = check_up(framework, lambda: problem(rate, Y0.astype(np.float32)), exact=False)
+    assert "sets jax.config.update('jax_enable_x64', True) for the whole process" in wide
+    assert "sets jax.config.update('jax_default_matmul_precision', 'tensorfloat32') for the whole process" in rounded
     assert not jax.config.read("jax_enable_x64")
+    assert jax.config.jax_default_matmul_precision == "highest"
     Jax("cpu", "float64", 1)

@@ -18,3 +18,12 @@ def test_every_difference_is_a_line():
         "git.commit: None against c",
         "git.dirty: None against False",
     ]
+
+
+def test_a_gpu_is_told_with_the_precision_of_its_products(tmp_path, monkeypatch):
+    """Whoever reads a time must know that no product was rounded to ten bits."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 570.86, 143771 MiB'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert fingerprint()["gpu"] == "NVIDIA H200, 570.86, 143771 MiB; TF32 off"

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from nodebench.bench import jobs as jobs_module
+from nodebench.bench import work as work_module
 from nodebench.bench.cell_run import CellRun
 from nodebench.bench.group import UNKNOWN_BYTES, GradientGroup
 from nodebench.bench.jobs import Jobs, WorkClock
@@ -95,6 +96,23 @@ def test_an_interruption_ends_the_jobs_that_are_at_work(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         Jobs([None] * 2).each([job] * 5, lambda _: True, told.set)
     assert len(begun) == 2
+
+
+def test_an_interrupted_check_up_leaves_no_worker(monkeypatch, tmp_path):
+    """It would go on solving beside what is measured next."""
+    ended = []
+    cell = SimpleNamespace(framework="torch")
+    measured = SimpleNamespace(cell=cell, settings=None, clock=None, dismiss=lambda: ended.append(cell))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work_module, "probe_run", lambda *_: measured)
+    monkeypatch.setattr(work_module, "begin", interrupted)
+    machine_context = SimpleNamespace(notify=lambda event: None, settings=None)  # noqa: ARG005  nothing is shown
+    with pytest.raises(KeyboardInterrupt), work_module._reference_worker([measured], machine_context, tmp_path):
+        pass
+    assert ended == [cell]
 
 
 def test_time_in_which_any_work_is_done_counts_once(monkeypatch):

@@ -31,7 +31,7 @@ ELSEWHERE = {
 
 NOT_RUN = {
     r"make (run|test)": "minutes of training, and this suite",
-    r"make gpu-(wheels|check)( DEVICE=cpu)?": "wheels from a network and a GPU; test_device.py has its lines",
+    r"make gpu-(wheels|check|bench)( DEVICE=cpu)?": "wheels from a network, a GPU, or many minutes of measurement",
     r"pip install .*": "the network; test_wheel.py installs what is built here",
     r"git clone .*": "the network",
     r"nodebench (show RUN RUN|logs CELL)": "names of what a reader has; test_cli.py has such",

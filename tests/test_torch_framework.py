@@ -1,6 +1,7 @@
 """torch as a framework: arrays, weights, counters, saved bytes, optimisers, and training that goes on to the bit."""
 
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -31,6 +32,21 @@ def _model(framework, *, weights=None, solver="dopri5"):
 def test_torch_is_loaded_by_name():
     """`torch` names this class."""
     assert load_framework("torch") is Torch
+
+
+@pytest.mark.parametrize("name", ["cuda.matmul.allow_tf32", "cuda.matmul.fp32_precision", "cudnn.conv.fp32_precision"])
+def test_tf32_is_switched_off_by_whatever_name_it_was_switched_on(name):
+    """There are new names since torch 2.9; where they have been used it cannot be asked by the older ones."""
+    framework, (place, attribute) = Torch("cpu", "float32", 1), name.rsplit(".", 1)
+    where = attrgetter(place)(torch.backends)
+    if not hasattr(where, attribute):
+        pytest.skip(f"this torch has no {name}")
+    assert framework.settle() == []
+    setattr(where, attribute, True if attribute == "allow_tf32" else "tf32")
+    assert framework.settle() == ["TF32"]
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+    assert framework.settle() == []
 
 
 def test_arrays_keep_integers_and_times():

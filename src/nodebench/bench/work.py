@@ -355,12 +355,11 @@ def _reference_worker(
         machine.notify(Event("cell", "check-up of the field and first step", measured.cell))
         worker = probe_run(measured.cell, machine.settings, measured.clock)
         try:
-            beginning = begin(worker, inputs)
-        except WorkerError as error:
-            worker.dismiss()
-            failure = failure or error.failure
-            continue
-        try:
+            try:
+                beginning = begin(worker, inputs)
+            except WorkerError as error:
+                failure = failure or error.failure
+                continue
             yield worker, beginning
         finally:
             worker.dismiss()

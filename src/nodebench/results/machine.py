@@ -210,7 +210,9 @@ def _memory_bytes() -> int:
 
 
 def _gpu() -> str | None:
-    return _output(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
+    """Those that there are, and that all of a float32 is used on them: every framework switches TF32 off."""
+    found = _output(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
+    return f"{found}; TF32 off" if found else None
 
 
 def _git() -> Commit | None:

@@ -101,8 +101,6 @@ class Jax(AbstractFramework):
         self._threads = threads
         self._wide = dtype == "float64"
         self.settle()
-        # Tensor cores round to ten bits of mantissa unless told otherwise, which alone can raise the number of steps.
-        jax.config.update("jax_default_matmul_precision", "highest")
         try:
             self._device = jax.devices(device)[0]
         except RuntimeError as error:
@@ -241,11 +239,16 @@ class Jax(AbstractFramework):
 
     @override
     def settle(self) -> list[str]:
-        """64 bits where they were asked for alone."""
-        if bool(jax.config.read("jax_enable_x64")) == self._wide:
-            return []
-        jax.config.update("jax_enable_x64", self._wide)
-        return [f"jax.config.update('jax_enable_x64', {not self._wide})"]
+        """64 bits where they were asked for alone, and whole products.
+
+        Tensor cores round to ten bits of mantissa unless told otherwise, which alone can raise the number of steps.
+        """
+        found = []
+        for name, value in (("jax_enable_x64", self._wide), ("jax_default_matmul_precision", "highest")):
+            if (given := getattr(jax.config, name)) != value:
+                found.append(f"jax.config.update('{name}', {given!r})")
+                jax.config.update(name, value)
+        return found
 
     @override
     def flat_state(self, state: State) -> np.ndarray:

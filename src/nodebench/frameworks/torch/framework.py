@@ -68,9 +68,7 @@ class Torch(AbstractFramework):
             raise UserError(f"`dtype` must be 'float32' or 'float64'; got {dtype!r}.")
         torch.set_num_threads(threads)
         self._threads = threads
-        # TF32 rounds the factors of float32 products to 10 bits: an error that tolerances below 1e-3 can see.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+        without_tf32()
         self._device, self._dtype = torch.device(device), DTYPES[dtype]
 
     @classmethod
@@ -193,8 +191,8 @@ class Torch(AbstractFramework):
 
     @override
     def settle(self) -> list[str]:
-        """Threads and default dtype as they were."""
-        found = []
+        """Threads, default dtype and products as they were."""
+        found = ["TF32"] if without_tf32() else []
         if torch.get_num_threads() != self._threads:
             found.append(f"torch.set_num_threads({torch.get_num_threads()})")
             torch.set_num_threads(self._threads)
@@ -359,6 +357,24 @@ class TorchTrainer(AbstractTrainer):
         torch.set_rng_state(state["random"])
         if state["device_random"] is not None:
             torch.cuda.set_rng_state(state["device_random"])
+
+
+def without_tf32() -> bool:
+    """Switch TF32 off, and say whether it was on.
+
+    It rounds the factors of float32 products to 10 bits: an error that tolerances below 1e-3 can see.
+    """
+    backends: Any = torch.backends
+    try:
+        was_on = bool(backends.cuda.matmul.allow_tf32 or backends.cudnn.allow_tf32)
+    except RuntimeError:
+        # By the names that torch has since 2.9, after which it does not tell by the older ones.
+        was_on = True
+        for part in (backends, backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn):
+            part.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = False
+    return was_on
 
 
 def as_asked(problem: Problem) -> Problem:
