@@ -49,7 +49,7 @@ OPTIONS = {
     "cpp.use_decompose_tanh": True,
     "cpp.vec_isa_ok": True,
 }
-"""Inductor's options, of which a version of torch takes those that it has.
+"""Inductor's options on a CPU, of which a version of torch takes those that it has.
 
 The calls of kernels and matrix products are compiled, too, not made from Python, but apart from the kernels and with
 little optimisation, which halves the time of a compilation. tanh(x) is 1 - 2 / (1 + exp(2 x)), three times as fast,
@@ -203,12 +203,14 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
     from torch._inductor.output_code import CompiledFxGraph  # noqa: PLC0415
 
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True)
-    options = {name: value for name, value in OPTIONS.items() if name in list_options()}
+    # On a GPU a wrapper in C++ would need CUDA's headers, where Triton's kernels need none.
+    on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
+    options = {name: value for name, value in OPTIONS.items() if on_cpu and name in list_options()}
     with torch.no_grad(), config.patch(options), tracing(TracingContext(mode)):
         like = [mode.from_tensor(tensor.clone()) for tensor in inputs]  # one tensor in two places would be one
         with mode:
             operations = make_fx(graph, decomposition_table=select_decomp_table())(*like)
-        found = compile_fx_inner(operations, like, cpp_wrapper=True)
+        found = compile_fx_inner(operations, like, cpp_wrapper=on_cpu)
     assert isinstance(found, CompiledFxGraph) and found.current_callable is not None, "it has just been compiled"  # noqa: PT018
     program = found.current_callable
     return lambda *inputs: program(list(inputs))
