@@ -2,6 +2,8 @@
 
 import os
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,8 +14,9 @@ from nodebench.bench.cell_run import CellRun
 from nodebench.bench.matrix import Request, plan
 from nodebench.bench.request import Settings
 from nodebench.bench.runner import Runner
+from nodebench.bench.worker import passes as passes_module
 from nodebench.bench.worker.passes import FloorTurn, GradientPasses, above_floor
-from nodebench.frameworks.base import load_framework
+from nodebench.frameworks.base import FieldCalls, load_framework
 from nodebench.problem import Evaluations, Problem, SolverSpec
 from nodebench.results.store import Store
 from nodebench.testing import FakeField, FakeFramework
@@ -34,21 +37,49 @@ def fake_step():
 
 def test_the_floor_is_evaluations_and_vjps_at_their_cost():
     """(7 + 5) evaluations of 2 s, and 3 VJPs which add 5 s each to one."""
-    assert FloorTurn(step_s=78.0, eval_s=2.0, eval_with_vjp_s=7.0).floor_s(Evaluations(7, 5, 3)) == 12 * 2 + 3 * 5
+    turn = FloorTurn(step_s=78.0, eval_s=2.0, eval_with_vjp_s=7.0, loss_s=4.0)
+    assert turn.floor_s(Evaluations(7, 5, 3)) == 12 * 2 + 3 * 5
 
 
 def test_backpropagation_has_a_floor_of_evaluations_with_a_graph():
     """Where every evaluation is differentiated the plain one drops out."""
-    assert FloorTurn(1.0, eval_s=0.3, eval_with_vjp_s=0.5).floor_s(Evaluations(4, 0, 4)) == pytest.approx(2.0)
+    turn = FloorTurn(1.0, eval_s=0.3, eval_with_vjp_s=0.5, loss_s=0.1)
+    assert turn.floor_s(Evaluations(4, 0, 4)) == pytest.approx(2.0)
 
 
 def test_the_share_is_paired_within_the_turn():
-    """A slow spell hits a step and its floor alike: the median is that of the ratios, not the ratio of the medians."""
-    turns = [FloorTurn(3.0, 1.0, 2.0), FloorTurn(30.0, 10.0, 20.0), FloorTurn(5.0, 2.0, 4.0)]
-    assert above_floor(turns, Evaluations(1, 0, 1)).known == {"floor_s": 4.0, "floor_ratio": 1.5}
+    """A slow spell hits step, floor and loss alike: the median is that of the ratios, not the ratio of the medians."""
+    turns = [FloorTurn(4.0, 1.0, 2.0, 1.0), FloorTurn(40.0, 10.0, 20.0, 10.0), FloorTurn(5.0, 2.0, 4.0, 0.5)]
+    assert above_floor(turns, Evaluations(1, 0, 1)).known == {"floor_ratio": 1.5, "floor_s": 4.0, "loss_s": 1.0}
 
 
-def test_a_step_of_one_program_has_no_floor():
+def test_the_loss_is_no_fault_of_the_solver(monkeypatch):
+    """A step of 82 s of which the loss is 4 s is twice its floor of 39 s, by a clock that the calls themselves move."""
+    now = [0.0]
+
+    def take(seconds, n=1):
+        now[0] += n * seconds
+
+    monkeypatch.setattr(passes_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    calls = FieldCalls(partial(take, 2.0), partial(take, 7.0), partial(take, 4.0))
+    passes = GradientPasses()
+    passes.step = replace(fake_step(), step=partial(take, 82.0), field_calls=lambda: calls)
+    found = passes.floor(Evaluations(7, 5, 3), 0.0)
+    assert found.known == {"floor_ratio": 2.0, "floor_s": 39.0, "loss_s": 4.0}
+
+
+def test_what_a_program_costs_to_call_is_shared_by_many_evaluations(monkeypatch):
+    """A call of 1 ms, and 1 us for each evaluation in it: 10 ms have some thousands, where one alone would say ten."""
+    now = [0.0]
+
+    def call(n):
+        now[0] += 1e-3 + n * 1e-6
+
+    monkeypatch.setattr(passes_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert 5e-3 < passes_module._repetitions(call, 10e-3) * 1e-6 < 10e-3
+
+
+def test_a_step_without_calls_has_no_floor():
     """Where the framework offers no calls, or none were counted, nothing is measured."""
     fused = replace(fake_step(), field_calls=lambda: None)
     passes = GradientPasses()
@@ -59,16 +90,18 @@ def test_a_step_of_one_program_has_no_floor():
 
 
 def test_the_floor_is_in_the_record(tmp_path):
-    """Both fields are measured for a cell whose step consists of calls; only a cell that compiles has `compile_s`."""
+    """It is measured for a cell whose step consists of calls; only a cell that compiles has `compile_s`."""
     compiled = f"{BACKEND}[compiled=true]"
     planned = plan(Request(backends=(BACKEND, compiled), tasks=(TASK,), preset="smoke", measure="gradient"))
     store = Store(tmp_path / "results.db")
     Runner(store, Settings(rounds=1, timeout_s=60), lambda _: None).run(planned, "test", {})
     plain, other = store.records()
     assert plain.floor_s > 0
-    assert plain.floor_ratio > 0
+    assert plain.floor_ratio is not None
+    assert plain.loss_s > 0
     assert plain.compile_s is None
     assert other.compile_s == other.first_step_s - other.step_s
+    assert (other.floor_s, other.floor_ratio, other.loss_s) == (None, None, None)
 
 
 def test_compiled_programs_are_kept_apart_by_cell(tmp_path, monkeypatch):

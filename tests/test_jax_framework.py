@@ -11,6 +11,7 @@ from nodebench.backends.diffrax.adjoints import Diffrax, DiffraxDirect
 from nodebench.errors import PluginError, UserError
 from nodebench.frameworks.jax import step as jax_step
 from nodebench.frameworks.jax.framework import Jax
+from nodebench.frameworks.jax.step import JaxGradientStep
 from nodebench.problem import Problem, SolverSpec
 from nodebench.tasks.linear.jax import LinearField, path_loss
 from nodebench.tasks.linear.task import Linear
@@ -119,10 +120,73 @@ def test_saved_bytes_follow_the_step_limit():
     assert 0 < small < large
 
 
-def test_a_compiled_program_has_no_floor():
-    """JAX says that its steps compile, and offers no calls of a field that XLA fuses with the solver."""
-    assert Jax.compiles
-    assert Jax("cpu", "float32", 1).gradient_step(Diffrax().solve, _problem(), SPEC).field_calls() is None
+class _Driven(eqx.Module):
+    """A field whose every evaluation tells where it is."""
+
+    A: jax.Array
+
+    def __call__(self, t, y):
+        jax.debug.callback(lambda t, y: _DRIVEN.append((float(t), y.tolist())), t, y)
+        return jnp.sin(t) * jnp.tanh(y @ self.A)
+
+
+_DRIVEN = []
+
+
+def _resting(field, y0, times, spec):
+    del field, spec
+    return jnp.stack([y0] * len(times))
+
+
+def _driven():
+    rate = jax_step._Counted(_Driven(jnp.array([[0.5, 1.0], [-1.0, 0.2]])))
+    problem = Problem(rate, jnp.array([[1.0, 0.5]]), np.array([0.25, 1.0]), Partial(path_loss))
+    return JaxGradientStep(_resting, problem, SPEC)
+
+
+def test_a_floor_counts_calls_of_the_field_and_its_vjps():
+    """All at the first time and the initial state, as many as asked for, by one program."""
+    calls = _driven().field_calls()
+    for call, n, counts in (
+        (calls.evaluation, 2, {"plain": 2}),
+        (calls.evaluation, 3, {"plain": 3}),
+        (calls.evaluation_with_vjp, 2, {"with residuals": 2, "vjps": 2}),
+        (calls.evaluation_with_vjp, 3, {"with residuals": 3, "vjps": 3}),
+        (calls.loss, 3, {}),
+    ):
+        _DRIVEN.clear()
+        jax_step._COUNTS.clear()
+        call(n)
+        jax.effects_barrier()
+        assert dict(jax_step._COUNTS) == counts
+        assert [(0.25, [[1.0, 0.5]])] * (n if counts else 0) == _DRIVEN
+
+
+def test_no_call_of_a_floor_can_be_left_out_or_moved():
+    """Where the steps between them have a length, what a program returns is that of each call at a place of its own."""
+    step, h, t = _driven(), 0.1, 0.25
+    program, inputs, arrays = step._program, step._inputs, step._arrays
+    A, y, covector, total = np.array([[0.5, 1.0], [-1.0, 0.2]]), np.array([[1.0, 0.5]]), np.ones((1, 2)), 0.0
+    ys, losses = np.stack([y, 2 * y]), 0.0
+    start = jnp.asarray(ys, jnp.float32)
+    for _ in range(3):
+        through = covector * np.sin(t) * (1 - np.tanh(y @ A) ** 2)
+        total += y.T @ through
+        t, y, covector = t + h, y + h * np.sin(t) * np.tanh(y @ A), covector + h * through @ A.T
+        losses += (ys[1:] ** 2).sum()
+        ys[1:] += h * 2 * ys[1:]
+    at = program, inputs, arrays, jnp.float32(0.25), h, 3
+    moved, pulled, [summed] = jax_step._evaluations_with_vjp(*at)
+    found = jax_step._losses(program, inputs[0], arrays, start, h, 3)
+    for one, wanted in (
+        (jax_step._evaluations(*at), y),
+        (moved, y),
+        (pulled, covector),
+        (summed, total),
+        (found[0], ys),
+        (found[1], losses),
+    ):
+        np.testing.assert_allclose(one, wanted, rtol=1e-5)
 
 
 def test_there_is_no_device_peak_on_a_cpu():

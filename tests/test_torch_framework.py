@@ -264,12 +264,34 @@ def test_field_calls_are_evaluations_with_and_without_a_graph():
     """So many calls each, at the first time; a part of constant rate has no derivative, and no graph stays behind."""
     framework, field = Torch("cpu", "float32", 1), _PartlyConstant()
     problem = Problem(field, (torch.ones(3), torch.ones(2)), torch.tensor([0.0, 1.0]), lambda ys: ys[0].sum())
-    calls = framework.gradient_step(lambda f, y, t, s: y, problem, SolverSpec()).field_calls()  # noqa: ARG005
+    calls = framework.gradient_step(_resting, problem, SolverSpec()).field_calls()
     calls.evaluation(3)
     assert field.graphs == [False] * 3
     calls.evaluation_with_vjp(2)
     assert field.graphs == [False] * 3 + [True] * 2
     assert field.rate.grad is None
+
+
+def _resting(field, y0, times, spec):
+    del field, spec
+    return tuple(torch.stack([part] * len(times)) for part in y0)
+
+
+def test_the_loss_is_called_with_its_gradient_by_the_states():
+    """So many times, at the states of all output times; the field has no part in it."""
+    slopes = []
+
+    def loss(ys):
+        assert [part.shape for part in ys] == [(2, 3), (2, 2)]
+        first = ys[0].clone()
+        first.register_hook(slopes.append)
+        return first[-1].sum()
+
+    field = _PartlyConstant()
+    problem = Problem(field, (torch.ones(3), torch.ones(2)), torch.tensor([0.0, 1.0]), loss)
+    Torch("cpu", "float32", 1).gradient_step(_resting, problem, SolverSpec()).field_calls().loss(2)
+    assert [slope.tolist() for slope in slopes] == [[[0.0] * 3, [1.0] * 3]] * 2
+    assert field.graphs == []
 
 
 @pytest.mark.parametrize("name", ["direct", "torchdiffeq-adjoint"])
@@ -282,10 +304,13 @@ def test_a_floor_counts_calls_of_the_field_and_its_vjps(name):
     backend = registry.load("backend", name, AbstractBackend)
     step = backend.gradient_step(replace(problem, field=counter), SolverSpec(first_step=0.1), framework)
     calls = step.field_calls()
+    solved = counter.n_evaluations
     calls.evaluation(2)
-    assert (counter.n_evaluations, counter.n_vjps) == (2, 0)
+    assert (counter.n_evaluations - solved, counter.n_vjps) == (2, 0)
     calls.evaluation_with_vjp(3)
-    assert (counter.n_evaluations, counter.n_vjps) == (5, 3)
+    assert (counter.n_evaluations - solved, counter.n_vjps) == (5, 3)
+    calls.loss(3)
+    assert (counter.n_evaluations - solved, counter.n_vjps) == (5, 3)
 
 
 def _short(field, y0, ys):

@@ -129,9 +129,13 @@ class StepGrid:
 class Evaluations:
     """Function evaluations of one gradient step.
 
+    Each of the first two costs an evaluation, whether or not it keeps what a VJP of it needs (residuals, as JAX calls
+    them); a VJP costs what keeping that and pulling back add to its evaluation, which one of the first two counts.
+
     Attributes:
         nfe_forward: Evaluations of the field in the forward solve.
-        nfe_backward: Evaluations of the field in the backward pass, recomputations included.
+        nfe_backward: Evaluations of the field in the backward pass, recomputations included: of diffrax those of the
+            steps between its checkpoints, plain and with residuals.
         n_vjps: Vector-Jacobian products of the field.
     """
 

@@ -158,8 +158,8 @@ class FakeStep:
         return Gradients(loss, state[-1] / y0, {"rate": np.array((times[-1] - times[0]) * loss)})
 
     def field_calls(self) -> FieldCalls | None:
-        """The field, and the field with the derivative of its only parameter."""
-        field, state = self.problem.field, self.problem.y0
+        """The field, the field with the derivative of its only parameter, and the sum."""
+        field, state, loss, states = self.problem.field, self.problem.y0, self.problem.loss, self.forward()
 
         def evaluate(n: int) -> None:
             for _ in range(n):
@@ -168,7 +168,11 @@ class FakeStep:
         def differentiate(n: int) -> None:
             evaluate(2 * n)
 
-        return FieldCalls(evaluate, differentiate)
+        def lose(n: int) -> None:
+            for _ in range(n):
+                loss(states)
+
+        return FieldCalls(evaluate, differentiate, lose)
 
 
 @dataclass

@@ -176,9 +176,7 @@ class GradientGroup:
         counts = self._untimed(measured, gradients)
         seconds = min(FLOOR_S, FLOOR_SHARE * self.settings.budget(measured.cell))
         measured.enter(self._time(measured, Questions.split, seconds / 2))
-        # Evaluations that a compiler has fused are not made of calls of the field, and may cost less than these.
-        if not measured.compiles:
-            measured.enter(self._time(measured, Questions.floor, counts.evaluations, seconds))
+        measured.enter(self._time(measured, Questions.floor, counts.evaluations, seconds))
 
     def _untimed(self, measured: CellRun, gradients: Path) -> Counts:
         prepared, counts = self._prepared(measured)

@@ -366,7 +366,9 @@ class Questions(Protocol):
         """Median times of forward and backward pass, taken for about so long."""
 
     def floor(self, evaluations: Evaluations, seconds: float) -> Measurement:
-        """What the step's own evaluations and VJPs cost, and how far above that it is; nothing where there is none.
+        """What the step's own evaluations and VJPs cost, its loss, and how far above the first the rest of it is.
+
+        Nothing where a step does not consist of calls of its field.
 
         Args:
             evaluations: What was counted of a step.

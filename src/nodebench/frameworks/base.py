@@ -65,18 +65,21 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class FieldCalls:
-    """The two calls of its field that a gradient step cannot do without, prepared for timing.
+    """The calls that a gradient step cannot do without, two of its field and one of its loss, prepared for timing.
 
-    Each makes so many calls, one after the other, at the initial state and the first time, and returns when the device
-    has finished.
+    Each makes so many calls, one after the other, and returns when the device has finished. The field is called at the
+    initial state and the first time. What a framework compiles is compiled by the first call of each, whatever the
+    number of calls, and runs them all in one program, as a solver of that framework does.
 
     Attributes:
-        evaluation: Evaluate the field without a graph.
-        evaluation_with_vjp: Evaluate it with a graph, and pull a fixed covector back to the state and the parameters.
+        evaluation: Evaluate the field, not to be differentiated.
+        evaluation_with_vjp: Evaluate it, and pull a fixed covector back to the state and the parameters.
+        loss: Evaluate the loss of the states at the output times, and its gradient by these states.
     """
 
     evaluation: Callable[[int], None]
     evaluation_with_vjp: Callable[[int], None]
+    loss: Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,8 @@ class GradientStep:
         evaluations: Count evaluations in an instrumented run of forward and backward; never part of a timed pass.
         saved_bytes: Bytes kept for the backward pass: torch's saved tensors, or XLA's temporary and output buffers; or
             None.
-        field_calls: The calls that make up the floor of a step; None where a step does not consist of calls of the
-            field.
+        field_calls: The calls that make up the floor of a step, and that of its loss; None where a step does not
+            consist of calls of the field. Solves once.
     """
 
     step: Callable[[], Gradients]

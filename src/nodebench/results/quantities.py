@@ -71,8 +71,9 @@ HOW_TAKEN: Mapping[str, str] = {
         "`--jobs` cells at once"
     ),
     "x floor": (
-        "step time divided by the time of the same number of evaluations and VJPs called directly, interleaved in "
-        "one process; eager torch only, since a compiler fuses solver and field"
+        "step time without that of the loss, divided by the time of the same number of evaluations and VJPs called "
+        "directly (in JAX in a compiled loop), interleaved in one process; not of steps that torch compiles, which "
+        "fuses solver and field"
     ),
     "compilation": (
         "the first step less a warmed one, of cells that compile (JAX, `compile=true`), with nothing kept from earlier"
@@ -471,9 +472,10 @@ class TimingPart:
     step_s_low: float | None = _quantity(meaning="Lower end of its 95 % interval.", digits=4, kept=True, **_TIME)
     step_s_high: float | None = _quantity(meaning="Upper end of its 95 % interval.", digits=4, kept=True, **_TIME)
     floor_ratio: float | None = _quantity(
-        meaning="A gradient step relative to its floor: median over turns in which the step and the calls of its field "
-        "alternate within one process. Only so are both measured under the same conditions: `step_s`, of other "
-        "processes and other minutes, may be some per cent off `floor_ratio` times `floor_s`.",
+        meaning="A gradient step without its loss, relative to its floor: median over turns in which the step, the "
+        "calls of its field and the loss alternate within one process. Only so are all measured under the same "
+        "conditions: `step_s`, of other processes and other minutes, may be some per cent off `loss_s` and "
+        "`floor_ratio` times `floor_s`. Records without `loss_s` are of older versions, which left the loss in.",
         unit="ratio",
         format="number",
         group="x floor",
@@ -483,8 +485,16 @@ class TimingPart:
     )
     floor_s: float | None = _quantity(
         meaning="What the evaluations and VJPs that were counted cost by themselves, at the initial state: "
-        "(nfe_forward + nfe_backward) times an evaluation, n_vjps times what a graph and a VJP add to one. The field "
-        "is called as it is written, not compiled. None where solver and field are one program.",
+        "(nfe_forward + nfe_backward) times an evaluation, n_vjps times what a graph and a VJP add to one. In torch "
+        "the field is called as it is written; in JAX all calls are one compiled loop. None where torch compiles the "
+        "steps.",
+        unit="s",
+        format="ms",
+        group="x floor",
+    )
+    loss_s: float | None = _quantity(
+        meaning="What the loss costs by itself: its value from the states at the output times, and its gradient by "
+        "these states; median over the same turns.",
         unit="s",
         format="ms",
         group="x floor",

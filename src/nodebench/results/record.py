@@ -13,6 +13,7 @@ Schema history (the number is kept in the store's `PRAGMA user_version`):
    out.
 10 Jacobians and factorisations of implicit methods.
 11 gradient errors along a training.
+12 time of the loss, which the share of the floor leaves out since; shares of the floor in JAX.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ from nodebench.results.quantities import (
     TrainingPart,
 )
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 
 PRINTED = "printed before that, the last lines:"
 """The line of `stderr` between a traceback and what the process had printed."""

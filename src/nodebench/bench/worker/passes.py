@@ -86,11 +86,13 @@ class FloorTurn:
         step_s: A gradient step.
         eval_s: An evaluation of the field without a graph.
         eval_with_vjp_s: An evaluation with a graph, followed by a VJP by state and parameters.
+        loss_s: The loss of the states at the output times, and its gradient by them.
     """
 
     step_s: float
     eval_s: float
     eval_with_vjp_s: float
+    loss_s: float
 
     def floor_s(self, evaluations: Evaluations) -> float:
         """All evaluations at the cost of one, and all VJPs at the cost of one, in seconds.
@@ -100,12 +102,18 @@ class FloorTurn:
         n_evaluations = evaluations.nfe_forward + evaluations.nfe_backward
         return n_evaluations * self.eval_s + evaluations.n_vjps * (self.eval_with_vjp_s - self.eval_s)
 
+    def ratio(self, evaluations: Evaluations) -> float:
+        """The step without its loss, which no solver can help, relative to the floor."""
+        return (self.step_s - self.loss_s) / self.floor_s(evaluations)
+
 
 def above_floor(turns: Sequence[FloorTurn], evaluations: Evaluations) -> Measurement:
-    """Medians over the turns of the floor, and of the step relative to the floor of its turn."""
-    floors = [turn.floor_s(evaluations) for turn in turns]
-    ratios = [turn.step_s / floor for turn, floor in zip(turns, floors, strict=True)]
-    return Measurement(floor_s=median(floors), floor_ratio=median(ratios))
+    """Medians over the turns of the floor, of the loss, and of the step without its loss relative to the floor."""
+    return Measurement(
+        floor_ratio=median(turn.ratio(evaluations) for turn in turns),
+        floor_s=median(turn.floor_s(evaluations) for turn in turns),
+        loss_s=median(turn.loss_s for turn in turns),
+    )
 
 
 TURN_S = 0.05
@@ -123,8 +131,8 @@ FLOORS = range(5, 41)
 """How often a step and its field take turns: as often as there is time for."""
 
 FLOOR_PART_S = 0.01, 0.1
-"""Shortest part of such a turn, and longest part of a call of the field: between, it takes as long as the step, so that
-what slows the machine for a moment slows both alike."""
+"""Shortest part of such a turn, and longest that has no step: between, it takes as long as the step, so that what slows
+the machine for a moment slows both alike."""
 
 
 class GradientPasses:
@@ -217,10 +225,10 @@ class GradientPasses:
         return Measurement(forward_s=median(forward), backward_s=median(backward))
 
     def floor(self, evaluations: Evaluations, seconds: float) -> Measurement:
-        """What the step's own evaluations and VJPs cost, and how far above that it is; nothing where there is none.
+        """What the step's own evaluations and VJPs cost, its loss, and how far above the first the rest of it is.
 
-        The step and the two calls of the field take turns, each repeated to some length, so that what slows the
-        machine for a while slows all three.
+        The step, the two calls of the field and the loss take turns, each repeated to some length, so that what slows
+        the machine for a while slows all four. Nothing where a step does not consist of calls of its field.
 
         Args:
             evaluations: What was counted of a step.
@@ -229,12 +237,14 @@ class GradientPasses:
         calls = self.step.field_calls()
         if calls is None or not evaluations.nfe_forward:
             return Measurement()
-        timed = (_repeated(self.step.step), calls.evaluation, calls.evaluation_with_vjp)
+        timed = (_repeated(self.step.step), calls.evaluation, calls.evaluation_with_vjp, calls.loss)
         turns: list[FloorTurn] = []
         with _without_collection():
-            once = [_warmed(call) for call in timed]
-            part_s = max(FLOOR_PART_S[0], min(FLOOR_PART_S[1], once[0]))
-            repetitions = [max(1, math.ceil(part_s / cost)) for cost in once]
+            for call in timed:
+                call(1)
+            step_s = _once(timed[0], 1)
+            part_s = max(FLOOR_PART_S[0], min(FLOOR_PART_S[1], step_s))
+            repetitions = [math.ceil(part_s / step_s), *(_repetitions(call, part_s) for call in timed[1:])]
             began = time.perf_counter()
             while len(turns) < FLOORS.start or (len(turns) < FLOORS.stop and time.perf_counter() - began < seconds):
                 costs = [_once(call, n) for call, n in zip(timed, repetitions, strict=True)]
@@ -348,10 +358,12 @@ def _repeated(call: Callable[[], object]) -> Callable[[int], None]:
     return repeat
 
 
-def _warmed(call: Callable[[int], None]) -> float:
-    """Wall time of a warmed call, in seconds."""
-    call(1)
-    return _once(call, 1)
+def _repetitions(call: Callable[[int], None], seconds: float) -> int:
+    """How many calls take so long. It is found by doubling, since one alone may cost more than each of many."""
+    n = 1
+    while (cost := _once(call, n)) * n < seconds / 2:
+        n *= 2
+    return math.ceil(seconds / cost)
 
 
 def _once(call: Callable[[int], None], n: int) -> float:

@@ -270,7 +270,7 @@ class Jax(AbstractFramework):
             forward_evaluations=work.forward_evaluations,
             evaluations=work.evaluations,
             saved_bytes=work.saved_bytes,
-            field_calls=lambda: None,  # XLA fuses solver and field: a field compiled alone would cost more than in it
+            field_calls=work.field_calls,
         )
 
     @override

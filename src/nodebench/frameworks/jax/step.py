@@ -14,7 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.tree_util import PyTreeDef, tree_flatten, tree_unflatten
 
-from nodebench.frameworks.base import Solve, solve_checked
+from nodebench.frameworks.base import FieldCalls, Solve, solve_checked
 from nodebench.frameworks.jax.parameters import named_parameters
 from nodebench.problem import Array, Evaluations, Field, Gradients, Problem, SolverSpec, State
 
@@ -98,10 +98,14 @@ class _Counted(eqx.Module):
         return self.field(t, _tick(y))
 
 
+def _field_and_loss(program: _Program, leaves: list[Array], arrays: _Arrays) -> tuple[Field, Callable[[State], Array]]:
+    others, loss = eqx.combine(arrays, tree_unflatten(program.rest, program.constants))
+    return eqx.combine(tree_unflatten(program.parameters, leaves), others), loss
+
+
 def _states_and_loss(program: _Program, inputs: _Inputs, arrays: _Arrays) -> tuple[State, Callable[[State], Array]]:
     leaves, y0, times = inputs
-    others, loss = eqx.combine(arrays, tree_unflatten(program.rest, program.constants))
-    field = eqx.combine(tree_unflatten(program.parameters, leaves), others)
+    field, loss = _field_and_loss(program, leaves, arrays)
     if program.counted:
         field = _Counted(field)
     at = times if program.times is None else np.asarray(program.times)
@@ -137,6 +141,66 @@ def _pull_back(pullback: _Pullback, cotangent: Array) -> _Inputs:
     return gradient[0]
 
 
+# The calls of a floor, n times in one program, so that they cost what they cost within a solver: arithmetic without
+# dispatch. Each depends on the one before by a step of length `h`. It is zero, so that all calls are the same; but XLA
+# does not know it, and can neither move one out of the loop nor leave one out. What depends on parameters alone it may
+# move, as it may out of a solver's loop.
+def _moved(y: State, rate: State, h: float) -> State:
+    moved: State = jax.tree.map(lambda y, rate: y + h * rate, y, rate)
+    return moved
+
+
+@partial(jax.jit, static_argnums=0)
+def _evaluations(program: _Program, inputs: _Inputs, arrays: _Arrays, t: Array, h: float, n: int) -> State:
+    """The state after n Euler steps of length `h` from the initial state at time `t`."""
+    leaves, y0, _ = inputs
+    field, _ = _field_and_loss(program, leaves, arrays)
+
+    def step(_: Array, before: tuple[Array, State]) -> tuple[Array, State]:
+        t, y = before
+        return t + h, _moved(y, field(t, y), h)
+
+    return jax.lax.fori_loop(0, n, step, (t, y0))[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def _evaluations_with_vjp(
+    program: _Program, inputs: _Inputs, arrays: _Arrays, t: Array, h: float, n: int
+) -> tuple[State, State, list[Array]]:
+    """The same steps, the covector that is pulled back in each and moved likewise, and the sum of the parameters' VJPs.
+
+    The covector begins with ones.
+    """
+    leaves, y0, _ = inputs
+
+    def step(_: Array, before: tuple[Array, State, State, list[Array]]) -> tuple[Array, State, State, list[Array]]:
+        t, y, covector, total = before
+        rate, pull_back = jax.vjp(lambda leaves, y: _field_and_loss(program, leaves, arrays)[0](t, y), leaves, y)
+        by_params, by_state = pull_back(covector)
+        total = jax.tree.map(jnp.add, total, by_params)
+        return t + h, _moved(y, rate, h), _moved(covector, by_state, h), total
+
+    zeros = [jnp.zeros_like(leaf) for leaf in leaves]
+    _, *found = jax.lax.fori_loop(0, n, step, (t, y0, jax.tree.map(jnp.ones_like, y0), zeros))
+    return tuple(found)
+
+
+@partial(jax.jit, static_argnums=0)
+def _losses(
+    program: _Program, leaves: list[Array], arrays: _Arrays, ys: State, h: float, n: int
+) -> tuple[State, Array]:
+    """The states after n steps of length `h` along the loss's gradient by them, and the sum of its values."""
+    loss = _field_and_loss(program, leaves, arrays)[1]
+
+    def step(_: Array, before: tuple[State, Array]) -> tuple[State, Array]:
+        ys, total = before
+        value, slope = jax.value_and_grad(loss)(ys)
+        return _moved(ys, slope, h), total + value
+
+    done: tuple[State, Array] = jax.lax.fori_loop(0, n, step, (ys, jnp.zeros_like(jax.eval_shape(loss, ys))))
+    return done
+
+
 class JaxGradientStep:
     """One gradient step as one compiled program; compiled by the first call of each method.
 
@@ -152,6 +216,7 @@ class JaxGradientStep:
         self._program = _Program(solve, spec, structure, rest, tuple(constants), times)
         self._inputs: _Inputs = (leaves, problem.y0, jnp.asarray(problem.times) if times is None else None)
         self._names = list(named_parameters(problem.field))
+        self._start = problem.times[0]
 
     def step(self) -> Gradients:
         """Loss and all gradients, in one call of one program."""
@@ -193,6 +258,20 @@ class JaxGradientStep:
         jax.block_until_ready(_pull_back(pullback, jnp.ones_like(loss)))
         jax.effects_barrier()
         return Evaluations(forward, _COUNTS["plain"] + _COUNTS["with residuals"], _COUNTS["vjps"])
+
+    def field_calls(self) -> FieldCalls | None:
+        """The field at the initial state, and the loss of the solution; each a program that makes all calls itself.
+
+        What a VJP needs of its evaluation is used at once, where a solve may keep it for longer.
+        """
+        t = jnp.asarray(self._start, jax.tree.leaves(self._inputs[1])[0].dtype)
+        at = self._program, self._inputs, self._arrays, t
+        solved = self._program, self._inputs[0], self._arrays, self.solution()
+        return FieldCalls(
+            evaluation=lambda n: jax.block_until_ready(_evaluations(*at, 0.0, n)),
+            evaluation_with_vjp=lambda n: jax.block_until_ready(_evaluations_with_vjp(*at, 0.0, n)),
+            loss=lambda n: jax.block_until_ready(_losses(*solved, 0.0, n)),
+        )
 
     def saved_bytes(self) -> int | None:
         """Temporary and output buffers of the compiled step.

@@ -128,13 +128,16 @@ class TorchGradientStep:
         return total
 
     def field_calls(self) -> FieldCalls | None:
-        """The field at the initial state, with and without a graph."""
+        """The field at the initial state, with and without a graph, and the loss of the solution."""
         t = self._y0[0].new_full((), float(self._times[0]))
         y0 = tuple(part.detach().requires_grad_() for part in self._y0)
         state: State = y0 if isinstance(self._problem.y0, tuple) else y0[0]
         inputs: tuple[Tensor, ...] = (*y0, *self._params)
         draw = torch.Generator().manual_seed(0)
         covectors = [torch.randn(part.shape, generator=draw).to(part) for part in self._y0]
+        solution = self.solution()
+        leaves = tuple(part.detach().requires_grad_() for part in state_parts(solution))
+        ys: State = leaves if isinstance(solution, tuple) else leaves[0]
 
         def evaluate(n: int) -> None:
             with torch.no_grad():
@@ -152,7 +155,12 @@ class TorchGradientStep:
                     torch.autograd.grad(outputs, inputs, along, allow_unused=True)
             self._synchronize()
 
-        return FieldCalls(evaluate, differentiate)
+        def lose(n: int) -> None:
+            for _ in range(n):
+                torch.autograd.grad(self._problem.loss(ys), leaves, allow_unused=True)
+            self._synchronize()
+
+        return FieldCalls(evaluate, differentiate, lose)
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
