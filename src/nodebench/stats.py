@@ -92,4 +92,6 @@ def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
     slope, intercept = np.polyfit(u, v, 1)
     variance = float(np.sum((v - intercept - slope * u) ** 2)) / (len(x) - 2)
     half = student(len(x) - 2) * float(np.sqrt(variance / np.sum((u - u.mean()) ** 2)))
-    return PowerLaw(float(slope), float(slope) - half, float(slope) + half, len(x), float(np.exp(intercept)))
+    # Further decimals are rounding, by which machines differ where nothing grows.
+    exponent, low, high = (round(float(value), 12) + 0.0 for value in (slope, slope - half, slope + half))
+    return PowerLaw(exponent, low, high, len(x), float(np.exp(intercept)))
