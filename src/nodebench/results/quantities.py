@@ -76,7 +76,8 @@ HOW_TAKEN: Mapping[str, str] = {
         "fuses solver and field"
     ),
     "compilation": (
-        "the first step less a warmed one, of cells that compile (JAX, `compile=true`), with nothing kept from earlier"
+        "the first step less a warmed one, of cells that compile (JAX, `compile=true`), with nothing kept from earlier "
+        "but torch's own headers, which it compiles once on a machine"
     ),
     "training": (
         "test metric, loss, validation and NFE by epoch, error, time and evaluations at other tolerances, peak "
