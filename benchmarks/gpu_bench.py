@@ -131,7 +131,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--store", type=Path, default=Path(".nodebench/gpu-bench.db"))
-    return parser.parse_args()
+    given = parser.parse_args()
+    known = list(dict.fromkeys(task for task, _ in PROBLEMS))
+    if unknown := [task for task in given.tasks if task not in known]:
+        parser.error(f"no problem of {', '.join(unknown)}; there are {', '.join(known)}.")
+    return given
 
 
 def main() -> int:
