@@ -147,7 +147,35 @@ def own_method(setup: SolveSetup, scheme: Scheme, visit: Visit | None = None) ->
     return RungeKutta(scheme, visit or FieldRows(setup.field, setup.layout, scheme.rows), ratio)
 
 
-class PlainSolve:
+class SteppedSolve:
+    """A solve by some method from an initial state through all output times.
+
+    Args:
+        method: What a step is.
+        setup: Field, layout and solver spec.
+        y: Flat initial state.
+        marks: Output times.
+
+    Attributes:
+        ys: States at the output times, filled in by `steps`, shape `(n_marks, n)`.
+        method: What a step is.
+        stepper: What takes the steps.
+        dense: How states inside steps are interpolated, or None.
+    """
+
+    def __init__(self, method: AbstractMethod, setup: SolveSetup, y: Tensor, marks: Sequence[float]) -> None:
+        self.method = method
+        self.stepper = Stepper(method, setup.spec, y, (marks[0], marks[-1]), setup.max_step)
+        self.ys = y.new_empty(len(marks), y.numel())
+        self.dense = dense_output(method.tableau, y, marks, land=setup.land)
+        self._marks = marks
+
+    def steps(self) -> Iterator[tuple[Step, Tensor]]:
+        """Each step and the state it began at."""
+        return steps_through(self.stepper, self._marks, self.ys, self.dense)
+
+
+class PlainSolve(SteppedSolve):
     """A solve through the field itself, without a graph.
 
     Args:
@@ -156,24 +184,12 @@ class PlainSolve:
         marks: Output times.
 
     Attributes:
-        ys: States at the output times, filled in by `steps`, shape `(n_marks, n)`.
         scheme: Tableau and buffers.
-        method: What a step is.
-        stepper: What takes the steps.
-        dense: How states inside steps are interpolated, or None.
     """
 
     def __init__(self, setup: SolveSetup, y: Tensor, marks: Sequence[float]) -> None:
         self.scheme = Scheme(tableau(setup.spec.solver), y)
-        self.method = own_method(setup, self.scheme)
-        self.stepper = Stepper(self.method, setup.spec, y, (marks[0], marks[-1]), setup.max_step)
-        self.ys = y.new_empty(len(marks), y.numel())
-        self.dense = dense_output(self.scheme.tableau, y, marks, land=setup.land)
-        self._marks = marks
-
-    def steps(self) -> Iterator[tuple[Step, Tensor]]:
-        """Each step and the state it began at."""
-        return steps_through(self.stepper, self._marks, self.ys, self.dense)
+        super().__init__(own_method(setup, self.scheme), setup, y, marks)
 
 
 def solve_through(function: type[torch.autograd.Function], setup: SolveSetup, y0: State, times: Tensor) -> State:

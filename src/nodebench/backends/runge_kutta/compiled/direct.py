@@ -1,6 +1,6 @@
 """Backpropagation through compiled steps: each step and its transposed derivative are one program."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,9 +18,8 @@ from nodebench.backends.runge_kutta.compiled.programs import (
     reason_not_compiled,
     reason_unsupported,
 )
-from nodebench.backends.runge_kutta.dense_output import dense_output
-from nodebench.backends.runge_kutta.solve import AbstractRungeKutta, SolveSetup, Step, solve_through, steps_through
-from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, Stepper, check_beginning
+from nodebench.backends.runge_kutta.solve import AbstractRungeKutta, SolveSetup, SteppedSolve, solve_through
+from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, check_beginning
 from nodebench.backends.runge_kutta.transpose import LossGradient
 from nodebench.backends.solvers import IMPLICIT, Tableau, tableau
 from nodebench.errors import UnsupportedError
@@ -65,7 +64,10 @@ class StepFunctions:
         return (rate(scalars[3], y),)
 
     def step(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """(y, first derivative, scalars) -> end, last stage derivative, all of them, relative error."""
+        """(y, first derivative, scalars) -> end, last stage derivative, all of them, relative error.
+
+        The last one by itself, since the next step, which begins with it, feeds back into it alone.
+        """
         (y, k, scalars), rate = self._split(arguments)
         method, h, rows = self.method, scalars[0], [k]
         for i in range(1, method.n_own):
@@ -257,22 +259,10 @@ def solve_through_compiled(
 def solve_compiled(setup: SolveSetup, y: Tensor, times: Tensor) -> Tensor:
     """States at the output times by compiled steps, without a graph, shape `(n_times, n)`."""
     y = y.contiguous()  # a program is compiled for one layout in memory
-    solve = _CompiledSolve(CompiledMethod(setup, parameters(setup.field), y), setup, y, times)
+    solve = SteppedSolve(CompiledMethod(setup, parameters(setup.field), y), setup, y, output_times(times))
     for _ in solve.steps():
         pass
     return solve.ys
-
-
-class _CompiledSolve:
-    def __init__(self, method: CompiledMethod, setup: SolveSetup, y: Tensor, times: Tensor) -> None:
-        self._marks = output_times(times)
-        self._stepper = Stepper(method, setup.spec, y, (self._marks[0], self._marks[-1]))
-        self.dense = dense_output(method.tableau, y, self._marks, land=setup.land)
-        self.ys = y.new_empty(len(self._marks), y.numel())
-
-    def steps(self) -> Iterator[Step]:
-        for step, _ in steps_through(self._stepper, self._marks, self.ys, self.dense):
-            yield step
 
 
 class CompiledDirectSolve(torch.autograd.Function):
@@ -284,9 +274,9 @@ class CompiledDirectSolve(torch.autograd.Function):
         """Solve, and keep what the transposed steps need."""
         y = y0.detach().contiguous()
         method = TapedMethod(setup, params, y)
-        solve = _CompiledSolve(method, setup, y, times)
+        solve = SteppedSolve(method, setup, y, output_times(times))
         steps, tape = [], []
-        for step in solve.steps():
+        for step, _ in solve.steps():
             steps.append(step)
             tape.append(method.take())
         ctx.steps, ctx.method, ctx.dense, ctx.n_params = steps, method, solve.dense, len(params)

@@ -205,7 +205,8 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True)
     # On a GPU a wrapper in C++ would need CUDA's headers, where Triton's kernels need none.
     on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
-    options = {name: value for name, value in OPTIONS.items() if on_cpu and name in list_options()}
+    known = list_options() if on_cpu else ()
+    options = {name: value for name, value in OPTIONS.items() if name in known}
     with torch.no_grad(), config.patch(options), tracing(TracingContext(mode)):
         like = [mode.from_tensor(tensor.clone()) for tensor in inputs]  # one tensor in two places would be one
         with mode:
