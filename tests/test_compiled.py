@@ -7,7 +7,7 @@ from torch._dynamo.utils import counters
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.backends.runge_kutta.compiled import programs
+from nodebench.backends.runge_kutta.compiled import halves
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
@@ -156,7 +156,7 @@ class Kinked(nn.Module):
 
 def test_what_is_kept_is_packed_by_its_kind(monkeypatch):
     """Nothing is lost or mixed up when some tensors are handed over together, by dtype, and some by themselves."""
-    monkeypatch.setattr(programs, "LARGE", 12)
+    monkeypatch.setattr(halves, "LARGE", 12)
     field, times = Kinked().double(), torch.tensor([0.0, 1.0], dtype=torch.float64)
     y0 = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     problem = Problem(field, (y0,), times, lambda ys: ys[0][-1].pow(2).sum())

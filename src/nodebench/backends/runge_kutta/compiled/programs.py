@@ -1,9 +1,8 @@
 """A field as a function of tensors alone, and the programs that torch's Inductor makes of such functions.
 
-A function is traced once, forward and backward as one graph, which is cut in two: the forward half returns, beside its
-results, what the backward half needs of what it has computed, packed into one tensor, since a step of a small ODE takes
-less time than it takes to hand over twenty. Unlike `torch.compile` the programs have no guards and no autograd function
-around them, for the same reason. The price is that shapes, and whatever of a function is not among its arguments, are
+A function is traced once, forward and backward as one graph, which is cut in two (`halves`). Unlike `torch.compile` the
+programs have no guards and no autograd function around them: a step of a small ODE takes some hundred microseconds, and
+both would be a good part of that. The price is that shapes, and whatever of a function is not among its arguments, are
 fixed when it is traced.
 
 What Inductor generates is kept on disk (`TORCHINDUCTOR_CACHE_DIR`), and found again by other processes.
@@ -25,6 +24,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from nodebench.backends.runge_kutta.compiled.halves import cut, forget_shapes
 from nodebench.backends.runge_kutta.solve import SolveSetup
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.field import parameters_and_buffers
@@ -37,11 +37,6 @@ Function = Callable[..., tuple[Tensor, ...]]
 Program = Callable[..., Sequence[Any]]
 
 _Made = TypeVar("_Made")
-
-_ATEN = torch.ops.aten
-
-LARGE = 2**18
-"""Elements of a tensor from which on it is handed over by itself: to copy it would cost more than to hand it over."""
 
 OPTIONS = {
     "cpp_wrapper": True,
@@ -153,7 +148,7 @@ class CompiledPair:
         with torch.no_grad():
             results = what.function(*inputs)
             others = [torch.zeros_like(x) for x in (*results[: what.n_results], *inputs[: what.n_params])]
-        halves = _cut(_traced(joint, [*inputs, *others]), what.n_inputs, len(results))
+        halves = cut(_traced(joint, [*inputs, *others]), what.n_inputs, len(results))
         self._n_results = len(results)
         self._fixed = [i for i in halves.inputs if i < what.n_fixed]
         self._own = [i for i in halves.inputs if i >= what.n_fixed]
@@ -185,7 +180,7 @@ def compiled_function(function: Function, inputs: Sequence[Tensor]) -> Program:
         UnsupportedError: As for `CompiledPair`.
     """
     graph = _traced(function, inputs)
-    _forget_shapes(graph.graph)
+    forget_shapes(graph.graph)
     return compiled(graph, inputs)
 
 
@@ -256,131 +251,6 @@ def _pulled_back(
     found = torch.autograd.grad(outputs, by, seeds, allow_unused=True)
     summed = [None if g is None else total + g for total, g in zip(totals, found, strict=False)]
     return [*summed, *found[what.n_params :]]
-
-
-@dataclass(frozen=True)
-class _Halves:
-    """The two halves of a joint graph, and the places of the inputs that the backward half needs, which come first."""
-
-    forward: fx.GraphModule
-    backward: fx.GraphModule
-    inputs: Sequence[int]
-
-
-def _cut(graph: fx.GraphModule, n_inputs: int, n_results: int) -> _Halves:
-    """Cut a joint graph; its inputs are those of the forward half and then others, its outputs likewise."""
-    places = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    inputs, others = places[:n_inputs], places[n_inputs:]
-    outputs = next(node for node in graph.graph.nodes if node.op == "output").args[0]
-    behind = set(others)
-    for node in graph.graph.nodes:
-        if any(source in behind for source in node.all_input_nodes):
-            behind.add(node)
-    needed: dict[fx.Node, None] = {}
-    for node in graph.graph.nodes:
-        if node in behind and node.op != "output":
-            for source in node.all_input_nodes:
-                _need(source, behind, needed)
-    for node in outputs[n_results:]:
-        if node is not None:
-            _need(node, behind, needed)
-    own = [i for i, node in enumerate(inputs) if node in needed]
-    computed = [node for node in needed if node.op != "placeholder"]
-    packs = _packs(computed)
-    return _Halves(
-        _forward_half(graph, inputs, outputs[:n_results], packs),
-        _backward_half(graph, [inputs[i] for i in own], packs, others, outputs[n_results:]),
-        own,
-    )
-
-
-def _need(node: fx.Node, behind: set[fx.Node], needed: dict[fx.Node, None]) -> None:
-    """Enter what the backward half needs of the forward half; instead of a view, what it is a view of."""
-    if node in behind or node.op == "get_attr":
-        return
-    if isinstance(node.target, torch._ops.OpOverload) and node.target.is_view:  # noqa: SLF001  torch's only name of it
-        for source in node.all_input_nodes:
-            _need(source, behind, needed)
-        return
-    needed[node] = None
-
-
-def _packs(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
-    """What is handed over as one tensor: small tensors of one dtype together, a large one by itself."""
-    together: dict[torch.dtype, list[fx.Node]] = {}
-    alone = []
-    for node in nodes:
-        value = node.meta["val"]
-        if value.numel() > LARGE:
-            alone.append([node])
-        else:
-            together.setdefault(value.dtype, []).append(node)
-    return [*together.values(), *alone]
-
-
-def _forward_half(
-    graph: fx.GraphModule, inputs: Sequence[fx.Node], results: Sequence[fx.Node], packs: Sequence[Sequence[fx.Node]]
-) -> fx.GraphModule:
-    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in inputs:
-        copies[node] = part.placeholder(node.name)
-    _copy(graph, part, copies, [*results, *(node for pack in packs for node in pack)])
-    packed = []
-    for pack in packs:
-        flat = [part.call_function(_ATEN.reshape.default, (copies[node], [-1])) for node in pack]
-        packed.append(copies[pack[0]] if len(pack) == 1 else part.call_function(_ATEN.cat.default, (flat,)))
-    part.output((*(copies[node] for node in results), *packed))
-    return _module(graph, part)
-
-
-def _backward_half(
-    graph: fx.GraphModule,
-    inputs: Sequence[fx.Node],
-    packs: Sequence[Sequence[fx.Node]],
-    others: Sequence[fx.Node],
-    results: Sequence[fx.Node | None],
-) -> fx.GraphModule:
-    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in inputs:
-        copies[node] = part.placeholder(node.name)
-    packed = [part.placeholder(f"packed_{i}") for i in range(len(packs))]
-    for node in others:
-        copies[node] = part.placeholder(node.name)
-    for place, pack in zip(packed, packs, strict=True):
-        if len(pack) == 1:
-            copies[pack[0]] = place
-            continue
-        begin = 0
-        for node in pack:
-            shape = list(node.meta["val"].shape)
-            end = begin + node.meta["val"].numel()
-            piece = part.call_function(_ATEN.slice.Tensor, (place, 0, begin, end))
-            copies[node], begin = part.call_function(_ATEN.reshape.default, (piece, shape)), end
-    _copy(graph, part, copies, [node for node in results if node is not None])
-    part.output(tuple(None if node is None else copies[node] for node in results))
-    return _module(graph, part)
-
-
-def _copy(graph: fx.GraphModule, part: fx.Graph, copies: dict[fx.Node, fx.Node], wanted: Sequence[fx.Node]) -> None:
-    """Copy what leads from the nodes that have been copied to those that are wanted."""
-    needed = set(wanted)
-    for node in reversed(graph.graph.nodes):
-        if node in needed and node not in copies:
-            needed.update(node.all_input_nodes)
-    for node in graph.graph.nodes:
-        if node in needed and node not in copies:
-            copies[node] = part.node_copy(node, copies.__getitem__)
-
-
-def _module(graph: fx.GraphModule, part: fx.Graph) -> fx.GraphModule:
-    _forget_shapes(part)
-    return fx.GraphModule(graph, part)
-
-
-def _forget_shapes(graph: fx.Graph) -> None:
-    # What tracing noted of each value belongs to that trace; Inductor makes its own.
-    for node in graph.nodes:
-        node.meta.clear()
 
 
 _PROGRAMS: WeakKeyDictionary[nn.Module, dict[object, Any]] = WeakKeyDictionary()
