@@ -135,7 +135,8 @@ def executor_for(
     if options.executor == "local":
         wanted = {cell.framework for cell in plan.cells if cell.device == "cuda"}
         if wanted and not any(map(finds_cuda, sorted(wanted))):
-            raise UserError(f"`--device` is cuda, and {' and '.join(sorted(wanted))} finds no CUDA device here.")
+            find = "finds" if len(wanted) == 1 else "find"
+            raise UserError(f"`--device` is cuda, and {' and '.join(sorted(wanted))} {find} no CUDA device here.")
         if options.checkpoint_dir is not None:
             check_folder(_absolute(options.checkpoint_dir) or "")
         yield LocalExecutor(), fingerprint
