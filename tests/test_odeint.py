@@ -26,6 +26,7 @@ BACKENDS = [name for name in registry.names("backend") if registry.describe("bac
 OPTIONS = ["adjoint[norm=seminorm]", "checkpoint[checkpoints=2]", "direct[land=true]"]
 JAX = [name for name in registry.names("backend") if registry.describe("backend", name).framework == "jax"]
 ONE_TAPE = "torchdiffeq"
+REAL_ALONE = "torchdiffeq-adjoint"
 
 T = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
@@ -161,6 +162,33 @@ def test_the_times_are_differentiated(gradient):
     small = T.float().requires_grad_()
     (rounded,) = torch.autograd.grad(loss(small), small)
     torch.testing.assert_close(rounded, found.float(), rtol=1e-4, atol=1e-5)
+
+
+class Turning(nn.Module):
+    """A field with real parameters of odd sizes before and behind a complex one."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([0.5, -0.3, 0.8], dtype=T.dtype))
+        self.turn = nn.Parameter(torch.tensor([0.4 + 0.7j, -0.2 + 0.5j, 0.9 - 0.6j]))
+        self.shift = nn.Parameter(torch.tensor([0.1], dtype=T.dtype))
+
+    def forward(self, _, y):
+        return (torch.exp(1j * self.scale * y) * self.turn).real + self.shift
+
+
+@pytest.mark.parametrize("gradient", [*(name for name in BACKENDS if name != REAL_ALONE), "adjoint[norm=seminorm]"])
+def test_a_complex_parameter_is_differentiated_by(gradient):
+    """Each gradient in the dtype of its parameter, which is here of half the state's precision."""
+    field, y0 = Turning(), start(3)
+    expected = gradients(torchdiffeq.odeint(field, y0, T, rtol=1e-9, atol=1e-9), field, y0)
+    found = gradients(solve(gradient, field, y0, rtol=1e-8, atol=1e-8), field, y0)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_complex_parameter_is_refused_where_it_cannot_be_differentiated_by():
+    with pytest.raises(UnsupportedError, match="a complex parameter"):
+        solve(REAL_ALONE, Turning(), start(3))
 
 
 def test_what_a_backend_cannot_differentiate_it_says():

@@ -18,7 +18,16 @@ from nodebench.backends.base import AbstractBackend
 from nodebench.backends.solvers import MULTISTEP
 from nodebench.errors import CellError, DivergedError, StepLimitError, UserError
 from nodebench.frameworks.torch.derivative import first_derivative_alone
-from nodebench.frameworks.torch.field import Layout, layout, output_times, parameters, state_parts
+from nodebench.frameworks.torch.field import (
+    Layout,
+    from_one_vector,
+    layout,
+    output_times,
+    parameters,
+    real_sizes,
+    real_view,
+    state_parts,
+)
 from nodebench.problem import Array, Field, Problem, SolverSpec, State, StepGrid
 
 LARGEST_JACOBIAN = 2**31
@@ -120,7 +129,7 @@ def _no_such(solver: str) -> str:
 def _beyond(problem: Problem, spec: SolverSpec) -> str | None:
     """Why the Jacobian of the backward state is too large, in one sentence, or None."""
     state = sum(part.numel() for part in state_parts(problem.y0))
-    size = 2 * state + sum(p.numel() for p in parameters(problem.field))
+    size = 2 * state + sum(real_sizes(parameters(problem.field)))
     if size**2 < LARGEST_JACOBIAN and (spec.solver == "lsoda" or size <= LARGEST_DIFFERENCED):
         return None
     has = "sets aside a dense Jacobian" if spec.solver == "lsoda" else "finds a dense Jacobian by finite differences"
@@ -158,8 +167,8 @@ class _ScipyAdjoint(torch.autograd.Function):
             augmented, _numbers(ys), _numbers(grad_ys), output_times(times), timed=timed
         )
         by_times = times.new_tensor(by_marks) if timed else None
-        pieces = np.split(by_params, np.cumsum([p.numel() for p in params]))[:-1]
-        shaped = [_tensor(piece, p).view(p.shape) for piece, p in zip(pieces, params, strict=True)]
+        found = from_one_vector(torch.tensor(by_params), params)
+        shaped = [value.to(p.device, p.dtype) for value, p in zip(found, params, strict=True)]
         return None, _tensor(by_y0, ys), by_times, *shaped
 
 
@@ -210,7 +219,7 @@ class _Augmented:
     def __init__(self, setup: _ScipySetup, params: Sequence[Tensor], like: Tensor) -> None:
         self._setup, self._params, self._like = setup, tuple(params), like
         self.spec, self.plain = setup.spec, _Forward(setup, like)
-        self.n_params = sum(p.numel() for p in params)
+        self.n_params = sum(real_sizes(params))
 
     def __call__(self, t: float, z: np.ndarray) -> np.ndarray:
         """Evaluate the field and one vector-Jacobian product of it."""
@@ -225,7 +234,7 @@ class _Augmented:
         if taped:
             outputs, covectors = zip(*taped, strict=True)
             found = torch.autograd.grad(outputs, inputs, covectors, allow_unused=True)
-        products = [torch.zeros_like(x) if g is None else -g for x, g in zip(inputs, found, strict=True)]
+        products = [real_view(torch.zeros_like(x) if g is None else -g) for x, g in zip(inputs, found, strict=True)]
         return _joined([part.detach() for part in parts] + products)
 
 

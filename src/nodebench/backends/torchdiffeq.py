@@ -241,6 +241,14 @@ class TorchdiffeqAdjoint(AbstractTorchdiffeq):
     land: bool = False
 
     @override
+    def unsupported(self, problem: Problem, spec: SolverSpec) -> str | None:
+        if any(p.is_complex() for p in parameters(problem.field)):
+            return (
+                "torchdiffeq's adjoint has one vector for state and gradients, which a complex parameter makes complex."
+            )
+        return super().unsupported(problem, spec)
+
+    @override
     def solve(self, field: Field, y0: State, times: Array, spec: SolverSpec) -> State:
         chosen = options(y0, times, spec, land=self.land)
         adjoint_options = {name: value for name, value in chosen.items() if name != "norm"}

@@ -37,7 +37,7 @@ from nodebench.backends.runge_kutta.steps import AbstractMethod, RungeKutta, Sch
 from nodebench.backends.solvers import OURS, tableau
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.derivative import first_derivative_alone
-from nodebench.frameworks.torch.field import layout, output_times
+from nodebench.frameworks.torch.field import from_one_vector, layout, output_times, real_sizes, real_view, real_views
 from nodebench.problem import Array, Field, Problem, SolverSpec, State
 
 
@@ -314,16 +314,13 @@ class AdjointEquation(AbstractAdjointEquation):
         self._n = rows.shape[1] if path is not None else rows.shape[1] // 2
         self._f_rows = [setup.layout.parts(row[: self._n]) if path is None else [] for row in rows]
         self._a_rows = [setup.layout.parts(row[-self._n :]) for row in rows]
-        self._total = rows.new_zeros(sum(p.numel() for p in params))
+        sizes = real_sizes(params)
+        self._total = rows.new_zeros(sum(sizes))
         self._quadrature = Scheme(scheme.tableau, self._total)
-        self._p_rows = [self._split(row) for row in self._quadrature.rows]
-        sizes = [self._n] * (rows.shape[1] // self._n) + [p.numel() for p in params if setup.full]
+        self._p_rows = [real_views(row, params) for row in self._quadrature.rows]
+        sizes = [self._n] * (rows.shape[1] // self._n) + (sizes if setup.full else [])
         self._norms = _Norms(setup, scheme, self._quadrature, sizes)
         self._next: Tensor | None = None
-
-    def _split(self, flat: Tensor) -> list[Tensor]:
-        pieces = torch.split(flat, [p.numel() for p in self._params]) if self._params else ()
-        return [piece.view(p.shape) for piece, p in zip(pieces, self._params, strict=True)]
 
     @property
     @override
@@ -358,7 +355,7 @@ class AdjointEquation(AbstractAdjointEquation):
 
     @override
     def gradients(self) -> list[Tensor]:
-        return self._split(self._total)
+        return from_one_vector(self._total, self._params)
 
 
 def _evaluated(
@@ -450,6 +447,7 @@ class _Norms:
 
 def _store(rows: list[Tensor], found: Sequence[Tensor | None]) -> None:
     """Write gradients into their rows; a parameter that was not used has None."""
+    found = [None if part is None else real_view(part) for part in found]
     used = [part for part in found if part is not None]
     if rows and len(used) == len(rows):
         torch._foreach_copy_(rows, used)  # one dispatch for all; torch.optim relies on its kind as well

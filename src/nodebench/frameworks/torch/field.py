@@ -213,6 +213,34 @@ def parameters_and_buffers(module: nn.Module) -> dict[str, Tensor]:
     return kinds["_parameters"] | kinds["_buffers"]
 
 
+def real_sizes(params: Sequence[Tensor]) -> list[int]:
+    """How many real numbers each parameter holds, a complex one two for each of its own."""
+    return [p.numel() * (2 if p.is_complex() else 1) for p in params]
+
+
+def real_view(tensor: Tensor) -> Tensor:
+    """A real tensor as it is, and a complex one of shape `shape` as a real one of shape `(*shape, 2)`."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def real_views(vector: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """The parts of a real vector that belong to each parameter, views of the shape of its `real_view`."""
+    parts = torch.split(vector, real_sizes(params)) if params else ()
+    return [part.view((*p.shape, 2) if p.is_complex() else p.shape) for part, p in zip(parts, params, strict=True)]
+
+
+def in_one_vector(values: Sequence[Tensor | None], params: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Values of the parameters' shapes as one real vector of the type of `like`; None stands for zeros."""
+    parts = [torch.zeros_like(p) if value is None else value for value, p in zip(values, params, strict=True)]
+    return torch.cat([like.new_zeros(0), *(real_view(part).reshape(-1).to(like.dtype) for part in parts)])
+
+
+def from_one_vector(vector: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """Values of the parameters' shapes from a vector like that of `in_one_vector`, in its precision."""
+    views = real_views(vector, params)
+    return [torch.complex(*view.unbind(-1)) if p.is_complex() else view for view, p in zip(views, params, strict=True)]
+
+
 def state_parts(state: State) -> tuple[Tensor, ...]:
     """The tensors of a state."""
     return tuple(state) if isinstance(state, tuple) else (state,)

@@ -12,6 +12,7 @@ from nodebench.backends.runge_kutta.compiled.programs import CompiledField
 from nodebench.backends.runge_kutta.solve import AbstractAdjointEquation, AdjointSetup
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, check_beginning
 from nodebench.backends.solvers import Tableau, tableau
+from nodebench.frameworks.torch.field import from_one_vector, in_one_vector, real_sizes
 
 _Rate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From time and [y, a] to the derivatives of both and of the parameters' gradient."""
@@ -43,8 +44,7 @@ class CompiledAdjointEquation(AbstractAdjointEquation):
 
     @override
     def gradients(self) -> list[Tensor]:
-        pieces = torch.split(self._method.total, [p.numel() for p in self._params]) if self._params else ()
-        return [piece.view(p.shape) for piece, p in zip(pieces, self._params, strict=True)]
+        return from_one_vector(self._method.total, self._params)
 
 
 class _AdjointFunctions:
@@ -57,7 +57,7 @@ class _AdjointFunctions:
     def __init__(self, field: CompiledField, method: Tableau, params: Sequence[Tensor], *, full: bool) -> None:
         self._field, self._method, self._n_params = field, method, len(params)
         self._n_fixed = len(params) + len(field.constants)
-        self._sizes = [p.numel() for p in params] if full else []
+        self._sizes = real_sizes(params) if full else []
 
     def first(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """(z, scalars) -> derivative of z, and that of the parameters' gradient."""
@@ -112,9 +112,8 @@ class _AdjointFunctions:
         found: Sequence[Tensor | None] = [None] * len(leaves)
         if f.requires_grad:
             found = torch.autograd.grad(f, leaves, a, allow_unused=True)
-        by_y, *by_params = (torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True))
-        shares = torch.cat([g.reshape(-1) for g in by_params]) if by_params else y.new_zeros(0)
-        return torch.cat([f.detach(), -by_y]), shares
+        by_y = torch.zeros_like(y) if found[0] is None else found[0]
+        return torch.cat([f.detach(), -by_y]), in_one_vector(found[1:], leaves[1:], y)
 
 
 class _AdjointMethod(AbstractMethod):
@@ -128,7 +127,7 @@ class _AdjointMethod(AbstractMethod):
         fixed = self._fixed = [p.detach() for p in params] + field.constants
         self._spec = setup.spec
         self.rows = z[None]  # no state inside a step is asked for
-        self.total = z.new_zeros(sum(p.numel() for p in params))
+        self.total = z.new_zeros(sum(real_sizes(params)))
         self._next = self.total
         self._first = field.function(
             "adjoint first", functions.first, lambda: [*fixed, z, self._scalars(z, (0.0, 1.0))]

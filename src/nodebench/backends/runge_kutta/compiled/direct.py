@@ -24,7 +24,7 @@ from nodebench.backends.runge_kutta.transpose import LossGradient
 from nodebench.backends.solvers import IMPLICIT, Tableau, tableau
 from nodebench.errors import UnsupportedError
 from nodebench.frameworks.torch.derivative import first_derivative_alone
-from nodebench.frameworks.torch.field import output_times, parameters
+from nodebench.frameworks.torch.field import from_one_vector, output_times, parameters, real_sizes
 from nodebench.problem import Problem, SolverSpec, State
 
 
@@ -39,7 +39,8 @@ def step_scalars(method: Tableau, spec: SolverSpec, like: Tensor, span: Span) ->
     start, end = span
     times = [end if c == 1.0 else start + c * (end - start) for c in method.c]
     # By way of an array: a tensor takes three times as long to make from a list.
-    return torch.from_numpy(np.array([end - start, spec.rtol, spec.atol, *times])).to(like.device, like.dtype)
+    array = np.array([end - start, spec.rtol, spec.atol, *times], np.float32 if like.dtype is torch.float32 else None)
+    return torch.from_numpy(array).to(like.device, like.dtype)
 
 
 class StepFunctions:
@@ -292,7 +293,7 @@ class CompiledDirectSolve(torch.autograd.Function):
         """Pull the derivative back through the steps, last one first."""
         saved = list(ctx.saved_tensors)
         params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
-        back = _CompiledPullback(ctx.method, params, grad_ys[0])
+        back = _CompiledPullback(ctx.method, sum(real_sizes(params)), grad_ys[0])
         loss = LossGradient(ctx.steps, grad_ys, ctx.dense, ctx.method.tableau)
         for i, (n_saved, n_first) in reversed(list(enumerate(ctx.sizes))):
             at = len(kept) - n_first
@@ -304,7 +305,7 @@ class CompiledDirectSolve(torch.autograd.Function):
             back.pull(taken, loss.inside(i))
             if ctx.steps[i].thetas:
                 back.by_y = back.by_y + grad_ys[ctx.steps[i].inside].sum(0)
-        return None, back.by_y + grad_ys[0], None, *back.params
+        return None, back.by_y + grad_ys[0], None, *from_one_vector(back.by_params, params)
 
 
 class _CompiledPullback:
@@ -312,14 +313,14 @@ class _CompiledPullback:
 
     Attributes:
         by_y: With respect to the present state.
-        params: With respect to the parameters, so far.
+        by_params: With respect to the parameters, so far, in one vector.
     """
 
-    def __init__(self, method: TapedMethod, params: Sequence[Tensor], like: Tensor) -> None:
+    def __init__(self, method: TapedMethod, n_params: int, like: Tensor) -> None:
         self._method = method
         self._zero, self._nothing = torch.zeros_like(like), like.new_zeros(method.tableau.n_stages, like.numel())
         self.by_y = self._zero
-        self.params = [torch.zeros_like(p) for p in params]
+        self.by_params = like.new_zeros(n_params)
         self._by_last = self._zero  # with respect to the last derivative of the step before
 
     def pull(self, taken: _TapedStep, inside: Tensor | None) -> None:
@@ -334,6 +335,7 @@ class _CompiledPullback:
 
     def _added(self, pair: Pair, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> list[Tensor]:
         """Add the parameters' shares; returns the others, zeros where there is nothing."""
-        found, n = pair.backward(self._method.fixed, saved, covectors, self.params), len(self.params)
-        self.params = [old if new is None else new for old, new in zip(self.params, found, strict=False)]
-        return [self._zero if g is None else g for g in found[n:]]
+        total, *others = pair.backward(self._method.fixed, saved, covectors, self.by_params)
+        if total is not None:
+            self.by_params = total
+        return [self._zero if g is None else g for g in others]

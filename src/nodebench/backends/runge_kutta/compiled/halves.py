@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-_ATEN = torch.ops.aten
+from nodebench.backends.runge_kutta.compiled.operations import LARGE
 
-LARGE = 2**18
-"""Elements of a tensor from which on it is handed over by itself: to copy it would cost more than to hand it over."""
+_ATEN = torch.ops.aten
 
 
 @dataclass(frozen=True)

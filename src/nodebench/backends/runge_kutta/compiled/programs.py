@@ -25,9 +25,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from nodebench.backends.runge_kutta.compiled.halves import cut, forget_shapes
+from nodebench.backends.runge_kutta.compiled.operations import WRITTEN_OUT
 from nodebench.backends.runge_kutta.solve import SolveSetup
 from nodebench.errors import UnsupportedError
-from nodebench.frameworks.torch.field import parameters_and_buffers
+from nodebench.frameworks.torch.field import in_one_vector, parameters_and_buffers, real_sizes
 from nodebench.frameworks.torch.step import CountingField
 from nodebench.problem import Field, Problem, State
 
@@ -43,13 +44,15 @@ OPTIONS = {
     "cpp_wrapper_build_separate": True,
     "cpp.use_decompose_tanh": True,
     "cpp.vec_isa_ok": True,
+    "pattern_matcher": False,
 }
 """Inductor's options on a CPU, of which a version of torch takes those that it has.
 
 The calls of kernels and matrix products are compiled, too, not made from Python, but apart from the kernels and with
 little optimisation, which halves the time of a compilation. tanh(x) is 1 - 2 / (1 + exp(2 x)), three times as fast,
 with an error of 2e-7 instead of 3e-8 in float32. What the processor says of its vector instructions is believed: to try
-each set takes four compilations.
+each set takes four compilations. Patterns are left as they are: the bias of a matrix product would be put back into it
+(`operations`).
 """
 
 
@@ -86,7 +89,7 @@ class Pair(Protocol):
         """The results, and what `backward` needs beside the fixed inputs."""
 
     def backward(
-        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], totals: Sequence[Tensor]
+        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], total: Tensor
     ) -> Sequence[Tensor | None]:
         """Derivatives of Σ <covector, result>.
 
@@ -94,10 +97,10 @@ class Pair(Protocol):
             fixed: The fixed inputs.
             saved: What `forward` has returned to be saved.
             covectors: One for each result that is differentiated.
-            totals: What the derivative by each parameter is added to.
+            total: What the derivatives by the parameters are added to, all of them in one vector.
 
         Returns:
-            The new totals, None where one stays as it is, and the derivatives by the states, None for 0.
+            The new total, None where it stays as it is, and the derivatives by the states, None for 0.
         """
 
 
@@ -115,12 +118,12 @@ class TapedPair:
         return [r.detach() for r in results], [*leaves, *results]
 
     def backward(
-        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], totals: Sequence[Tensor]
+        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], total: Tensor
     ) -> Sequence[Tensor | None]:
         """See `Pair`."""
         del fixed
         leaves, results = saved[: self._what.n_inputs], saved[self._what.n_inputs :]
-        return _pulled_back(self._what, leaves, results, covectors, totals)
+        return _pulled_back(self._what, leaves, results, covectors, total)
 
 
 class CompiledPair:
@@ -135,19 +138,17 @@ class CompiledPair:
     """
 
     def __init__(self, what: Differentiated, inputs: Sequence[Tensor]) -> None:
-        n_covectors = what.n_inputs + what.n_results
-
         def joint(*arguments: Tensor) -> tuple[Tensor | None, ...]:
             with torch.enable_grad():
                 leaves = _leaves(what, arguments[: what.n_inputs])
                 results = what.function(*leaves)
-                covectors, totals = arguments[what.n_inputs : n_covectors], arguments[n_covectors:]
-                found = _pulled_back(what, leaves, results, covectors, totals)
+                found = _pulled_back(what, leaves, results, arguments[what.n_inputs : -1], arguments[-1])
             return (*(r.detach() for r in results), *found)
 
         with torch.no_grad():
             results = what.function(*inputs)
-            others = [torch.zeros_like(x) for x in (*results[: what.n_results], *inputs[: what.n_params])]
+            total = inputs[-1].new_zeros(sum(real_sizes(inputs[: what.n_params])))
+            others = [*(torch.zeros_like(result) for result in results[: what.n_results]), total]
         halves = cut(_traced(joint, [*inputs, *others]), what.n_inputs, len(results))
         self._n_results = len(results)
         self._fixed = [i for i in halves.inputs if i < what.n_fixed]
@@ -162,10 +163,10 @@ class CompiledPair:
         return found[: self._n_results], [*(inputs[i] for i in self._own), *found[self._n_results :]]
 
     def backward(
-        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], totals: Sequence[Tensor]
+        self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], total: Tensor
     ) -> Sequence[Tensor | None]:
         """See `Pair`."""
-        inputs = (*(fixed[i] for i in self._fixed), *saved, *covectors, *totals)
+        inputs = (*(fixed[i] for i in self._fixed), *saved, *covectors, total)
         if self._backward is None:
             assert self._backward_graph is not None, "it is kept until it has been compiled"
             self._backward = compiled(self._backward_graph, inputs)
@@ -192,6 +193,7 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
     shapes have an environment, though all of them are fixed.
     """
     # These take seconds to import, and only who compiles needs them.
+    from torch._functorch.compile_utils import fx_graph_cse  # noqa: PLC0415
     from torch._inductor import config, list_options  # noqa: PLC0415
     from torch._inductor.compile_fx import compile_fx_inner  # noqa: PLC0415
     from torch._inductor.decomposition import select_decomp_table  # noqa: PLC0415
@@ -205,7 +207,9 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
     with torch.no_grad(), config.patch(options), tracing(TracingContext(mode)):
         like = [mode.from_tensor(tensor.clone()) for tensor in inputs]  # one tensor in two places would be one
         with mode:
-            operations = make_fx(graph, decomposition_table=select_decomp_table())(*like)
+            table = {**select_decomp_table(), **(WRITTEN_OUT if on_cpu else {})}
+            operations = make_fx(graph, decomposition_table=table)(*like)
+        operations.graph = fx_graph_cse(operations.graph)
         found = compile_fx_inner(operations, like, cpp_wrapper=on_cpu)
     assert isinstance(found, CompiledFxGraph) and found.current_callable is not None, "it has just been compiled"  # noqa: PT018
     program = found.current_callable
@@ -240,17 +244,18 @@ def _pulled_back(
     leaves: Sequence[Tensor],
     results: Sequence[Tensor],
     covectors: Sequence[Tensor],
-    totals: Sequence[Tensor],
+    total: Tensor,
 ) -> Sequence[Tensor | None]:
     """What `Pair.backward` returns, from the leaves of a graph and the results at its end."""
     by = [leaves[i] for i in what.variables]
     seeded = [(r, v) for r, v in zip(results, covectors, strict=False) if r.requires_grad]
     if not seeded:
-        return [None] * len(by)
+        return [None] * (1 + what.n_states)
     outputs, seeds = zip(*seeded, strict=True)
     found = torch.autograd.grad(outputs, by, seeds, allow_unused=True)
-    summed = [None if g is None else total + g for total, g in zip(totals, found, strict=False)]
-    return [*summed, *found[what.n_params :]]
+    shares = found[: what.n_params]
+    used = any(share is not None for share in shares)
+    return [total + in_one_vector(shares, by[: what.n_params], total) if used else None, *found[what.n_params :]]
 
 
 _PROGRAMS: WeakKeyDictionary[nn.Module, dict[object, Any]] = WeakKeyDictionary()
