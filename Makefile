@@ -101,8 +101,8 @@ gallery: setup  ## the pages of the gallery, from the stores that are kept besid
 gallery-runs: setup  ## measure what the gallery shows, about a day on a machine that does nothing else
 	$(BIN)/nodebench run --backend direct,adjoint,torchdiffeq,torchdiffeq-adjoint --task mnist,cnf,spiral \
 		--measure gradient --store $(GALLERY)/gradient-step.db
-	$(BIN)/nodebench run --backend 'torchdiffeq,direct,direct[compile=true],diffrax' --task benchmarks/mlp_task.py:Mlp \
-		--measure gradient --store $(GALLERY)/gradient-step.db
+	$(BIN)/nodebench run --backend 'torchdiffeq,direct,direct[compile=true],diffrax' \
+		--task benchmarks/mlp_task.py:Mlp,cnf,spiral --measure gradient --store $(GALLERY)/gradient-step.db
 	$(BIN)/nodebench scale --backend direct,adjoint,checkpoint --task mnist --over steps --values 5,10,20,40 \
 		--store $(GALLERY)/gradient-step.db
 	$(BIN)/nodebench run --backend direct,adjoint,checkpoint,symplectic,interpolated,torchdiffeq,torchdiffeq-adjoint,diffrax \
