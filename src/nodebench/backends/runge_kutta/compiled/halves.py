@@ -14,6 +14,9 @@ from nodebench.backends.runge_kutta.compiled.operations import LARGE
 
 _ATEN = torch.ops.aten
 
+_ARITHMETIC = frozenset((_ATEN.add, _ATEN.sub, _ATEN.rsub, _ATEN.mul, _ATEN.div, _ATEN.neg, _ATEN.square))
+"""What takes less time to compute again, as part of a loop that reads its arguments anyway, than to keep."""
+
 
 @dataclass(frozen=True)
 class Halves:
@@ -41,6 +44,7 @@ def cut(graph: fx.GraphModule, n_inputs: int, n_results: int) -> Halves:
     for node in outputs[n_results:]:
         if node is not None:
             _need(node, behind, needed)
+    _compute_again(needed)
     own = [i for i, node in enumerate(inputs) if node in needed]
     computed = [node for node in needed if node.op != "placeholder"]
     packs = _packs(computed)
@@ -60,6 +64,20 @@ def _need(node: fx.Node, behind: set[fx.Node], needed: dict[fx.Node, None]) -> N
             _need(source, behind, needed)
         return
     needed[node] = None
+
+
+def _compute_again(needed: dict[fx.Node, None]) -> None:
+    """Drop what follows by one operation of arithmetic from all else that is needed, such as the square of a tanh."""
+    relied_on: dict[fx.Node, None] = {}
+    for node in list(needed):
+        if getattr(node.target, "overloadpacket", None) not in _ARITHMETIC or node in relied_on:
+            continue
+        sources: dict[fx.Node, None] = {}
+        for source in node.all_input_nodes:
+            _need(source, set(), sources)
+        if sources.keys() <= needed.keys():
+            del needed[node]
+            relied_on |= sources
 
 
 def _packs(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
