@@ -225,8 +225,8 @@ def real_view(tensor: Tensor) -> Tensor:
 
 def real_views(vector: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     """The parts of a real vector that belong to each parameter, views of the shape of its `real_view`."""
-    parts = torch.split(vector, real_sizes(params)) if params else ()
-    return [part.view((*p.shape, 2) if p.is_complex() else p.shape) for part, p in zip(parts, params, strict=True)]
+    parts = torch.split_with_sizes(vector, real_sizes(params)) if params else ()
+    return [part.view_as(real_view(p)) for part, p in zip(parts, params, strict=True)]
 
 
 def in_one_vector(values: Sequence[Tensor | None], params: Sequence[Tensor], like: Tensor) -> Tensor:
