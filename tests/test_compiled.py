@@ -7,8 +7,9 @@ from torch._dynamo.utils import counters
 
 from nodebench import registry
 from nodebench.backends.base import AbstractBackend
-from nodebench.backends.runge_kutta.compiled import halves
-from nodebench.errors import UnsupportedError
+from nodebench.backends.runge_kutta.compiled import halves, loop, programs
+from nodebench.backends.runge_kutta.steps import Stepper
+from nodebench.errors import DivergedError, StepLimitError, UnsupportedError
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import Problem, SolverSpec
 
@@ -91,6 +92,57 @@ def test_rejected_steps_leave_no_trace(field):
     assert _backend("direct").grid(field, _problem(field).y0, _problem(field).times, spec).n_rejected > 0
     found = _gradient("direct[compile=true]", _problem(field), spec)
     torch.testing.assert_close(found, _gradient("direct", _problem(field), spec), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("direct[compile=true]", {"rtol": 1e-9, "atol": 1e-9, "first_step": 2.0}),
+        ("direct[compile=true,land=true]", {"controller": "pi"}),
+        ("adjoint[compile=true]", {"rtol": 1e-9, "atol": 1e-9}),
+    ],
+)
+def test_the_loops_in_cpp_do_what_those_in_python_do(text, spec, field, monkeypatch):
+    """To the last bit, with rejected steps, output times inside steps and onto them, and more steps than at once."""
+    problem = _problem(field)
+    monkeypatch.setattr(loop, "_AT_ONCE", 3)
+    tried = []
+    attempt = Stepper._attempt
+    monkeypatch.setattr(Stepper, "_attempt", lambda self, *times: tried.append(times) or attempt(self, *times))
+    found = _gradient(text, problem, _spec(**spec))
+    assert not tried
+    monkeypatch.setattr(programs.Program, "entry", lambda _, kept=(): None)  # noqa: ARG005
+    assert torch.equal(found, _gradient(text, problem, _spec(**spec)))
+    assert tried
+
+
+def test_the_loop_in_cpp_knows_float32(monkeypatch):
+    """Lengths and times of steps reach the programs in the state's own type, and the error comes back from it."""
+
+    class Rate(nn.Linear):
+        def forward(self, t, y):
+            return super().forward(t * y)
+
+    field, y0, times = Rate(2, 2), torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.5, 0.0])
+    with torch.no_grad():
+        states = [_backend(b).solve(field, y0, times, _spec()) for b in ("direct[compile=true]", "direct")]
+        torch.testing.assert_close(*states, rtol=1e-5, atol=1e-5)
+        monkeypatch.setattr(programs.Program, "entry", lambda _, kept=(): None)  # noqa: ARG005
+        assert torch.equal(states[0], _backend("direct[compile=true]").solve(field, y0, times, _spec()))
+
+
+@pytest.mark.parametrize("text", ["direct", "adjoint"])
+def test_a_solve_that_fails_says_the_same_compiled(text, field):
+    """What is no ordinary step is judged in Python, in the middle of a solve as well."""
+    problem, limit = _problem(field), _spec(max_steps=4, rtol=1e-9, atol=1e-9)
+    broken = Problem(field, tuple(part * torch.nan for part in problem.y0), problem.times, problem.loss)
+    for given, spec, kind in ((problem, limit, StepLimitError), (broken, _spec(), DivergedError)):
+        messages = []
+        for options in ("", "[compile=true]"):
+            with pytest.raises(kind) as error:
+                _gradient(text + options, given, spec)
+            messages.append(str(error.value))
+        assert messages[0] == messages[1]
 
 
 def test_a_method_of_fixed_steps_is_compiled(field):

@@ -59,13 +59,18 @@ class StepController:
     Args:
         name: One of `CONTROLLERS`.
         order: Order of the method.
+
+    Attributes:
+        exponent: That of a step's own error ratio, negative in the factor.
+        exponent_before: That of the ratio before.
+        ratio_before: Error ratio of the last accepted step that was not cut.
     """
 
     def __init__(self, name: str, order: int) -> None:
         gains = CONTROLLERS[name]
-        self._now = (gains.integral + gains.proportional) / order
-        self._before = gains.proportional / order
-        self._last = 1.0  # error ratio of the last accepted step
+        self.exponent = (gains.integral + gains.proportional) / order
+        self.exponent_before = gains.proportional / order
+        self.ratio_before = 1.0
 
     def factor(self, ratio: float, *, shortened: bool = False) -> float:
         """How much longer than this step the next one is, and remember this step's error if it is accepted.
@@ -78,11 +83,11 @@ class StepController:
         """
         if not isfinite(ratio):
             return SMALLEST
-        wanted = SAFETY / ratio**self._now * self._last**self._before if ratio else LARGEST
+        wanted = SAFETY / ratio**self.exponent * self.ratio_before**self.exponent_before if ratio else LARGEST
         if not ratio <= 1:
             return max(SMALLEST, wanted)
         if not shortened:
-            self._last = ratio or 1.0  # zero would keep the next step from being longer
+            self.ratio_before = ratio or 1.0  # zero would keep the next step from being longer
         return min(LARGEST, max(1.0, wanted))
 
 

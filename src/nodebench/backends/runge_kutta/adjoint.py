@@ -257,7 +257,7 @@ class AdjointSweep:
             dL/dy0, flat, and dL/dtimes or None.
         """
         n = self._ys.shape[1]
-        stepper = Stepper(equation.method, self._setup.spec, self.start, (marks[-1], marks[0]))
+        stepper = equation.method.stepper(self._setup.spec, self.start, (marks[-1], marks[0]))
         # An output time that the loss does not look at is no place to stop. One synchronisation for all.
         seen = (self._grad_ys != 0).any(dim=1).tolist()
         for i in [i for i in reversed(range(1, len(marks) - 1)) if seen[i]]:

@@ -165,7 +165,7 @@ class SteppedSolve:
 
     def __init__(self, method: AbstractMethod, setup: SolveSetup, y: Tensor, marks: Sequence[float]) -> None:
         self.method = method
-        self.stepper = Stepper(method, setup.spec, y, (marks[0], marks[-1]), setup.max_step)
+        self.stepper = method.stepper(setup.spec, y, (marks[0], marks[-1]), setup.max_step)
         self.ys = y.new_empty(len(marks), y.numel())
         self.dense = dense_output(method.tableau, y, marks, land=setup.land)
         self._marks = marks

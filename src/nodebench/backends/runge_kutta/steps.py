@@ -153,6 +153,12 @@ class AbstractMethod(ABC):
     def forget(self) -> None:
         """What was carried does not belong to the next state."""
 
+    def stepper(
+        self, spec: SolverSpec, y: Tensor, times: tuple[float, float], longest: float | None = None
+    ) -> "Stepper":
+        """What takes steps of this method; see `Stepper`."""
+        return Stepper(self, spec, y, times, longest)
+
 
 class RungeKutta(AbstractMethod):
     """An explicit Runge-Kutta method.
@@ -330,24 +336,31 @@ class Stepper:
             raise DivergedError(f"the state is not finite at t = {self.t:.6g}, after {n} steps of {length / n:.3g}.")
 
     def _adaptive(self, target: float) -> Iterator[AcceptedStep]:
-        begin, length = self.t, target - self.t
+        begin = self.t
         while self.t != target:
-            self._count()
-            h = min(self._h, self._longest)
-            last = h >= abs(target - self.t) * (1 - 1e-9)
-            span = self.t, target if last else self.t + (h if length > 0 else -h)
-            # A few units in the last place are no step: rounding the end would stretch it again and again.
-            if not last and h < 8 * ulp(self.t):
-                raise DivergedError(f"the step underflows at t = {self.t:.6g}: {h:.3g}.")
-            y0 = self.y
-            y1, ratio = self._method.attempt(y0, span)
-            self._h = abs(span[1] - span[0]) * self._controller.factor(ratio, shortened=last)
-            if not ratio <= 1:
-                self.n_rejected += 1
-                continue
-            # A step shortened to end on an output time says little of the step that could be taken next.
-            self._h = max(self._h, h) if last else self._h
-            self.y, self.t = self._method.accept(y1, span), span[1]
-            self.n_accepted += 1
-            yield AcceptedStep(*span, y0, ((span[0] - begin) / length, (span[1] - begin) / length))
-            self._method.carry()
+            step = self._attempt(begin, target)
+            if step is not None:
+                yield step
+                self._method.carry()
+
+    def _attempt(self, begin: float, target: float) -> AcceptedStep | None:
+        """Try one step on the way from `begin` to `target`; None where its error was too large."""
+        self._count()
+        length = target - begin
+        h = min(self._h, self._longest)
+        last = h >= abs(target - self.t) * (1 - 1e-9)
+        span = self.t, target if last else self.t + (h if length > 0 else -h)
+        # A few units in the last place are no step: rounding the end would stretch it again and again.
+        if not last and h < 8 * ulp(self.t):
+            raise DivergedError(f"the step underflows at t = {self.t:.6g}: {h:.3g}.")
+        y0 = self.y
+        y1, ratio = self._method.attempt(y0, span)
+        self._h = abs(span[1] - span[0]) * self._controller.factor(ratio, shortened=last)
+        if not ratio <= 1:
+            self.n_rejected += 1
+            return None
+        # A step shortened to end on an output time says little of the step that could be taken next.
+        self._h = max(self._h, h) if last else self._h
+        self.y, self.t = self._method.accept(y1, span), span[1]
+        self.n_accepted += 1
+        return AcceptedStep(*span, y0, ((span[0] - begin) / length, (span[1] - begin) / length))

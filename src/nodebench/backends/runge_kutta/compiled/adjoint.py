@@ -8,7 +8,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from nodebench.backends.runge_kutta.compiled.direct import step_scalars, weighted
-from nodebench.backends.runge_kutta.compiled.programs import CompiledField
+from nodebench.backends.runge_kutta.compiled.loop import AbstractCompiledMethod, StepPrograms
+from nodebench.backends.runge_kutta.compiled.programs import CompiledField, Program
 from nodebench.backends.runge_kutta.solve import AbstractAdjointEquation, AdjointSetup
 from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, check_beginning
 from nodebench.backends.solvers import Tableau, tableau
@@ -65,7 +66,7 @@ class _AdjointFunctions:
         return rate(scalars[3], z)
 
     def step(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """(z, its derivative, the gradient's, the gradient, scalars) -> z, gradient, both last derivatives, error."""
+        """(z, its derivative, the gradient's, the gradient, scalars) -> the same at the end, and the relative error."""
         (z, k, g, total, scalars), rate = self._split(arguments)
         method, h, rows, shares = self._method, scalars[0], [k], [g]
 
@@ -85,7 +86,7 @@ class _AdjointFunctions:
         if method.b_error is not None:
             errors = [weighted(torch.zeros_like(x), h, method.b_error, r) for x, r in ((z, rows), (total, shares))]
             ratio = self._norm(errors, (z, end), (total, later), scalars)
-        return end, later, rows[-1], shares[-1], ratio
+        return end, rows[-1], shares[-1], later, ratio
 
     def _norm(
         self, errors: Sequence[Tensor], z: tuple[Tensor, Tensor], total: tuple[Tensor, Tensor], scalars: Tensor
@@ -116,7 +117,7 @@ class _AdjointFunctions:
         return torch.cat([f.detach(), -by_y]), in_one_vector(found[1:], leaves[1:], y)
 
 
-class _AdjointMethod(AbstractMethod):
+class _AdjointMethod(AbstractCompiledMethod):
     """Steps of the adjoint equation by compiled programs."""
 
     def __init__(self, setup: AdjointSetup, z: Tensor, params: Sequence[Tensor]) -> None:
@@ -166,7 +167,7 @@ class _AdjointMethod(AbstractMethod):
             self.derivative(span[0], y0)
         assert self._known is not None, "`derivative` has just made it known"
         scalars = self._scalars(y0, span)
-        end, self._next, *self._last, error = self._program(*self._fixed, y0, *self._known, self.total, scalars)
+        end, *self._last, self._next, error = self._program(*self._fixed, y0, *self._known, self.total, scalars)
         return end, error
 
     def _scalars(self, z: Tensor, span: Span) -> Tensor:
@@ -179,3 +180,25 @@ class _AdjointMethod(AbstractMethod):
     @override
     def forget(self) -> None:
         self._known = None
+
+    @override
+    def programs(self) -> StepPrograms | None:
+        if not isinstance(self._first, Program) or not isinstance(self._program, Program):
+            return None
+        first, step = self._first.entry(), self._program.entry()
+        return None if first is None or step is None else StepPrograms(first, step, self._fixed, 2, ratio_at=4)
+
+    @override
+    def states(self, y: Tensor) -> list[Tensor | None]:
+        return [y, *(self._known or (None, None)), self.total]
+
+    @override
+    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor]) -> None:
+        _, k, g, total = states
+        self._known = None if k is None or g is None else (k, g)
+        assert total is not None, "it is known from the beginning"
+        self.total = self._next = total
+
+    @override
+    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+        """Nothing is kept, and what the step adds to the gradient counts from `resume` on."""

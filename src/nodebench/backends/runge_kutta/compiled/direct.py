@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from nodebench.backends.runge_kutta.compiled.loop import AbstractCompiledMethod, Entry, StepPrograms, pull
 from nodebench.backends.runge_kutta.compiled.programs import (
+    AbstractPair,
     CompiledField,
     Differentiated,
-    Pair,
     Program,
     reason_not_compiled,
     reason_unsupported,
 )
-from nodebench.backends.runge_kutta.solve import AbstractRungeKutta, SolveSetup, SteppedSolve, solve_through
-from nodebench.backends.runge_kutta.steps import AbstractMethod, Span, check_beginning
+from nodebench.backends.runge_kutta.solve import AbstractRungeKutta, SolveSetup, Step, SteppedSolve, solve_through
+from nodebench.backends.runge_kutta.steps import Span, check_beginning
 from nodebench.backends.runge_kutta.transpose import LossGradient
 from nodebench.backends.solvers import IMPLICIT, Tableau, tableau
 from nodebench.errors import UnsupportedError
@@ -101,7 +102,12 @@ class StepFunctions:
         return Differentiated(self.step, n + 3, n, self.n_params, n_states=2, n_results=3)
 
 
-class CompiledMethod(AbstractMethod):
+def step_programs(first: Entry | None, step: Entry | None, fixed: Sequence[Tensor]) -> StepPrograms | None:
+    """The programs of `StepFunctions` for a loop in C++, or None where they are not in C++."""
+    return None if first is None or step is None else StepPrograms(first, step, fixed, n_evaluated=1, ratio_at=3)
+
+
+class CompiledMethod(AbstractCompiledMethod):
     """Steps by compiled programs, which keep nothing.
 
     Args:
@@ -120,23 +126,22 @@ class CompiledMethod(AbstractMethod):
         self.rows = y[None]  # until there has been a step
         field = CompiledField(setup, y)
         self.fixed = [p.detach() for p in params] + field.constants
-        self._first, self._step = self._programs(
-            field,
-            StepFunctions(field, self.tableau, len(params)),
-            lambda *states: [*self.fixed, *states, self._scalars(y, (0.0, 1.0))],
-        )
+        functions = StepFunctions(field, self.tableau, len(params))
+        self._compile(field, functions, lambda *states: [*self.fixed, *states, self._scalars(y, (0.0, 1.0))])
         self._k: Tensor | None = None
         self._last = y  # the last stage derivative of the last step
 
-    def _programs(
-        self, field: CompiledField, functions: StepFunctions, inputs: Callable[..., list[Tensor]]
-    ) -> tuple[Program, Program]:
-        """The evaluation before the first step, and a step; `inputs` makes examples of their inputs from states."""
+    def _compile(self, field: CompiledField, functions: StepFunctions, inputs: Callable[..., list[Tensor]]) -> None:
+        """Compile the evaluation before the first step, and a step; `inputs` makes examples of inputs from states."""
         y = self.rows[0]
-        return (
-            field.function("first", functions.first, lambda: inputs(y)),
-            field.function("step", functions.step, lambda: inputs(y, y)),
-        )
+        self._first_program = field.function("first", functions.first, lambda: inputs(y))
+        self._step_program = field.function("step", functions.step, lambda: inputs(y, y))
+
+    def _first(self, *inputs: Tensor) -> Sequence[Tensor]:
+        return self._first_program(*inputs)
+
+    def _step(self, *inputs: Tensor) -> Sequence[Tensor]:
+        return self._step_program(*inputs)
 
     @override
     def derivative(self, t: float, y: Tensor) -> Tensor:
@@ -171,6 +176,25 @@ class CompiledMethod(AbstractMethod):
     def forget(self) -> None:
         self._k = None
 
+    @override
+    def programs(self) -> StepPrograms | None:
+        first, step = self._first_program, self._step_program
+        if not isinstance(first, Program) or not isinstance(step, Program):
+            return None
+        return step_programs(first.entry(), step.entry(), self.fixed)
+
+    @override
+    def states(self, y: Tensor) -> list[Tensor | None]:
+        return [y, self._k]
+
+    @override
+    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor]) -> None:
+        self._k = states[1]
+
+    @override
+    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+        (self.rows,) = kept
+
 
 @dataclass(frozen=True)
 class _TapedStep:
@@ -188,30 +212,47 @@ class TapedMethod(CompiledMethod):
         pair: A step and its derivative.
     """
 
-    first: Pair
-    pair: Pair
+    first: AbstractPair
+    pair: AbstractPair
 
     @override
-    def _programs(
-        self, field: CompiledField, functions: StepFunctions, inputs: Callable[..., list[Tensor]]
-    ) -> tuple[Program, Program]:
+    def _compile(self, field: CompiledField, functions: StepFunctions, inputs: Callable[..., list[Tensor]]) -> None:
         y = self.rows[0]
         self.first = field.pair("first", functions.differentiated_first(), lambda: inputs(y))
         self.pair = field.pair("step", functions.differentiated_step(), lambda: inputs(y, y))
         self._before: Sequence[Tensor] = ()
         self._saved: Sequence[Tensor] = ()
-        return self._tape_first, self._tape_step
 
     def take(self) -> _TapedStep:
         """Hand over what the step that was just accepted keeps."""
         taken, self._before = _TapedStep(self._saved, self._before), ()
         return taken
 
-    def _tape_first(self, *inputs: Tensor) -> Sequence[Tensor]:
+    @override
+    def programs(self) -> StepPrograms | None:
+        return step_programs(self.first.forward_entry(), self.pair.forward_entry(), self.fixed)
+
+    @override
+    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor]) -> None:
+        super().resume(states, before)
+        self._before = before or self._before
+
+    @override
+    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+        entry = self.pair.forward_entry()
+        assert entry is not None, "only a program in C++ has taken the step"
+        n_inputs = len(entry.kept)
+        self.rows = kept[n_inputs]
+        self._saved = [*kept[:n_inputs], *kept[n_inputs + 1 :]]
+        self._before = before or self._before
+
+    @override
+    def _first(self, *inputs: Tensor) -> Sequence[Tensor]:
         results, self._before = self.first.forward(*inputs)
         return results
 
-    def _tape_step(self, *inputs: Tensor) -> Sequence[Tensor]:
+    @override
+    def _step(self, *inputs: Tensor) -> Sequence[Tensor]:
         results, self._saved = self.pair.forward(*inputs)
         return results
 
@@ -295,17 +336,31 @@ class CompiledDirectSolve(torch.autograd.Function):
         params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
         back = _CompiledPullback(ctx.method, sum(real_sizes(params)), grad_ys[0])
         loss = LossGradient(ctx.steps, grad_ys, ctx.dense, ctx.method.tableau)
-        for i, (n_saved, n_first) in reversed(list(enumerate(ctx.sizes))):
-            at = len(kept) - n_first
-            taken = _TapedStep(kept[at - n_saved : at], kept[at:])
-            del kept[at - n_saved :]
-            at_end = loss.at_end(i)
+        tape = []
+        for n_saved, n_first in ctx.sizes:
+            tape.append(_TapedStep(kept[:n_saved], kept[n_saved : n_saved + n_first]))
+            del kept[: n_saved + n_first]
+        i = len(tape)
+        while i > 0:
+            end, i = i, _run_begins(i, ctx.steps, loss, tape)
+            at_end = loss.at_end(end - 1)
             if at_end is not None:
                 back.by_y = back.by_y + at_end
-            back.pull(taken, loss.inside(i))
+            back.pull(tape[i:end], loss.inside(end - 1))
+            del tape[i:]
             if ctx.steps[i].thetas:
                 back.by_y = back.by_y + grad_ys[ctx.steps[i].inside].sum(0)
         return None, back.by_y + grad_ys[0], None, *from_one_vector(back.by_params, params)
+
+
+def _run_begins(end: int, steps: Sequence[Step], loss: LossGradient, tape: Sequence[_TapedStep]) -> int:
+    """The first of the steps before `end` that are gone back through with nothing fed in between."""
+    i = end - 1
+    while (
+        i > 0 and not steps[i].thetas and not tape[i].first and not steps[i - 1].thetas and loss.at_end(i - 1) is None
+    ):
+        i -= 1
+    return i
 
 
 class _CompiledPullback:
@@ -323,17 +378,25 @@ class _CompiledPullback:
         self.by_params = like.new_zeros(n_params)
         self._by_last = self._zero  # with respect to the last derivative of the step before
 
-    def pull(self, taken: _TapedStep, inside: Tensor | None) -> None:
-        """Go back through one step; `inside` is fed into its stages, shape `(stages, n)`."""
-        fed = self._nothing if inside is None else inside
+    def pull(self, run: Sequence[_TapedStep], inside: Tensor | None) -> None:
+        """Go back through steps; `inside` is fed into the stages of the last one, shape `(stages, n)`."""
         by_last = self._by_last if self._method.tableau.fsal else self._zero
-        self.by_y, by_k = self._added(self._method.pair, taken.saved, [self.by_y, by_last, fed])
-        self._by_last = by_k
-        if taken.first:
-            (by_y,) = self._added(self._method.first, taken.first, [by_k])
+        covectors = [self.by_y, by_last, self._nothing if inside is None else inside]
+        backward, tape = self._method.pair.backward_entry(), [taken.saved for taken in reversed(run)]
+        if backward is not None:
+            entry, places = backward
+            fixed = [self._method.fixed[i] for i in places]
+            found = pull(entry, fixed, tape, [*covectors, self._nothing, self.by_params])
+            self.by_params, self.by_y, self._by_last = found
+        else:
+            for saved in tape:
+                self.by_y, self._by_last = self._added(self._method.pair, saved, covectors)
+                covectors = [self.by_y, self._by_last, self._nothing]
+        if run[0].first:
+            (by_y,) = self._added(self._method.first, run[0].first, [self._by_last])
             self.by_y = self.by_y + by_y
 
-    def _added(self, pair: Pair, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> list[Tensor]:
+    def _added(self, pair: AbstractPair, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> list[Tensor]:
         """Add the parameters' shares; returns the others, zeros where there is nothing."""
         total, *others = pair.backward(self._method.fixed, saved, covectors, self.by_params)
         if total is not None:

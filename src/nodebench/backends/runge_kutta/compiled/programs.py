@@ -8,12 +8,14 @@ fixed when it is traced.
 What Inductor generates is kept on disk (`TORCHINDUCTOR_CACHE_DIR`), and found again by other processes.
 """
 
+import ctypes
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,7 +25,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from typing_extensions import override
 
+from nodebench.backends.runge_kutta.compiled import loop
 from nodebench.backends.runge_kutta.compiled.halves import cut, forget_shapes
 from nodebench.backends.runge_kutta.compiled.operations import WRITTEN_OUT
 from nodebench.backends.runge_kutta.solve import SolveSetup
@@ -32,10 +36,8 @@ from nodebench.frameworks.torch.field import in_one_vector, parameters_and_buffe
 from nodebench.frameworks.torch.step import CountingField
 from nodebench.problem import Field, Problem, State
 
-Function = Callable[..., tuple[Tensor, ...]]
-"""A function of tensors alone that returns a tuple of tensors."""
-
-Program = Callable[..., Sequence[Any]]
+Function = Callable[..., Sequence[Tensor]]
+"""A function of tensors alone that returns several."""
 
 _Made = TypeVar("_Made")
 
@@ -82,12 +84,45 @@ class Differentiated:
         return (*range(self.n_params), *range(self.n_fixed, self.n_fixed + self.n_states))
 
 
-class Pair(Protocol):
+class Program:
+    """A compiled function of tensors.
+
+    Args:
+        call: What Inductor made: a function of a list of tensors, which it empties.
+        n_results: How many results it has.
+    """
+
+    def __init__(self, call: Callable[[list[Tensor]], Sequence[Any]], n_results: int) -> None:
+        self._call = call
+        self._address, self._n_results = _address(call), n_results
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Any]:
+        """The results."""
+        return self._call(list(inputs))
+
+    def entry(self, kept: Sequence[int] = ()) -> loop.Entry | None:
+        """The program as C++ calls it, or None where it is not in C++; `kept` are the places of inputs to keep."""
+        return None if self._address is None else loop.Entry(self._address, self._n_results, tuple(kept))
+
+
+def _address(call: Callable[..., Any]) -> int | None:
+    """Address of the C++ function that a program calls, in the library that Inductor has built."""
+    entry = getattr(call, "__globals__", {}).get("inductor_entry")
+    path = getattr(getattr(entry, "__self__", None), "__file__", None)
+    if path is None:
+        return None
+    function = getattr(ctypes.PyDLL(path), "_Z19inductor_entry_implPP16AtenTensorOpaqueS1_", None)
+    return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
+
+
+class AbstractPair(ABC):
     """A function and its transposed derivative."""
 
+    @abstractmethod
     def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The results, and what `backward` needs beside the fixed inputs."""
 
+    @abstractmethod
     def backward(
         self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], total: Tensor
     ) -> Sequence[Tensor | None]:
@@ -103,30 +138,38 @@ class Pair(Protocol):
             The new total, None where it stays as it is, and the derivatives by the states, None for 0.
         """
 
+    def forward_entry(self) -> loop.Entry | None:
+        """`forward` as C++ calls it: what is kept of a call, and its results from the first not differentiated on."""
+        return None
 
-class TapedPair:
+    def backward_entry(self) -> tuple[loop.Entry, Sequence[int]] | None:
+        """`backward` as C++ calls it and the places of the fixed inputs it takes; None where a result may be None."""
+        return None
+
+
+class TapedPair(AbstractPair):
     """The same by autograd, without compilation: for a field that does more than compute, such as count its calls."""
 
     def __init__(self, what: Differentiated) -> None:
         self._what = what
 
+    @override
     def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """See `Pair`."""
         with torch.enable_grad():
             leaves = _leaves(self._what, inputs)
             results = self._what.function(*leaves)
         return [r.detach() for r in results], [*leaves, *results]
 
+    @override
     def backward(
         self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], total: Tensor
     ) -> Sequence[Tensor | None]:
-        """See `Pair`."""
         del fixed
         leaves, results = saved[: self._what.n_inputs], saved[self._what.n_inputs :]
         return _pulled_back(self._what, leaves, results, covectors, total)
 
 
-class CompiledPair:
+class CompiledPair(AbstractPair):
     """The same compiled; the backward half when it is first needed.
 
     Args:
@@ -154,24 +197,34 @@ class CompiledPair:
         self._fixed = [i for i in halves.inputs if i < what.n_fixed]
         self._own = [i for i in halves.inputs if i >= what.n_fixed]
         self._forward = compiled(halves.forward, inputs)
+        self._whole = None not in _results(halves.backward)
         self._backward_graph: fx.GraphModule | None = halves.backward
         self._backward: Program | None = None
 
+    @override
     def forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """See `Pair`."""
         found = self._forward(*inputs)
         return found[: self._n_results], [*(inputs[i] for i in self._own), *found[self._n_results :]]
 
+    @override
     def backward(
         self, fixed: Sequence[Tensor], saved: Sequence[Tensor], covectors: Sequence[Tensor], total: Tensor
     ) -> Sequence[Tensor | None]:
-        """See `Pair`."""
         inputs = (*(fixed[i] for i in self._fixed), *saved, *covectors, total)
         if self._backward is None:
             assert self._backward_graph is not None, "it is kept until it has been compiled"
             self._backward = compiled(self._backward_graph, inputs)
             self._backward_graph = None
         return self._backward(*inputs)
+
+    @override
+    def forward_entry(self) -> loop.Entry | None:
+        return self._forward.entry(self._own)
+
+    @override
+    def backward_entry(self) -> tuple[loop.Entry, Sequence[int]] | None:
+        entry = self._backward.entry() if self._backward is not None and self._whole else None
+        return None if entry is None else (entry, self._fixed)
 
 
 def compiled_function(function: Function, inputs: Sequence[Tensor]) -> Program:
@@ -212,11 +265,15 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
         operations.graph = fx_graph_cse(operations.graph)
         found = compile_fx_inner(operations, like, cpp_wrapper=on_cpu)
     assert isinstance(found, CompiledFxGraph) and found.current_callable is not None, "it has just been compiled"  # noqa: PT018
-    program = found.current_callable
-    return lambda *inputs: program(list(inputs))
+    return Program(found.current_callable, len(_results(graph)))
 
 
-def _traced(function: Callable[..., tuple[Tensor | None, ...]], inputs: Sequence[Tensor]) -> fx.GraphModule:
+def _results(graph: fx.GraphModule) -> Sequence[fx.Node | None]:
+    results: Sequence[fx.Node | None] = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    return results
+
+
+def _traced(function: Callable[..., Sequence[Tensor | None]], inputs: Sequence[Tensor]) -> fx.GraphModule:
     # Of their own: two inputs that are one tensor would be traced as one.
     inputs = [tensor.clone() for tensor in inputs]
     try:
@@ -246,7 +303,7 @@ def _pulled_back(
     covectors: Sequence[Tensor],
     total: Tensor,
 ) -> Sequence[Tensor | None]:
-    """What `Pair.backward` returns, from the leaves of a graph and the results at its end."""
+    """What `AbstractPair.backward` returns, from the leaves of a graph and the results at its end."""
     by = [leaves[i] for i in what.variables]
     seeded = [(r, v) for r, v in zip(results, covectors, strict=False) if r.requires_grad]
     if not seeded:
@@ -322,7 +379,7 @@ class CompiledField:
 
         return torch.cat([part.reshape(-1) for part in self._layout.evaluate(field, t.clone(), self._layout.parts(y))])
 
-    def pair(self, name: str, what: Differentiated, inputs: Callable[[], Sequence[Tensor]]) -> Pair:
+    def pair(self, name: str, what: Differentiated, inputs: Callable[[], Sequence[Tensor]]) -> AbstractPair:
         """The compiled pair of a function of this field, from an earlier call where there was one.
 
         Args:
@@ -334,7 +391,7 @@ class CompiledField:
             return TapedPair(what)
         return self._kept((name, self._key), lambda: CompiledPair(what, inputs()))
 
-    def function(self, name: str, function: Function, inputs: Callable[[], Sequence[Tensor]]) -> Program:
+    def function(self, name: str, function: Function, inputs: Callable[[], Sequence[Tensor]]) -> Program | Function:
         """The same for a function that is not differentiated from outside."""
         if isinstance(self._module, CountingField):
             return function
