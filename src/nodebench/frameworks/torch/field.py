@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isfinite
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,30 +188,38 @@ def named_parameters(field: Field) -> dict[str, nn.Parameter]:
     """The same by dotted name."""
     if not isinstance(field, nn.Module):
         return {}
-    found = dict(field.named_parameters())
-    if getattr(field, "_is_replica", False):
-        # What `nn.DataParallel` evaluates on each device: its parameters are copies with a graph, and have a place of
-        # their own.
-        for prefix, part in field.named_modules():
-            copies: Mapping[str, nn.Parameter] = vars(part).get("_former_parameters", {})
-            found |= {f"{prefix}.{name}" if prefix else name: copy for name, copy in copies.items()}
-    return {name: p for name, p in found.items() if p.requires_grad}
+    # What `nn.DataParallel` evaluates on each device: its parameters are copies with a graph, and have a place of their
+    # own.
+    copies = ("_former_parameters",) if getattr(field, "_is_replica", False) else ()
+    return {name: p for name, p in _held(field, "_parameters", *copies).items() if p.requires_grad}
 
 
 def parameters_and_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by dotted name, each once, parameters first.
+    """Parameters and buffers by dotted name, each once, parameters first."""
+    return _held(module, "_parameters", "_buffers")
 
-    In one pass through the module's own dictionaries: each of torch's generators of them takes as long as a kernel.
+
+def _held(module: nn.Module, *kinds: str) -> dict[str, Any]:
+    """What a module and its submodules hold in their own dictionaries, by dotted name, each once, one kind first.
+
+    Every solve asks, and torch's generators of the same take as long as a kernel of a small ODE.
     """
-    kinds: dict[str, dict[str, Tensor]] = {"_parameters": {}, "_buffers": {}}
+    found: list[dict[str, Tensor]] = [{} for _ in kinds]
     seen: set[int] = set()
-    for prefix, part in module.named_modules():
-        for kind, found in kinds.items():
-            for name, tensor in vars(part)[kind].items():
+    parts = [("", module)]
+    while parts:
+        prefix, part = parts.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        for kind, named in zip(kinds, found, strict=True):
+            for name, tensor in getattr(part, kind).items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
-                    found[f"{prefix}.{name}" if prefix else name] = tensor
-    return kinds["_parameters"] | kinds["_buffers"]
+                    named[prefix + name] = tensor
+        children = reversed(part._modules.items())  # noqa: SLF001  what torch's own generator reads
+        parts += [(f"{prefix}{name}.", child) for name, child in children if child is not None]
+    return {name: tensor for named in found for name, tensor in named.items()}
 
 
 def real_sizes(params: Sequence[Tensor]) -> list[int]:

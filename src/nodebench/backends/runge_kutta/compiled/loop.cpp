@@ -11,14 +11,38 @@
 #include <exception>
 #include <iterator>
 #include <limits>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
-#include <torch/csrc/inductor/aoti_runtime/utils.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 namespace {
 
-using Handle = torch::aot_inductor::RAIIAtenTensorHandle;
+void check(AOTITorchError code) {
+    if (code != AOTI_TORCH_SUCCESS) throw std::runtime_error("a call of torch from the loop over compiled steps failed");
+}
+
+// A handle of a tensor, deleted with it, or none.
+class Handle {
+  public:
+    Handle() = default;
+    explicit Handle(AtenTensorHandle handle) : handle_(handle) {}
+    Handle(Handle&& other) noexcept : handle_(other.release()) {}
+    Handle& operator=(Handle&& other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~Handle() {
+        if (handle_ != nullptr) aoti_torch_delete_tensor_object(handle_);
+    }
+    AtenTensorHandle get() const { return handle_; }
+    AtenTensorHandle release() { return std::exchange(handle_, nullptr); }
+
+  private:
+    AtenTensorHandle handle_ = nullptr;
+};
+
 using Handles = std::vector<Handle>;
 
 // An error that Python has been told of.
@@ -31,19 +55,19 @@ PyObject* checked(PyObject* object) {
 
 Handle same(const Handle& handle) {
     AtenTensorHandle other = nullptr;
-    AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(handle.get(), &other));
+    check(aoti_torch_new_tensor_handle(handle.get(), &other));
     return Handle(other);
 }
 
 void* data(const Handle& handle) {
     void* pointer = nullptr;
-    AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(handle.get(), &pointer));
+    check(aoti_torch_get_data_ptr(handle.get(), &pointer));
     return pointer;
 }
 
 bool is_single(const Handle& handle) {
     int32_t dtype = 0;
-    AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(handle.get(), &dtype));
+    check(aoti_torch_get_dtype(handle.get(), &dtype));
     return dtype == aoti_torch_dtype_float32();
 }
 
@@ -55,7 +79,7 @@ Handle numbers(const std::vector<double>& values, const Handle& like) {
     const int64_t size = values.size(), stride = 1;
     const int32_t dtype = is_single(like) ? aoti_torch_dtype_float32() : aoti_torch_dtype_float64();
     AtenTensorHandle handle = nullptr;
-    AOTI_TORCH_ERROR_CODE_CHECK(
+    check(
         aoti_torch_empty_strided(1, &size, &stride, dtype, aoti_torch_device_type_cpu(), 0, &handle));
     Handle made(handle);
     if (is_single(like)) {

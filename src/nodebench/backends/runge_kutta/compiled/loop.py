@@ -182,9 +182,12 @@ def _tensors(handles: Sequence[Any]) -> list[Any]:
 @cache
 def _loops() -> Any:
     """The loops, compiled where they are not in Inductor's cache on disk."""
-    from torch._inductor.codecache import CppCodeCache  # noqa: PLC0415  takes seconds, and only who compiles needs it
+    # These take seconds to import, and only who compiles needs them.
+    from torch._inductor import config  # noqa: PLC0415
+    from torch._inductor.codecache import CppCodeCache  # noqa: PLC0415
 
-    library = CppCodeCache.load(Path(__file__).with_name("loop.cpp").read_text(), device_type="cpu")
+    with config.patch({"cpp.vec_isa_ok": True}):  # else every set of vector instructions is tried first
+        library = CppCodeCache.load(Path(__file__).with_name("loop.cpp").read_text(), device_type="cpu")
     spec = spec_from_file_location("loop", library._name)  # noqa: SLF001  its path
     assert spec is not None and spec.loader is not None, "the path ends as those of extensions do"  # noqa: PT018
     module = module_from_spec(spec)

@@ -315,8 +315,8 @@ def _pulled_back(
     return [total + in_one_vector(shares, by[: what.n_params], total) if used else None, *found[what.n_params :]]
 
 
-_PROGRAMS: WeakKeyDictionary[nn.Module, dict[object, Any]] = WeakKeyDictionary()
-"""Programs by field, then by all else that they were compiled for."""
+_PROGRAMS: WeakKeyDictionary[nn.Module, dict[object, dict[str, Any]]] = WeakKeyDictionary()
+"""Programs by field, then by all else that they were compiled for, then by name."""
 
 
 def reason_unsupported(problem: Problem) -> str | None:
@@ -361,13 +361,13 @@ class CompiledField:
             raise UnsupportedError(str(reason))
         module = self._module = setup.field
         self._layout = setup.layout
-        self._programs = _PROGRAMS.setdefault(module, {})
         tensors = parameters_and_buffers(module)
         self._names = [name for name, p in tensors.items() if isinstance(p, nn.Parameter) and p.requires_grad]
         self._others = [name for name in tensors if name not in self._names]
         self.constants = [tensors[name].detach() for name in self._others]
         kinds = tuple((name, t.requires_grad, t.shape, t.stride(), t.dtype) for name, t in tensors.items())
-        self._key = (setup.layout, setup.spec.solver, like.dtype, like.device, kinds, module.training)
+        key = (setup.layout, setup.spec.solver, like.dtype, like.device, kinds, module.training)
+        self._programs = _PROGRAMS.setdefault(module, {}).setdefault(key, {})
 
     def rate(self, params: Sequence[Tensor], constants: Sequence[Tensor], t: Tensor, y: Tensor) -> Tensor:
         """The flat derivative at a flat state."""
@@ -389,19 +389,19 @@ class CompiledField:
         """
         if isinstance(self._module, CountingField):
             return TapedPair(what)
-        return self._kept((name, self._key), lambda: CompiledPair(what, inputs()))
+        return self._kept(name, lambda: CompiledPair(what, inputs()))
 
     def function(self, name: str, function: Function, inputs: Callable[[], Sequence[Tensor]]) -> Program | Function:
         """The same for a function that is not differentiated from outside."""
         if isinstance(self._module, CountingField):
             return function
-        return self._kept((f"{name} alone", self._key), lambda: compiled_function(function, inputs()))
+        return self._kept(f"{name} alone", lambda: compiled_function(function, inputs()))
 
-    def _kept(self, key: object, make: Callable[[], _Made]) -> _Made:
-        if key not in self._programs:
+    def _kept(self, name: str, make: Callable[[], _Made]) -> _Made:
+        if name not in self._programs:
             self._check_attributes()
-            self._programs[key] = make()
-        made: _Made = self._programs[key]
+            self._programs[name] = make()
+        made: _Made = self._programs[name]
         return made
 
     def _check_attributes(self) -> None:
