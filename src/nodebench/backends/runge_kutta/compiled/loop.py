@@ -22,6 +22,9 @@ from nodebench.problem import SolverSpec
 _AT_ONCE = 64
 """Most steps between two returns to Python, so that a long solve can be interrupted."""
 
+_HELD = 2**20
+"""Most numbers of stage derivatives that steps hold until then, beside those of one step."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -108,6 +111,7 @@ class CompiledStepper(Stepper):
         """Take steps up to `target` or `_AT_ONCE`; returns whether an attempt is left for Python to judge."""
         method, spec, controller, length = self._method, self._spec, self._controller, target - begin
         left = spec.max_steps - self.n_accepted - self.n_rejected
+        at_once = max(1, min(_AT_ONCE, _HELD // (method.tableau.n_stages * self.y.numel())))
         states = method.states(self.y)
         known = [state for state in states if state is not None]
         handles = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors([*programs.fixed, *known])  # noqa: SLF001
@@ -124,7 +128,7 @@ class CompiledStepper(Stepper):
             (self.t, target, self._h, self._longest),
             (spec.rtol, spec.atol),
             (controller.exponent, controller.exponent_before, controller.ratio_before),
-            (_AT_ONCE, left),
+            (at_once, left),
         )
         tensors = _tensors([*kept, *before, *ends])
         y = tensors[len(kept) + len(before)]
