@@ -17,7 +17,7 @@ from nodebench.backends.solvers import TABLEAUS
 from nodebench.backends.step_size import chosen_first_step
 from nodebench.backends.torchdiffeq import METHODS
 from nodebench.errors import DivergedError, StepLimitError, UnknownNameError, UnsupportedError, UserError
-from nodebench.frameworks.torch.field import parameters
+from nodebench.frameworks.torch.field import named_parameters, parameters, parameters_and_buffers
 from nodebench.frameworks.torch.framework import Torch
 from nodebench.problem import SolverSpec
 from nodebench.torch_solving import COUNTERPARTS
@@ -318,6 +318,22 @@ def test_the_copies_of_data_parallel_are_differentiated(gradient):
         for field in (replica, original)
     )
     assert torch.equal(*found, *expected)
+
+
+def test_parameters_are_those_that_torch_finds():
+    """In its order, each once: of shared modules and tensors, absent entries, frozen ones, and a scripted module."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.BatchNorm1d(3)}), nn.GRU(3, 4))
+    model.add_module("again", model[0])
+    model.tied = model[1]["a"].weight
+    model.register_parameter("absent", None)
+    model.none = None
+    model[2].weight_ih_l0.requires_grad_(False)
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 3), nn.Tanh()))
+    for module in (model, scripted):
+        trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        assert list(named_parameters(module)) == list(trained)
+        held = [*dict(module.named_parameters()), *dict(module.named_buffers())]
+        assert list(parameters_and_buffers(module)) == held
 
 
 class Ends(nn.Module):
