@@ -327,7 +327,7 @@ def test_parameters_are_those_that_torch_finds():
     model.tied = model[1]["a"].weight
     model.register_parameter("absent", None)
     model.none = None
-    model[2].weight_ih_l0.requires_grad_(False)
+    model[2].weight_ih_l0.requires_grad_(requires_grad=False)
     scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 3), nn.Tanh()))
     for module in (model, scripted):
         trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

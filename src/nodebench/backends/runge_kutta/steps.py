@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from math import inf, isfinite, sqrt, ulp
 
 import torch
@@ -323,17 +324,21 @@ class Stepper:
     def _fixed(self, target: float) -> Iterator[AcceptedStep]:
         start, length = self.t, target - self.t
         n = equal_steps(length, min(self._h, self._longest))
-        for i in range(n):
+        for begin, end in pairwise(i / n for i in range(n + 1)):
             self._count()
-            span = self.t, target if i == n - 1 else start + length * ((i + 1) / n)
+            span = self.t, target if end == 1 else start + length * end
             y0 = self.y
             self.y = self._method.accept(self._method.step(y0, span), span)
             self.t = span[1]
             self.n_accepted += 1
-            yield AcceptedStep(*span, y0, (i / n, (i + 1) / n))
+            yield AcceptedStep(*span, y0, (begin, end))
             self._method.carry()
+        self._check_end(n, length / n)
+
+    def _check_end(self, n: int, h: float) -> None:
+        """See that equal steps, which nothing has judged, have ended with finite numbers."""
         if not torch.isfinite(self.y).all():
-            raise DivergedError(f"the state is not finite at t = {self.t:.6g}, after {n} steps of {length / n:.3g}.")
+            raise DivergedError(f"the state is not finite at t = {self.t:.6g}, after {n} steps of {h:.3g}.")
 
     def _adaptive(self, target: float) -> Iterator[AcceptedStep]:
         begin = self.t

@@ -66,15 +66,20 @@ class _AdjointFunctions:
         return rate(scalars[3], z)
 
     def step(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """(z, its derivative, the gradient's, the gradient, scalars) -> the same at the end, and the relative error."""
-        (z, k, g, total, scalars), rate = self._split(arguments)
-        method, h, rows, shares = self._method, scalars[0], [k], [g]
+        """(z, its derivative, the gradient's, the gradient, scalars) -> the same at the end, and the relative error.
+
+        Without both derivatives, before and after, where the last stage is not the first of the next step.
+        """
+        (z, *known, total, scalars), rate = self._split(arguments)
+        method, h, rows, shares = self._method, scalars[0], known[:1], known[1:]
 
         def visit(i: int, place: Tensor) -> None:
             row, share = rate(scalars[3 + i], place)
             rows.append(row)
             shares.append(share)
 
+        if not known:
+            visit(0, z)
         for i in range(1, method.n_own):
             visit(i, weighted(z, h, method.a[i], rows))
         end = weighted(z, h, method.b, rows)
@@ -86,7 +91,8 @@ class _AdjointFunctions:
         if method.b_error is not None:
             errors = [weighted(torch.zeros_like(x), h, method.b_error, r) for x, r in ((z, rows), (total, shares))]
             ratio = self._norm(errors, (z, end), (total, later), scalars)
-        return end, rows[-1], shares[-1], later, ratio
+        last = (rows[-1], shares[-1]) if method.fsal else ()
+        return end, *last, later, ratio
 
     def _norm(
         self, errors: Sequence[Tensor], z: tuple[Tensor, Tensor], total: tuple[Tensor, Tensor], scalars: Tensor
@@ -130,13 +136,16 @@ class _AdjointMethod(AbstractCompiledMethod):
         self.rows = z[None]  # no state inside a step is asked for
         self.total = z.new_zeros(sum(real_sizes(params)))
         self._next = self.total
-        self._first = field.function(
-            "adjoint first", functions.first, lambda: [*fixed, z, self._scalars(z, (0.0, 1.0))]
-        )
+        known = (z, self.total) if self.tableau.fsal else ()
+        self._first = None
+        if known:
+            self._first = field.function(
+                "adjoint first", functions.first, lambda: [*fixed, z, self._scalars(z, (0.0, 1.0))]
+            )
         self._program = field.function(
             f"adjoint step, {'full norm' if setup.full else 'seminorm'}",
             functions.step,
-            lambda: [*fixed, z, z, self.total, self.total, self._scalars(z, (0.0, 1.0))],
+            lambda: [*fixed, z, *known, self.total, self._scalars(z, (0.0, 1.0))],
         )
         self._known: Sequence[Tensor] | None = None  # both derivatives at the present place
         self._last: Sequence[Tensor] = ()
@@ -148,6 +157,7 @@ class _AdjointMethod(AbstractCompiledMethod):
     @override
     def derivative(self, t: float, y: Tensor) -> Tensor:
         if self._known is None:
+            assert self._first is not None, "only a method whose steps do not evaluate their first stage asks"
             self._known = self._first(*self._fixed, y, self._scalars(y, (t, t)))
         return self._known[0]
 
@@ -163,11 +173,10 @@ class _AdjointMethod(AbstractCompiledMethod):
         return end, ratio
 
     def _run(self, y0: Tensor, span: Span) -> tuple[Tensor, Tensor]:
-        if self._known is None:
+        if self.tableau.fsal:
             self.derivative(span[0], y0)
-        assert self._known is not None, "`derivative` has just made it known"
-        scalars = self._scalars(y0, span)
-        end, *self._last, self._next, error = self._program(*self._fixed, y0, *self._known, self.total, scalars)
+        known, scalars = self._known or (), self._scalars(y0, span)
+        end, *self._last, self._next, error = self._program(*self._fixed, y0, *known, self.total, scalars)
         return end, error
 
     def _scalars(self, z: Tensor, span: Span) -> Tensor:
@@ -175,7 +184,7 @@ class _AdjointMethod(AbstractCompiledMethod):
 
     @override
     def carry(self) -> None:
-        self._known = self._last if self.tableau.fsal else None
+        self._known = self._last or None
 
     @override
     def forget(self) -> None:
@@ -183,21 +192,24 @@ class _AdjointMethod(AbstractCompiledMethod):
 
     @override
     def programs(self) -> StepPrograms | None:
-        if not isinstance(self._first, Program) or not isinstance(self._program, Program):
+        first, step = (
+            program.entry() if isinstance(program, Program) else None for program in (self._first, self._program)
+        )
+        if step is None or (first is None and self.tableau.fsal):
             return None
-        first, step = self._first.entry(), self._program.entry()
-        return None if first is None or step is None else StepPrograms(first, step, self._fixed, 2, ratio_at=4)
+        n_evaluated = 2 if self.tableau.fsal else 0
+        return StepPrograms(first, step, self._fixed, n_evaluated, ratio_at=2 + n_evaluated)
 
     @override
     def states(self, y: Tensor) -> list[Tensor | None]:
-        return [y, *(self._known or (None, None)), self.total]
+        return [y, *(self._known or ((None, None) if self.tableau.fsal else ())), self.total]
 
     @override
     def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor]) -> None:
-        _, k, g, total = states
-        self._known = None if k is None or g is None else (k, g)
-        assert total is not None, "it is known from the beginning"
-        self.total = self._next = total
+        known = [state for state in states[1:-1] if state is not None]
+        self._known = known or None
+        assert states[-1] is not None, "it is known from the beginning"
+        self.total = self._next = states[-1]
 
     @override
     def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor]) -> None:

@@ -68,10 +68,13 @@ class StepFunctions:
     def step(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """(y, first derivative, scalars) -> end, last stage derivative, all of them, relative error.
 
-        The last one by itself, since the next step, which begins with it, feeds back into it alone.
+        The last one by itself, since the next step, which begins with it, feeds back into it alone. A method whose last
+        stage is not the first of the next step is not handed a first derivative.
         """
-        (y, k, scalars), rate = self._split(arguments)
-        method, h, rows = self.method, scalars[0], [k]
+        (y, *known, scalars), rate = self._split(arguments)
+        method, h, rows = self.method, scalars[0], list(known)
+        if not rows:
+            rows.append(rate(scalars[3], y))
         for i in range(1, method.n_own):
             rows.append(rate(scalars[3 + i], weighted(y, h, method.a[i], rows)))
         end = weighted(y, h, method.b, rows)
@@ -98,13 +101,17 @@ class StepFunctions:
 
     def differentiated_step(self) -> Differentiated:
         """`step`, its end and derivatives by the parameters, the state and the first derivative."""
-        n = self._n_fixed
-        return Differentiated(self.step, n + 3, n, self.n_params, n_states=2, n_results=3)
+        n, n_states = self._n_fixed, 2 if self.method.fsal else 1
+        return Differentiated(self.step, n + n_states + 1, n, self.n_params, n_states, n_results=3)
 
 
-def step_programs(first: Entry | None, step: Entry | None, fixed: Sequence[Tensor]) -> StepPrograms | None:
+def step_programs(
+    method: Tableau, fixed: Sequence[Tensor], first: Entry | None, step: Entry | None
+) -> StepPrograms | None:
     """The programs of `StepFunctions` for a loop in C++, or None where they are not in C++."""
-    return None if first is None or step is None else StepPrograms(first, step, fixed, n_evaluated=1, ratio_at=3)
+    if step is None or (first is None and method.fsal):
+        return None
+    return StepPrograms(first, step, fixed, n_evaluated=1 if method.fsal else 0, ratio_at=3)
 
 
 class CompiledMethod(AbstractCompiledMethod):
@@ -132,12 +139,20 @@ class CompiledMethod(AbstractCompiledMethod):
         self._last = y  # the last stage derivative of the last step
 
     def _compile(self, field: CompiledField, functions: StepFunctions, inputs: Callable[..., list[Tensor]]) -> None:
-        """Compile the evaluation before the first step, and a step; `inputs` makes examples of inputs from states."""
+        """Compile a step and the evaluation before the first one; `inputs` makes examples of inputs from states."""
+        states = self._example()
+        self._step_program = field.function("step", functions.step, lambda: inputs(*states))
+        self._first_program = None
+        if self.tableau.fsal:
+            self._first_program = field.function("first", functions.first, lambda: inputs(states[0]))
+
+    def _example(self) -> Sequence[Tensor]:
+        """States like those that a step begins with: of the derivative only where it is that of the step before."""
         y = self.rows[0]
-        self._first_program = field.function("first", functions.first, lambda: inputs(y))
-        self._step_program = field.function("step", functions.step, lambda: inputs(y, y))
+        return (y, y) if self.tableau.fsal else (y,)
 
     def _first(self, *inputs: Tensor) -> Sequence[Tensor]:
+        assert self._first_program is not None, "only a method whose steps do not evaluate their first stage asks"
         return self._first_program(*inputs)
 
     def _step(self, *inputs: Tensor) -> Sequence[Tensor]:
@@ -161,8 +176,8 @@ class CompiledMethod(AbstractCompiledMethod):
         return end, ratio
 
     def _run(self, y0: Tensor, span: Span) -> tuple[Tensor, Tensor]:
-        k = self.derivative(span[0], y0)
-        end, self._last, self.rows, error = self._step(*self.fixed, y0, k, self._scalars(y0, span))
+        known = [self.derivative(span[0], y0)] if self.tableau.fsal else []
+        end, self._last, self.rows, error = self._step(*self.fixed, y0, *known, self._scalars(y0, span))
         return end, error
 
     def _scalars(self, y: Tensor, span: Span) -> Tensor:
@@ -170,7 +185,7 @@ class CompiledMethod(AbstractCompiledMethod):
 
     @override
     def carry(self) -> None:
-        self._k = self._last if self.tableau.fsal else None
+        self._k = self._last
 
     @override
     def forget(self) -> None:
@@ -178,22 +193,24 @@ class CompiledMethod(AbstractCompiledMethod):
 
     @override
     def programs(self) -> StepPrograms | None:
-        first, step = self._first_program, self._step_program
-        if not isinstance(first, Program) or not isinstance(step, Program):
-            return None
-        return step_programs(first.entry(), step.entry(), self.fixed)
+        first, step = (
+            program.entry() if isinstance(program, Program) else None
+            for program in (self._first_program, self._step_program)
+        )
+        return step_programs(self.tableau, self.fixed, first, step)
 
     @override
     def states(self, y: Tensor) -> list[Tensor | None]:
-        return [y, self._k]
+        return [y, self._k] if self.tableau.fsal else [y]
 
     @override
     def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor]) -> None:
-        self._k = states[1]
+        if self.tableau.fsal:
+            self._k = states[1]
 
     @override
     def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor]) -> None:
-        (self.rows,) = kept
+        self.rows = kept[-1]
 
 
 @dataclass(frozen=True)
@@ -208,18 +225,20 @@ class TapedMethod(CompiledMethod):
     """The same, keeping what the transposed derivative of a step needs.
 
     Attributes:
-        first: The evaluation before the first step and its derivative.
+        first: The evaluation before the first step and its derivative; None where steps have one of their own.
         pair: A step and its derivative.
     """
 
-    first: AbstractPair
+    first: AbstractPair | None
     pair: AbstractPair
 
     @override
     def _compile(self, field: CompiledField, functions: StepFunctions, inputs: Callable[..., list[Tensor]]) -> None:
-        y = self.rows[0]
-        self.first = field.pair("first", functions.differentiated_first(), lambda: inputs(y))
-        self.pair = field.pair("step", functions.differentiated_step(), lambda: inputs(y, y))
+        states = self._example()
+        self.pair = field.pair("step", functions.differentiated_step(), lambda: inputs(*states))
+        self.first = None
+        if self.tableau.fsal:
+            self.first = field.pair("first", functions.differentiated_first(), lambda: inputs(states[0]))
         self._before: Sequence[Tensor] = ()
         self._saved: Sequence[Tensor] = ()
 
@@ -230,7 +249,8 @@ class TapedMethod(CompiledMethod):
 
     @override
     def programs(self) -> StepPrograms | None:
-        return step_programs(self.first.forward_entry(), self.pair.forward_entry(), self.fixed)
+        first = None if self.first is None else self.first.forward_entry()
+        return step_programs(self.tableau, self.fixed, first, self.pair.forward_entry())
 
     @override
     def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor]) -> None:
@@ -241,13 +261,16 @@ class TapedMethod(CompiledMethod):
     def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor]) -> None:
         entry = self.pair.forward_entry()
         assert entry is not None, "only a program in C++ has taken the step"
-        n_inputs = len(entry.kept)
-        self.rows = kept[n_inputs]
-        self._saved = [*kept[:n_inputs], *kept[n_inputs + 1 :]]
+        inputs, results = kept[: len(entry.kept)], kept[len(entry.kept) :]
+        if not self.tableau.fsal:
+            results = results[1:]  # the last stage derivative by itself
+        self.rows, *packs = results
+        self._saved = [*inputs, *packs]
         self._before = before or self._before
 
     @override
     def _first(self, *inputs: Tensor) -> Sequence[Tensor]:
+        assert self.first is not None, "only a method whose steps do not evaluate their first stage asks"
         results, self._before = self.first.forward(*inputs)
         return results
 
@@ -380,21 +403,27 @@ class _CompiledPullback:
 
     def pull(self, run: Sequence[_TapedStep], inside: Tensor | None) -> None:
         """Go back through steps; `inside` is fed into the stages of the last one, shape `(stages, n)`."""
-        by_last = self._by_last if self._method.tableau.fsal else self._zero
-        covectors = [self.by_y, by_last, self._nothing if inside is None else inside]
+        covectors = [self.by_y, self._by_last, self._nothing if inside is None else inside]
         backward, tape = self._method.pair.backward_entry(), [taken.saved for taken in reversed(run)]
         if backward is not None:
             entry, places = backward
             fixed = [self._method.fixed[i] for i in places]
-            found = pull(entry, fixed, tape, [*covectors, self._nothing, self.by_params])
-            self.by_params, self.by_y, self._by_last = found
+            self.by_params, *found = pull(entry, fixed, tape, [*covectors, self._nothing, self.by_params])
+            self._set(*found)
         else:
             for saved in tape:
-                self.by_y, self._by_last = self._added(self._method.pair, saved, covectors)
+                self._set(*self._added(self._method.pair, saved, covectors))
                 covectors = [self.by_y, self._by_last, self._nothing]
         if run[0].first:
+            assert self._method.first is not None, "it has kept what it needs"
             (by_y,) = self._added(self._method.first, run[0].first, [self._by_last])
             self.by_y = self.by_y + by_y
+
+    def _set(self, by_y: Tensor, by_last: Tensor | None = None) -> None:
+        """The second one only of a step that begins with the last derivative of the step before."""
+        self.by_y = by_y
+        if by_last is not None:
+            self._by_last = by_last
 
     def _added(self, pair: AbstractPair, saved: Sequence[Tensor], covectors: Sequence[Tensor]) -> list[Tensor]:
         """Add the parameters' shares; returns the others, zeros where there is nothing."""

@@ -116,12 +116,21 @@ PyObject* all_to_python(Handles handles) {
     return list;
 }
 
+std::vector<double> doubles(PyObject* tuple) {
+    std::vector<double> values;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); ++i) {
+        values.push_back(PyFloat_AsDouble(PyTuple_GET_ITEM(tuple, i)));
+    }
+    return values;
+}
+
 struct Program {
     void (*entry)(AtenTensorHandle*, AtenTensorHandle*) = nullptr;
     Py_ssize_t n_results = 0;
     std::vector<Py_ssize_t> kept;  // places of the inputs that are kept
 
     explicit Program(PyObject* described) {
+        if (described == Py_None) return;
         unsigned long long address = 0;
         PyObject* places = nullptr;
         if (!PyArg_ParseTuple(described, "KnO!", &address, &n_results, &PyTuple_Type, &places)) throw Raised();
@@ -154,7 +163,7 @@ struct Step {
 };
 
 struct Forward {
-    Program first, step;    // every method here has its last stage at the end of the step, where the next one begins
+    Program first, step;
     Handles fixed, states;  // those that `first` computes are empty until it has
     Py_ssize_t n_evaluated, ratio_at;
     std::vector<double> c;
@@ -181,26 +190,16 @@ struct Forward {
         std::move(found.begin() + n_evaluated, found.end(), std::back_inserter(before));
     }
 
-    // False where Python is to judge what happens next; all is then as it was.
-    bool attempt() {
-        const double bounded = std::min(h, longest);
-        const bool ends = bounded >= std::fabs(target - t) * (1 - 1e-9);
-        const double end = ends ? target : t + (target > t ? bounded : -bounded);
-        const double spacing = std::nextafter(std::fabs(t), std::numeric_limits<double>::infinity()) - std::fabs(t);
-        if (!ends && bounded < 8 * spacing) return false;
-        if (states[1].get() == nullptr) evaluate();
-        Handles given = inputs(states.size(), t, end), kept;
+    // Run a step to `end`, and note what it keeps of its inputs.
+    Handles run(double end, Handles& kept) {
+        if (n_evaluated > 0 && states[1].get() == nullptr) evaluate();
+        Handles given = inputs(states.size(), t, end);
         kept.push_back(same(states[0]));
         for (Py_ssize_t place : step.kept) kept.push_back(same(given[place]));
-        Handles found = step(std::move(given));
-        const double ratio = number(found[ratio_at]);
-        if (!std::isfinite(ratio)) return false;
-        h = std::fabs(end - t) * factor(ratio, ends);
-        if (ratio > 1) {
-            ++n_rejected;
-            return true;
-        }
-        if (ends) h = std::max(h, bounded);
+        return step(std::move(given));
+    }
+
+    void accept(double end, Handles found, Handles kept) {
         for (Py_ssize_t i = states.size(); i < step.n_results; ++i) {
             if (i != ratio_at) kept.push_back(std::move(found[i]));
         }
@@ -210,6 +209,25 @@ struct Forward {
         steps.push_back({t, end, std::move(kept), n_before});
         std::move(found.begin(), found.begin() + states.size(), states.begin());
         t = end;
+    }
+
+    // False where Python is to judge what happens next; all is then as it was.
+    bool attempt() {
+        const double bounded = std::min(h, longest);
+        const bool ends = bounded >= std::fabs(target - t) * (1 - 1e-9);
+        const double end = ends ? target : t + (target > t ? bounded : -bounded);
+        const double spacing = std::nextafter(std::fabs(t), std::numeric_limits<double>::infinity()) - std::fabs(t);
+        if (!ends && bounded < 8 * spacing) return false;
+        Handles kept, found = run(end, kept);
+        const double ratio = number(found[ratio_at]);
+        if (!std::isfinite(ratio)) return false;
+        h = std::fabs(end - t) * factor(ratio, ends);
+        if (ratio > 1) {
+            ++n_rejected;
+            return true;
+        }
+        if (ends) h = std::max(h, bounded);
+        accept(end, std::move(found), std::move(kept));
         return true;
     }
 
@@ -224,21 +242,24 @@ struct Forward {
 };
 
 PyObject* advance(PyObject* arguments) {
-    PyObject *first, *step, *fixed, *states, *c;
+    PyObject *first, *step, *fixed, *states, *c, *ends;
     Py_ssize_t n_evaluated, ratio_at, most_steps, most_attempts;
     double t, target, h, longest, rtol, atol, exponent, exponent_before, ratio_before;
-    if (!PyArg_ParseTuple(arguments, "OOO!O!nnO!(dddd)(dd)(ddd)(nn)", &first, &step, &PyList_Type, &fixed, &PyList_Type,
-                          &states, &n_evaluated, &ratio_at, &PyTuple_Type, &c, &t, &target, &h, &longest, &rtol,
+    if (!PyArg_ParseTuple(arguments, "OOO!O!nnO!O!(dddd)(dd)(ddd)(nn)", &first, &step, &PyList_Type, &fixed, &PyList_Type,
+                          &states, &n_evaluated, &ratio_at, &PyTuple_Type, &c, &PyTuple_Type, &ends, &t, &target, &h, &longest, &rtol,
                           &atol, &exponent, &exponent_before, &ratio_before, &most_steps, &most_attempts)) {
         throw Raised();
     }
-    std::vector<double> places;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(c); ++i) places.push_back(PyFloat_AsDouble(PyTuple_GET_ITEM(c, i)));
+    const auto times = doubles(ends);
     Forward solve{Program(first), Program(step), all_from_python(fixed), all_from_python(states), n_evaluated, ratio_at,
-                  places, t, target, h, longest, rtol, atol, exponent, exponent_before, ratio_before};
+                  doubles(c), t, target, h, longest, rtol, atol, exponent, exponent_before, ratio_before};
     bool stopped = false;
     const auto n_steps = [&] { return static_cast<Py_ssize_t>(solve.steps.size()); };
-    while (!stopped && solve.t != target && n_steps() < most_steps && n_steps() + solve.n_rejected < most_attempts) {
+    for (double end : times) {
+        Handles kept, found = solve.run(end, kept);
+        solve.accept(end, std::move(found), std::move(kept));
+    }
+    while (times.empty() && !stopped && solve.t != target && n_steps() < most_steps && n_steps() + solve.n_rejected < most_attempts) {
         stopped = !solve.attempt();
     }
     PyObject* spans = checked(PyList_New(0));
@@ -262,18 +283,17 @@ PyObject* pull(PyObject* arguments) {
     }
     const Program step(described);
     const Handles first_inputs = all_from_python(fixed);
-    Handles results;
-    results.push_back(from_python(total));
-    results.push_back(from_python(by_state));
-    results.push_back(from_python(by_last));
-    Handle inside = from_python(fed), none = from_python(nothing);
+    Handles results;  // by the parameters, by the state, by the last derivative of the step before where it counts
+    for (PyObject* capsule : {total, by_state, by_last}) results.push_back(from_python(capsule));
+    Handle inside = from_python(fed);
+    const Handle none = from_python(nothing), zero = same(results[2]);
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tape); ++i) {
         Handles inputs;
         for (const Handle& handle : first_inputs) inputs.push_back(same(handle));
         Handles saved = all_from_python(PyList_GET_ITEM(tape, i));
         std::move(saved.begin(), saved.end(), std::back_inserter(inputs));
         inputs.push_back(std::move(results[1]));
-        inputs.push_back(std::move(results[2]));
+        inputs.push_back(results.size() > 2 ? std::move(results[2]) : same(zero));
         inputs.push_back(i == 0 ? std::move(inside) : same(none));
         inputs.push_back(std::move(results[0]));
         results = step(std::move(inputs));

@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from nodebench.backends.runge_kutta.steps import AbstractMethod, AcceptedStep, Stepper
+from nodebench.backends.step_size import equal_steps
 from nodebench.problem import SolverSpec
 
 _AT_ONCE = 64
@@ -50,14 +51,15 @@ class StepPrograms:
     """The programs of a method.
 
     Attributes:
-        first: (fixed inputs, state, scalars) -> the other states that are evaluated, and what is kept.
+        first: (fixed inputs, state, scalars) -> the other states that are evaluated, and what is kept. None where a
+            step begins with an evaluation of its own.
         step: (fixed inputs, states, scalars) -> states at the end, the error's ratio among what is kept behind them.
         fixed: The fixed inputs.
         n_evaluated: How many states `first` computes, from the second one on.
         ratio_at: Place of the ratio among the results of `step`.
     """
 
-    first: Entry
+    first: Entry | None
     step: Entry
     fixed: Sequence[Tensor]
     n_evaluated: int
@@ -107,8 +109,32 @@ class CompiledStepper(Stepper):
                     yield step
                     self._method.carry()
 
-    def _ordinary(self, programs: StepPrograms, begin: float, target: float) -> Generator[AcceptedStep, None, bool]:
-        """Take steps up to `target` or `_AT_ONCE`; returns whether an attempt is left for Python to judge."""
+    @override
+    def _fixed(self, target: float) -> Iterator[AcceptedStep]:
+        begin, length, programs = self.t, target - self.t, self._method.programs()
+        if programs is None:
+            yield from super()._fixed(target)
+            return
+        n = equal_steps(length, min(self._h, self._longest))
+        ends = [*(begin + length * (i / n) for i in range(1, n)), target]
+        while ends:
+            self._count()
+            n_before = self.n_accepted
+            yield from self._ordinary(programs, begin, target, ends)
+            del ends[: self.n_accepted - n_before]
+        self._check_end(n, length / n)
+
+    def _ordinary(
+        self, programs: StepPrograms, begin: float, target: float, ends: Sequence[float] = ()
+    ) -> Generator[AcceptedStep, None, bool]:
+        """Take steps up to `target` or `_AT_ONCE`; returns whether an attempt is left for Python to judge.
+
+        Args:
+            programs: The programs.
+            begin: Where the way to `target` has begun.
+            target: Where it ends.
+            ends: Ends of steps that are not to be judged; none for steps under the controller.
+        """
         method, spec, controller, length = self._method, self._spec, self._controller, target - begin
         left = spec.max_steps - self.n_accepted - self.n_rejected
         at_once = max(1, min(_AT_ONCE, _HELD // (method.tableau.n_stages * self.y.numel())))
@@ -117,20 +143,21 @@ class CompiledStepper(Stepper):
         handles = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors([*programs.fixed, *known])  # noqa: SLF001
         n_fixed = len(programs.fixed)
         given = iter(handles[n_fixed:])
-        (stopped, self._h, controller.ratio_before, n_rejected), spans, kept, before, ends = _loops().advance(
-            programs.first.described(),
+        (stopped, self._h, controller.ratio_before, n_rejected), spans, kept, before, after = _loops().advance(
+            None if programs.first is None else programs.first.described(),
             programs.step.described(),
             handles[:n_fixed],
             [None if state is None else next(given) for state in states],
             programs.n_evaluated,
             programs.ratio_at,
             method.tableau.c,
+            tuple(ends[: min(at_once, left)]),
             (self.t, target, self._h, self._longest),
             (spec.rtol, spec.atol),
             (controller.exponent, controller.exponent_before, controller.ratio_before),
             (at_once, left),
         )
-        tensors = _tensors([*kept, *before, *ends])
+        tensors = _tensors([*kept, *before, *after])
         y = tensors[len(kept) + len(before)]
         assert y is not None, "the state itself is always known"
         self.y = y
@@ -155,7 +182,7 @@ def pull(
 
     Args:
         program: (fixed inputs, saved, by state, by last derivative, fed into the stages, total) -> total, by state, by
-            first derivative.
+            first derivative; without the last one where a step does not begin with the last derivative of that before.
         fixed: The fixed inputs.
         tape: What is saved of each step, last step first.
         covectors: The other inputs of the last step: by state, by last derivative, what is fed into its stages, what is
