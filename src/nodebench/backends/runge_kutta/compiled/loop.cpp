@@ -108,7 +108,8 @@ Handles all_from_python(PyObject* capsules) {
 PyObject* all_to_python(Handles handles) {
     PyObject* list = checked(PyList_New(0));
     for (Handle& handle : handles) {
-        PyObject* capsule = handle.get() == nullptr ? Py_NewRef(Py_None) : PyCapsule_New(handle.get(), nullptr, nullptr);
+        PyObject* capsule =
+            handle.get() == nullptr ? Py_NewRef(Py_None) : PyCapsule_New(handle.get(), nullptr, nullptr);
         if (PyList_Append(list, checked(capsule)) != 0) throw Raised();
         Py_DECREF(capsule);
         handle.release();
@@ -167,7 +168,7 @@ struct Forward {
     Handles fixed, states;  // those that `first` computes are empty until it has
     Py_ssize_t n_evaluated, ratio_at;
     std::vector<double> c;
-    double t, target, h, longest, rtol, atol, exponent, exponent_before, ratio_before;
+    double t, target, h, longest, rtol, atol, safety, smallest, largest, exponent, exponent_before, ratio_before;
     Py_ssize_t n_rejected = 0;
     Handles before;  // what the evaluation before the next step keeps
     std::vector<Step> steps;
@@ -234,38 +235,42 @@ struct Forward {
     // As `StepController.factor`.
     double factor(double ratio, bool shortened) {
         const double wanted =
-            ratio != 0 ? 0.9 / std::pow(ratio, exponent) * std::pow(ratio_before, exponent_before) : 10.0;
-        if (ratio > 1) return std::max(0.2, wanted);
+            ratio != 0 ? safety / std::pow(ratio, exponent) * std::pow(ratio_before, exponent_before) : largest;
+        if (ratio > 1) return std::max(smallest, wanted);
         if (!shortened) ratio_before = ratio != 0 ? ratio : 1.0;
-        return std::min(10.0, std::max(1.0, wanted));
+        return std::min(largest, std::max(1.0, wanted));
     }
 };
 
 PyObject* advance(PyObject* arguments) {
     PyObject *first, *step, *fixed, *states, *c, *ends;
     Py_ssize_t n_evaluated, ratio_at, most_steps, most_attempts;
-    double t, target, h, longest, rtol, atol, exponent, exponent_before, ratio_before;
-    if (!PyArg_ParseTuple(arguments, "OOO!O!nnO!O!(dddd)(dd)(ddd)(nn)", &first, &step, &PyList_Type, &fixed, &PyList_Type,
-                          &states, &n_evaluated, &ratio_at, &PyTuple_Type, &c, &PyTuple_Type, &ends, &t, &target, &h, &longest, &rtol,
-                          &atol, &exponent, &exponent_before, &ratio_before, &most_steps, &most_attempts)) {
+    double t, target, h, longest, rtol, atol, safety, smallest, largest, exponent, exponent_before, ratio_before;
+    if (!PyArg_ParseTuple(arguments, "OOO!O!nnO!O!(dddd)(dd)(dddddd)(nn)", &first, &step, &PyList_Type, &fixed,
+                          &PyList_Type, &states, &n_evaluated, &ratio_at, &PyTuple_Type, &c, &PyTuple_Type, &ends, &t,
+                          &target, &h, &longest, &rtol, &atol, &safety, &smallest, &largest, &exponent,
+                          &exponent_before, &ratio_before, &most_steps, &most_attempts)) {
         throw Raised();
     }
     const auto times = doubles(ends);
     Forward solve{Program(first), Program(step), all_from_python(fixed), all_from_python(states), n_evaluated, ratio_at,
-                  doubles(c), t, target, h, longest, rtol, atol, exponent, exponent_before, ratio_before};
+                  doubles(c), t, target, h, longest, rtol, atol, safety, smallest, largest, exponent, exponent_before,
+                  ratio_before};
     bool stopped = false;
     const auto n_steps = [&] { return static_cast<Py_ssize_t>(solve.steps.size()); };
     for (double end : times) {
         Handles kept, found = solve.run(end, kept);
         solve.accept(end, std::move(found), std::move(kept));
     }
-    while (times.empty() && !stopped && solve.t != target && n_steps() < most_steps && n_steps() + solve.n_rejected < most_attempts) {
+    while (times.empty() && !stopped && solve.t != target && n_steps() < most_steps &&
+           n_steps() + solve.n_rejected < most_attempts) {
         stopped = !solve.attempt();
     }
     PyObject* spans = checked(PyList_New(0));
     Handles kept;
     for (Step& one : solve.steps) {
-        PyObject* span = checked(Py_BuildValue("(ddnn)", one.start, one.end, (Py_ssize_t)one.kept.size(), one.n_before));
+        const Py_ssize_t n_kept = one.kept.size();
+        PyObject* span = checked(Py_BuildValue("(ddnn)", one.start, one.end, n_kept, one.n_before));
         if (PyList_Append(spans, span) != 0) throw Raised();
         Py_DECREF(span);
         std::move(one.kept.begin(), one.kept.end(), std::back_inserter(kept));

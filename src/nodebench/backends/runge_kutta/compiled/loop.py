@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from nodebench.backends.runge_kutta.steps import AbstractMethod, AcceptedStep, Stepper
-from nodebench.backends.step_size import equal_steps
+from nodebench.backends.step_size import LARGEST, SAFETY, SMALLEST, equal_steps
 from nodebench.problem import SolverSpec
 
 _AT_ONCE = 64
@@ -154,7 +154,7 @@ class CompiledStepper(Stepper):
             tuple(ends[: min(at_once, left)]),
             (self.t, target, self._h, self._longest),
             (spec.rtol, spec.atol),
-            (controller.exponent, controller.exponent_before, controller.ratio_before),
+            (SAFETY, SMALLEST, LARGEST, controller.exponent, controller.exponent_before, controller.ratio_before),
             (at_once, left),
         )
         tensors = _tensors([*kept, *before, *after])
