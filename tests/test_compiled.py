@@ -161,6 +161,59 @@ def test_a_method_of_fixed_steps_is_compiled(text, field, monkeypatch):
     assert torch.equal(found, _gradient(f"{text}[compile=true]", problem, spec))
 
 
+class Shared(nn.Module):
+    """A submodule under two names, a weight of two submodules, and a matrix that the field makes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.one, self.other = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.again = self.one
+        self.other.weight = self.one.weight
+
+    def forward(self, t, y):
+        del t
+        turn = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 2.0], [0.0, -2.0, 0.0]], dtype=y.dtype)
+        return torch.tanh(self.again(y)) + self.other(self.one(y)) + y @ turn
+
+
+class Turned(nn.Module):
+    """A linear field, whose derivative keeps nothing of an evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("matrix", torch.tensor([[-0.1, 1.0, 0.0], [-1.0, -0.2, 0.5], [0.0, 0.3, -1.0]]))
+        self.bias = nn.Parameter(torch.tensor([0.1, 0.2, -0.3]))
+
+    def forward(self, t, y):
+        del t
+        return y @ self.matrix + self.bias
+
+
+@pytest.mark.parametrize(("kind", "text"), [(Shared, "direct"), (Shared, "adjoint"), (Turned, "direct")])
+def test_every_field_is_compiled_rightly(kind, text):
+    """Twice, since the first time must leave the module as it was; whatever a field holds, makes, or does not keep."""
+    torch.manual_seed(3)
+    field, y0 = kind().double(), torch.randn(2, 3, dtype=torch.float64)
+    problem = Problem(field, y0, torch.tensor(TIMES, dtype=torch.float64), lambda ys: ys[1:].pow(2).sum())
+    for _ in range(2):
+        found = _gradient(f"{text}[compile=true]", problem, _spec(solver="heun", rtol=1e-3, atol=1e-3))
+        torch.testing.assert_close(
+            found, _gradient(text, problem, _spec(solver="heun", rtol=1e-3, atol=1e-3)), rtol=1e-10, atol=1e-10
+        )
+    assert all(isinstance(parameter, nn.Parameter) for parameter in field.parameters())
+
+
+def test_a_buffer_that_changes_before_the_backward_pass_is_seen():
+    """As torch sees it: the gradient would be that of neither value."""
+    field, y0 = Turned().double(), torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    times = torch.tensor(TIMES, dtype=torch.float64)
+    loss = _backend("direct[compile=true]").solve(field, y0, times, _spec(solver="heun", rtol=1e-3, atol=1e-3)).sum()
+    field.matrix.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_without_gradients_the_states_are_the_same(field):
     """Under no_grad the compiled steps give the same states and no graph."""
     problem = _problem(field)

@@ -199,6 +199,21 @@ def parameters_and_buffers(module: nn.Module) -> dict[str, Tensor]:
     return _held(module, "_parameters", "_buffers")
 
 
+def places(module: nn.Module, values: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    """Values of parameters and buffers by every dotted name that one has, but by one name of each submodule.
+
+    Args:
+        module: The module.
+        values: By the identity of the parameter or buffer.
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: values[id(tensor)]
+        for prefix, part in module.named_modules()
+        for name, tensor in (*part._parameters.items(), *part._buffers.items())  # noqa: SLF001  each name, unlike torch's
+        if tensor is not None
+    }
+
+
 def _held(module: nn.Module, *kinds: str) -> dict[str, Any]:
     """What a module and its submodules hold in their own dictionaries, by dotted name, each once, one kind first.
 

@@ -205,12 +205,12 @@ class _AdjointMethod(AbstractCompiledMethod):
         return [y, *(self._known or ((None, None) if self.tableau.fsal else ())), self.total]
 
     @override
-    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor]) -> None:
+    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor] | None) -> None:
         known = [state for state in states[1:-1] if state is not None]
         self._known = known or None
         assert states[-1] is not None, "it is known from the beginning"
         self.total = self._next = states[-1]
 
     @override
-    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor] | None) -> None:
         """Nothing is kept, and what the step adds to the gradient counts from `resume` on."""

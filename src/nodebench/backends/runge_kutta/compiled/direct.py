@@ -204,21 +204,21 @@ class CompiledMethod(AbstractCompiledMethod):
         return [y, self._k] if self.tableau.fsal else [y]
 
     @override
-    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor]) -> None:
+    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor] | None) -> None:
         if self.tableau.fsal:
             self._k = states[1]
 
     @override
-    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor] | None) -> None:
         self.rows = kept[-1]
 
 
 @dataclass(frozen=True)
 class _TapedStep:
-    """What an accepted step keeps: what its pair saved, and that of the evaluation before it, where there was one."""
+    """What an accepted step keeps: what its pair saved, and that of the evaluation before it, None without one."""
 
     saved: Sequence[Tensor]
-    first: Sequence[Tensor] = ()
+    first: Sequence[Tensor] | None
 
 
 class TapedMethod(CompiledMethod):
@@ -239,12 +239,12 @@ class TapedMethod(CompiledMethod):
         self.first = None
         if self.tableau.fsal:
             self.first = field.pair("first", functions.differentiated_first(), lambda: inputs(states[0]))
-        self._before: Sequence[Tensor] = ()
+        self._before: Sequence[Tensor] | None = None
         self._saved: Sequence[Tensor] = ()
 
     def take(self) -> _TapedStep:
         """Hand over what the step that was just accepted keeps."""
-        taken, self._before = _TapedStep(self._saved, self._before), ()
+        taken, self._before = _TapedStep(self._saved, self._before), None
         return taken
 
     @override
@@ -253,12 +253,12 @@ class TapedMethod(CompiledMethod):
         return step_programs(self.tableau, self.fixed, first, self.pair.forward_entry())
 
     @override
-    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor]) -> None:
+    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor] | None) -> None:
         super().resume(states, before)
-        self._before = before or self._before
+        self._before = self._before if before is None else before
 
     @override
-    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor] | None) -> None:
         entry = self.pair.forward_entry()
         assert entry is not None, "only a program in C++ has taken the step"
         inputs, results = kept[: len(entry.kept)], kept[len(entry.kept) :]
@@ -266,7 +266,7 @@ class TapedMethod(CompiledMethod):
             results = results[1:]  # the last stage derivative by itself
         self.rows, *packs = results
         self._saved = [*inputs, *packs]
-        self._before = before or self._before
+        self._before = self._before if before is None else before
 
     @override
     def _first(self, *inputs: Tensor) -> Sequence[Tensor]:
@@ -345,9 +345,10 @@ class CompiledDirectSolve(torch.autograd.Function):
             steps.append(step)
             tape.append(method.take())
         ctx.steps, ctx.method, ctx.dense, ctx.n_params = steps, method, solve.dense, len(params)
-        ctx.sizes = [(len(taken.saved), len(taken.first)) for taken in tape]
-        kept = [tensor for taken in tape for tensor in (*taken.saved, *taken.first)]
-        ctx.save_for_backward(*params, *kept)
+        ctx.sizes = [(len(taken.saved), None if taken.first is None else len(taken.first)) for taken in tape]
+        kept = [tensor for taken in tape for tensor in (*taken.saved, *(taken.first or ()))]
+        # All that is fixed, so that torch sees what is changed in place before the backward pass.
+        ctx.save_for_backward(*params, *method.fixed[len(params) :], *kept)
         return solve.ys
 
     @staticmethod
@@ -356,13 +357,14 @@ class CompiledDirectSolve(torch.autograd.Function):
     def backward(ctx: Any, grad_ys: Tensor) -> tuple[Tensor | None, ...]:
         """Pull the derivative back through the steps, last one first."""
         saved = list(ctx.saved_tensors)
-        params, kept = saved[: ctx.n_params], saved[ctx.n_params :]
+        params, kept = saved[: ctx.n_params], saved[len(ctx.method.fixed) :]
         back = _CompiledPullback(ctx.method, sum(real_sizes(params)), grad_ys[0])
         loss = LossGradient(ctx.steps, grad_ys, ctx.dense, ctx.method.tableau)
         tape = []
         for n_saved, n_first in ctx.sizes:
-            tape.append(_TapedStep(kept[:n_saved], kept[n_saved : n_saved + n_first]))
-            del kept[: n_saved + n_first]
+            end = n_saved + (n_first or 0)
+            tape.append(_TapedStep(kept[:n_saved], None if n_first is None else kept[n_saved:end]))
+            del kept[:end]
         i = len(tape)
         while i > 0:
             end, i = i, _run_begins(i, ctx.steps, loss, tape)
@@ -380,7 +382,11 @@ def _run_begins(end: int, steps: Sequence[Step], loss: LossGradient, tape: Seque
     """The first of the steps before `end` that are gone back through with nothing fed in between."""
     i = end - 1
     while (
-        i > 0 and not steps[i].thetas and not tape[i].first and not steps[i - 1].thetas and loss.at_end(i - 1) is None
+        i > 0
+        and not steps[i].thetas
+        and tape[i].first is None
+        and not steps[i - 1].thetas
+        and loss.at_end(i - 1) is None
     ):
         i -= 1
     return i
@@ -414,7 +420,7 @@ class _CompiledPullback:
             for saved in tape:
                 self._set(*self._added(self._method.pair, saved, covectors))
                 covectors = [self.by_y, self._by_last, self._nothing]
-        if run[0].first:
+        if run[0].first is not None:
             assert self._method.first is not None, "it has kept what it needs"
             (by_y,) = self._added(self._method.first, run[0].first, [self._by_last])
             self.by_y = self.by_y + by_y

@@ -156,7 +156,7 @@ struct Program {
     }
 };
 
-// What a program keeps of a step, and how much of that is of the evaluation before it.
+// What a program keeps of a step, and how much of that is of the evaluation before it; -1 where there was none.
 struct Step {
     double start, end;
     Handles kept;
@@ -170,7 +170,8 @@ struct Forward {
     std::vector<double> c;
     double t, target, h, longest, rtol, atol, safety, smallest, largest, exponent, exponent_before, ratio_before;
     Py_ssize_t n_rejected = 0;
-    Handles before;  // what the evaluation before the next step keeps
+    bool has_before = false;  // whether there has been an evaluation before the next step
+    Handles before;           // what it keeps
     std::vector<Step> steps;
 
     Handles inputs(size_t n_states, double start, double end) const {
@@ -184,6 +185,7 @@ struct Forward {
     }
 
     void evaluate() {
+        has_before = true;
         Handles given = inputs(1, t, t);
         for (Py_ssize_t place : first.kept) before.push_back(same(given[place]));
         Handles found = first(std::move(given));
@@ -204,7 +206,8 @@ struct Forward {
         for (Py_ssize_t i = states.size(); i < step.n_results; ++i) {
             if (i != ratio_at) kept.push_back(std::move(found[i]));
         }
-        const Py_ssize_t n_before = before.size();
+        const Py_ssize_t n_before = has_before ? static_cast<Py_ssize_t>(before.size()) : -1;
+        has_before = false;
         std::move(before.begin(), before.end(), std::back_inserter(kept));
         before.clear();
         steps.push_back({t, end, std::move(kept), n_before});
@@ -275,9 +278,9 @@ PyObject* advance(PyObject* arguments) {
         Py_DECREF(span);
         std::move(one.kept.begin(), one.kept.end(), std::back_inserter(kept));
     }
-    return checked(Py_BuildValue("(Nddn)NNNN", PyBool_FromLong(stopped), solve.h, solve.ratio_before, solve.n_rejected,
-                                 spans, all_to_python(std::move(kept)), all_to_python(std::move(solve.before)),
-                                 all_to_python(std::move(solve.states))));
+    return checked(Py_BuildValue("(NNddn)NNNN", PyBool_FromLong(stopped), PyBool_FromLong(solve.has_before), solve.h,
+                                 solve.ratio_before, solve.n_rejected, spans, all_to_python(std::move(kept)),
+                                 all_to_python(std::move(solve.before)), all_to_python(std::move(solve.states))));
 }
 
 PyObject* pull(PyObject* arguments) {

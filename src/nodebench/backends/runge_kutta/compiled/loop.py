@@ -83,12 +83,12 @@ class AbstractCompiledMethod(AbstractMethod):
         """The states before the next step, which begins at `y`; None for what is not known."""
 
     @abstractmethod
-    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor]) -> None:
-        """Go on from these states; `before` is kept of the evaluation before the next step."""
+    def resume(self, states: Sequence[Tensor | None], before: Sequence[Tensor] | None) -> None:
+        """Go on from these states; `before` is kept of the evaluation before the next step, if there was one."""
 
     @abstractmethod
-    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor]) -> None:
-        """Hold what is kept of an accepted step, and of the evaluation before it."""
+    def accepted(self, kept: Sequence[Tensor], before: Sequence[Tensor] | None) -> None:
+        """Hold what is kept of an accepted step, and of the evaluation before it, if there was one."""
 
 
 class CompiledStepper(Stepper):
@@ -143,19 +143,21 @@ class CompiledStepper(Stepper):
         handles = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors([*programs.fixed, *known])  # noqa: SLF001
         n_fixed = len(programs.fixed)
         given = iter(handles[n_fixed:])
-        (stopped, self._h, controller.ratio_before, n_rejected), spans, kept, before, after = _loops().advance(
-            None if programs.first is None else programs.first.described(),
-            programs.step.described(),
-            handles[:n_fixed],
-            [None if state is None else next(given) for state in states],
-            programs.n_evaluated,
-            programs.ratio_at,
-            method.tableau.c,
-            tuple(ends[: min(at_once, left)]),
-            (self.t, target, self._h, self._longest),
-            (spec.rtol, spec.atol),
-            (SAFETY, SMALLEST, LARGEST, controller.exponent, controller.exponent_before, controller.ratio_before),
-            (at_once, left),
+        (stopped, evaluated, self._h, controller.ratio_before, n_rejected), spans, kept, before, after = (
+            _loops().advance(
+                None if programs.first is None else programs.first.described(),
+                programs.step.described(),
+                handles[:n_fixed],
+                [None if state is None else next(given) for state in states],
+                programs.n_evaluated,
+                programs.ratio_at,
+                method.tableau.c,
+                tuple(ends[: min(at_once, left)]),
+                (self.t, target, self._h, self._longest),
+                (spec.rtol, spec.atol),
+                (SAFETY, SMALLEST, LARGEST, controller.exponent, controller.exponent_before, controller.ratio_before),
+                (at_once, left),
+            )
         )
         tensors = _tensors([*kept, *before, *after])
         y = tensors[len(kept) + len(before)]
@@ -169,9 +171,11 @@ class CompiledStepper(Stepper):
         for start, end, n_kept, n_before in spans:
             own = tensors[at : at + n_kept]
             at += n_kept
-            method.accepted(own[1 : n_kept - n_before], own[n_kept - n_before :])
+            n_own = n_kept - max(n_before, 0)
+            method.accepted(own[1:n_own], None if n_before < 0 else own[n_own:])
             yield AcceptedStep(start, end, own[0], ((start - begin) / length, (end - begin) / length))
-        method.resume(tensors[len(kept) + len(before) :], tensors[len(kept) : len(kept) + len(before)])
+        n_before = len(before)
+        method.resume(tensors[at + n_before :], tensors[at : at + n_before] if evaluated else None)
         return bool(stopped) or left <= 0
 
 

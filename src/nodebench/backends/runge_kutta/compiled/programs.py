@@ -32,7 +32,7 @@ from nodebench.backends.runge_kutta.compiled.halves import cut, forget_shapes
 from nodebench.backends.runge_kutta.compiled.operations import WRITTEN_OUT
 from nodebench.backends.runge_kutta.solve import SolveSetup
 from nodebench.errors import UnsupportedError
-from nodebench.frameworks.torch.field import in_one_vector, parameters_and_buffers, real_sizes
+from nodebench.frameworks.torch.field import in_one_vector, parameters_and_buffers, places, real_sizes
 from nodebench.frameworks.torch.step import CountingField
 from nodebench.problem import Field, Problem, State
 
@@ -90,18 +90,20 @@ class Program:
     Args:
         call: What Inductor made: a function of a list of tensors, which it empties.
         n_results: How many results it has.
+        closed: Whether its inputs are all that it reads; else `call` hands it constants as well, such as a matrix that
+            the function makes.
     """
 
-    def __init__(self, call: Callable[[list[Tensor]], Sequence[Any]], n_results: int) -> None:
+    def __init__(self, call: Callable[[list[Tensor]], Sequence[Any]], n_results: int, *, closed: bool) -> None:
         self._call = call
-        self._address, self._n_results = _address(call), n_results
+        self._address, self._n_results = _address(call) if closed else None, n_results
 
     def __call__(self, *inputs: Tensor) -> Sequence[Any]:
         """The results."""
         return self._call(list(inputs))
 
     def entry(self, kept: Sequence[int] = ()) -> loop.Entry | None:
-        """The program as C++ calls it, or None where it is not in C++; `kept` are the places of inputs to keep."""
+        """The program as C++ calls it, or None where it cannot; `kept` are the places of inputs to keep."""
         return None if self._address is None else loop.Entry(self._address, self._n_results, tuple(kept))
 
 
@@ -265,7 +267,7 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
         operations.graph = fx_graph_cse(operations.graph)
         found = compile_fx_inner(operations, like, cpp_wrapper=on_cpu)
     assert isinstance(found, CompiledFxGraph) and found.current_callable is not None, "it has just been compiled"  # noqa: PT018
-    return Program(found.current_callable, len(_results(graph)))
+    return Program(found.current_callable, len(_results(graph)), closed=not found.constants)
 
 
 def _results(graph: fx.GraphModule) -> Sequence[fx.Node | None]:
@@ -361,7 +363,7 @@ class CompiledField:
             raise UnsupportedError(str(reason))
         module = self._module = setup.field
         self._layout = setup.layout
-        tensors = parameters_and_buffers(module)
+        tensors = self._tensors = parameters_and_buffers(module)
         self._names = [name for name, p in tensors.items() if isinstance(p, nn.Parameter) and p.requires_grad]
         self._others = [name for name in tensors if name not in self._names]
         self.constants = [tensors[name].detach() for name in self._others]
@@ -371,10 +373,12 @@ class CompiledField:
 
     def rate(self, params: Sequence[Tensor], constants: Sequence[Tensor], t: Tensor, y: Tensor) -> Tensor:
         """The flat derivative at a flat state."""
-        tensors = dict(zip((*self._names, *self._others), (*params, *constants), strict=True))
+        given = dict(zip((*self._names, *self._others), (*params, *constants), strict=True))
+        named = places(self._module, {id(tensor): given[name] for name, tensor in self._tensors.items()})
 
         def field(t: Tensor, y: State) -> State:
-            rate: State = torch.func.functional_call(self._module, tensors, (t, y))
+            # Torch's own way with tied tensors leaves them swapped in a submodule that has two names.
+            rate: State = torch.func.functional_call(self._module, named, (t, y), tie_weights=False)
             return rate
 
         return torch.cat([part.reshape(-1) for part in self._layout.evaluate(field, t.clone(), self._layout.parts(y))])
