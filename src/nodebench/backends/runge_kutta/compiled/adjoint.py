@@ -195,10 +195,8 @@ class _AdjointMethod(AbstractCompiledMethod):
         first, step = (
             program.entry() if isinstance(program, Program) else None for program in (self._first, self._program)
         )
-        if step is None or (first is None and self.tableau.fsal):
-            return None
         n_evaluated = 2 if self.tableau.fsal else 0
-        return StepPrograms(first, step, self._fixed, n_evaluated, ratio_at=2 + n_evaluated)
+        return StepPrograms.of(first, step, self._fixed, n_evaluated=n_evaluated, ratio_at=2 + n_evaluated)
 
     @override
     def states(self, y: Tensor) -> list[Tensor | None]:

@@ -109,9 +109,7 @@ def step_programs(
     method: Tableau, fixed: Sequence[Tensor], first: Entry | None, step: Entry | None
 ) -> StepPrograms | None:
     """The programs of `StepFunctions` for a loop in C++, or None where they are not in C++."""
-    if step is None or (first is None and method.fsal):
-        return None
-    return StepPrograms(first, step, fixed, n_evaluated=1 if method.fsal else 0, ratio_at=3)
+    return StepPrograms.of(first, step, fixed, n_evaluated=1 if method.fsal else 0, ratio_at=3)
 
 
 class CompiledMethod(AbstractCompiledMethod):

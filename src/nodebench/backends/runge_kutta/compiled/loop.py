@@ -1,7 +1,7 @@
 """Steps by programs in C++ without a return to Python between them: the loops are those of `loop.cpp`.
 
 A step of a small ODE takes some hundred microseconds, and what Python does between two of them a third of that. Where
-programs are not in C++ (on a GPU), or calls are counted, the loops of `steps.Stepper` and of `Pair` do the same.
+programs are not in C++ (on a GPU), or calls are counted, the loops in Python do the same.
 """
 
 from abc import abstractmethod
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,9 +27,8 @@ _HELD = 2**20
 """Most numbers of stage derivatives that steps hold until then, beside those of one step."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A program as C++ calls it.
+class Entry(NamedTuple):
+    """A program as C++ calls it; `loop.cpp` reads the tuple.
 
     Attributes:
         address: That of its function.
@@ -40,10 +39,6 @@ class Entry:
     address: int
     n_results: int
     kept: tuple[int, ...] = ()
-
-    def described(self) -> tuple[int, int, tuple[int, ...]]:
-        """What `loop.cpp` reads."""
-        return self.address, self.n_results, self.kept
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,15 @@ class StepPrograms:
     fixed: Sequence[Tensor]
     n_evaluated: int
     ratio_at: int
+
+    @classmethod
+    def of(
+        cls, first: Entry | None, step: Entry | None, fixed: Sequence[Tensor], *, n_evaluated: int, ratio_at: int
+    ) -> "StepPrograms | None":
+        """The same, or None where a program that is needed is not in C++."""
+        if step is None or (first is None and n_evaluated > 0):
+            return None
+        return cls(first, step, fixed, n_evaluated, ratio_at)
 
 
 class AbstractCompiledMethod(AbstractMethod):
@@ -145,8 +149,8 @@ class CompiledStepper(Stepper):
         given = iter(handles[n_fixed:])
         (stopped, evaluated, self._h, controller.ratio_before, n_rejected), spans, kept, before, after = (
             _loops().advance(
-                None if programs.first is None else programs.first.described(),
-                programs.step.described(),
+                programs.first,
+                programs.step,
                 handles[:n_fixed],
                 [None if state is None else next(given) for state in states],
                 programs.n_evaluated,
@@ -202,7 +206,7 @@ def pull(
     for saved in tape:
         saved_handles.append(handles[at : at + len(saved)])
         at += len(saved)
-    return _tensors(_loops().pull(program.described(), handles[: len(fixed)], saved_handles, *handles[at:]))
+    return _tensors(_loops().pull(program, handles[: len(fixed)], saved_handles, *handles[at:]))
 
 
 def _tensors(handles: Sequence[Any]) -> list[Any]:
